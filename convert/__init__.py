@@ -1,0 +1,1 @@
+"""Checkpoint to GGUF. Pure Python and numpy; no torch at run time."""

@@ -1,0 +1,1 @@
+"""Native kernels, C++17, bound with nanobind."""

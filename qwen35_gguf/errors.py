@@ -1,0 +1,24 @@
+"""The errors a user can cause. Each message is one line: what, where, what to do.
+
+The command line prints the message and exits with code 2; as a library they are ordinary exceptions.
+"""
+
+
+class Qwen35Error(Exception):
+    """Base of everything that this package raises for a user's mistake or a bad file."""
+
+
+class CheckpointError(Qwen35Error):
+    """The checkpoint is not Qwen3.5, is damaged, or contradicts itself."""
+
+
+class QuantizationError(Qwen35Error):
+    """A type is unknown, needs what is not there, or cannot hold these weights."""
+
+
+class OutputError(Qwen35Error):
+    """An output exists already, or cannot be written."""
+
+
+class MissingDependencyError(Qwen35Error):
+    """An optional dependency is needed for what was asked."""

@@ -1,0 +1,1 @@
+"""A thin runtime over llama-cpp-python for Qwen3.5."""
