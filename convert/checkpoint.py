@@ -1,0 +1,341 @@
+"""What is in a checkpoint: config.json, the safetensors headers, and memory-mapped weights.
+
+Nothing here copies weights: `Checkpoint.read` returns views into the mapped shards. Every header is checked before
+any weight is touched, so that a damaged download is one clear line and not a half-written file.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from qwen35_gguf.errors import CheckpointError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+}
+# Known to the format, but never a plain Qwen3.5 weight: their presence means a quantized export.
+PACKED_DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E8M0": 1} | {"U16": 2, "I16": 2, "U32": 4, "I32": 4}
+PACKED_DTYPES |= {"U64": 8, "I64": 8}
+
+ARCHITECTURES = {
+    "Qwen3_5ForConditionalGeneration": "qwen35",
+    "Qwen3_5ForCausalLM": "qwen35",
+    "Qwen3_5MoeForConditionalGeneration": "qwen35moe",
+    "Qwen3_5MoeForCausalLM": "qwen35moe",
+}
+
+# Published, text-only and MLX checkpoints prefix the same tensors differently; the first match is stripped.
+PREFIXES = (
+    ("model.language_model.", ""),
+    ("language_model.model.", ""),
+    ("language_model.", ""),
+    ("model.visual.", "visual."),
+    ("vision_tower.", "visual."),
+    ("model.", ""),
+)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a shard. `shape` is in the published layout, also when the file stores channels last."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    stop: int
+    channels_last: bool = False
+    scale: StoredTensor | None = None
+
+
+@dataclass
+class Checkpoint:
+    """A checked checkpoint: its parsed config and its tensors by canonical name (prefixes stripped)."""
+
+    directory: Path
+    config: dict[str, Any]
+    arch: str
+    tensors: dict[str, StoredTensor]
+    norms_shifted: bool = False
+    notes: list[str] = field(default_factory=list)
+    _maps: dict[Path, tuple[mmap.mmap, Array]] = field(default_factory=dict)
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The text model's part of config.json, whether nested or flat."""
+        return {**self.config, **self.config.get("text_config", {})}
+
+    def read(self, name: str) -> Array:
+        """Return the weights in the published layout: a view of the mapped file, or F32 for block-scaled FP8."""
+        stored = self.tensors[name]
+        array = self._view(stored)
+        if stored.channels_last:
+            array = np.moveaxis(array, -1, 1)
+        if stored.scale is not None:
+            array = dequantize_blocks(array, self._view(stored.scale), self._block_size())
+        return array
+
+    def release(self, array: Array) -> None:
+        """Give back the mapped pages that a contiguous view covers, so that resident memory stays bounded."""
+        address = int(array.__array_interface__["data"][0])
+        for mapping, base in self._maps.values():
+            begin = address - int(base.__array_interface__["data"][0])
+            if 0 <= begin < base.nbytes and hasattr(mapping, "madvise"):
+                page = begin - begin % mmap.PAGESIZE
+                mapping.madvise(mmap.MADV_DONTNEED, page, begin + array.nbytes - page)
+
+    def _view(self, stored: StoredTensor) -> Array:
+        if stored.file not in self._maps:
+            with stored.file.open("rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[stored.file] = (mapping, np.frombuffer(mapping, np.uint8))
+        raw = self._maps[stored.file][1][stored.start : stored.stop]
+        shape = stored.shape
+        if stored.channels_last:
+            shape = (shape[0], *shape[2:], shape[1])
+        return raw.view(FLOAT_DTYPES[stored.dtype]).reshape(shape)
+
+    def _block_size(self) -> tuple[int, int]:
+        rows, columns = self.config.get("quantization_config", {}).get("weight_block_size") or (128, 128)
+        return int(rows), int(columns)
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Read and check config.json and every safetensors header of `directory`.
+
+    Raises:
+        CheckpointError: not Qwen3.5, quantized in a way that loses weights, damaged, or incomplete.
+
+    """
+    config = read_json(directory / "config.json")
+    arch = _architecture(config, directory)
+    _refuse_quantized(config, directory)
+    stored = [tensor for shard in _shards(directory) for tensor in read_header(shard)]
+    tensors: dict[str, StoredTensor] = {}
+    for tensor in stored:
+        name = canonical_name(tensor.name)
+        if name in tensors:
+            raise CheckpointError(
+                f"{directory}: {tensors[name].name} and {tensor.name} are the same tensor; remove one of them"
+            )
+        tensors[name] = tensor
+    checkpoint = Checkpoint(directory, config, arch, _join_scales(tensors))
+    _refuse_packed(checkpoint)
+    _sniff_layout(checkpoint)
+    return checkpoint
+
+
+def canonical_name(name: str) -> str:
+    """Strip the prefix that a checkpoint's flavour adds: `model.language_model.layers.0...` -> `layers.0...`."""
+    for prefix, replacement in PREFIXES:
+        if name.startswith(prefix):
+            name = replacement + name[len(prefix) :]
+            break
+    # Some exports give the fused experts a .weight suffix that the published checkpoints lack.
+    return re.sub(r"(mlp\.experts\.(?:gate_up_proj|down_proj))\.weight$", r"\1", name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object, or say which file is wrong."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent}: no {path.name}; give the directory of a Hugging Face checkpoint"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; download it again")
+    return content
+
+
+def read_header(path: Path) -> list[StoredTensor]:
+    """Parse and check one shard's header: lengths, offsets, overlaps, dtypes against shapes."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > size - 8:
+                raise CheckpointError(
+                    f"{path}: truncated: the header claims {length} bytes, the file has {size}; download it again"
+                )
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
+        ) from None
+    except ValueError:
+        raise CheckpointError(f"{path}: its safetensors header is not JSON; download it again") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: its safetensors header is not a JSON object; download it again")
+    header.pop("__metadata__", None)
+    data, space = 8 + length, size - 8 - length
+    tensors = sorted((_parse_entry(path, name, entry, data, space) for name, entry in header.items()), key=_by_start)
+    for before, after in itertools.pairwise(tensors):
+        if after.start < before.stop:
+            raise CheckpointError(f"{path}: tensors {before.name} and {after.name} overlap; download it again")
+    return tensors
+
+
+def dequantize_blocks(weights: Array, scale: Array, block: tuple[int, int]) -> Array:
+    """FP8 block-scaled weights (rows, columns) times their scale per block -> F32 (rows, columns).
+
+    Source: the `fp8` quantization method of transformers (weight_scale_inv, one scale per 128 x 128 block).
+    """
+    rows, columns = weights.shape
+    full = np.repeat(np.repeat(scale.astype(np.float32), block[0], axis=0)[:rows], block[1], axis=1)[:, :columns]
+    if full.shape != weights.shape:
+        raise CheckpointError(f"FP8 scales of shape {scale.shape} do not cover weights of shape {weights.shape}")
+    result: Array = weights.astype(np.float32) * full
+    return result
+
+
+def _by_start(tensor: StoredTensor) -> tuple[int, int]:
+    return tensor.start, tensor.stop
+
+
+def _parse_entry(path: Path, name: str, entry: Any, data: int, space: int) -> StoredTensor:
+    try:
+        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+        start, stop = (int(n) for n in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path}: tensor {name} has a malformed header entry; download it again") from None
+    if not 0 <= start <= stop <= space or min(shape, default=0) < 0:
+        raise CheckpointError(
+            f"{path}: truncated: tensor {name} lies at bytes {start}..{stop} of {space}; download it again"
+        )
+    width = FLOAT_DTYPES[dtype].itemsize if dtype in FLOAT_DTYPES else PACKED_DTYPES.get(dtype)
+    if width is None:
+        raise CheckpointError(f"{path}: tensor {name} has the unknown dtype {dtype}")
+    count = 1
+    for n in shape:
+        count *= n
+    if count * width != stop - start:
+        raise CheckpointError(
+            f"{path}: tensor {name} {list(shape)} {dtype} needs {count * width} bytes but has {stop - start}"
+        )
+    return StoredTensor(name, dtype, shape, path, data + start, data + stop)
+
+
+def _architecture(config: dict[str, Any], directory: Path) -> str:
+    names = config.get("architectures") or [config.get("model_type", "unknown")]
+    for name in names:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
+    raise CheckpointError(
+        f"{directory}: architecture is {', '.join(map(str, names))}, not Qwen3.5; known are {', '.join(ARCHITECTURES)}"
+    )
+
+
+def _refuse_quantized(config: dict[str, Any], directory: Path) -> None:
+    quantization = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "an unknown method")
+        if method != "fp8":
+            raise CheckpointError(
+                f"{directory}: weights are quantized with {method}; convert the original BF16 checkpoint instead"
+            )
+        config["quantization_config"] = quantization
+    elif "quantization" in config:
+        raise CheckpointError(
+            f"{directory}: weights are quantized by MLX; convert the original BF16 checkpoint instead"
+        )
+
+
+def _refuse_packed(checkpoint: Checkpoint) -> None:
+    packed = [t for t in checkpoint.tensors.values() if t.dtype in PACKED_DTYPES]
+    if packed:
+        first = packed[0]
+        raise CheckpointError(
+            f"{first.file}: {len(packed)} tensors hold packed integers ({first.name} is {first.dtype}): a quantized "
+            "checkpoint (GPTQ, AWQ, bitsandbytes or MLX); convert the original BF16 checkpoint instead"
+        )
+
+
+def _shards(directory: Path) -> list[Path]:
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        single = directory / "model.safetensors"
+        if single.is_file():
+            return [single]
+        found = sorted(directory.glob("*.safetensors"))
+        if not found:
+            raise CheckpointError(f"{directory}: no *.safetensors files; pickled checkpoints are not supported")
+        return found
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: has no weight_map; download it again")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if Path(name).name != name or name in (".", ".."):
+            raise CheckpointError(f"{index}: shard {name!r} points outside the directory; do not trust this checkpoint")
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory}: shard {name} is named in the index but absent; download it again")
+    _check_index(index, directory, weight_map, names)
+    return [directory / name for name in names]
+
+
+def _check_index(index: Path, directory: Path, weight_map: dict[str, str], names: list[str]) -> None:
+    held = {tensor.name: name for name in names for tensor in read_header(directory / name)}
+    missing = sorted(name for name in weight_map if name not in held)
+    if missing:
+        raise CheckpointError(
+            f"{index}: {len(missing)} tensors are in no shard, first {missing[0]} "
+            f"(expected in {weight_map[missing[0]]}); download that shard again"
+        )
+
+
+def _join_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Attach each FP8 weight's `weight_scale_inv` to it; refuse FP8 weights without one."""
+    joined = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype == "F8_E4M3":
+            scale = joined.pop(f"{name}_scale_inv", None)
+            if scale is None or len(tensor.shape) != 2:
+                raise CheckpointError(f"{tensor.file}: FP8 tensor {tensor.name} has no block scales ({name}_scale_inv)")
+            joined[name] = replace(tensor, scale=scale)
+    return joined
+
+
+def _sniff_layout(checkpoint: Checkpoint) -> None:
+    """Recognize an MLX export by its channels-last convolutions.
+
+    MLX moves a convolution's channels last and adds the 1 of the RMSNorm weights in the same step of its export
+    (mlx-lm, models/qwen3_5.py, sanitize), so the shape of conv1d (C, K, 1) instead of (C, 1, K) decides for both.
+    """
+    kernel = checkpoint.text_config.get("linear_conv_kernel_dim")
+    moved = [n for n, t in checkpoint.tensors.items() if n.endswith("conv1d.weight") and t.shape[1:] == (kernel, 1)]
+    for name in moved:
+        t = checkpoint.tensors[name]
+        checkpoint.tensors[name] = replace(t, shape=(t.shape[0], t.shape[2], t.shape[1]), channels_last=True)
+    patch = checkpoint.tensors.get("visual.patch_embed.proj.weight")
+    channels = checkpoint.config.get("vision_config", {}).get("in_channels", 3)
+    if patch is not None and len(patch.shape) == 5 and patch.shape[1] != channels == patch.shape[-1]:
+        shape = (patch.shape[0], patch.shape[-1], *patch.shape[1:-1])
+        checkpoint.tensors["visual.patch_embed.proj.weight"] = replace(patch, shape=shape, channels_last=True)
+    if moved:
+        checkpoint.norms_shifted = True
+        checkpoint.notes.append(
+            f"MLX export: {len(moved)} conv1d tensors are stored channels last, so the RMSNorm weights "
+            "are taken to have the +1 applied already"
+        )

@@ -1,0 +1,332 @@
+"""The pipeline, top to bottom: checkpoint -> tensor_map -> transforms -> recipes -> kernels -> writer.
+
+One pass: safetensors are memory-mapped, slabs of rows are transformed and quantized by a pool of threads, and a single
+writer appends them in order. At most a few slabs per thread are in flight, and mapped pages are given back as soon as
+they were used, so that memory is bounded by the largest tensor that has to be permuted, not by the model.
+
+Also runs as a script with the arguments of `qwen35 convert`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType, LlamaFileType
+
+from qwen35_gguf import progress
+from qwen35_gguf.convert import hub, metadata, tensor_map, tokenizer
+from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from qwen35_gguf.convert.keyvalue import KeyValue
+from qwen35_gguf.convert.tensor_map import OutputTensor
+from qwen35_gguf.convert.writer import GGUFStream, TensorInfo, check_space
+from qwen35_gguf.errors import OutputError, QuantizationError
+from qwen35_gguf.quant import kernels, recipes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SLAB_ELEMENTS = 1 << 20  # 4 MiB as F32: large enough to hide the calls, small enough to stay in a core's cache share
+SLABS_PER_THREAD = 3
+
+VISION_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One GGUF to be written: where, which tensors in which types, and its metadata."""
+
+    path: Path
+    arch: str
+    tensors: tuple[OutputTensor, ...]
+    types: tuple[GGMLQuantizationType, ...]
+    metadata: tuple[KeyValue, ...]
+    parameters: int
+
+    @property
+    def infos(self) -> list[TensorInfo]:
+        """The tensors as the GGUF header lists them."""
+        return [_info(tensor, type_) for tensor, type_ in zip(self.tensors, self.types, strict=True)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data."""
+        return sum(info.nbytes for info in self.infos)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Everything decided before a weight is read: what `--dry-run` prints and `convert` does."""
+
+    checkpoint: Checkpoint
+    files: tuple[PlannedFile, ...]
+    notes: tuple[str, ...]
+
+
+def plan(
+    model: str | Path,
+    quant: str = "Q4_K_M",
+    out: str | Path = "models",
+    *,
+    mtp: bool = True,
+    vision: bool = True,
+    mmproj_type: str = "BF16",
+    revision: str | None = None,
+    name: str | None = None,
+) -> Conversion:
+    """Decide everything about a conversion from headers alone. Raises Qwen35Error for anything that cannot work."""
+    recipe = recipes.find_recipe(quant)
+    if mmproj_type.upper() not in VISION_TYPES:
+        raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
+    directory, repo, commit = hub.resolve(str(model), revision)
+    if name is None and repo is not None:
+        name = repo.rpartition("/")[2]
+    checkpoint = open_checkpoint(directory)
+    tensors = tensor_map.plan(checkpoint, mtp=mtp, vision=vision)
+
+    config, text_config = checkpoint.config, checkpoint.text_config
+    architecture = recipes.Architecture(
+        blocks=int(text_config["num_hidden_layers"]) + tensors.mtp_blocks,
+        heads=int(text_config["num_attention_heads"]),
+        kv_heads=int(text_config["num_key_value_heads"]),
+        experts=int(text_config.get("num_experts") or 0) if checkpoint.arch == "qwen35moe" else 0,
+        tied=all(tensor.name != "output.weight" for tensor in tensors.text),
+    )
+    types = tuple(_text_type(recipe, tensor, architecture) for tensor in tensors.text)
+    parameters = _parameters(tensors.text, checkpoint.arch)
+    stem = metadata.output_name(directory, name, config, parameters)
+    files = [
+        PlannedFile(
+            Path(out) / f"{stem}-{recipe.name}.gguf",
+            checkpoint.arch,
+            tensors.text,
+            types,
+            (
+                *metadata.text_metadata(
+                    config,
+                    directory,
+                    arch=checkpoint.arch,
+                    mtp_blocks=tensors.mtp_blocks,
+                    file_type=int(recipe.file_type),
+                    name=name,
+                    parameters=parameters,
+                    source_repo=repo,
+                    revision=commit,
+                ),
+                *tokenizer.vocabulary(directory, int(text_config["vocab_size"])),
+            ),
+            parameters[0],
+        )
+    ]
+    if tensors.vision:
+        file_type = VISION_TYPES[mmproj_type.upper()]
+        parameters = _parameters(tensors.vision, "clip")
+        files.append(
+            PlannedFile(
+                Path(out) / f"mmproj-{stem}-{mmproj_type.upper()}.gguf",
+                "clip",
+                tensors.vision,
+                tuple(_vision_type(tensor, mmproj_type.upper()) for tensor in tensors.vision),
+                tuple(
+                    metadata.vision_metadata(
+                        config, directory, file_type=int(file_type), name=name, parameters=parameters
+                    )
+                ),
+                parameters[0],
+            )
+        )
+    return Conversion(checkpoint, tuple(files), tensors.notes)
+
+
+def convert(
+    model: str | Path,
+    quant: str = "Q4_K_M",
+    out: str | Path = "models",
+    *,
+    mtp: bool = True,
+    vision: bool = True,
+    mmproj_type: str = "BF16",
+    revision: str | None = None,
+    name: str | None = None,
+    force: bool = False,
+    jobs: int = 0,
+) -> list[Path]:
+    """Convert a checkpoint to GGUF: the text model with its MTP head, and the vision tower as mmproj.
+
+    Args:
+        model: a local directory or a Hugging Face Hub id.
+        quant: any llama.cpp quantization name.
+        out: directory of the results; made if absent.
+        mtp: keep the multi-token-prediction head.
+        vision: write the vision tower.
+        mmproj_type: F32, F16, BF16 or Q8_0 for the matrices of the vision tower.
+        revision: branch, tag or commit on the Hub.
+        name: the model's name, instead of the one derived from the checkpoint.
+        force: replace existing files.
+        jobs: threads; 0 for one a core.
+
+    Returns:
+        The files written: text first, then mmproj if there is one.
+
+    Raises:
+        Qwen35Error: one line about what is wrong, where, and what to do. No file is left behind.
+
+    """
+    conversion = plan(model, quant, out, mtp=mtp, vision=vision, mmproj_type=mmproj_type, revision=revision, name=name)
+    for note in conversion.notes:
+        progress.say(f"note: {note}")
+    run(conversion, force=force, jobs=jobs)
+    return [file.path for file in conversion.files]
+
+
+def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> None:
+    """Write the planned files; all of them appear under their names at the end, or none does."""
+    files = conversion.files
+    for file in files:
+        if file.path.exists() and not force:
+            raise OutputError(f"{file.path}: exists already; use --force to replace it, or -o for another directory")
+    directory = files[0].path.parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be made ({error.strerror}); choose another with -o") from None
+    check_space(directory, sum(file.nbytes for file in files))
+
+    threads = jobs if jobs > 0 else os.cpu_count() or 1
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="quantize"))
+        streams = []
+        for file in files:
+            stream = stack.enter_context(GGUFStream(file.path, file.arch, file.infos))
+            stream.write_header(file.metadata)
+            advance = stack.enter_context(progress.progress(file.nbytes, file.path.name))
+            _write_tensors(conversion.checkpoint, file, stream, pool, threads, advance)
+            stream.finish()
+            streams.append(stream)
+        for stream in streams:
+            stream.publish()
+
+
+def peak_memory(conversion: Conversion, jobs: int = 0) -> int:
+    """Estimate the peak of resident memory in bytes: the interpreter, the slabs in flight, one permuted tensor."""
+    threads = jobs if jobs > 0 else os.cpu_count() or 1
+    slabs = threads * SLABS_PER_THREAD * SLAB_ELEMENTS * 8
+    permuted = [t.sources for file in conversion.files for t in file.tensors if t.operations]
+    stored = conversion.checkpoint.tensors
+    largest = max((stored[s].stop - stored[s].start for sources in permuted for s in sources), default=0)
+    return 250_000_000 + slabs + 3 * largest
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Rows of one output tensor on their way to its type."""
+
+    tensor: str
+    rows: Array
+    type: GGMLQuantizationType
+
+
+def _write_tensors(
+    checkpoint: Checkpoint,
+    file: PlannedFile,
+    stream: GGUFStream,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    advance: Callable[[int], None],
+) -> None:
+    pending: deque[tuple[Slab, Future[Array]]] = deque()
+
+    def write_oldest() -> None:
+        slab, packed = pending.popleft()
+        data = packed.result()
+        stream.write(data)
+        checkpoint.release(slab.rows)
+        advance(data.nbytes)
+
+    try:
+        for slab in _slabs(checkpoint, file.tensors, file.types):
+            pending.append((slab, pool.submit(_pack, slab)))
+            if len(pending) >= threads * SLABS_PER_THREAD:
+                write_oldest()
+        while pending:
+            write_oldest()
+    finally:
+        for _, packed in pending:
+            packed.cancel()
+
+
+def _slabs(
+    checkpoint: Checkpoint, tensors: Sequence[OutputTensor], types: Sequence[GGMLQuantizationType]
+) -> Iterator[Slab]:
+    for tensor, type_ in zip(tensors, types, strict=True):
+        for block in tensor.blocks(checkpoint):
+            # A matrix per leading index, so that slicing rows never copies a strided view of the mapped file.
+            for matrix in [block] if block.ndim <= 2 else list(block.reshape(-1, *block.shape[-2:])):
+                rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
+                step = max(1, SLAB_ELEMENTS // rows.shape[1])
+                for start in range(0, rows.shape[0], step):
+                    yield Slab(tensor.name, rows[start : start + step], type_)
+        if tensor.operations:  # the operations copied what they need
+            for source in tensor.sources:
+                checkpoint.release(checkpoint.read(source))
+
+
+def _pack(slab: Slab) -> Array:
+    try:
+        return kernels.quantize_rows(slab.rows, slab.type)
+    except QuantizationError as error:
+        raise QuantizationError(f"{slab.tensor}: {error}") from None
+
+
+def _text_type(
+    recipe: recipes.Recipe, tensor: OutputTensor, architecture: recipes.Architecture
+) -> GGMLQuantizationType:
+    if tensor.floor is not None:
+        return tensor.floor
+    type_ = recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
+    if recipes.needs_importance(recipe, tensor.name, type_):
+        raise QuantizationError(
+            f"{recipe.name} needs an importance matrix for {tensor.name}, which is not supported yet; "
+            "choose Q2_K, Q3_K_S, IQ3_S or larger"
+        )
+    return type_
+
+
+def _vision_type(tensor: OutputTensor, wanted: str) -> GGMLQuantizationType:
+    """Choose as the stock converter: patch embeddings stay F32 (F16 in an F16 file), odd rows fall back to F16."""
+    if tensor.name.startswith("v.patch_embd.weight"):
+        return GGMLQuantizationType.F16 if wanted == "F16" else GGMLQuantizationType.F32
+    if tensor.floor is not None:
+        return tensor.floor
+    if wanted == "Q8_0" and tensor.shape[-1] % 32:
+        return GGMLQuantizationType.F16
+    return GGMLQuantizationType[wanted]
+
+
+def _info(tensor: OutputTensor, type_: GGMLQuantizationType) -> TensorInfo:
+    rows = 1
+    for n in tensor.shape[:-1]:
+        rows *= n
+    return TensorInfo(tensor.name, tensor.shape, type_, rows * kernels.row_bytes(type_, tensor.shape[-1]))
+
+
+def _parameters(tensors: Sequence[OutputTensor], arch: str) -> tuple[int, int, int, int]:
+    infos = [TensorInfo(tensor.name, tensor.shape, GGMLQuantizationType.F32, 0) for tensor in tensors]
+    return GGUFStream(Path(), arch, infos).parameters
+
+
+if __name__ == "__main__":
+    from qwen35_gguf.convert.command import command
+
+    command()

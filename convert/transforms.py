@@ -1,0 +1,80 @@
+"""The operations that the tensor map names. Each is pure and has an inverse: `invert(apply(x)) == x`.
+
+The permutations are exact in any dtype. The two arithmetic ones compute in F32 as llama.cpp's converter does, so that
+their inverses return the source to within the rounding of F32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Shape = tuple[int, ...]
+
+
+class Operation(NamedTuple):
+    """A named, invertible step from a source tensor to its GGUF tensor."""
+
+    name: str
+    apply: Callable[[Array], Array]
+    invert: Callable[[Array], Array]
+    shape: Callable[[Shape], Shape] = lambda shape: shape
+    exact: bool = True
+
+
+def _add_one(x: Array) -> Array:
+    y: Array = x.astype(np.float32) + np.float32(1)
+    return y
+
+
+def _subtract_one(y: Array) -> Array:
+    x: Array = y - np.float32(1)
+    return x
+
+
+def _negative_exponential(x: Array) -> Array:
+    y: Array = -np.exp(x.astype(np.float32))
+    return y
+
+
+def _log_of_negative(y: Array) -> Array:
+    x: Array = np.log(-y)
+    return x
+
+
+# Qwen3.5 stores w and computes x * (1 + w); llama.cpp's RMSNorm multiplies by what is stored.
+plus_one = Operation("plus_one", _add_one, _subtract_one, exact=False)
+
+# The decay is exp(-exp(A_log) * dt); llama.cpp stores the factor -exp(A_log) as ssm_a.
+neg_exp = Operation("neg_exp", _negative_exponential, _log_of_negative, exact=False)
+
+# A depthwise convolution weight (channels, 1, kernel) is a matrix (channels, kernel) in ggml.
+squeeze = Operation(
+    "squeeze",
+    apply=lambda x: x[:, 0, :],
+    invert=lambda y: y[:, None, :],
+    shape=lambda shape: (shape[0], shape[2]),
+)
+
+
+def tile_value_heads(axis: int, key_heads: int, per_key: int, head_dim: int, offset: int = 0) -> Operation:
+    """Reorder value heads from grouped by key head to tiled: [k0v0 k0v1 k1v0 k1v1] -> [k0v0 k1v0 k0v1 k1v1].
+
+    ggml broadcasts key head h to value heads h, h + key_heads, ...; transformers repeats each key head in place.
+    `offset` entries of `axis` come before the value heads (the query and key rows) and stay.
+    """
+
+    def permute(x: Array, first: int, second: int) -> Array:
+        before, heads = np.split(x, [offset], axis=axis)
+        split = (*x.shape[:axis], first, second, head_dim, *x.shape[axis + 1 :])
+        moved = np.swapaxes(heads.reshape(split), axis, axis + 1).reshape(heads.shape)
+        return np.concatenate([before, moved], axis=axis) if offset else moved
+
+    return Operation(
+        "tile_value_heads" + (f"(columns, {head_dim})" if axis else f"(rows from {offset}, {head_dim})"),
+        apply=lambda x: permute(x, key_heads, per_key),
+        invert=lambda y: permute(y, per_key, key_heads),
+    )

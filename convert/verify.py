@@ -1,0 +1,156 @@
+"""`qwen35 verify`: hold a GGUF against the checkpoint it was made from, tensor by tensor.
+
+The tensor map is walked backwards: each GGUF tensor is dequantized, its operations are inverted, and the result is
+compared with the source weights. Unquantized permutations must agree to the bit, arithmetic ones to F32 rounding;
+quantized types must stay within a relative root-mean-square error, far below what a misplaced head would cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFReader
+from rich.console import Console
+
+from qwen35_gguf import progress
+from qwen35_gguf.command_errors import reports_errors
+from qwen35_gguf.convert import hub, tensor_map
+from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from qwen35_gguf.convert.tensor_map import OutputTensor
+from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.quant import kernels
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# rms(error) / rms(weights); about twice what normally distributed weights give, so heavy tails pass and a wrong
+# permutation (1.4) or a missing +1 does not.
+RELATIVE_ERROR = {
+    "F32": 1e-6, "BF16": 4e-3, "F16": 1e-3, "Q8_0": 0.02, "Q6_K": 0.05, "Q5_K": 0.09, "Q5_1": 0.1, "Q5_0": 0.12,
+    "Q4_K": 0.17, "Q4_1": 0.2, "Q4_0": 0.23, "IQ4_NL": 0.2, "IQ4_XS": 0.2, "MXFP4": 0.3, "Q3_K": 0.35, "IQ3_S": 0.35,
+    "IQ3_XXS": 0.4, "Q2_K": 0.6, "TQ1_0": 1.0, "TQ2_0": 1.0,
+}  # fmt: skip
+DEFAULT_RELATIVE_ERROR = 1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor's verdict. `error` is rms(difference) / rms(source)."""
+
+    name: str
+    type: str
+    error: float
+    limit: float
+    exact: bool
+    problem: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the tensor is what the checkpoint says it should be."""
+        return not self.problem and (self.exact or self.error <= self.limit)
+
+
+def verify(file: str | Path, against: str | Path, revision: str | None = None) -> Iterator[Comparison]:
+    """Compare every tensor of a text or mmproj GGUF with its checkpoint.
+
+    Raises:
+        CheckpointError: the file is no GGUF of this checkpoint's architecture, or the checkpoint is damaged.
+
+    """
+    path = Path(file)
+    try:
+        reader = GGUFReader(path)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: cannot be read as GGUF ({error}); convert it again") from None
+    directory, _, _ = hub.resolve(str(against), revision)
+    checkpoint = open_checkpoint(directory)
+    arch_field = reader.get_field("general.architecture")
+    arch = arch_field.contents() if arch_field else None
+    if arch not in (checkpoint.arch, "clip"):
+        raise CheckpointError(
+            f"{path}: is {arch}, but {directory} is {checkpoint.arch}; compare it with its own source"
+        )
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    plan = tensor_map.plan(checkpoint, mtp=any(".nextn." in name for name in stored))
+    outputs = plan.vision if arch == "clip" else plan.text
+    for output in outputs:
+        found = stored.pop(output.name, None)
+        if found is None:
+            yield Comparison(output.name, "-", float("nan"), 0.0, False, "is missing from the file")
+        else:
+            yield _compare(checkpoint, output, found)
+    for name in stored:
+        yield Comparison(name, "-", float("nan"), 0.0, False, "is in the file, but not in the checkpoint")
+
+
+def _compare(checkpoint: Checkpoint, output: OutputTensor, found: Any) -> Comparison:
+    type_ = GGMLQuantizationType(found.tensor_type)
+    shape = tuple(int(n) for n in reversed(found.shape))
+    limit = RELATIVE_ERROR.get(type_.name, DEFAULT_RELATIVE_ERROR)
+    if shape != output.shape:
+        problem = f"has shape {list(shape)}, expected {list(output.shape)}"
+        return Comparison(output.name, type_.name, float("nan"), limit, False, problem)
+    packed = np.ascontiguousarray(found.data).view(np.uint8).reshape(-1, kernels.row_bytes(type_, shape[-1]))
+    if len(output.sources) > 1:
+        packed_blocks = np.split(packed, len(output.sources))
+        block_shape = shape[1:]
+    else:
+        packed_blocks, block_shape = [packed], shape
+
+    difference = energy = 0.0
+    exact = True
+    for source, part in zip(output.sources, packed_blocks, strict=True):
+        original = output.select(checkpoint.read(source))
+        for got, want in _slabs(output, original, part, type_, block_shape):
+            delta = got.astype(np.float64) - want.astype(np.float64)
+            difference += float(np.vdot(delta, delta))
+            energy += float(np.vdot(want.astype(np.float64), want.astype(np.float64)))
+            exact = exact and not delta.any()
+        checkpoint.release(checkpoint.read(source))
+    error = float(np.sqrt(difference / energy)) if energy else float(difference > 0)
+    return Comparison(output.name, type_.name, error, limit, exact)
+
+
+def _slabs(
+    output: OutputTensor, original: Array, packed: Array, type_: GGMLQuantizationType, shape: tuple[int, ...]
+) -> Iterator[tuple[Array, Array]]:
+    """Yield (restored, original) pairs: by slabs of rows without operations, whole when rows or columns move."""
+    if output.operations or original.ndim != 2:
+        restored = kernels.dequantize(packed, type_, shape[-1]).reshape(shape)
+        yield output.invert(restored), original.astype(np.float32)
+        return
+    step = max(1, (1 << 22) // shape[-1])
+    for start in range(0, shape[0], step):
+        restored = kernels.dequantize(packed[start : start + step], type_, shape[-1])
+        yield restored, original[start : start + step].astype(np.float32)
+
+
+@click.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--against", required=True, help="The checkpoint: a directory or a Hub id.")
+@click.option("--revision", help="Branch, tag or commit on the Hub.")
+@reports_errors
+def command(file: Path, against: str, revision: str | None) -> None:
+    """Compare FILE with the checkpoint it was made from; exit code 0 if all tensors pass, 1 otherwise."""
+    console = Console(highlight=False, soft_wrap=True)
+    results = []
+    for result in verify(file, against, revision):
+        results.append(result)
+        if not result.passed:
+            reason = result.problem or f"relative error {result.error:.3g} exceeds {result.limit:.3g}"
+            console.print(f"FAIL {result.name} ({result.type}): {reason}")
+    by_type: dict[str, list[Comparison]] = {}
+    for result in results:
+        by_type.setdefault(result.type, []).append(result)
+    for type_, group in sorted(by_type.items()):
+        worst = max(result.error for result in group)
+        equal = sum(result.exact for result in group)
+        console.print(f"{type_:8} {len(group):4} tensors, {equal:4} equal to the bit, worst relative error {worst:.2e}")
+    failed = sum(not result.passed for result in results)
+    progress.say(f"{file}: {'PASS' if not failed else f'FAIL, {failed} tensors differ'}")
+    if failed:
+        raise SystemExit(1)
