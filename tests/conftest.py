@@ -30,7 +30,8 @@ def make_checkpoint() -> ModuleType:
 def checkpoint(make_checkpoint: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A factory of tiny checkpoints, built once for each set of options; treat them as read-only.
 
-    Options: value_heads_per_key, tied, mtp, vision, moe, vocab (of the spec), text_only, style, shards, seed.
+    Options: those of build_spec (value_heads_per_key, tied, mtp, vision, moe, vocab, embedding_std), and text_only,
+    style, shards, seed.
     """
     made: dict[tuple[tuple[str, Any], ...], Path] = {}
 

@@ -255,3 +255,16 @@ def test_merges_are_recovered(make_checkpoint: ModuleType) -> None:
     assert make_checkpoint.split_token(b"abc", 258, ranks) == (b"ab", b"c")
     assert make_checkpoint.split_token(b"ab", 256, ranks) == (b"a", b"b")
     assert make_checkpoint.split_token(b"cabd", 259, ranks) is None  # c, ab, d: nothing joins them
+
+
+def test_a_small_embedding_makes_tied_logits_worth_comparing(checkpoint: Checkpoint) -> None:
+    ids = torch.arange(64)[None]
+    echoed = {}
+    for std in (1.0, 0.0625):
+        model = transformers.Qwen3_5ForConditionalGeneration.from_pretrained(
+            checkpoint(embedding_std=std, mtp=False), dtype=torch.float32
+        )
+        with torch.no_grad():
+            echoed[std] = (model(input_ids=ids).logits.argmax(-1) == ids).float().mean().item()
+    assert echoed[1.0] == 1.0
+    assert echoed[0.0625] < 0.5

@@ -1,0 +1,55 @@
+"""The command `qwen35`: a table of subcommands, each imported only when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+import click
+
+from qwen35_gguf import __version__
+
+
+class Subcommand(NamedTuple):
+    """Where a subcommand lives (`module:attribute`), and its line in `qwen35 --help`."""
+
+    target: str
+    help: str
+
+
+SUBCOMMANDS = {
+    "convert": Subcommand("qwen35_gguf.convert.command:command", "Convert a checkpoint to GGUF."),
+    "run": Subcommand("qwen35_gguf.runtime.generate:command", "Generate text with a GGUF file."),
+    "verify": Subcommand("qwen35_gguf.convert.verify:command", "Compare a GGUF file with its checkpoint."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group over `SUBCOMMANDS`: `--help` answers at once, without importing numpy or the runtime."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Names, in the order of the table."""
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a subcommand; None if there is none of that name, which click reports."""
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module, _, attribute = SUBCOMMANDS[cmd_name].target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the help from the table, since click would import every command for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, subcommand.help) for name, subcommand in SUBCOMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="qwen35")
+def main() -> None:
+    """Qwen3.5 from a Hugging Face checkpoint to a fast, proven GGUF on a laptop."""
+
+
+if __name__ == "__main__":
+    main()

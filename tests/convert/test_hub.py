@@ -1,0 +1,180 @@
+"""The Hub client against a real HTTP server on this host that stands in for the Hub."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+from qwen35_gguf.convert import hub
+from qwen35_gguf.errors import CheckpointError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "org/tiny": {
+        "config.json": b"{}",
+        "model.safetensors": b"weights",
+        "consolidated.safetensors": b"the same weights again",
+        "additional_chat_templates/tools.jinja": b"{{ tools }}",
+        "chat_template.jinja": b"{{ messages }}",
+        "picture.png": b"not wanted",
+    },
+    "org/odd-names": {"config.json": b"{}", "qwen.safetensors": b"weights"},
+}
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """The four requests that a download makes."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path).path.strip("/").split("/")
+        if parts[:2] == ["api", "models"]:
+            repo, what = "/".join(parts[2:4]), parts[4:]
+        else:
+            repo, what = "/".join(parts[:2]), parts[2:]
+        if repo == "org/gated":
+            self.answer(401, b"", {"X-Error-Code": "GatedRepo"})
+        elif repo == "org/broken":
+            self.answer(418, b"")
+        elif repo not in FILES:
+            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif what[:1] in (["revision"], ["tree"], ["resolve"]) and what[1] not in ("main", COMMIT):
+            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        elif what[:1] == ["revision"]:
+            self.answer_json({"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES[repo]]})
+        elif what[:1] == ["tree"]:
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": f"{index:040x}"}
+                for index, (name, data) in enumerate(FILES[repo].items())
+            ]
+            self.answer_json(entries)
+        else:
+            name = "/".join(what[2:])
+            etag = f'"{list(FILES[repo]).index(name):040x}"'
+            self.answer(200, FILES[repo][name], {"ETag": etag, "X-Repo-Commit": COMMIT})
+
+    def answer_json(self, value: object) -> None:
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Keep quiet."""
+
+
+def point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(constants, name, str(tmp_path / "cache"), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    point_to(monkeypatch, endpoint)
+    yield endpoint
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("fake_hub")
+def test_a_hub_id_is_downloaded() -> None:
+    directory, repo, commit = hub.resolve("org/tiny", None)
+    assert (repo, commit) == ("org/tiny", COMMIT)
+    found = {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*.*")}
+    wanted = FILES["org/tiny"].copy()
+    del wanted["picture.png"], wanted["consolidated.safetensors"]
+    assert found == wanted
+
+
+@pytest.mark.usefixtures("fake_hub")
+@pytest.mark.parametrize("revision", ["main", COMMIT])
+def test_unusual_names_of_weights_and_a_revision(revision: str) -> None:
+    directory, _, commit = hub.resolve("org/odd-names", revision)
+    assert commit == COMMIT
+    assert (directory / "qwen.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.usefixtures("fake_hub")
+@pytest.mark.parametrize(
+    ("model", "revision", "words"),
+    [
+        ("org/gated", None, ["org/gated", "accept the licence", "http://127.0.0.1", "hf auth login", "HF_TOKEN"]),
+        ("org/absent", None, ["org/absent", "no such model", "check the spelling", "hf auth login"]),
+        ("org/tiny", "v9", ["org/tiny", "no revision v9", "--revision"]),
+        ("org/broken", None, ["org/broken", "answers", "418"]),
+        ("org/a--b", None, ["org/a--b", "not a Hub id"]),
+        ("./absent", None, ["./absent", "no such directory"]),
+        ("absent", None, ["absent: no such directory", "Qwen/Qwen3.5-9B"]),
+        ("/a/b/c", None, ["/a/b/c: no such directory"]),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(model: str, revision: str | None, words: list[str]) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        hub.resolve(model, revision)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == []
+
+
+def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:  # bound but not listening: connections are refused
+        closed.bind(("127.0.0.1", 0))
+        point_to(monkeypatch, f"http://127.0.0.1:{closed.getsockname()[1]}")
+        with pytest.raises(CheckpointError, match=r"^org/tiny: .*cannot be reached; check the network.*directory$"):
+            hub.resolve("org/tiny", None)
+
+
+def test_what_was_downloaded_is_used_without_the_hub(fake_hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, _, _ = hub.resolve("org/tiny", None)
+    assert fake_hub
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        point_to(monkeypatch, f"http://127.0.0.1:{closed.getsockname()[1]}")
+        assert hub.resolve("org/tiny", None) == (directory, "org/tiny", COMMIT)
+
+
+def test_a_local_directory_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "org" / "tiny").mkdir(parents=True)
+    (tmp_path / "org" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve("org/tiny", None) == (Path("org/tiny"), None, None)
+    with pytest.raises(CheckpointError, match="--revision main cannot apply"):
+        hub.resolve("org/tiny", "main")
+    with pytest.raises(CheckpointError, match="is a file; give the directory"):
+        hub.resolve("org/file", None)
