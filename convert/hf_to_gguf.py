@@ -26,7 +26,7 @@ from qwen35_gguf.convert import hub, metadata, tensor_map, tokenizer
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.keyvalue import KeyValue
 from qwen35_gguf.convert.tensor_map import OutputTensor
-from qwen35_gguf.convert.writer import GGUFStream, TensorInfo, check_space
+from qwen35_gguf.convert.writer import GGUFStream, TensorInfo, check_space, count_parameters
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.quant import kernels, recipes
 
@@ -210,8 +210,8 @@ def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> None:
         for file in files:
             stream = stack.enter_context(GGUFStream(file.path, file.arch, file.infos))
             stream.write_header(file.metadata)
-            advance = stack.enter_context(progress.progress(file.nbytes, file.path.name))
-            _write_tensors(conversion.checkpoint, file, stream, pool, threads, advance)
+            with progress.progress(file.nbytes, file.path.name) as advance:
+                _write_tensors(conversion.checkpoint, file, stream, pool, threads, advance)
             stream.finish()
             streams.append(stream)
         for stream in streams:
@@ -323,7 +323,7 @@ def _info(tensor: OutputTensor, type_: GGMLQuantizationType) -> TensorInfo:
 
 def _parameters(tensors: Sequence[OutputTensor], arch: str) -> tuple[int, int, int, int]:
     infos = [TensorInfo(tensor.name, tensor.shape, GGMLQuantizationType.F32, 0) for tensor in tensors]
-    return GGUFStream(Path(), arch, infos).parameters
+    return count_parameters(arch, infos)
 
 
 if __name__ == "__main__":

@@ -47,18 +47,10 @@ class GGUFStream:
     def __init__(self, path: Path, arch: str, infos: Sequence[TensorInfo]) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
-        self._gguf = GGUFWriter(None, arch)
+        self._gguf = _declare(arch, infos)
         self._gguf.kv_data[0].clear()  # general.architecture comes with the other metadata
         self._lock: IO[bytes] | None = None
         self._remaining = [info.nbytes for info in infos]
-        for info in infos:
-            self._gguf.add_tensor_info(info.name, info.shape, np.dtype(np.float32), info.nbytes, raw_dtype=info.type)
-
-    @property
-    def parameters(self) -> tuple[int, int, int, int]:
-        """Count the parameters: total, shared, one expert's, experts (as the gguf package defines them)."""
-        total, shared, expert, count = self._gguf.get_total_parameter_count()
-        return total, shared, expert, count
 
     def __enter__(self) -> GGUFStream:
         with _disk_errors(self.part):
@@ -126,11 +118,24 @@ class GGUFStream:
         self._file.write(b"\0" * (-position % ALIGNMENT))
 
 
+def count_parameters(arch: str, infos: Sequence[TensorInfo]) -> tuple[int, int, int, int]:
+    """Count the parameters: total, shared, one expert's, experts (as the gguf package defines them)."""
+    total, shared, expert, count = _declare(arch, infos).get_total_parameter_count()
+    return total, shared, expert, count
+
+
 def check_space(directory: Path, needed: int) -> None:
     """Refuse before any work when the disk cannot hold `needed` bytes."""
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise OutputError(f"{directory}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free; make room")
+
+
+def _declare(arch: str, infos: Sequence[TensorInfo]) -> GGUFWriter:
+    gguf = GGUFWriter(None, arch)
+    for info in infos:
+        gguf.add_tensor_info(info.name, info.shape, np.dtype(np.float32), info.nbytes, raw_dtype=info.type)
+    return gguf
 
 
 @contextlib.contextmanager

@@ -784,7 +784,9 @@ def _vocab_option(_context: click.Context, _parameter: click.Parameter, value: s
 @click.option("--shards", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--text-only", is_flag=True, help="A ForCausalLM checkpoint with a flat configuration.")
 @click.option("--vocab", callback=_vocab_option, help="'full', or how many BPE ranks to keep.")
-@click.option("--embedding-std", type=click.FloatRange(0, min_open=True), help="Spread of the embedding; 1/16 by default.")
+@click.option(
+    "--embedding-std", type=click.FloatRange(0, min_open=True), help="Spread of the embedding; 1/16 by default."
+)
 @click.option("--style", type=click.Choice(["hf", "mlx"]), default="hf", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def main(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from qwen35_gguf import __version__
+from qwen35_gguf.command_errors import reports_errors
 
 
 class Subcommand(NamedTuple):
@@ -38,6 +39,10 @@ class LazyGroup(click.Group):
         module, _, attribute = SUBCOMMANDS[cmd_name].target.partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; errors and Ctrl-C are reported already while it is being imported."""
+        return reports_errors(super().invoke)(ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the help from the table, since click would import every command for it."""

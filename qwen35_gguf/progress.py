@@ -64,7 +64,7 @@ def _lines(total_bytes: int, description: str) -> Iterator[Advance]:
     def advance(count: int) -> None:
         nonlocal done, shown
         done += count
-        tenths = 10 * done // total_bytes if total_bytes > 0 else 10
+        tenths = min(10 * done // total_bytes, 10) if total_bytes > 0 else 10
         if tenths > shown:
             shown = tenths
             say(_line(description, done, total_bytes, tenths, time.monotonic() - start))

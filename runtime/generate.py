@@ -144,8 +144,8 @@ def generate(
     if seed is not None:
         model.set_seed(seed)
 
-    # A character may be split over tokens.
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    # A character may be split over tokens; what is none, or is cut off at the end, is left out.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
     speed.prompt_tokens = len(tokens)
     start = time.perf_counter()
     for token in model.generate(tokens, **sampling):
@@ -158,7 +158,6 @@ def generate(
         yield decoder.decode(model.detokenize([token], special=False))
         if speed.tokens >= min(max_tokens, room):
             break
-    yield decoder.decode(b"", final=True)
 
 
 @click.command("run")
@@ -168,7 +167,7 @@ def generate(
 @click.option("--temp", type=click.FloatRange(min=0), help="Temperature, 0 for greedy; by default what the file says.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampling; by default a new one each time.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default half the logical cores.")
-@click.option("--ctx", type=click.IntRange(min=16), default=2048, show_default=True, help="Tokens of context.")
+@click.option("--ctx", type=click.IntRange(min=256), default=2048, show_default=True, help="Tokens of context.")
 @click.option("--no-think", is_flag=True, help="Let the chat template skip the thinking.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
 @reports_errors

@@ -1,0 +1,78 @@
+# Sets up .venv as far as a target needs it, and runs the commands in it. `make help` lists what there is.
+
+PYTHON     ?= python3
+VENV       ?= .venv
+MODEL      ?=
+QUANT      ?= Q4_K_M
+OUT        ?= models
+FORCE      ?=
+PROMPT     ?= Hello
+MODEL_FILE ?=
+
+BIN  := $(VENV)/bin
+DEMO := examples/demo-checkpoint
+
+# What an install depends on. Python files are not listed: the install is editable.
+SOURCES := pyproject.toml CMakeLists.txt ggml_ops/CMakeLists.txt \
+           $(wildcard ggml_ops/*.cpp ggml_ops/*.h ggml_ops/*/*.cpp ggml_ops/*/*.h)
+
+# Through the environment, so that any character of the prompt arrives as typed.
+export QWEN35_PROMPT := $(value PROMPT)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # two installs at once would break the environment
+.PHONY: help convert run test test-all lint clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  make convert QUANT=Q4_K_M MODEL=Qwen/Qwen3.5-9B OUT=models   (MODEL may be a directory; FORCE=1 replaces files)'
+	@echo '  make run PROMPT="Hello" MODEL_FILE=models/NAME.gguf          (without MODEL_FILE: the last one converted)'
+
+convert: $(VENV)/.runtime  ## convert MODEL (without it: a demo checkpoint) to GGUF files in OUT
+ifeq ($(strip $(MODEL)),)
+	@if [ ! -e '$(DEMO)/config.json' ]; then '$(BIN)/python' examples/make_checkpoint.py '$(DEMO)' --size tiny; fi
+	@echo 'No MODEL given: converting the demo checkpoint, whose random weights write nonsense.'
+	@'$(BIN)/qwen35' convert '$(DEMO)' -q '$(QUANT)' -o '$(OUT)' --force
+	@echo 'This was the demo. A real model: make convert QUANT=$(QUANT) MODEL=Qwen/Qwen3.5-9B (or MODEL=a directory)'
+else
+	@'$(BIN)/qwen35' convert '$(MODEL)' -q '$(QUANT)' -o '$(OUT)' $(if $(filter-out 0,$(FORCE)),--force)
+endif
+
+run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last, or with MODEL_FILE
+	@file='$(MODEL_FILE)'; \
+	if [ -z "$$file" ]; then file=$$(ls -t '$(OUT)'/*.gguf 2>/dev/null | grep -v '/mmproj-[^/]*$$' | head -n 1); fi; \
+	if [ -z "$$file" ]; then echo 'No GGUF file in $(OUT): run make convert first, or name one with MODEL_FILE=' >&2; exit 2; fi; \
+	echo "$$file" >&2; \
+	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT"
+
+test: $(VENV)/.dev  ## run the tests that take seconds
+	'$(BIN)/python' -m pytest -m 'not slow'
+
+test-all: $(VENV)/.dev  ## run all tests
+	'$(BIN)/python' -m pytest
+
+lint: $(VENV)/.dev  ## check style, format and types
+	'$(BIN)/ruff' check .
+	'$(BIN)/ruff' format --check .
+	'$(BIN)/mypy'
+
+clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT
+	rm -rf '$(VENV)' build dist '$(DEMO)' .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo 'Python 3.10 or newer is needed: make PYTHON=python3.12 ...' >&2; exit 2; }
+	$(PYTHON) -m venv '$(VENV)'
+
+# One stamp for each set of extras.
+$(VENV)/.runtime: $(SOURCES) | $(BIN)/python
+	@echo 'Installing into $(VENV); the first time llama-cpp-python is compiled, which takes minutes.'
+	'$(BIN)/python' -m pip install --quiet -e '.[runtime,examples]'
+	@touch '$@'
+
+$(VENV)/.dev: $(SOURCES) | $(BIN)/python
+	@echo 'Installing into $(VENV); the first time llama-cpp-python is compiled, which takes minutes.'
+	'$(BIN)/python' -m pip install --quiet -e '.[dev]'
+	@touch '$(VENV)/.runtime' '$@'  # .dev contains the runtime
