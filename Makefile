@@ -52,9 +52,12 @@ test: $(VENV)/.dev  ## run the tests that take seconds
 test-all: $(VENV)/.dev  ## run all tests
 	'$(BIN)/python' -m pytest
 
+# mypy has to see the folders as the subpackages that they are: a tree of links shows them so.
 lint: $(VENV)/.dev  ## check style, format and types
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
+	@mkdir -p .cache/types/qwen35_gguf && ln -sfn $(CURDIR)/qwen35_gguf/*.py .cache/types/qwen35_gguf/ && \
+	  for part in convert quant runtime ggml_ops; do ln -sfn '$(CURDIR)'/$$part .cache/types/qwen35_gguf/$$part; done
 	'$(BIN)/mypy'
 
 clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT

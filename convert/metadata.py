@@ -424,15 +424,15 @@ def _rows(keys: tuple[Key, ...], config: Config, where: Path, **names: str) -> I
         yield KeyValue(key, value, row.type, row.element)
 
 
-def _cast(value: object, kind: GGUFValueType, key: str, where: Path) -> Scalar:
+def _cast(value: Any, kind: GGUFValueType, key: str, where: Path) -> Scalar:
     """Return the value as its GGUF type holds it; JSON writes 10000000 and 1e7 for the same number."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == FLOAT32 and number and math.isfinite(value):  # type: ignore[arg-type]
-        return float(value)  # type: ignore[arg-type]
-    if kind in (UINT32, INT32) and number and value == int(value):  # type: ignore[call-overload]
+    if kind == FLOAT32 and number and math.isfinite(value):
+        return float(value)
+    if kind in (UINT32, INT32) and number and value == int(value):
         low, high = (0, 2**32) if kind == UINT32 else (-(2**31), 2**31)
-        if low <= value < high:  # type: ignore[operator]
-            return int(value)  # type: ignore[call-overload,no-any-return]
+        if low <= value < high:
+            return int(value)
     if kind == BOOL and isinstance(value, bool):
         return value
     if kind == STRING and isinstance(value, str):

@@ -36,7 +36,8 @@ def _subtract_one(y: Array) -> Array:
 
 
 def _negative_exponential(x: Array) -> Array:
-    y: Array = -np.exp(x.astype(np.float32))
+    # Through F64, so that the F32 result is correctly rounded on every CPU; float32 exp differs between libraries.
+    y: Array = -np.exp(x.astype(np.float64)).astype(np.float32)
     return y
 
 
