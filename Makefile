@@ -56,9 +56,9 @@ test-all: $(VENV)/.dev  ## run all tests
 lint: $(VENV)/.dev  ## check style, format and types
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
-	@mkdir -p .cache/types/qwen35_gguf && ln -sfn $(CURDIR)/qwen35_gguf/*.py .cache/types/qwen35_gguf/ && \
-	  for part in convert quant runtime ggml_ops; do ln -sfn '$(CURDIR)'/$$part .cache/types/qwen35_gguf/$$part; done
-	'$(BIN)/mypy'
+	@rm -rf .cache/types && mkdir -p .cache/types/qwen35_gguf && cd .cache/types/qwen35_gguf && \
+	  ln -s ../../../qwen35_gguf/* . && ln -s ../../../convert ../../../quant ../../../runtime ../../../ggml_ops .
+	cd .cache/types && '$(abspath $(BIN))/mypy' --config-file ../../pyproject.toml -p qwen35_gguf
 
 clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT
 	rm -rf '$(VENV)' build dist '$(DEMO)' .mypy_cache .pytest_cache .ruff_cache .hypothesis

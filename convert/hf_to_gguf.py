@@ -90,8 +90,6 @@ def plan(
     if mmproj_type.upper() not in VISION_TYPES:
         raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
     directory, repo, commit = hub.resolve(str(model), revision)
-    if name is None and repo is not None:
-        name = repo.rpartition("/")[2]
     checkpoint = open_checkpoint(directory)
     tensors = tensor_map.plan(checkpoint, mtp=mtp, vision=vision)
 
@@ -105,7 +103,7 @@ def plan(
     )
     types = tuple(_text_type(recipe, tensor, architecture) for tensor in tensors.text)
     parameters = _parameters(tensors.text, checkpoint.arch)
-    stem = metadata.output_name(directory, name, config, parameters)
+    stem = metadata.output_name(directory, name, config, parameters, source_repo=repo)
     files = [
         PlannedFile(
             Path(out) / f"{stem}-{recipe.name}.gguf",
@@ -140,7 +138,11 @@ def plan(
                 tuple(_vision_type(tensor, mmproj_type.upper()) for tensor in tensors.vision),
                 tuple(
                     metadata.vision_metadata(
-                        config, directory, file_type=int(file_type), name=name, parameters=parameters
+                        config,
+                        directory,
+                        file_type=int(file_type),
+                        name=name or (repo and repo.rpartition("/")[2]),
+                        parameters=parameters,
                     )
                 ),
                 parameters[0],

@@ -76,10 +76,10 @@ class GGUFStream:
 
     def write(self, data: np.ndarray[Any, Any]) -> None:
         """Append packed rows of the current tensor; after its last byte the file is padded for the next one."""
-        raw = memoryview(np.ascontiguousarray(data).reshape(-1).view(np.uint8))
+        raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         with _disk_errors(self.part):
-            self._file.write(raw)
-            self._remaining[0] -= len(raw)
+            self._file.write(raw.data)
+            self._remaining[0] -= raw.nbytes
             if self._remaining[0] <= 0:
                 if self._remaining.pop(0) < 0:
                     raise OutputError(f"{self.path}: a tensor grew beyond its planned size; please report this")
@@ -111,8 +111,9 @@ class GGUFStream:
 
     @property
     def _file(self) -> IO[bytes]:
-        file: IO[bytes] = self._gguf.fout[0]
-        return file
+        if not self._gguf.fout:
+            raise OutputError(f"{self.path}: the header is not written yet; please report this")
+        return self._gguf.fout[0]
 
     def _pad(self, position: int) -> None:
         self._file.write(b"\0" * (-position % ALIGNMENT))

@@ -146,7 +146,8 @@ def dequantize(data: Array, type: GGMLQuantizationType, columns: int) -> Array: 
     packed = np.ascontiguousarray(data, dtype=np.uint8)
     rows = packed.size // row_bytes(type, columns)
     if type in PLAIN:
-        return packed.view(PLAIN[type]).reshape(rows, columns).astype(np.float32)
+        wide: Array = packed.view(PLAIN[type]).reshape(rows, columns).astype(np.float32)
+        return wide
     result = np.empty((rows, columns), np.float32)
     traits = _ggml().ggml_get_type_traits(int(type)).contents
     if not traits.to_float:

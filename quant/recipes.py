@@ -36,11 +36,12 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor's place in the model: its role and the number of its block."""
+    """A tensor's place in the model: its role, the number of its block, whether it stacks the experts' matrices."""
 
     role: str
     block: int
     arch: Architecture
+    stacked: bool = False
 
 
 Condition = Callable[[Place], bool]
@@ -113,6 +114,11 @@ def grouped(place: Place) -> bool:
 def eight_experts(place: Place) -> bool:
     """Exactly eight experts, as in the Mixtral models that this special case was made for."""
     return place.arch.experts == 8
+
+
+def stacked(place: Place) -> bool:
+    """Hold for the routed experts, which are one tensor of three dimensions."""
+    return place.stacked
 
 
 def importance(place: Place) -> bool:
@@ -266,6 +272,7 @@ RECIPES = (
     Recipe("IQ2_XXS", F.MOSTLY_IQ2_XXS, Type.IQ2_XXS, _tiny(Type.Q2_K, Type.Q2_K, None)),
     Recipe("IQ1_M", F.MOSTLY_IQ1_M, Type.IQ1_M, _tiny(Type.Q2_K, Type.Q2_K, Type.IQ2_XXS)),
     Recipe("IQ1_S", F.MOSTLY_IQ1_S, Type.IQ1_S, _tiny(Type.Q2_K, Type.Q2_K, Type.IQ2_XXS)),
+    Recipe("MXFP4_MOE", F.MOSTLY_MXFP4_MOE, Type.Q8_0, (Rule((FFN_GATE, FFN_UP, FFN_DOWN), Type.MXFP4, stacked),)),
     Recipe("TQ2_0", F.MOSTLY_TQ2_0, Type.TQ2_0, (V8, Rule((EMBED,), Type.Q4_K))),
     Recipe("TQ1_0", F.MOSTLY_TQ1_0, Type.TQ1_0, (V8, Rule((EMBED,), Type.Q4_K))),
 )
@@ -313,7 +320,7 @@ def tensor_type(recipe: Recipe, tensor: str, shape: tuple[int, ...], arch: Archi
     if role == EMBED and arch.tied:
         role = OUTPUT
     block = re.match(r"blk\.(\d+)\.", tensor)
-    place = Place(role, int(block[1]) if block else 0, arch)
+    place = Place(role, int(block[1]) if block else 0, arch, stacked=len(shape) == 3)
     type_ = next((r.type for r in recipe.rules if role in r.roles and (r.when is None or r.when(place))), None)
     if role == OUTPUT:
         if shape[-1] % GGML_QUANT_SIZES[recipe.default][0] or recipe.default is Type.Q8_0:

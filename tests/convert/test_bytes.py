@@ -1,6 +1,7 @@
 """Every tensor equals, byte for byte, what the stock converter followed by llama-quantize writes.
 
-The one exception is ssm_a = -exp(A_log), which may differ in the last bit. llama-quantize is a command line around `llama_model_quantize`; the tests call that function of the stock libllama.
+The one exception is ssm_a = -exp(A_log), which may differ in the last bit. llama-quantize is a command line around
+`llama_model_quantize`; the tests call that function of the stock libllama.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 from gguf import GGUFReader
 
 from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.errors import QuantizationError
 from qwen35_gguf.quant import recipes
 
 Factory = Callable[..., Path]
@@ -65,3 +67,26 @@ def test_vision_tensors_equal_the_stock_converter(
     stock = stock_convert(source, outtype=outtype.lower(), mmproj=True)
     _, ours = hf_to_gguf.convert(source, "Q8_0", tmp_path, mmproj_type=outtype)
     assert tensors(ours) == tensors(stock)
+
+
+# These need an importance matrix, for llama-quantize as well as here; IQ1 and IQ2 throughout.
+REFUSED = ("IQ3_XXS", "IQ3_XS", "Q2_K_S")
+ALL = [name for name in recipes.QUANTS if name not in ("F32", "F16", "BF16") and not name.startswith(("IQ1", "IQ2"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS.keys())
+def test_every_name_gives_the_stock_tensors(
+    checkpoint: Factory, stock_convert: Factory, tmp_path: Path, options: dict[str, object]
+) -> None:
+    source = checkpoint(**options)
+    stock = stock_convert(source, outtype="bf16")
+    for quant in ALL:
+        if quant in REFUSED:
+            with pytest.raises(QuantizationError, match="importance"):
+                hf_to_gguf.convert(source, quant, tmp_path / "ours", vision=False)
+            continue
+        (ours,) = hf_to_gguf.convert(source, quant, tmp_path / "ours", vision=False)
+        expected, found = tensors(llama_quantize(stock, tmp_path / "stock.gguf", quant)), tensors(ours)
+        different = [n for n in expected if found[n] != expected[n] and not n.endswith("ssm_a")]
+        assert (quant, [(n, found[n][0], expected[n][0]) for n in different]) == (quant, [])
