@@ -1,0 +1,1 @@
+"""Oracles that the tests compare with."""
