@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from oracles import llama
 
+from oracles import llama
 from qwen35_gguf.convert import hf_to_gguf
 
 MODELS = {
@@ -26,9 +26,7 @@ TOKENS = 200
 
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS.keys())
-def test_logits_equal_transformers(
-    checkpoint: Callable[..., Path], tmp_path: Path, options: dict[str, object]
-) -> None:
+def test_logits_equal_transformers(checkpoint: Callable[..., Path], tmp_path: Path, options: dict[str, object]) -> None:
     source = checkpoint(**options)
     (gguf,) = hf_to_gguf.convert(source, "F32", tmp_path, vision=False)
     tokens = np.random.default_rng(0).integers(0, 2033, TOKENS).tolist()
