@@ -105,3 +105,31 @@ def mean_kl(reference: np.ndarray, other: np.ndarray) -> float:  # type: ignore[
     p -= np.log(np.exp(p - p.max(-1, keepdims=True)).sum(-1, keepdims=True)) + p.max(-1, keepdims=True)
     q -= np.log(np.exp(q - q.max(-1, keepdims=True)).sum(-1, keepdims=True)) + q.max(-1, keepdims=True)
     return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def draft_logits(gguf: Path, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    """Hidden states after the trunk's final norm (n, hidden), and the MTP head's logits (n - 1, vocab)."""
+    from llama_cpp import llama_cpp_ext as ext
+
+    with loaded(gguf, load_mtp=True) as model, context(model, len(tokens)) as ctx:
+        vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        width = llama_cpp.llama_model_n_embd(model)
+        ext.llama_set_embeddings_nextn(ctx, True, False)
+        decode(ctx, tokens, 0, vocab)
+        hidden = np.ctypeslib.as_array(ext.llama_get_embeddings_nextn(ctx), (len(tokens), width)).copy()
+        mtp = llama_cpp.LLAMA_CONTEXT_TYPE_MTP
+        with context(model, len(tokens), ctx_type=mtp, ctx_other=ctx) as drafter:
+            count = len(tokens) - 1
+            batch = llama_cpp.llama_batch_init(count, 0, 1)
+            embeddings = np.ascontiguousarray(hidden[:-1])
+            try:
+                fill(batch, tokens[1:], 1)
+                batch.embd = embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+                assert llama_cpp.llama_decode(drafter, batch) == 0
+                rows = [
+                    np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(drafter, i), (vocab,)) for i in range(count)
+                ]
+                return hidden, np.stack(rows)
+            finally:
+                batch.embd = None  # numpy's memory, not llama.cpp's to free
+                llama_cpp.llama_batch_free(batch)
