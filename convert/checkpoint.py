@@ -102,6 +102,13 @@ class Checkpoint:
                 page = begin - begin % mmap.PAGESIZE
                 mapping.madvise(mmap.MADV_DONTNEED, page, begin + array.nbytes - page)
 
+    def release_source(self, name: str) -> None:
+        """Give back all mapped pages of a tensor, after it was copied or written."""
+        stored = self.tensors[name]
+        self.release(self._view(stored))
+        if stored.scale is not None:
+            self.release(self._view(stored.scale))
+
     def _view(self, stored: StoredTensor) -> Array:
         if stored.file not in self._maps:
             with stored.file.open("rb") as file:

@@ -279,9 +279,9 @@ def _slabs(
                 step = max(1, SLAB_ELEMENTS // rows.shape[1])
                 for start in range(0, rows.shape[0], step):
                     yield Slab(tensor.name, rows[start : start + step], type_)
-        if tensor.operations:  # the operations copied what they need
-            for source in tensor.sources:
-                checkpoint.release(checkpoint.read(source))
+        # Operations and FP8 scales made copies, whose slabs cannot be traced back to the mapped pages.
+        for source in tensor.sources:
+            checkpoint.release_source(source)
 
 
 def _pack(slab: Slab) -> Array:

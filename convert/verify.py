@@ -110,7 +110,7 @@ def _compare(checkpoint: Checkpoint, output: OutputTensor, found: Any) -> Compar
             difference += float(np.vdot(delta, delta))
             energy += float(np.vdot(want.astype(np.float64), want.astype(np.float64)))
             exact = exact and not delta.any()
-        checkpoint.release(checkpoint.read(source))
+        checkpoint.release_source(source)
     error = float(np.sqrt(difference / energy)) if energy else float(difference > 0)
     return Comparison(output.name, type_.name, error, limit, exact)
 

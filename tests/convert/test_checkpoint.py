@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qwen35_gguf.convert import tensor_map
+from qwen35_gguf.convert import hf_to_gguf, tensor_map, verify
 from qwen35_gguf.convert.checkpoint import canonical_name, open_checkpoint
 from qwen35_gguf.errors import CheckpointError
 
@@ -194,6 +194,8 @@ def test_fp8_blocks_are_dequantized(checkpoint: Callable[..., Path], tmp_path: P
     read = open_checkpoint(directory).read("layers.0.mlp.gate_proj.weight")
     expected = weights.astype(np.float32).reshape(4, 128, 2, 128) * scales[:, None, :, None]
     np.testing.assert_array_equal(read, expected.reshape(512, 256))
+    (file,) = hf_to_gguf.convert(directory, "BF16", tmp_path, vision=False)
+    assert all(result.passed for result in verify.verify(file, directory))
 
 
 def test_a_claimed_mtp_head_that_is_absent_is_a_note(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
