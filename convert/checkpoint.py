@@ -135,7 +135,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     config = read_json(directory / "config.json")
     arch = _architecture(config, directory)
     _refuse_quantized(config, directory)
-    stored = [tensor for shard in _shards(directory) for tensor in read_header(shard)]
+    shards, weight_map = _shards(directory)
+    stored = [tensor for shard in shards for tensor in read_header(shard)]
+    _check_index(directory, weight_map, {tensor.name for tensor in stored})
     tensors: dict[str, StoredTensor] = {}
     for tensor in stored:
         name = canonical_name(tensor.name)
@@ -279,16 +281,17 @@ def _refuse_packed(checkpoint: Checkpoint) -> None:
         )
 
 
-def _shards(directory: Path) -> list[Path]:
+def _shards(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """Find the shards, and with an index which tensor it promises in which."""
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         single = directory / "model.safetensors"
         if single.is_file():
-            return [single]
+            return [single], {}
         found = sorted(directory.glob("*.safetensors"))
         if not found:
             raise CheckpointError(f"{directory}: no *.safetensors files; pickled checkpoints are not supported")
-        return found
+        return found, {}
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{index}: has no weight_map; download it again")
@@ -298,16 +301,14 @@ def _shards(directory: Path) -> list[Path]:
             raise CheckpointError(f"{index}: shard {name!r} points outside the directory; do not trust this checkpoint")
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory}: shard {name} is named in the index but absent; download it again")
-    _check_index(index, directory, weight_map, names)
-    return [directory / name for name in names]
+    return [directory / name for name in names], weight_map
 
 
-def _check_index(index: Path, directory: Path, weight_map: dict[str, str], names: list[str]) -> None:
-    held = {tensor.name: name for name in names for tensor in read_header(directory / name)}
+def _check_index(directory: Path, weight_map: dict[str, str], held: set[str]) -> None:
     missing = sorted(name for name in weight_map if name not in held)
     if missing:
         raise CheckpointError(
-            f"{index}: {len(missing)} tensors are in no shard, first {missing[0]} "
+            f"{directory}: {len(missing)} tensors of the index are in no shard, first {missing[0]} "
             f"(expected in {weight_map[missing[0]]}); download that shard again"
         )
 

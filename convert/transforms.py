@@ -22,7 +22,6 @@ class Operation(NamedTuple):
     apply: Callable[[Array], Array]
     invert: Callable[[Array], Array]
     shape: Callable[[Shape], Shape] = lambda shape: shape
-    exact: bool = True
 
 
 def _add_one(x: Array) -> Array:
@@ -47,10 +46,10 @@ def _log_of_negative(y: Array) -> Array:
 
 
 # Qwen3.5 stores w and computes x * (1 + w); llama.cpp's RMSNorm multiplies by what is stored.
-plus_one = Operation("plus_one", _add_one, _subtract_one, exact=False)
+plus_one = Operation("plus_one", _add_one, _subtract_one)
 
 # The decay is exp(-exp(A_log) * dt); llama.cpp stores the factor -exp(A_log) as ssm_a.
-neg_exp = Operation("neg_exp", _negative_exponential, _log_of_negative, exact=False)
+neg_exp = Operation("neg_exp", _negative_exponential, _log_of_negative)
 
 # A depthwise convolution weight (channels, 1, kernel) is a matrix (channels, kernel) in ggml.
 squeeze = Operation(

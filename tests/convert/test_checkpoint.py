@@ -153,7 +153,9 @@ def test_an_index_entry_must_be_in_its_shard(checkpoint: Callable[..., Path], tm
     content = json.loads(index.read_text())
     content["weight_map"]["model.language_model.absent"] = "model-00001-of-00002.safetensors"
     index.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="1 tensors are in no shard, first model.language_model.absent"):
+    with pytest.raises(
+        CheckpointError, match="1 tensors of the index are in no shard, first model.language_model.absent"
+    ):
         open_checkpoint(directory)
 
 
