@@ -1,0 +1,24 @@
+// Q4_K, 144 bytes: d, dmin (halves), 12 bytes of six-bit scales and minimums, 128 bytes of quants: of 64 weights each,
+// the first 32 in the low nibbles and the others in the high ones. As quantize_row_q4_K_ref and _impl of ggml-quants.c.
+
+inline bool pack_q4_k(const Rows& job) {
+    return for_each_tile<256, 144>(job, [](const Tile<256>& tile, std::uint8_t* const (&out)[lanes]) {
+        SubBlocks sub;
+        search_sub_blocks(tile, 15, {-1.F, 0.1F, 20}, sub);
+        const SixBit six = six_bit_scales(sub, tile.has_importance, 255);
+        I words[36];
+        words[0] = six.d | shift_left<16>(six.dmin);
+        for (int i = 0; i < 3; ++i) words[1 + i] = six.words[i];
+        for (int j = 0; j < 8; j += 2) {
+            I low[32], high[32];
+            requantize(tile.x + 32 * j, six.scale[j], six.minimum[j], sub.found[j], 32, 15, low);
+            requantize(tile.x + 32 * j + 32, six.scale[j + 1], six.minimum[j + 1], sub.found[j + 1], 32, 15, high);
+            for (int i = 0; i < 32; i += 4) {
+                words[4 + 4 * j + i / 4] = word(low[i], low[i + 1], low[i + 2], low[i + 3]) |
+                                           shift_left<4>(word(high[i], high[i + 1], high[i + 2], high[i + 3]));
+            }
+        }
+        store_words(words, out);
+        return fits_half(six.d) && fits_half(six.dmin);
+    });
+}

@@ -1,0 +1,54 @@
+// Half and bfloat16 values one at a time. Internal linkage: every target has its own copy, compiled with its own flags,
+// so that the linker cannot merge one that uses instructions that another processor lacks.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+namespace kquants {
+namespace {
+
+struct BFloat16 {
+    std::uint16_t bits;
+};
+struct Float16 {
+    std::uint16_t bits;
+};
+
+template <class To, class From>
+inline To bit_cast(const From& from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof(To));
+    return to;
+}
+
+// IEEE 754 binary16, exact.
+inline float half_to_float(std::uint16_t h) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000U) << 16;
+    const std::uint32_t magnitude = h & 0x7FFFU;
+    if (magnitude >= 0x7C00U) return bit_cast<float>(sign | 0x7F800000U | (magnitude & 0x3FFU) << 13);
+    // Shifted into place, the exponent is short by 112: a multiplication corrects it, subnormals included.
+    const float value = bit_cast<float>(magnitude << 13) * 0x1p112F;
+    return bit_cast<float>(sign | bit_cast<std::uint32_t>(value));
+}
+
+// Round to nearest, ties to even; beyond 65519 infinity; NaN becomes the quiet one with its sign.
+inline std::uint16_t float_to_half(float f) {
+    const auto all = bit_cast<std::uint32_t>(f);
+    const std::uint32_t sign = all >> 16 & 0x8000U;
+    const std::uint32_t magnitude = all & 0x7FFFFFFFU;
+    if (magnitude > 0x7F800000U) return static_cast<std::uint16_t>(sign | 0x7E00U);
+    if (magnitude >= 0x47800000U) return static_cast<std::uint16_t>(sign | 0x7C00U);
+    if (magnitude < 0x38800000U) {  // subnormal: let the addition round at the last bit of a half
+        const float rounded = bit_cast<float>(magnitude) + 0.5F;
+        return static_cast<std::uint16_t>(sign | (bit_cast<std::uint32_t>(rounded) - 0x3F000000U));
+    }
+    const std::uint32_t odd = magnitude >> 13 & 1U;
+    return static_cast<std::uint16_t>(sign | ((magnitude + 0xFFFU + odd - 0x38000000U) >> 13));
+}
+
+}  // namespace
+}  // namespace kquants

@@ -1,0 +1,77 @@
+// One lane: plain C++, for processors without a vector header here, and the yardstick that the others are tested with.
+// Included inside the namespace of its target. See kernels.h for what each function has to do.
+
+inline constexpr int lanes = 1;
+
+struct F {
+    float v;
+};
+struct I {
+    std::int32_t v;
+};
+struct M {
+    bool v;
+};
+
+inline F set(float a) { return {a}; }
+inline I set(std::int32_t a) { return {a}; }
+inline F load(const float* p) { return {*p}; }
+inline F load(const BFloat16* p) { return {bit_cast<float>(std::uint32_t{p->bits} << 16)}; }
+inline F load(const Float16* p) { return {half_to_float(p->bits)}; }
+inline void store(float* p, F a) { *p = a.v; }
+inline void store(std::int32_t* p, I a) { *p = a.v; }
+
+inline F operator+(F a, F b) { return {a.v + b.v}; }
+inline F operator-(F a, F b) { return {a.v - b.v}; }
+inline F operator*(F a, F b) { return {a.v * b.v}; }
+inline F operator/(F a, F b) { return {a.v / b.v}; }
+inline F operator-(F a) { return {-a.v}; }
+inline F sqrt(F a) { return {std::sqrt(a.v)}; }
+inline F abs(F a) { return {std::fabs(a.v)}; }
+inline F min(F a, F b) { return {a.v < b.v ? a.v : b.v}; }
+inline F max(F a, F b) { return {a.v > b.v ? a.v : b.v}; }
+
+inline M operator<(F a, F b) { return {a.v < b.v}; }
+inline M operator>(F a, F b) { return {a.v > b.v}; }
+inline M operator==(F a, F b) { return {a.v == b.v}; }
+inline M operator!=(I a, I b) { return {a.v != b.v}; }
+inline M operator&(M a, M b) { return {a.v && b.v}; }
+inline M operator|(M a, M b) { return {a.v || b.v}; }
+inline M operator!(M a) { return {!a.v}; }
+inline bool any(M a) { return a.v; }
+inline F select(M m, F a, F b) { return m.v ? a : b; }
+inline I select(M m, I a, I b) { return m.v ? a : b; }
+
+inline I operator+(I a, I b) { return {a.v + b.v}; }
+inline I operator-(I a, I b) { return {a.v - b.v}; }
+inline I operator&(I a, I b) { return {a.v & b.v}; }
+inline I operator|(I a, I b) { return {a.v | b.v}; }
+inline I min(I a, I b) { return {a.v < b.v ? a.v : b.v}; }
+inline I max(I a, I b) { return {a.v > b.v ? a.v : b.v}; }
+template <int N>
+I shift_left(I a) {
+    return {static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v) << N)};
+}
+template <int N>
+I shift_right(I a) {
+    return {static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v) >> N)};
+}
+template <int N>
+I shift_right_signed(I a) {
+    return {a.v >> N};
+}
+
+inline I bits(F a) { return {bit_cast<std::int32_t>(a.v)}; }
+inline F from_bits(I a) { return {bit_cast<float>(a.v)}; }
+inline F to_float(I a) { return {static_cast<float>(a.v)}; }
+inline I truncate(F a) {
+    return {std::fabs(a.v) < 2147483648.F ? static_cast<std::int32_t>(a.v) : std::numeric_limits<std::int32_t>::min()};
+}
+inline F round_even(F a) { return {(a.v + 12582912.F) - 12582912.F}; }
+inline I to_half(F a) { return {float_to_half(a.v)}; }
+inline F from_half(I a) { return {half_to_float(static_cast<std::uint16_t>(a.v))}; }
+
+inline void transpose(F (&)[1]) {}
+
+inline constexpr bool has_look_up = true;
+inline F look_up(const float (&t)[32], I index) { return {t[index.v & 31]}; }
