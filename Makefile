@@ -14,7 +14,7 @@ DEMO := examples/demo-checkpoint
 
 # What an install depends on. Python files are not listed: the install is editable.
 SOURCES := pyproject.toml CMakeLists.txt ggml_ops/CMakeLists.txt \
-           $(wildcard ggml_ops/*.cpp ggml_ops/*.h ggml_ops/*/*.cpp ggml_ops/*/*.h)
+           $(wildcard ggml_ops/*.cpp ggml_ops/*/*.cmake ggml_ops/*/*.cpp ggml_ops/*/*.h)
 
 # Through the environment, so that any character of the prompt arrives as typed.
 export QWEN35_PROMPT := $(value PROMPT)

@@ -3,8 +3,8 @@
 .venv/bin/python bench/convert.py --size 0.8b --quant Q4_K_M
 
 Stock is convert_hf_to_gguf.py to BF16, llama-quantize of that, and convert_hf_to_gguf.py --mmproj; ours is one call
-that makes the same two files. Each step is a process of its own. Ours flushes its files to the disk before it ends, stock
-does not; both times are as they are. Metadata is not compared here, tests/convert/test_metadata.py does.
+that makes the same two files. Each step is a process of its own. Ours flushes its files to the disk before it ends,
+stock does not; both times are as they are. Metadata is not compared here; tests/convert/test_metadata.py does that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def make_checkpoint(folder: Path, size: str) -> Path:
     target = folder / f"checkpoint-{size}"
     if not (target / "config.json").is_file():
         unfinished = target.with_name(f"{target.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
         script = str(REPOSITORY / "examples" / "make_checkpoint.py")
         command = [sys.executable, script, str(unfinished), "--size", size, "--vocab", "full"]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
@@ -202,7 +204,10 @@ def run_step(command: Sequence[str], out: Path) -> Cost:
         if child.returncode:
             log.seek(0)
             print(log.read().decode(errors="replace").strip()[-2000:], file=sys.stderr)
-            fail(f"{Path(command[0]).name} {Path(command[1]).name} failed; what it said is above", 1)
+            fail(
+                f"{Path(command[0]).name} {Path(command[1]).name} failed; what it said is above",
+                max(1, child.returncode),
+            )
     written = sum(file.stat().st_size for file in out.iterdir() if file not in before)
     return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * RSS_UNIT, written)
 

@@ -1,5 +1,8 @@
 #include <nanobind/nanobind.h>
 
+void bind_kquants(nanobind::module_& m);
+
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of qwen35_gguf.ggml_ops.";
+    bind_kquants(m);
 }

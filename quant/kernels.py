@@ -1,7 +1,7 @@
-"""Typed facade over the quantizers: ggml's, in the libggml-base that llama-cpp-python ships.
+"""Packing rows of weights: our kernels where there is one for the type, ggml's for the rest.
 
-The library is found without importing llama_cpp, so that quantizing does not load the whole runtime. ctypes releases
-the GIL during a call: threads over rows scale.
+Ours (ggml_ops/kquants) read float32, bfloat16 and float16 as they are, and give the bytes of ggml_quantize_chunk. The
+others are those of the libggml-base that llama-cpp-python ships, which is loaded when first needed. Both release the GIL.
 
 Source: ggml/include/ggml.h (ggml_quantize_chunk, ggml_validate_row_data, ggml_get_type_traits).
 """
@@ -22,6 +22,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf.errors import MissingDependencyError, QuantizationError
+from qwen35_gguf.ggml_ops import _native
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Type = GGMLQuantizationType
@@ -30,45 +31,25 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PLAIN = {Type.F32: np.dtype(np.float32), Type.F16: np.dtype(np.float16), Type.BF16: BFLOAT16}
 CHUNK_ELEMENTS = 1 << 18
 
+NATIVE = frozenset(Type[name] for name in _native.quantize_formats())
+# What the native code reads without a copy, and under which name.
+SOURCES = {np.dtype(np.float32): "f32", BFLOAT16: "bf16", np.dtype(np.float16): "f16"}
+
 # ggml_quantize_requires_imatrix
 NEEDS_IMPORTANCE = {getattr(Type, name) for name in ("IQ2_XXS", "IQ2_XS", "IQ1_S") if hasattr(Type, name)}
 
 
-class _Traits(ctypes.Structure):
-    _fields_ = (
-        ("type_name", ctypes.c_char_p),
-        ("blck_size", ctypes.c_int64),
-        ("blck_size_interleave", ctypes.c_int64),
-        ("type_size", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-        ("from_float_ref", ctypes.c_void_p),
-    )
+def targets() -> list[str]:
+    """Name the instruction sets that this processor can quantize with, best first."""
+    return _native.quantize_targets()
 
 
-@functools.cache
-def _ggml() -> ctypes.CDLL:
-    """Load libggml-base. Raises MissingDependencyError when llama-cpp-python is absent."""
-    name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(sys.platform, "libggml-base.so")
-    spec = importlib.util.find_spec("llama_cpp")
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        for folder in ("lib", "bin", "."):
-            path = Path(root, folder, name)
-            if path.is_file():
-                library = ctypes.CDLL(str(path))
-                library.ggml_quantize_chunk.restype = ctypes.c_size_t
-                library.ggml_quantize_chunk.argtypes = (
-                    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
-                    ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
-                )  # fmt: skip
-                library.ggml_validate_row_data.restype = ctypes.c_bool
-                library.ggml_validate_row_data.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-                library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
-                library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
-                return library
-    raise MissingDependencyError(
-        "llama-cpp-python is needed to quantize; install it: pip install 'qwen35-gguf[runtime]'"
-    )
+def target() -> str:
+    """Name the instruction set in use: the best one, or what the environment variable QWEN35_CPU asks for."""
+    wanted = os.environ.get("QWEN35_CPU", "")
+    if wanted and wanted not in targets():
+        raise QuantizationError(f"QWEN35_CPU={wanted}: this processor has {', '.join(targets())}; choose one of them")
+    return wanted or targets()[0]
 
 
 def row_bytes(type: GGMLQuantizationType, columns: int) -> int:  # noqa: A002 (ggml's word)
@@ -79,47 +60,41 @@ def row_bytes(type: GGMLQuantizationType, columns: int) -> int:  # noqa: A002 (g
     return columns // block * size
 
 
-def quantize_rows(x: Array, type: GGMLQuantizationType, importance: Array | None = None) -> Array:  # noqa: A002
-    """Pack rows in the calling thread.
+def quantize_rows(
+    x: Array,
+    type: GGMLQuantizationType,  # noqa: A002
+    importance: Array | None = None,
+    threads: int = 1,
+) -> Array:
+    """Pack rows.
 
     Args:
         x: (rows, columns), float32, float16, bfloat16 or float8, any strides.
         type: the target type.
-        importance: (columns,) float32, or None.
+        importance: (columns,) float32, not negative, or None.
+        threads: how many share the rows; only the native types use more than one here.
 
     Returns:
         (rows, row_bytes) uint8.
 
     Raises:
-        QuantizationError: non-finite weights, values that the type cannot hold, or a missing importance.
+        QuantizationError: non-finite weights, values that the type cannot hold, or a missing or bad importance.
 
     """
     rows, columns = x.shape
     width = row_bytes(type, columns)
-    if type in PLAIN and x.dtype == PLAIN[type]:
-        _check_finite(x)
-        return np.ascontiguousarray(x).view(np.uint8).reshape(rows, width)
-    wide = np.ascontiguousarray(x, dtype=np.float32)
-    _check_finite(wide)
+    source = np.ascontiguousarray(x, dtype=None if x.dtype in SOURCES else np.float32)
     if type in PLAIN:
-        with np.errstate(over="ignore"):
-            narrow = wide.astype(PLAIN[type])
-        if not np.isfinite(narrow).all():
-            worst = float(np.abs(wide).max())
-            raise QuantizationError(f"{worst:.4g} is beyond what {type.name} can hold; choose BF16 or F32")
-        return narrow.view(np.uint8).reshape(rows, width)
-    if importance is not None:
-        importance = np.ascontiguousarray(importance, dtype=np.float32)
-        if importance.shape != (columns,):
-            raise QuantizationError(f"importance has shape {importance.shape}, the rows have {columns} columns")
-    elif type in NEEDS_IMPORTANCE:
-        raise QuantizationError(f"{type.name} needs an importance matrix")
+        return _narrow(source, PLAIN[type]).view(np.uint8).reshape(rows, width)
+    weights = _check_importance(importance, columns, type)
     packed = np.empty((rows, width), np.uint8)
-    ggml = _ggml()
-    weights = importance.ctypes.data if importance is not None else None
-    ggml.ggml_quantize_chunk(int(type), wide.ctypes.data, packed.ctypes.data, 0, rows, columns, weights)
-    if not ggml.ggml_validate_row_data(int(type), packed.ctypes.data, packed.nbytes):
-        raise QuantizationError(f"weights up to {float(np.abs(wide).max()):.4g} overflow the scales of {type.name}")
+    if type in NATIVE:
+        fits = _quantize_native(source, type, weights, packed, threads)
+    else:
+        fits = _quantize_ggml(source, type, weights, packed)
+    if not fits:
+        worst = float(np.abs(source.astype(np.float32)).max())
+        raise QuantizationError(f"weights up to {worst:.4g} overflow the scales of {type.name}")
     return packed
 
 
@@ -129,15 +104,33 @@ def quantize(
     importance: Array | None = None,
     threads: int = 0,
 ) -> Array:
-    """Pack an array (..., columns) to (rows, row_bytes) uint8, with threads over chunks of rows (0: one a core)."""
-    kind = GGMLQuantizationType[type.upper()] if isinstance(type, str) else type
+    """Pack an array in a GGUF type, bit for bit as ggml does.
+
+    Args:
+        x: (..., columns), float32, float16, bfloat16 or float8.
+        type: "Q4_K", or the enum of the gguf package.
+        importance: (columns,) float32, or None: how much an error in each column matters.
+        threads: 0 for one a core. They take chunks of rows as they get free.
+
+    Returns:
+        (rows, row_bytes) uint8, with all leading dimensions as rows.
+
+    Raises:
+        QuantizationError: an unknown type, or what quantize_rows refuses.
+
+    """
+    if isinstance(type, str) and type.upper() not in Type.__members__:
+        raise QuantizationError(f"{type}: no such type; choose one of {', '.join(sorted(t.name for t in Type))}")
+    kind = Type[type.upper()] if isinstance(type, str) else type
+    if x.ndim == 0:
+        raise QuantizationError("a single number cannot be quantized; give an array (..., columns)")
     rows = x.reshape(-1, x.shape[-1])
-    step = max(1, CHUNK_ELEMENTS // rows.shape[1])
-    chunks = [rows[start : start + step] for start in range(0, rows.shape[0], step)]
-    workers = min(threads or os.cpu_count() or 1, max(1, len(chunks)))
-    if workers == 1:
-        return quantize_rows(rows, kind, importance)
-    with ThreadPoolExecutor(workers) as pool:
+    workers = threads or os.cpu_count() or 1
+    if kind in NATIVE or workers == 1:
+        return quantize_rows(rows, kind, importance, workers)
+    step = max(1, CHUNK_ELEMENTS // max(1, rows.shape[1]))
+    chunks = [rows[start : start + step] for start in range(0, rows.shape[0], step)] or [rows]
+    with ThreadPoolExecutor(min(workers, len(chunks))) as pool:
         return np.concatenate(list(pool.map(lambda chunk: quantize_rows(chunk, kind, importance), chunks)))
 
 
@@ -156,9 +149,106 @@ def dequantize(data: Array, type: GGMLQuantizationType, columns: int) -> Array: 
     return result
 
 
+def _quantize_native(x: Array, type: Type, importance: Array | None, packed: Array, threads: int) -> bool:  # noqa: A002
+    bits, source = _bits(x)
+    count, first, fits = _native.quantize(bits, source, type.name, importance, packed, threads, target())
+    _refuse_non_finite(count, first, x.shape[1])
+    return fits
+
+
+def _quantize_ggml(x: Array, type: Type, importance: Array | None, packed: Array) -> bool:  # noqa: A002
+    _check_finite(x)
+    wide = np.ascontiguousarray(x, dtype=np.float32)
+    weights = importance.ctypes.data if importance is not None else None
+    ggml = _ggml()
+    ggml.ggml_quantize_chunk(int(type), wide.ctypes.data, packed.ctypes.data, 0, *wide.shape, weights)
+    return bool(ggml.ggml_validate_row_data(int(type), packed.ctypes.data, packed.nbytes))
+
+
+def _narrow(x: Array, dtype: np.dtype[Any]) -> Array:
+    _check_finite(x)
+    if x.dtype == dtype:
+        return x
+    with np.errstate(over="ignore"):
+        narrow: Array = x.astype(dtype)
+    if dtype.itemsize < x.dtype.itemsize or dtype == np.float16:
+        bits, source = _bits(narrow)
+        if _native.find_non_finite(bits, source)[0]:
+            worst = float(np.abs(x.astype(np.float32)).max())
+            name = next(type_.name for type_, plain in PLAIN.items() if plain == dtype)
+            raise QuantizationError(f"{worst:.4g} is beyond what {name} can hold; choose BF16 or F32")
+    return narrow
+
+
+def _check_importance(importance: Array | None, columns: int, type: Type) -> Array | None:  # noqa: A002
+    if importance is None:
+        if type in NEEDS_IMPORTANCE:
+            raise QuantizationError(f"{type.name} needs an importance matrix")
+        return None
+    weights = np.ascontiguousarray(importance, dtype=np.float32)
+    if weights.shape != (columns,):
+        raise QuantizationError(f"importance has shape {weights.shape}, the rows have {columns} columns")
+    good = np.isfinite(weights) & (weights >= 0)
+    if not good.all():
+        column = int(np.argmin(good))
+        raise QuantizationError(
+            f"importance of column {column} is {weights[column]}; it has to be finite and not negative"
+        )
+    return weights
+
+
 def _check_finite(x: Array) -> None:
-    finite = np.isfinite(x)
-    if not finite.all():
-        bad = np.flatnonzero(~finite.reshape(-1))
-        row, column = divmod(int(bad[0]), x.shape[1])
-        raise QuantizationError(f"{len(bad)} non-finite weights (NaN or Inf), first at row {row}, column {column}")
+    bits, source = _bits(x)
+    count, first = _native.find_non_finite(bits, source)
+    _refuse_non_finite(count, first, x.shape[1])
+
+
+def _refuse_non_finite(count: int, first: int, columns: int) -> None:
+    if count:
+        row, column = divmod(first, columns)
+        raise QuantizationError(f"{count} non-finite weights (NaN or Inf), first at row {row}, column {column}")
+
+
+def _bits(x: Array) -> tuple[Array, str]:
+    """View the elements as unsigned integers, because DLPack does not know all of these dtypes from numpy."""
+    return x.view(f"u{x.dtype.itemsize}"), SOURCES[x.dtype]
+
+
+class _Traits(ctypes.Structure):
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
+@functools.cache
+def _ggml() -> ctypes.CDLL:
+    """Load libggml-base without importing llama_cpp, which would load the whole runtime.
+
+    Raises MissingDependencyError when llama-cpp-python is absent.
+    """
+    name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(sys.platform, "libggml-base.so")
+    spec = importlib.util.find_spec("llama_cpp")
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        for folder in ("lib", "bin", "."):
+            path = Path(root, folder, name)
+            if path.is_file():
+                library = ctypes.CDLL(str(path))
+                library.ggml_quantize_chunk.restype = ctypes.c_size_t
+                library.ggml_quantize_chunk.argtypes = (
+                    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
+                    ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+                )  # fmt: skip
+                library.ggml_validate_row_data.restype = ctypes.c_bool
+                library.ggml_validate_row_data.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+                library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
+                library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
+                return library
+    raise MissingDependencyError(
+        "llama-cpp-python is needed to quantize to this type; install it: pip install 'qwen35-gguf[runtime]'"
+    )

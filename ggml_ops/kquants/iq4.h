@@ -48,36 +48,39 @@ F nearest_level(F x) {
     }
 }
 
+// The sums of w q x and w q^2 for several guesses.
+template <int Guesses>
+Fits<Guesses> try_levels(const F* x, const F* w, Inverses<Guesses> inverse) {
+    Fits<Guesses> sum;
+    for (int k = 0; k < Guesses; ++k) sum.lx[k] = sum.l2[k] = zero();
+    for (int i = 0; i < 32; ++i) {
+        for (int k = 0; k < Guesses; ++k) {
+            const F q = nearest_level<false>(inverse.of[k] * x[i]);
+            const F wq = w[i] * q;
+            sum.lx[k] = sum.lx[k] + wq * x[i];
+            sum.l2[k] = sum.l2[k] + wq * q;
+        }
+    }
+    return sum;
+}
+
 // The scale of 32 weights; zero if they are (nearly) zero.
 inline F search_level_scale(const F* x, const F* w) {
     constexpr int guesses = 3;
     const Extreme e = extreme<32>(x);
-    const auto try_inverse = [&](const F* inverse, int n, F* qx, F* q2) {
-        for (int k = 0; k < n; ++k) qx[k] = q2[k] = zero();
-        for (int i = 0; i < 32; ++i) {
-            for (int k = 0; k < n; ++k) {
-                const F q = nearest_level<false>(inverse[k] * x[i]);
-                const F wq = w[i] * q;
-                qx[k] = qx[k] + wq * x[i];
-                q2[k] = q2[k] + wq * q;
-            }
-        }
-    };
-    const F first = set(1.F) / (-e.value / set(iq4_levels[0]));
-    F first_qx, first_q2;
-    try_inverse(&first, 1, &first_qx, &first_q2);
-    F scale = select(first_q2 > zero(), first_qx / first_q2, zero());
-    F best = scale * first_qx;
+    const Fits<1> first = try_levels<1>(x, w, {{set(1.F) / (-e.value / set(iq4_levels[0]))}});
+    F scale = select(first.l2[0] > zero(), first.lx[0] / first.l2[0], zero());
+    F best = scale * first.lx[0];
     for (int step = -7; step <= 7; step += guesses) {
-        F inverse[guesses], qx[guesses], q2[guesses];
-        for (int k = 0; k < guesses; ++k) inverse[k] = set(static_cast<float>(step + k) + iq4_levels[0]) / e.value;
-        try_inverse(inverse, guesses, qx, q2);
+        Inverses<guesses> inverse;
+        for (int k = 0; k < guesses; ++k) inverse.of[k] = set(static_cast<float>(step + k) + iq4_levels[0]) / e.value;
+        const Fits<guesses> fit = try_levels<guesses>(x, w, inverse);
         for (int k = 0; k < guesses; ++k) {
-            const M better = (q2[k] > zero()) & (qx[k] * qx[k] > best * q2[k]);
+            const M better = (fit.l2[k] > zero()) & (fit.lx[k] * fit.lx[k] > best * fit.l2[k]);
             if (any(better)) {
-                const F found = qx[k] / q2[k];
+                const F found = fit.lx[k] / fit.l2[k];
                 scale = select(better, found, scale);
-                best = select(better, found * qx[k], best);
+                best = select(better, found * fit.lx[k], best);
             }
         }
     }

@@ -13,7 +13,7 @@ struct SixBit {
 };
 
 inline void search_sub_blocks(const Tile<256>& tile, int nmax, Steps plain, SubBlocks& found) {
-    constexpr int ways = 2;
+    constexpr int ways = 4;
     const F sigma2 = set(2.F) * sum_of_squares<256>(tile.x) / set(256.F);
     for (int j = 0; j < 8; j += ways) {
         F w[32 * ways];

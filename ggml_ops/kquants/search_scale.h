@@ -35,18 +35,29 @@ F signed_quant(F a, int nmax) {
     else return to_float(clamp(nearest(a), -nmax, nmax - 1));
 }
 
+// The sums of w x l and w l^2 for several guesses. By value: see Each in search_scale_min.h.
+template <int Guesses>
+struct Fits {
+    F lx[Guesses], l2[Guesses];
+};
+template <int Guesses>
+struct Inverses {
+    F of[Guesses];
+};
+
 // Fast: the weights are finite, so that |inverse * x| <= nmax + 1.
 template <int N, int Guesses, bool Fast>
-void try_scales(const F* x, const F* w, const F* wx, const F (&inverse)[Guesses], int nmax, F (&lx)[Guesses],
-                F (&l2)[Guesses]) {
-    for (int k = 0; k < Guesses; ++k) lx[k] = l2[k] = zero();
+Fits<Guesses> try_scales(const F* x, const F* w, const F* wx, Inverses<Guesses> inverse, int nmax) {
+    Fits<Guesses> sum;
+    for (int k = 0; k < Guesses; ++k) sum.lx[k] = sum.l2[k] = zero();
     for (int i = 0; i < N; ++i) {
         for (int k = 0; k < Guesses; ++k) {
-            const F l = signed_quant<Fast>(inverse[k] * x[i], nmax);
-            lx[k] = lx[k] + wx[i] * l;
-            l2[k] = l2[k] + w[i] * l * l;
+            const F l = signed_quant<Fast>(inverse.of[k] * x[i], nmax);
+            sum.lx[k] = sum.lx[k] + wx[i] * l;
+            sum.l2[k] = sum.l2[k] + w[i] * l * l;
         }
     }
+    return sum;
 }
 
 template <int N, bool Fast>
@@ -57,27 +68,24 @@ Scale search_scale(const F* x, const F* w, int nmax) {
     const Extreme e = extreme<N>(x);
     Scale found;
     found.empty = e.magnitude < set(group_max_eps);
-
-    F first[1] = {set(static_cast<float>(-nmax)) / e.value};
-    F first_lx[1], first_l2[1];
-    try_scales<N, 1, Fast>(x, w, wx, first, nmax, first_lx, first_l2);
-    found.inverse = first[0];
-    found.scale = clear_if(is_zero(first_l2[0]), first_lx[0] / first_l2[0]);
-    F best = found.scale * first_lx[0];
+    found.inverse = set(static_cast<float>(-nmax)) / e.value;
+    const Fits<1> first = try_scales<N, 1, Fast>(x, w, wx, {{found.inverse}}, nmax);
+    found.scale = clear_if(is_zero(first.l2[0]), first.lx[0] / first.l2[0]);
+    F best = found.scale * first.lx[0];
     for (int is = -9; is <= 9; is += guesses) {
         if (is == 0) ++is;
-        F inverse[guesses], lx[guesses], l2[guesses];
+        Inverses<guesses> inverse;
         for (int k = 0; k < guesses; ++k) {
-            inverse[k] = set(-(static_cast<float>(nmax) + 0.1F * static_cast<float>(is + k))) / e.value;
+            inverse.of[k] = set(-(static_cast<float>(nmax) + 0.1F * static_cast<float>(is + k))) / e.value;
         }
-        try_scales<N, guesses, Fast>(x, w, wx, inverse, nmax, lx, l2);
+        const Fits<guesses> fit = try_scales<N, guesses, Fast>(x, w, wx, inverse, nmax);
         for (int k = 0; k < guesses; ++k) {
-            const M better = (l2[k] > zero()) & (lx[k] * lx[k] > best * l2[k]);
+            const M better = (fit.l2[k] > zero()) & (fit.lx[k] * fit.lx[k] > best * fit.l2[k]);
             if (any(better)) {
-                const F scale = lx[k] / l2[k];
+                const F scale = fit.lx[k] / fit.l2[k];
                 found.scale = select(better, scale, found.scale);
-                best = select(better, scale * lx[k], best);
-                found.inverse = select(better, inverse[k], found.inverse);
+                best = select(better, scale * fit.lx[k], best);
+                found.inverse = select(better, inverse.of[k], found.inverse);
             }
         }
     }

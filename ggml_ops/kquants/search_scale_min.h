@@ -18,45 +18,56 @@ struct Steps {
     int count;
 };
 
-// The sums of one step.
-struct Moments {
-    F l, l2, xl;
-};
-
 // Rounds to 0..nmax. Fast is exact while the argument is below 2^22; the other is what ggml does beyond.
 template <bool Fast>
-F quant(F a, float nmax) {
-    if constexpr (Fast) return max(min(round_even(a), set(nmax)), zero());
-    else return to_float(clamp(nearest(a), 0, static_cast<int>(nmax)));
+F quant(F a, F nmax) {
+    if constexpr (Fast) return max(min(round_even(a), nmax), zero());
+    else return to_float(max(set(0), min(nearest(a), truncate(nmax))));
 }
 
+// One vector for each of the sub-blocks that are searched together. Passed and returned by value: sums that live behind
+// a reference would be stored and loaded again at every addition, because the quants that are written might alias them.
+template <int Ways>
+struct Each {
+    F of[Ways];
+};
+
+// The sums of one step: of w l, w l^2 and w l x.
+template <int Ways>
+struct Moments {
+    Each<Ways> l, l2, xl;
+};
+
 template <int N, int Ways, bool Fast>
-void step_moments(const F* x, const F* w, const F (&inverse)[Ways], const F (&low)[Ways], float nmax, F* l,
-                  Moments (&sums)[Ways]) {
-    for (int k = 0; k < Ways; ++k) sums[k] = {zero(), zero(), zero()};
+Moments<Ways> step_moments(const F* x, const F* w, Each<Ways> inverse, Each<Ways> low, F nmax, F* l) {
+    Moments<Ways> sum;
+    for (int k = 0; k < Ways; ++k) sum.l.of[k] = sum.l2.of[k] = sum.xl.of[k] = zero();
     for (int i = 0; i < N; ++i) {
         for (int k = 0; k < Ways; ++k) {
             const int at = k * N + i;
-            const F q = quant<Fast>(inverse[k] * (x[at] - low[k]), nmax);
+            const F q = quant<Fast>(inverse.of[k] * (x[at] - low.of[k]), nmax);
             l[at] = q;
             const F wl = w[at] * q;
-            sums[k].l = sums[k].l + wl;
-            sums[k].l2 = sums[k].l2 + wl * q;
-            sums[k].xl = sums[k].xl + wl * x[at];
+            sum.l.of[k] = sum.l.of[k] + wl;
+            sum.l2.of[k] = sum.l2.of[k] + wl * q;
+            sum.xl.of[k] = sum.xl.of[k] + wl * x[at];
         }
     }
+    return sum;
 }
 
 template <int N, int Ways, bool Absolute>
-void step_errors(const F* x, const F* w, const F* l, const F (&scale)[Ways], const F (&low)[Ways], F (&error)[Ways]) {
-    for (int k = 0; k < Ways; ++k) error[k] = zero();
+Each<Ways> step_errors(const F* x, const F* w, const F* l, Each<Ways> scale, Each<Ways> low) {
+    Each<Ways> error;
+    for (int k = 0; k < Ways; ++k) error.of[k] = zero();
     for (int i = 0; i < N; ++i) {
         for (int k = 0; k < Ways; ++k) {
             const int at = k * N + i;
-            const F off = scale[k] * l[at] + low[k] - x[at];
-            error[k] = error[k] + w[at] * (Absolute ? abs(off) : off * off);
+            const F off = scale.of[k] * l[at] + low.of[k] - x[at];
+            error.of[k] = error.of[k] + w[at] * (Absolute ? abs(off) : off * off);
         }
     }
+    return error;
 }
 
 // Is every nearest_int argument of this step within the range where the fast rounding is exact?
@@ -68,78 +79,76 @@ inline bool within_range(F inverse, F low, F least, F most, M ignore) {
 // x, w: Ways sub-blocks of N vectors. Absolute: weigh |error| instead of its square.
 template <int N, int Ways, bool Absolute>
 void search_scale_min(const F* x, const F* w, float nmax, Steps steps, ScaleMin (&found)[Ways]) {
-    F low[Ways], high[Ways], least[Ways], sum_w[Ways], sum_x[Ways], inverse[Ways], scale[Ways], best[Ways];
-    Moments sums[Ways];
+    F high[Ways], least[Ways], sum_w[Ways], sum_x[Ways];
+    Each<Ways> low, inverse, scale;
     F l[Ways * N];
-    bool fast = true;
     for (int k = 0; k < Ways; ++k) {
-        low[k] = high[k] = x[k * N];
-        sum_w[k] = w[k * N];
-        sum_x[k] = sum_w[k] * x[k * N];
-    }
-    for (int i = 1; i < N; ++i) {
-        for (int k = 0; k < Ways; ++k) {
-            const int at = k * N + i;
-            low[k] = min(x[at], low[k]);
-            high[k] = max(x[at], high[k]);
-            sum_w[k] = sum_w[k] + w[at];
-            sum_x[k] = sum_x[k] + w[at] * x[at];
+        const F* xs = x + k * N;
+        const F* ws = w + k * N;
+        F least_x = xs[0], high_x = xs[0], total_w = ws[0], total_x = ws[0] * xs[0];
+        for (int i = 1; i < N; ++i) {
+            least_x = min(xs[i], least_x);
+            high_x = max(xs[i], high_x);
+            total_w = total_w + ws[i];
+            total_x = total_x + ws[i] * xs[i];
         }
+        least[k] = least_x;
+        high[k] = high_x;
+        sum_w[k] = total_w;
+        sum_x[k] = total_x;
     }
+    const F top = set(nmax);
     for (int k = 0; k < Ways; ++k) {
-        least[k] = low[k];
-        low[k] = clear_if(low[k] > zero(), low[k]);
-        found[k].flat = !(high[k] > low[k]);
-        found[k].from = low[k];
-        found[k].inverse = inverse[k] = set(nmax) / (high[k] - low[k]);
-        scale[k] = set(1.F) / inverse[k];
-        fast &= within_range(inverse[k], low[k], least[k], high[k], found[k].flat);
+        low.of[k] = clear_if(least[k] > zero(), least[k]);
+        inverse.of[k] = top / (high[k] - low.of[k]);
+        scale.of[k] = set(1.F) / inverse.of[k];
+        found[k].flat = !(high[k] > low.of[k]);
+        found[k].from = low.of[k];
+        found[k].inverse = inverse.of[k];
     }
-    for (int i = 0; i < N; ++i) {
+    const auto moments = [&] {
+        bool fast = true;
         for (int k = 0; k < Ways; ++k) {
-            const F a = inverse[k] * (x[k * N + i] - low[k]);
-            l[k * N + i] = fast ? quant<true>(a, nmax) : quant<false>(a, nmax);
+            fast &= within_range(inverse.of[k], low.of[k], least[k], high[k], found[k].flat);
         }
-    }
-    step_errors<N, Ways, Absolute>(x, w, l, scale, low, best);
+        return fast ? step_moments<N, Ways, true>(x, w, inverse, low, top, l)
+                    : step_moments<N, Ways, false>(x, w, inverse, low, top, l);
+    };
+    moments();  // for its quants: the first guess is taken as it is
+    Each<Ways> best = step_errors<N, Ways, Absolute>(x, w, l, scale, low);
 
     for (int step = 0; step <= steps.count; ++step) {
         const F target = set(steps.rmin + steps.rdelta * static_cast<float>(step) + nmax);
-        fast = true;
-        for (int k = 0; k < Ways; ++k) {
-            inverse[k] = target / (high[k] - low[k]);
-            fast &= within_range(inverse[k], low[k], least[k], high[k], found[k].flat);
-        }
-        if (fast) step_moments<N, Ways, true>(x, w, inverse, low, nmax, l, sums);
-        else step_moments<N, Ways, false>(x, w, inverse, low, nmax, l, sums);
+        for (int k = 0; k < Ways; ++k) inverse.of[k] = target / (high[k] - low.of[k]);
+        const Moments<Ways> sum = moments();
 
-        F new_scale[Ways], new_low[Ways], error[Ways];
+        Each<Ways> new_scale, new_low;
         M solvable[Ways];
         for (int k = 0; k < Ways; ++k) {
-            const Moments s = sums[k];
-            const F determinant = sum_w[k] * s.l2 - s.l * s.l;
+            const F s_l = sum.l.of[k], s_l2 = sum.l2.of[k], s_xl = sum.xl.of[k];
+            const F determinant = sum_w[k] * s_l2 - s_l * s_l;
             solvable[k] = determinant > zero();
-            new_scale[k] = (sum_w[k] * s.xl - sum_x[k] * s.l) / determinant;
-            new_low[k] = (s.l2 * sum_x[k] - s.l * s.xl) / determinant;
-            const M positive = new_low[k] > zero();
+            new_scale.of[k] = (sum_w[k] * s_xl - sum_x[k] * s_l) / determinant;
+            new_low.of[k] = (s_l2 * sum_x[k] - s_l * s_xl) / determinant;
+            const M positive = new_low.of[k] > zero();
             if (any(positive & solvable[k])) {
-                new_low[k] = clear_if(positive, new_low[k]);
-                new_scale[k] = select(positive, s.xl / s.l2, new_scale[k]);
+                new_low.of[k] = clear_if(positive, new_low.of[k]);
+                new_scale.of[k] = select(positive, s_xl / s_l2, new_scale.of[k]);
             }
         }
-        step_errors<N, Ways, Absolute>(x, w, l, new_scale, new_low, error);
+        const Each<Ways> error = step_errors<N, Ways, Absolute>(x, w, l, new_scale, new_low);
         for (int k = 0; k < Ways; ++k) {
-            const M better = (error[k] < best[k]) & solvable[k];
-            found[k].inverse = select(better, inverse[k], found[k].inverse);
-            found[k].from = select(better, low[k], found[k].from);
-            best[k] = select(better, error[k], best[k]);
-            scale[k] = select(better, new_scale[k], scale[k]);
-            low[k] = select(better, new_low[k], low[k]);
+            const M better = (error.of[k] < best.of[k]) & solvable[k];
+            found[k].inverse = select(better, inverse.of[k], found[k].inverse);
+            found[k].from = select(better, low.of[k], found[k].from);
+            best.of[k] = select(better, error.of[k], best.of[k]);
+            scale.of[k] = select(better, new_scale.of[k], scale.of[k]);
+            low.of[k] = select(better, new_low.of[k], low.of[k]);
         }
     }
     for (int k = 0; k < Ways; ++k) {
-        found[k].scale = clear_if(found[k].flat, scale[k]);
-        found[k].minimum = -low[k];
+        found[k].scale = clear_if(found[k].flat, scale.of[k]);
+        found[k].minimum = -low.of[k];
     }
 }
 
