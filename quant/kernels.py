@@ -1,7 +1,7 @@
 """Packing rows of weights: our kernels where there is one for the type, ggml's for the rest.
 
 Ours (ggml_ops/kquants) read float32, bfloat16 and float16 as they are, and give the bytes of ggml_quantize_chunk. The
-others are those of the libggml-base that llama-cpp-python ships, which is loaded when first needed. Both release the GIL.
+others are those of the libggml-base that llama-cpp-python ships, loaded when first needed. Both release the GIL.
 
 Source: ggml/include/ggml.h (ggml_quantize_chunk, ggml_validate_row_data, ggml_get_type_traits).
 """
