@@ -96,7 +96,7 @@ class Checkpoint:
     def release(self, array: Array) -> None:
         """Give back the mapped pages that a contiguous view covers, so that resident memory stays bounded."""
         address = int(array.__array_interface__["data"][0])
-        for mapping, base in self._maps.values():
+        for mapping, base in list(self._maps.values()):  # a copy: other threads map shards meanwhile
             begin = address - int(base.__array_interface__["data"][0])
             if 0 <= begin < base.nbytes and hasattr(mapping, "madvise"):
                 page = begin - begin % mmap.PAGESIZE

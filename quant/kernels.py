@@ -31,7 +31,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PLAIN = {Type.F32: np.dtype(np.float32), Type.F16: np.dtype(np.float16), Type.BF16: BFLOAT16}
 CHUNK_ELEMENTS = 1 << 18
 
-NATIVE = frozenset(Type[name] for name in _native.quantize_formats())
+NATIVE = frozenset(type_ for type_ in Type if type_.name in _native.quantize_formats())
 # What the native code reads without a copy, and under which name.
 SOURCES = {np.dtype(np.float32): "f32", BFLOAT16: "bf16", np.dtype(np.float16): "f16"}
 
@@ -121,7 +121,7 @@ def quantize(
     """
     if isinstance(type, str) and type.upper() not in Type.__members__:
         raise QuantizationError(f"{type}: no such type; choose one of {', '.join(sorted(t.name for t in Type))}")
-    kind = Type[type.upper()] if isinstance(type, str) else type
+    kind = GGMLQuantizationType[type.upper()] if isinstance(type, str) else type
     if x.ndim == 0:
         raise QuantizationError("a single number cannot be quantized; give an array (..., columns)")
     rows = x.reshape(-1, x.shape[-1])
