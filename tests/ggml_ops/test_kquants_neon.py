@@ -1,0 +1,73 @@
+"""The NEON quantizers, cross-compiled and run by qemu, against the bytes of ggml on this processor.
+
+ggml on an ARM processor may itself give other bytes: compilers contract its a * b + c there to one fused operation,
+which ours never do.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from oracles.ggml import ggml_accepts, ggml_quantize
+from oracles.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
+from qwen35_gguf.ggml_ops import _native
+
+KERNELS = Path(__file__).parents[2] / "ggml_ops" / "kquants"
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-static", "-DKQUANTS_ARM64", f"-I{KERNELS}"]
+SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f"needs {COMPILER} and {EMULATOR} (qemu-user)"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = tmp_path_factory.mktemp("neon") / "pack_rows"
+    sources = [Path(__file__).with_name("pack_rows.cpp"), *(KERNELS / name for name in SOURCES)]
+    subprocess.run([COMPILER, *FLAGS, *map(str, sources), "-o", str(built)], check=True)
+    return built
+
+
+def case(target: str, format_: str, x: np.ndarray, importance: np.ndarray | None, source: int) -> bytes:
+    rows, columns = x.shape
+    header = struct.pack("16s16siiqq", target.encode(), format_.encode(), source, importance is not None, rows, columns)
+    return header + (b"" if importance is None else importance.tobytes()) + x.tobytes()
+
+
+@pytest.mark.parametrize("target", ["neon", "portable"])
+@pytest.mark.parametrize("format_", _native.quantize_formats())
+def test_bytes_are_those_of_ggml(program: Path, format_: str, target: str) -> None:
+    told, expected, names = [], [], []
+    for shape in SHAPES:
+        for weights in IMPORTANCE:
+            x, importance = make(shape, weights, 7, 0)
+            packed = ggml_quantize(x, format_, importance)
+            if ggml_accepts(packed, format_):  # else NaN, whose sign processors do not agree on; it is refused anyway
+                told.append(case(target, format_, x, importance, 0))
+                expected.append(packed.tobytes())
+                names.append((shape, weights))
+    for source, dtype in ((1, ml_dtypes.bfloat16), (2, np.float16)):
+        narrow = np.random.default_rng(0).standard_normal((7, COLUMNS)).astype(dtype)
+        told.append(case(target, format_, narrow, None, source))
+        expected.append(ggml_quantize(narrow.astype(np.float32), format_, None).tobytes())
+        names.append((dtype.__name__, "none"))
+    run = subprocess.run([EMULATOR, str(program)], input=b"".join(told), capture_output=True, check=True)
+    start, wrong = 0, []
+    for name, packed in zip(names, expected, strict=True):
+        if run.stdout[start : start + len(packed)] != packed:
+            wrong.append(name)
+        start += len(packed)
+    assert start == len(run.stdout)
+    assert not wrong
