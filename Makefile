@@ -8,6 +8,10 @@ OUT        ?= models
 FORCE      ?=
 PROMPT     ?= Hello
 MODEL_FILE ?=
+JOBS       ?=
+SIZE       ?= 0.8b
+ROUNDS     ?=
+TARGET     ?=
 
 BIN  := $(VENV)/bin
 DEMO := examples/demo-checkpoint
@@ -21,10 +25,10 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs at once would break the environment
-.PHONY: help convert run test test-all lint clean
+.PHONY: help convert run test test-all lint bench-convert bench-quant clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  make convert QUANT=Q4_K_M MODEL=Qwen/Qwen3.5-9B OUT=models   (MODEL may be a directory; FORCE=1 replaces files)'
 	@echo '  make run PROMPT="Hello" MODEL_FILE=models/NAME.gguf          (without MODEL_FILE: the last one converted)'
@@ -36,7 +40,7 @@ ifeq ($(strip $(MODEL)),)
 	@'$(BIN)/qwen35' convert '$(DEMO)' -q '$(QUANT)' -o '$(OUT)' --force
 	@echo 'This was the demo. A real model: make convert QUANT=$(QUANT) MODEL=Qwen/Qwen3.5-9B (or MODEL=a directory)'
 else
-	@'$(BIN)/qwen35' convert '$(MODEL)' -q '$(QUANT)' -o '$(OUT)' $(if $(filter-out 0,$(FORCE)),--force)
+	@'$(BIN)/qwen35' convert '$(MODEL)' -q '$(QUANT)' -o '$(OUT)' $(if $(filter-out 0,$(FORCE)),--force) $(if $(JOBS),--jobs '$(JOBS)')
 endif
 
 run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last, or with MODEL_FILE
@@ -59,6 +63,12 @@ lint: $(VENV)/.dev  ## check style, format and types
 	@rm -rf .cache/types && mkdir -p .cache/types/qwen35_gguf && cd .cache/types/qwen35_gguf && \
 	  ln -s ../../../qwen35_gguf/* . && ln -s ../../../convert ../../../quant ../../../runtime ../../../ggml_ops .
 	cd .cache/types && '$(abspath $(BIN))/mypy' --config-file ../../pyproject.toml -p qwen35_gguf
+
+bench-convert: $(VENV)/.dev  ## convert a checkpoint of SIZE with the stock tools and with ours: cost, ratios, every byte
+	'$(BIN)/python' bench/convert.py --size '$(SIZE)' --quant '$(QUANT)' $(if $(JOBS),--jobs '$(JOBS)') $(if $(ROUNDS),--rounds '$(ROUNDS)')
+
+bench-quant: $(VENV)/.dev  ## million weights a second for every native format, ours and ggml's; TARGET=avx2 forces one
+	'$(BIN)/python' bench/quant.py $(if $(TARGET),--target '$(TARGET)')
 
 clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT
 	rm -rf '$(VENV)' build dist '$(DEMO)' .mypy_cache .pytest_cache .ruff_cache .hypothesis

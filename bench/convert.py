@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # imported where it is needed: see run_step
     import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIZES = ("tiny", "0.8b", "2b", "4b", "9b")
+SIZES = ("tiny", "0.8b", "2b", "4b", "9b", "27b")
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 READ_BYTES = 1 << 20
 
@@ -86,14 +86,15 @@ def main() -> None:
     stock = None if options.ours_only else build_stock()
     with tempfile.TemporaryDirectory(prefix="bench-convert-") as scratch:
         folder = options.keep or Path(scratch)
-        checkpoint = make_checkpoint(folder, options.size)
+        checkpoint = make_checkpoint(folder, options.size, options.layers)
         cold, warm = time_reading(checkpoint)
         costs = measure(Task(checkpoint, options.quant, options.jobs), folder, stock, options.rounds)
         print(
-            f"{options.size} to {options.quant}, {options.jobs} threads, {options.rounds} rounds (median; highest peak)"
+            f"{checkpoint.name} to {options.quant}, {options.jobs} threads, of {options.rounds}: median, highest peak"
         )
         print_table(costs)
         passed = stock is None or print_comparison(folder)
+        print_text_bytes(costs, folder)
         print_reading(checkpoint, cold, warm)
     if not passed:
         raise SystemExit(1)
@@ -103,6 +104,7 @@ def parse() -> argparse.Namespace:
     """Read and check the command line; a mistake is one line and exit code 2."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="0.8b", help=", ".join(SIZES))
+    parser.add_argument("--layers", type=int, help="fewer than the size has: peak memory does not depend on them")
     parser.add_argument("--quant", default="Q4_K_M", help="any llama.cpp quantization name (default: Q4_K_M)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="threads of each side")
     parser.add_argument("--rounds", type=int, default=1, help="how often each side runs, in turns")
@@ -135,14 +137,15 @@ def check_quant(name: str) -> None:
         fail((done.stderr.strip() or "the recipes cannot be read").splitlines()[-1].rpartition("Error: ")[2])
 
 
-def make_checkpoint(folder: Path, size: str) -> Path:
+def make_checkpoint(folder: Path, size: str, layers: int | None) -> Path:
     """Make the checkpoint with the whole vocabulary (the stock converter knows no other), unless it is there."""
-    target = folder / f"checkpoint-{size}"
+    target = folder / (f"checkpoint-{size}" + (f"-{layers}-layers" if layers else ""))
     if not (target / "config.json").is_file():
         unfinished = target.with_name(f"{target.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         script = str(REPOSITORY / "examples" / "make_checkpoint.py")
         command = [sys.executable, script, str(unfinished), "--size", size, "--vocab", "full"]
+        command += ["--layers", str(layers)] if layers else []
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             fail(f"{unfinished}: the checkpoint cannot be made; what was said is above")
@@ -284,6 +287,14 @@ def print_comparison(folder: Path) -> bool:
         equal = total - len(differences)
         print(f"{equal} of {total} tensors equal; {len(rounded)} ssm_a differ by at most {max(rounded, default=0)} ulp")
     return not wrong
+
+
+def print_text_bytes(costs: dict[str, Cost], folder: Path) -> None:
+    """Print what was written for the text model alone; the mmproj is the same on both sides and written once."""
+    text = {side: cost.written - only_file(folder / side, vision=True).stat().st_size for side, cost in costs.items()}
+    parts = ", ".join(f"{side} {size / 1e6:,.0f} MB" for side, size in text.items())
+    share = f" ({text['ours'] / text['stock']:.0%})" if "stock" in text else ""
+    print(f"written for the text model alone: {parts}{share}")
 
 
 def only_file(folder: Path, vision: bool) -> Path:

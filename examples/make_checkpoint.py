@@ -170,6 +170,7 @@ SIZES: dict[str, Spec] = {
     "2b": Spec(2048, 6144, 24, 8, 2, 16, 16, True, VisionSpec(24, 1024, 4096, 16)),
     "4b": Spec(2560, 9216, 32, 16, 4, 16, 32, True, VisionSpec(24, 1024, 4096, 16)),
     "9b": Spec(4096, 12288, 32, 16, 4, 16, 32, False, VisionSpec(27, 1152, 4304, 16)),
+    "27b": Spec(5120, 17408, 64, 24, 4, 16, 48, False, VisionSpec(27, 1152, 4304, 16)),
 }  # fmt: skip
 
 
@@ -739,6 +740,7 @@ def make_checkpoint(
 def build_spec(
     size: str = "tiny",
     *,
+    layers: int | None = None,
     value_heads_per_key: int | None = None,
     tied: bool | None = None,
     mtp: bool = True,
@@ -749,6 +751,8 @@ def build_spec(
 ) -> Spec:
     """Look up the spec of `size` and change the given things; None keeps what the size has."""
     spec = SIZES[size]
+    if layers is not None:
+        spec = replace(spec, num_hidden_layers=layers)
     if value_heads_per_key is not None:
         spec = replace(spec, linear_num_value_heads=value_heads_per_key * spec.linear_num_key_heads)
     if tied is not None:
@@ -776,6 +780,9 @@ def _vocab_option(_context: click.Context, _parameter: click.Parameter, value: s
 @click.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--size", type=click.Choice(list(SIZES)), default="tiny", show_default=True)
+@click.option(
+    "--layers", type=click.IntRange(4), help="Fewer layers than the size has; a multiple of 4 is a whole cycle."
+)
 @click.option("--value-heads-per-key", type=click.IntRange(1, 3), help="Linear-attention value heads per key head.")
 @click.option("--tied/--untied", default=None, help="Share the embedding with the output head.")
 @click.option("--mtp/--no-mtp", default=True, help="With the multi-token prediction head.")
