@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -62,6 +63,15 @@ def test_bytes_are_those_of_ggml_for_every_pair_of_shape_and_importance(format_:
                 x, importance = make(shape, weights, 33, seed)
                 expected = ggml_quantize(x, format_, importance)
                 assert np.array_equal(pack(x, format_, importance, target), expected), (shape, weights, seed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("format_", FORMATS)
+def test_trained_weights_give_the_bytes_of_ggml(format_: str, target: str) -> None:
+    """Rows of a trained recurrent layer: weight_hh of the voice activity detector Silero VAD (MIT licence)."""
+    x = np.load(Path(__file__).with_name("trained_rows.npy"))
+    for importance in (None, np.square(x).mean(axis=0)):
+        assert_equal_bytes(pack(x, format_, importance, target), ggml_quantize(x, format_, importance))
 
 
 @pytest.mark.parametrize("target", TARGETS)
