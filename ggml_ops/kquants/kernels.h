@@ -1,30 +1,23 @@
-// Everything that is compiled once for each target. A target's source file defines KQUANTS_TARGET and KQUANTS_VECTOR
-// (its vector header) and includes this. All of it lives in the namespace of the target, so that no function is shared
-// between files with different compiler flags.
-//
-// The vector header gives F (floats), I (32-bit integers) and M (a mask), with one super-block in each of `lanes`:
-//   + - * / sqrt abs    as IEEE 754 says; never contracted to a fused multiply-add (-ffp-contract=off)
-//   min max             a < b ? a : b and a > b ? a : b, which differs from IEEE 754 for zeros of two signs
-//   select(m, a, b)     m ? a : b
-//   round_even          to an integer, ties to even, for |a| <= 2^22
-//   truncate            to an integer as x86 does: out of range and NaN give 0x80000000
-//   to_half from_half   binary16 in the low 16 bits
-//   transpose           of a square of `lanes` vectors
+// Everything that is compiled once for each target. A target's source file defines KQUANTS_TARGET and SIMD_VECTOR (see
+// vector.h) and includes this. All of it lives in the namespace of the target, so that no function is shared between files
+// with different compiler flags. One super-block is in each lane of a vector.
 #pragma once
 
 #include <algorithm>
 #include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "kquants.h"
-#include "scalar.h"
 
 namespace kquants::KQUANTS_TARGET {
 namespace {
 
-#include KQUANTS_VECTOR
+#include "../simd/vector.h"
 
-inline F zero() { return set(0.F); }
 inline M is_zero(F a) { return a == zero(); }
 inline F clear_if(M m, F a) { return select(m, zero(), a); }
 inline F inverse_or_zero(F d) { return clear_if(is_zero(d), set(1.F) / d); }

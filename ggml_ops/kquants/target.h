@@ -1,5 +1,4 @@
-// What a target has to offer, and what it needs. The tests of the processor are in dispatch.cpp, which is compiled for
-// any processor.
+// The targets that there may be.
 #pragma once
 
 #include <iterator>
@@ -7,10 +6,6 @@
 #include "kquants.h"
 
 namespace kquants {
-
-bool cpu_has_avx512();
-bool cpu_has_avx2();
-bool cpu_is_any();
 
 extern const Target target_avx512;
 extern const Target target_avx2;

@@ -1,12 +1,13 @@
 #define KQUANTS_TARGET portable
-#define KQUANTS_VECTOR "vector_portable.h"
+#define SIMD_VECTOR "vector_portable.h"
 #include "kernels.h"
 
+#include "../simd/cpu.h"
 #include "target.h"
 
 namespace kquants {
 
-extern const Target target_portable = {"portable", cpu_is_any, portable::formats, std::size(portable::formats),
+extern const Target target_portable = {"portable", simd::cpu_is_any, portable::formats, std::size(portable::formats),
                                        portable::find_non_finite};
 
 }

@@ -21,8 +21,8 @@ from qwen35_gguf.ggml_ops import _native
 
 KERNELS = Path(__file__).parents[2] / "ggml_ops" / "kquants"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-static", "-DKQUANTS_ARM64", f"-I{KERNELS}"]
-SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp"]
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-static", "-DSIMD_ARM64", f"-I{KERNELS}"]
+SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
 
 pytestmark = [
     pytest.mark.slow,

@@ -1,4 +1,4 @@
-// Four lanes: NEON of AArch64. Included inside the namespace of its target; see kernels.h.
+// Four lanes: NEON of AArch64. Included inside the namespace of its target; see vector.h.
 // min and max are compare and select, because fmin and fmax order the two zeros and ggml's comparisons do not.
 
 inline constexpr int lanes = 4;
@@ -91,3 +91,6 @@ inline void transpose(F (&r)[4]) {
 // Only a gather could do it here, which is slower than a chain of comparisons.
 inline constexpr bool has_look_up = false;
 inline F look_up(const float (&t)[32], I) { return set(t[0]); }
+
+// a * b + c, rounded once.
+inline F fma(F a, F b, F c) { return {vfmaq_f32(c.v, a.v, b.v)}; }

@@ -1,5 +1,5 @@
 // One lane: plain C++, for processors without a vector header here, and the yardstick that the others are tested with.
-// Included inside the namespace of its target. See kernels.h for what each function has to do.
+// Included inside the namespace of its target. See vector.h for what each function has to do.
 
 inline constexpr int lanes = 1;
 
@@ -75,3 +75,6 @@ inline void transpose(F (&)[1]) {}
 
 inline constexpr bool has_look_up = true;
 inline F look_up(const float (&t)[32], I index) { return {t[index.v & 31]}; }
+
+// a * b + c. Rounded twice: a fused one is a slow function where the processor has none.
+inline F fma(F a, F b, F c) { return {a.v * b.v + c.v}; }

@@ -1,14 +1,6 @@
-// Half and bfloat16 values one at a time. Internal linkage: every target has its own copy, compiled with its own flags,
-// so that the linker cannot merge one that uses instructions that another processor lacks.
-#pragma once
-
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-
-namespace kquants {
-namespace {
+// Half and bfloat16 values one at a time. Included inside the namespace of a target, as the vector headers are: every
+// target has its own copy, compiled with its own flags, so that the linker cannot merge one that uses instructions that
+// another processor lacks.
 
 struct BFloat16 {
     std::uint16_t bits;
@@ -49,6 +41,3 @@ inline std::uint16_t float_to_half(float f) {
     const std::uint32_t odd = magnitude >> 13 & 1U;
     return static_cast<std::uint16_t>(sign | ((magnitude + 0xFFFU + odd - 0x38000000U) >> 13));
 }
-
-}  // namespace
-}  // namespace kquants

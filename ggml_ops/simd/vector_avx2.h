@@ -1,4 +1,4 @@
-// Eight lanes: AVX2 and F16C. Included inside the namespace of its target; see kernels.h.
+// Eight lanes: AVX2 and F16C. Included inside the namespace of its target; see vector.h.
 
 inline constexpr int lanes = 8;
 
@@ -99,3 +99,8 @@ inline void transpose(F (&r)[8]) {
 // Only a gather could do it here, which is slower than a chain of comparisons.
 inline constexpr bool has_look_up = false;
 inline F look_up(const float (&t)[32], I) { return set(t[0]); }
+
+#if defined(__FMA__)
+// a * b + c, rounded once.
+inline F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+#endif

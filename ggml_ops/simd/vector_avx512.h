@@ -1,4 +1,4 @@
-// Sixteen lanes: AVX-512 F, BW, DQ, VL. Included inside the namespace of its target; see kernels.h.
+// Sixteen lanes: AVX-512 F, BW, DQ, VL. Included inside the namespace of its target; see vector.h.
 
 inline constexpr int lanes = 16;
 
@@ -104,3 +104,6 @@ inline constexpr bool has_look_up = true;
 inline F look_up(const float (&t)[32], I index) {
     return {_mm512_permutex2var_ps(_mm512_loadu_ps(t), index.v, _mm512_loadu_ps(t + 16))};
 }
+
+// a * b + c, rounded once.
+inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }

@@ -1,0 +1,39 @@
+# One source per instruction set, each with its compiler flags.
+
+target_sources(_native PRIVATE simd/cpu.cpp)
+find_package(Threads REQUIRED)
+target_link_libraries(_native PRIVATE Threads::Threads)
+
+string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
+set(SIMD_SETS portable)
+if(processor MATCHES "^(x86_64|amd64)$")
+  target_compile_definitions(_native PRIVATE SIMD_X86)
+  list(APPEND SIMD_SETS avx512 avx2)
+elseif(processor MATCHES "^(aarch64|arm64)$")
+  target_compile_definitions(_native PRIVATE SIMD_ARM64)
+  list(APPEND SIMD_SETS neon)
+endif()
+
+if(MSVC)
+  set(SIMD_COMMON "/fp:precise")
+  set(SIMD_avx512 "/arch:AVX512")
+  set(SIMD_avx2 "/arch:AVX2")
+else()
+  # What is to be fused says so.
+  set(SIMD_COMMON "-O3;-ffp-contract=off")
+  set(SIMD_avx512 "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma")
+  set(SIMD_avx2 "-mavx2;-mf16c;-mfma")
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # GCC takes the undefined vectors inside its own AVX-512 header for ours (its bug 105593).
+    list(APPEND SIMD_COMMON "-Wno-uninitialized;-Wno-maybe-uninitialized")
+  endif()
+endif()
+
+# Adds folder/target_SET.cpp for every instruction set of this processor.
+function(simd_targets folder)
+  foreach(set IN LISTS SIMD_SETS)
+    set(source ${folder}/target_${set}.cpp)
+    target_sources(_native PRIVATE ${source})
+    set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${SIMD_COMMON};${SIMD_${set}}")
+  endforeach()
+endfunction()
