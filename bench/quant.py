@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from gguf import GGMLQuantizationType
 
+from qwen35_gguf import ggml_ops
 from qwen35_gguf.ggml_ops import _native
 from qwen35_gguf.quant import kernels
 
@@ -25,7 +26,7 @@ SOURCES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f
 def main() -> None:
     """Print a row for each format, without and with an importance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default=kernels.target(), choices=kernels.targets())
+    parser.add_argument("--target", default=ggml_ops.target(), choices=ggml_ops.targets())
     parser.add_argument("--formats", default=",".join(_native.quantize_formats()), help="names, with commas")
     parser.add_argument("--source", default="f32", choices=list(SOURCES), help="what ours reads; ggml reads f32")
     parser.add_argument("--turns", type=int, default=5)

@@ -1,1 +1,7 @@
 """Native kernels, C++17, bound with nanobind."""
+
+from qwen35_gguf.ggml_ops.causal_conv1d import causal_conv1d_silu
+from qwen35_gguf.ggml_ops.gated_delta_rule import gated_delta_rule
+from qwen35_gguf.ggml_ops.target import target, targets
+
+__all__ = ["causal_conv1d_silu", "gated_delta_rule", "target", "targets"]

@@ -22,7 +22,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf.errors import MissingDependencyError, QuantizationError
-from qwen35_gguf.ggml_ops import _native
+from qwen35_gguf.ggml_ops import _native, target
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Type = GGMLQuantizationType
@@ -37,19 +37,6 @@ SOURCES = {np.dtype(np.float32): "f32", BFLOAT16: "bf16", np.dtype(np.float16): 
 
 # ggml_quantize_requires_imatrix
 NEEDS_IMPORTANCE = {getattr(Type, name) for name in ("IQ2_XXS", "IQ2_XS", "IQ1_S") if hasattr(Type, name)}
-
-
-def targets() -> list[str]:
-    """Name the instruction sets that this processor can quantize with, best first."""
-    return _native.quantize_targets()
-
-
-def target() -> str:
-    """Name the instruction set in use: the best one, or what the environment variable QWEN35_CPU asks for."""
-    wanted = os.environ.get("QWEN35_CPU", "")
-    if wanted and wanted not in targets():
-        raise QuantizationError(f"QWEN35_CPU={wanted}: this processor has {', '.join(targets())}; choose one of them")
-    return wanted or targets()[0]
 
 
 def row_bytes(type: GGMLQuantizationType, columns: int) -> int:  # noqa: A002 (ggml's word)

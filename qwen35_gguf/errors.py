@@ -22,3 +22,7 @@ class OutputError(Qwen35Error):
 
 class MissingDependencyError(Qwen35Error):
     """An optional dependency is needed for what was asked."""
+
+
+class UnknownTargetError(Qwen35Error):
+    """An instruction set was asked for that this processor does not have."""

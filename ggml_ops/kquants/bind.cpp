@@ -12,11 +12,10 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <tuple>
 #include <vector>
 
+#include "../simd/threads.h"
 #include "kquants.h"
 
 namespace nb = nanobind;
@@ -96,17 +95,7 @@ std::tuple<std::int64_t, std::int64_t, bool> quantize(const Weights& x, const st
     };
     {
         nb::gil_scoped_release unlocked;
-        const std::int64_t chunks = (rows + step - 1) / step;
-        const auto helpers = static_cast<std::size_t>(std::clamp<std::int64_t>(chunks, 1, std::max(threads, 1)) - 1);
-        std::vector<std::thread> pool;
-        pool.reserve(helpers);
-        try {
-            for (std::size_t i = 0; i < helpers; ++i) pool.emplace_back(work);
-        } catch (const std::system_error&) {
-            // No more threads to be had: those that there are do the work.
-        }
-        work();
-        for (std::thread& helper : pool) helper.join();
+        simd::run_in_threads(threads, (rows + step - 1) / step, work);
     }
     return {findings.non_finite.load(), findings.first.load(), findings.fits.load()};
 }
@@ -146,6 +135,6 @@ void bind_kquants(nb::module_& m) {
           "whether all scales are finite.");
     m.def("find_non_finite", &find_non_finite, nb::arg("x"), nb::arg("source"),
           "Returns the number of weights that are NaN or infinite, and the index of the first.");
-    m.def("quantize_targets", &target_names, "Names the instruction sets that this processor runs, best first.");
+    m.def("targets", &target_names, "Names the instruction sets that this processor runs, best first.");
     m.def("quantize_formats", &format_names, "Names the formats that have a native kernel.");
 }

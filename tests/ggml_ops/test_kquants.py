@@ -21,7 +21,7 @@ from qwen35_gguf.quant import kernels
 Array = np.ndarray[Any, Any]
 
 FORMATS = _native.quantize_formats()
-TARGETS = _native.quantize_targets()
+TARGETS = _native.targets()
 
 
 def pack(x: Array, format_: str, importance: Array | None, target: str, source: str = "f32", threads: int = 1) -> Array:

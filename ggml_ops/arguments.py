@@ -1,0 +1,33 @@
+"""Checks that name the argument: what it is, what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def check_array(name: str, array: Any, shape: Sequence[int | str]) -> None:
+    """Raise ValueError unless `array` is a C-contiguous float32 array of `shape`.
+
+    Args:
+        name: of the argument.
+        array: what was given.
+        shape: for each dimension its extent, or a word for one that may be anything but zero.
+
+    """
+    expected = "(" + ", ".join(map(str, shape)) + ")"
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name}: expected a numpy array {expected}, got {type(array).__name__}")
+    if array.dtype != np.float32:
+        raise ValueError(f"{name}: expected float32, got {array.dtype}")
+    fits = array.ndim == len(shape) and all(
+        have > 0 if isinstance(want, str) else have == want for have, want in zip(array.shape, shape, strict=False)
+    )
+    if not fits:
+        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name}: expected a C-contiguous array; make one with np.ascontiguousarray")

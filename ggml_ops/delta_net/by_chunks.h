@@ -1,0 +1,271 @@
+// The recurrence for many tokens: value rows lie in the lanes, so that no sum crosses them, and `chunk` tokens share one
+// sweep over the state, which applies the updates of the chunk before and takes the dots for this one. With G the product
+// of the decays e from the start of the chunk and S the state there,
+//   S_{c-1} k_c e_c = G_c S k_c + sum over j < c of (G_c / G_j) (k_j . k_c) d_j
+//   S_c q_c         = G_c S q_c + sum over j <= c of (G_c / G_j) (k_j . q_c) d_j
+//   S at its end    = G S + sum over j of (G / G_j) d_j k_j^T
+// The quotients are products of the decays in between: nothing is divided, so that decays down to zero do no harm. Three
+// multiply-adds for each element of the state and token are left, and a quarter of a multiplication.
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int chunk = 2;  // sixteen registers
+#else
+constexpr int chunk = 4;
+#endif
+constexpr int row_vectors = 2;
+constexpr int chunks_at_once = 32;
+
+// What a sweep needs to know of a chunk.
+struct Chunk {
+    const float* k_dot[chunk];     // for the dots; times the decay of their columns if there is one for each
+    const float* q_dot[chunk];
+    const float* k_update[chunk];  // for the update; the same
+    const float* column_decay;     // G of each column, or null
+    float decay;                   // G
+    float upto[chunk];             // G_c, or 1 if the columns have it
+    float after[chunk];            // G / G_c, or 1
+    float kk[chunk][chunk];        // [c][j]: (G_c / G_j) (k_j . k_c), j < c
+    float kq[chunk][chunk];        // [c][j]: (G_c / G_j) (k_j . q_c), j <= c
+    float beta[chunk];
+    int tokens;                    // the others are padding that changes nothing
+};
+
+constexpr std::int64_t panel_floats(std::int64_t size) { return (3 * chunk + 1) * size; }
+
+constexpr std::int64_t chunks_scratch(std::int64_t size) {
+    const std::int64_t chunks = static_cast<std::int64_t>(sizeof(Chunk) / sizeof(float) + 1) * chunks_at_once;
+    return size * size + size + chunks + chunks_at_once * panel_floats(size) + 64;
+}
+
+inline Chunk prepare_scalar(const Head& head, std::int64_t first, int tokens, const float* zeros) {
+    Chunk p = {};
+    p.tokens = tokens;
+    float e[chunk];
+    for (int c = 0; c < chunk; ++c) {
+        const std::int64_t t = first + c;
+        const bool real = c < tokens;
+        p.k_dot[c] = p.k_update[c] = real ? head.k + t * head.k_step : zeros;
+        p.q_dot[c] = real ? head.q + t * head.q_step : zeros;
+        p.beta[c] = real ? head.beta[t * head.beta_step] : 0.F;
+        e[c] = real ? std::exp(head.gate[t * head.gate_step]) : 1.F;
+    }
+    float product = 1.F;
+    for (int c = 0; c < chunk; ++c) p.upto[c] = product *= e[c];
+    p.decay = product;
+    for (int j = 0; j < chunk; ++j) {
+        float between = 1.F;
+        for (int c = j; c < tokens; ++c) {
+            if (c > j) {
+                between *= e[c];
+                p.kk[c][j] = between * dot(p.k_dot[j], p.k_dot[c], head.size);
+            }
+            p.kq[c][j] = between * dot(p.k_dot[j], p.q_dot[c], head.size);
+        }
+        for (int c = std::max(j + 1, tokens); c < chunk; ++c) between *= e[c];
+        p.after[j] = between;
+    }
+    return p;
+}
+
+// The same with a decay for each column, which goes into copies of k and q.
+inline Chunk prepare_columns(const Head& head, std::int64_t first, int tokens, const float* zeros, float* panel) {
+    const std::int64_t n = head.size;
+    Chunk p = {};
+    p.tokens = tokens;
+    p.decay = 1.F;
+    float* decay = panel;
+    p.column_decay = decay;
+    for (std::int64_t i = 0; i < n; ++i) decay[i] = 1.F;
+    for (int c = 0; c < chunk; ++c) {
+        p.upto[c] = p.after[c] = 1.F;
+        p.k_dot[c] = p.q_dot[c] = p.k_update[c] = zeros;
+        if (c >= tokens) continue;
+        const std::int64_t t = first + c;
+        const float* k = head.k + t * head.k_step;
+        const float* q = head.q + t * head.q_step;
+        const float* gate = head.gate + t * head.gate_step;
+        float* k_dot = panel + (1 + 3 * c) * n;
+        float* q_dot = k_dot + n;
+        float* k_update = q_dot + n;
+        p.beta[c] = head.beta[t * head.beta_step];
+        for (std::int64_t i = 0; i < n; ++i) {
+            const float e = std::exp(gate[i]);
+            decay[i] *= e;
+            k_dot[i] = decay[i] * k[i];
+            q_dot[i] = decay[i] * q[i];
+            // What the earlier updates decay to by now: at the end of the loop, (G / G_j) k_j.
+            for (int j = 0; j < c; ++j) panel[(3 + 3 * j) * n + i] *= e;
+            k_update[i] = k[i];
+        }
+        for (int j = 0; j < c; ++j) p.kk[c][j] = dot(panel + (3 + 3 * j) * n, k, n);
+        for (int j = 0; j <= c; ++j) p.kq[c][j] = dot(panel + (3 + 3 * j) * n, q, n);
+        p.k_dot[c] = k_dot;
+        p.q_dot[c] = q_dot;
+        p.k_update[c] = k_update;
+    }
+    return p;
+}
+
+// Vectors of value rows for each token of a chunk.
+template <int Rows>
+struct Block {
+    F of[chunk][Rows];
+};
+template <int Rows>
+struct Dots {
+    Block<Rows> k, q;
+};
+
+// tile: size x Rows vectors. Applies the updates d of the chunk `before` (null: none), then takes the dots for `now`
+// (null: none).
+template <int Rows, bool Columns, bool Update, bool Dot>
+Dots<Rows> sweep(F* tile, std::int64_t n, const Chunk* before, const Block<Rows>& d, const Chunk* now) {
+    Dots<Rows> sum;
+    F scaled[chunk][Rows];
+    const float* kb[chunk];
+    const float* kn[chunk];
+    const float* qn[chunk];
+    const float* column_decay = nullptr;
+    F decay = zero();
+    for (int c = 0; c < chunk; ++c) {
+        if constexpr (Update) {
+            kb[c] = before->k_update[c];
+            for (int r = 0; r < Rows; ++r) scaled[c][r] = set(before->after[c]) * d.of[c][r];
+        }
+        if constexpr (Dot) {
+            kn[c] = now->k_dot[c];
+            qn[c] = now->q_dot[c];
+            for (int r = 0; r < Rows; ++r) sum.k.of[c][r] = sum.q.of[c][r] = zero();
+        }
+    }
+    if constexpr (Update) {
+        decay = set(before->decay);
+        column_decay = before->column_decay;
+    }
+    for (std::int64_t i = 0; i < n; ++i) {
+        F s[Rows];
+        for (int r = 0; r < Rows; ++r) s[r] = tile[i * Rows + r];
+        if constexpr (Update) {
+            for (int r = 0; r < Rows; ++r) s[r] = s[r] * (Columns ? set(column_decay[i]) : decay);
+            for (int c = 0; c < chunk; ++c) {
+                const F k = set(kb[c][i]);
+                for (int r = 0; r < Rows; ++r) s[r] = fma(scaled[c][r], k, s[r]);
+            }
+            for (int r = 0; r < Rows; ++r) tile[i * Rows + r] = s[r];
+        }
+        if constexpr (Dot) {
+            for (int c = 0; c < chunk; ++c) {
+                const F k = set(kn[c][i]);
+                const F q = set(qn[c][i]);
+                for (int r = 0; r < Rows; ++r) {
+                    sum.k.of[c][r] = fma(s[r], k, sum.k.of[c][r]);
+                    sum.q.of[c][r] = fma(s[r], q, sum.q.of[c][r]);
+                }
+            }
+        }
+    }
+    return sum;
+}
+
+// From the dots to d and the outputs of the chunk's tokens.
+template <int Rows>
+Block<Rows> solve(const Head& head, const Chunk& p, const Dots<Rows>& sum, std::int64_t first, std::int64_t row) {
+    Block<Rows> d;
+    for (int c = 0; c < chunk; ++c) {
+        for (int r = 0; r < Rows; ++r) {
+            d.of[c][r] = zero();
+            if (c >= p.tokens) continue;
+            F seen = set(p.upto[c]) * sum.k.of[c][r];
+            for (int j = 0; j < c; ++j) seen = fma(set(p.kk[c][j]), d.of[j][r], seen);
+            const F v = load(head.v + (first + c) * head.v_step + row + r * lanes);
+            d.of[c][r] = set(p.beta[c]) * (v - seen);
+            F out = set(p.upto[c]) * sum.q.of[c][r];
+            for (int j = 0; j <= c; ++j) out = fma(set(p.kq[c][j]), d.of[j][r], out);
+            store(head.out + (first + c) * head.out_step + row + r * lanes, set(head.scale) * out);
+        }
+    }
+    return d;
+}
+
+template <int Rows, bool Columns>
+void run_chunks(const Head& head, F* tile, const Chunk* chunks, int count, std::int64_t first, std::int64_t row) {
+    const std::int64_t n = head.size;
+    Block<Rows> d = {};
+    for (int c = 0; c < count; ++c) {
+        const Dots<Rows> sum = c == 0 ? sweep<Rows, Columns, false, true>(tile, n, nullptr, d, chunks)
+                                      : sweep<Rows, Columns, true, true>(tile, n, chunks + c - 1, d, chunks + c);
+        d = solve<Rows>(head, chunks[c], sum, first + c * chunk, row);
+    }
+    sweep<Rows, Columns, true, false>(tile, n, chunks + count - 1, d, nullptr);
+}
+
+// Rows of the state into lanes, and back. `tile` is size x Rows vectors.
+template <int Rows>
+void rows_to_lanes(const float* rows, std::int64_t n, F* tile) {
+    for (int r = 0; r < Rows; ++r) {
+        for (std::int64_t i = 0; i < n; i += lanes) {
+            F square[lanes];
+            for (int l = 0; l < lanes; ++l) square[l] = load(rows + (r * lanes + l) * n + i);
+            transpose(square);
+            for (int l = 0; l < lanes; ++l) tile[(i + l) * Rows + r] = square[l];
+        }
+    }
+}
+template <int Rows>
+void lanes_to_rows(const F* tile, std::int64_t n, float* rows) {
+    for (int r = 0; r < Rows; ++r) {
+        for (std::int64_t i = 0; i < n; i += lanes) {
+            F square[lanes];
+            for (int l = 0; l < lanes; ++l) square[l] = tile[(i + l) * Rows + r];
+            transpose(square);
+            for (int l = 0; l < lanes; ++l) store(rows + (r * lanes + l) * n + i, square[l]);
+        }
+    }
+}
+
+inline float* aligned(float* p) {
+    const auto address = reinterpret_cast<std::uintptr_t>(p);
+    return reinterpret_cast<float*>((address + 63) / 64 * 64);
+}
+
+// The first `tokens` tokens. The state lies transposed in the scratch memory in between.
+inline void by_chunks(const Head& head, std::int64_t tokens) {
+    const std::int64_t n = head.size;
+    float* memory = aligned(head.scratch);
+    F* tiles = reinterpret_cast<F*>(memory);
+    float* zeros = memory + n * n;
+    std::memset(zeros, 0, static_cast<std::size_t>(n) * sizeof(float));
+    Chunk* chunks = reinterpret_cast<Chunk*>(aligned(zeros + n));
+    float* panels = reinterpret_cast<float*>(chunks + chunks_at_once);
+
+    const auto for_tiles = [&](const auto& one, const auto& rest) {
+        constexpr std::int64_t width = row_vectors * lanes;
+        std::int64_t row = 0;
+        for (; row + width <= head.rows; row += width) one(tiles + row / lanes * n, head.first_row + row);
+        for (; row < head.rows; row += lanes) rest(tiles + row / lanes * n, head.first_row + row);
+    };
+    for_tiles([&](F* tile, std::int64_t row) { rows_to_lanes<row_vectors>(head.state + row * n, n, tile); },
+              [&](F* tile, std::int64_t row) { rows_to_lanes<1>(head.state + row * n, n, tile); });
+    for (std::int64_t first = 0; first < tokens; first += chunk * chunks_at_once) {
+        const std::int64_t here = std::min<std::int64_t>(tokens - first, chunk * chunks_at_once);
+        int count = 0;
+        for (std::int64_t at = 0; at < here; at += chunk, ++count) {
+            const int some = static_cast<int>(std::min<std::int64_t>(chunk, here - at));
+            chunks[count] = head.gate_per_column
+                                ? prepare_columns(head, first + at, some, zeros, panels + count * panel_floats(n))
+                                : prepare_scalar(head, first + at, some, zeros);
+        }
+        if (head.gate_per_column) {
+            for_tiles([&](F* t, std::int64_t row) { run_chunks<row_vectors, true>(head, t, chunks, count, first, row); },
+                      [&](F* t, std::int64_t row) { run_chunks<1, true>(head, t, chunks, count, first, row); });
+        } else {
+            for_tiles([&](F* t, std::int64_t row) { run_chunks<row_vectors, false>(head, t, chunks, count, first, row); },
+                      [&](F* t, std::int64_t row) { run_chunks<1, false>(head, t, chunks, count, first, row); });
+        }
+    }
+    // The state goes where the next token, if there is one, looks for it.
+    const std::int64_t age = head.tokens - tokens;
+    float* to = head.new_state + (age < head.snapshots ? age * head.snapshot_step : 0);
+    for_tiles([&](F* tile, std::int64_t row) { lanes_to_rows<row_vectors>(tile, n, to + row * n); },
+              [&](F* tile, std::int64_t row) { lanes_to_rows<1>(tile, n, to + row * n); });
+}

@@ -1,0 +1,127 @@
+// The recurrence as it is written, for few tokens: vectors run along a row of the state, which is read and written once
+// for each token, in place. Sixteen rows (or as many as there are lanes) stay in the first level cache between the two
+// passes: both dots from the old state, because S' q = e S q + d (k . q), and then the update.
+
+constexpr int tokens_at_once = 8;
+
+constexpr std::int64_t rows_scratch(std::int64_t size) { return tokens_at_once * 3 * size; }
+
+inline float sum(F a) {
+    float values[lanes];
+    store(values, a);
+    float total = 0;
+    for (const float value : values) total += value;
+    return total;
+}
+
+inline float dot(const float* a, const float* b, std::int64_t n) {
+    F total = zero();
+    for (std::int64_t i = 0; i < n; i += lanes) total = fma(load(a + i), load(b + i), total);
+    return sum(total);
+}
+
+// Sums of the elements of each of `lanes` vectors.
+inline F sums(F (&v)[lanes]) {
+    transpose(v);
+    for (int width = lanes / 2; width > 0; width /= 2) {
+        for (int i = 0; i < width; ++i) v[i] = v[i] + v[i + width];
+    }
+    return v[0];
+}
+
+struct Token {
+    const float* k;        // as they are, or times the decay of their columns
+    const float* q;
+    const float* decay;    // of each column, or null: then it is `factor`
+    float factor;
+    float beta;
+    float kq;              // k . q, without any decay
+    const float* raw_k;
+};
+
+inline Token prepare(const Head& head, std::int64_t t, float* scratch) {
+    const float* q = head.q + t * head.q_step;
+    const float* k = head.k + t * head.k_step;
+    const float* gate = head.gate + t * head.gate_step;
+    Token token = {k, q, nullptr, 1.F, head.beta[t * head.beta_step], dot(k, q, head.size), k};
+    if (!head.gate_per_column) {
+        token.factor = std::exp(gate[0]);
+        return token;
+    }
+    float* decay = scratch;
+    float* decayed_k = scratch + head.size;
+    float* decayed_q = scratch + 2 * head.size;
+    for (std::int64_t i = 0; i < head.size; ++i) {
+        decay[i] = std::exp(gate[i]);
+        decayed_k[i] = decay[i] * k[i];
+        decayed_q[i] = decay[i] * q[i];
+    }
+    token.k = decayed_k;
+    token.q = decayed_q;
+    token.decay = decay;
+    return token;
+}
+
+// One token for `lanes` rows from `first`: reads the rows in `from`, writes them to `to`.
+inline void step_rows(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from,
+                      float* to) {
+    constexpr int group = lanes < 4 ? lanes : 4;  // rows that share the loads of k and q
+    const std::int64_t n = head.size;
+    F with_k[lanes], with_q[lanes];
+    for (int row = 0; row < lanes; row += group) {
+        F k_sum[group], q_sum[group];
+        for (int r = 0; r < group; ++r) k_sum[r] = q_sum[r] = zero();
+        for (std::int64_t i = 0; i < n; i += lanes) {
+            const F k = load(token.k + i);
+            const F q = load(token.q + i);
+            for (int r = 0; r < group; ++r) {
+                const F s = load(from + (row + r) * n + i);
+                k_sum[r] = fma(s, k, k_sum[r]);
+                q_sum[r] = fma(s, q, q_sum[r]);
+            }
+        }
+        for (int r = 0; r < group; ++r) {
+            with_k[row + r] = k_sum[r];
+            with_q[row + r] = q_sum[r];
+        }
+    }
+    const F factor = set(token.factor);
+    const F v = load(head.v + t * head.v_step + first);
+    const F d = set(token.beta) * (v - factor * sums(with_k));
+    store(head.out + t * head.out_step + first, set(head.scale) * fma(d, set(token.kq), factor * sums(with_q)));
+
+    float each[lanes];
+    store(each, d);
+    for (int row = 0; row < lanes; row += group) {
+        for (std::int64_t i = 0; i < n; i += lanes) {
+            const F k = load(token.raw_k + i);
+            const F decay = token.decay != nullptr ? load(token.decay + i) : factor;
+            for (int r = 0; r < group; ++r) {
+                const std::int64_t at = (row + r) * n + i;
+                store(to + at, fma(set(each[row + r]), k, load(from + at) * decay));
+            }
+        }
+    }
+}
+
+// Tokens from `begin` on. Token t leaves its state in the snapshot of its age, or in the newest one if it is too old for
+// one of its own. A later token reads it there, so that keeping snapshots costs no copy.
+inline void by_rows(const Head& head, std::int64_t begin) {
+    const auto snapshot = [&](std::int64_t t) {
+        const std::int64_t age = head.tokens - 1 - t;
+        return head.new_state + (age < head.snapshots ? age * head.snapshot_step : 0);
+    };
+    for (std::int64_t first = begin; first < head.tokens; first += tokens_at_once) {
+        const std::int64_t end = std::min<std::int64_t>(head.tokens, first + tokens_at_once);
+        Token tokens[tokens_at_once];
+        for (std::int64_t t = first; t < end; ++t) {
+            tokens[t - first] = prepare(head, t, head.scratch + (t - first) * 3 * head.size);
+        }
+        for (std::int64_t row = head.first_row; row < head.first_row + head.rows; row += lanes) {
+            for (std::int64_t t = first; t < end; ++t) {
+                const float* from = t == 0 ? head.state : snapshot(t - 1);
+                step_rows(head, tokens[t - first], t, row, from + row * head.size, snapshot(t) + row * head.size);
+            }
+        }
+    }
+}
