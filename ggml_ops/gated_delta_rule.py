@@ -53,9 +53,9 @@ def gated_delta_rule(
     check_array("v", v, ("tokens", "V heads", "D"))
     tokens, heads, size = v.shape
     check_array("k", k, (tokens, "K heads", size))
-    check_array("q", q, k.shape)
     if heads % k.shape[1]:
         raise ValueError(f"k: {heads} V heads cannot be shared out among its {k.shape[1]} K heads")
+    check_array("q", q, k.shape)
     per_column = isinstance(g, np.ndarray) and g.ndim == 3
     check_array("g", g, (tokens, heads, size) if per_column else (tokens, heads))
     check_array("beta", beta, (tokens, heads))

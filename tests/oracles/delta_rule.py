@@ -1,0 +1,55 @@
+"""References for the gated delta rule, in float64: transformers' two, and the definition in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.models.qwen3_5 import modeling_qwen3_5
+
+Array = np.ndarray[Any, Any]
+
+
+def recurrence(q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array) -> tuple[Array, list[Array]]:
+    """Follow the definition token by token; returns the outputs and the state after every token."""
+    tokens, heads, size = v.shape
+    q, k, v, g, beta, s = (np.asarray(array, np.float64) for array in (q, k, v, g, beta, state))
+    shared = np.arange(heads) % k.shape[1]
+    out, states = np.empty_like(v), []
+    for t in range(tokens):
+        keys = k[t, shared]
+        s = s * np.exp(g[t] if g.ndim == 3 else g[t][:, None])[:, None, :]
+        d = beta[t][:, None] * (v[t] - np.einsum("hij,hj->hi", s, keys))
+        s = s + d[:, :, None] * keys[:, None, :]
+        out[t] = np.einsum("hij,hj->hi", s, q[t, shared]) / np.sqrt(size)
+        states.append(s)
+    return out, states
+
+
+def transformers_recurrent(**case: Array) -> tuple[Array, Array]:
+    """Run torch_recurrent_gated_delta_rule."""
+    return _run(modeling_qwen3_5.torch_recurrent_gated_delta_rule, **case)
+
+
+def transformers_chunked(**case: Array) -> tuple[Array, Array]:
+    """Run torch_chunk_gated_delta_rule."""
+    return _run(modeling_qwen3_5.torch_chunk_gated_delta_rule, **case)
+
+
+def _run(rule: Any, q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array) -> tuple[Array, Array]:
+    shared = np.arange(v.shape[1]) % k.shape[1]
+
+    def batch(array: Array) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(array, np.float64))[None]
+
+    out, last = rule(
+        batch(q[:, shared]),
+        batch(k[:, shared]),
+        batch(v),
+        g=batch(g),
+        beta=batch(beta),
+        initial_state=batch(state.transpose(0, 2, 1)),  # its rows are key columns
+        output_final_state=True,
+    )
+    return out[0].numpy(), last[0].numpy().transpose(0, 2, 1)
