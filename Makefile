@@ -12,9 +12,14 @@ JOBS       ?=
 SIZE       ?= 0.8b
 ROUNDS     ?=
 TARGET     ?=
+STOCK      ?=
 
 BIN  := $(VENV)/bin
 DEMO := examples/demo-checkpoint
+
+# What the patched llama-cpp-python depends on, but for the Python that builds it.
+PATCHES := $(wildcard patches/*.patch patches/*.py ggml_ops/simd/*.h ggml_ops/simd/*.cpp \
+                      ggml_ops/delta_net/*.h ggml_ops/delta_net/*.cpp)
 
 # What an install depends on. Python files are not listed: the install is editable.
 SOURCES := pyproject.toml CMakeLists.txt ggml_ops/CMakeLists.txt \
@@ -25,7 +30,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs at once would break the environment
-.PHONY: help convert run test test-all lint bench-convert bench-quant clean
+.PHONY: help convert run runtime test test-all lint bench-convert bench-quant bench-ops bench-runtime clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +55,9 @@ run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last,
 	echo "$$file" >&2; \
 	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT"
 
+runtime: $(VENV)/.runtime  ## build llama-cpp-python with our patches (CMAKE_ARGS are passed on) and install it; STOCK=1: without
+	@'$(BIN)/qwen35' doctor
+
 test: $(VENV)/.dev  ## run the tests that take seconds
 	'$(BIN)/python' -m pytest -m 'not slow'
 
@@ -70,6 +78,12 @@ bench-convert: $(VENV)/.dev  ## convert a checkpoint of SIZE with the stock tool
 bench-quant: $(VENV)/.dev  ## million weights a second for every native format, ours and ggml's; TARGET=avx2 forces one
 	'$(BIN)/python' bench/quant.py $(if $(TARGET),--target '$(TARGET)')
 
+bench-ops: $(VENV)/.dev  ## the gated delta rule: ours and the operation of a stock llama.cpp, at several lengths
+	'$(BIN)/python' bench/ops.py $(if $(TARGET),--target '$(TARGET)')
+
+bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock and on a patched llama.cpp, in turns
+	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')
+
 clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT
 	rm -rf '$(VENV)' build dist '$(DEMO)' .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -79,13 +93,16 @@ $(BIN)/python:
 	  { echo 'Python 3.10 or newer is needed: make PYTHON=python3.12 ...' >&2; exit 2; }
 	$(PYTHON) -m venv '$(VENV)'
 
+# llama-cpp-python is published as source only, so that a patched build costs no more than an install; it is kept.
+$(VENV)/.llama: $(PATCHES) | $(BIN)/python
+	'$(BIN)/python' patches/build.py $(if $(filter-out 0,$(STOCK)),--stock)
+	@touch '$@'
+
 # One stamp for each set of extras.
-$(VENV)/.runtime: $(SOURCES) | $(BIN)/python
-	@echo 'Installing into $(VENV); the first time llama-cpp-python is compiled, which takes minutes.'
+$(VENV)/.runtime: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[runtime,examples]'
 	@touch '$@'
 
-$(VENV)/.dev: $(SOURCES) | $(BIN)/python
-	@echo 'Installing into $(VENV); the first time llama-cpp-python is compiled, which takes minutes.'
+$(VENV)/.dev: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[dev]'
 	@touch '$(VENV)/.runtime' '$@'  # .dev contains the runtime

@@ -18,6 +18,7 @@ import click
 
 from qwen35_gguf.command_errors import reports_errors
 from qwen35_gguf.errors import MissingDependencyError, Qwen35Error
+from qwen35_gguf.runtime.installed import STOCK_NOTE, installed_runtime
 
 GGUF_STRING = 8
 LOG_LEVEL_ERROR = 4
@@ -184,6 +185,9 @@ def command(
 ) -> None:
     """Generate text that answers PROMPT with the GGUF FILE. The text goes to stdout, the speed to stderr."""
     speed = Speed()
+    runtime = installed_runtime()
+    if runtime and not runtime.patches:
+        click.echo(STOCK_NOTE, err=True)
     with load(file, n_ctx=ctx, threads=threads) as model:
         if not raw:
             prompt = chat_prompt(model, prompt, think=not no_think)

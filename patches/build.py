@@ -1,0 +1,118 @@
+"""Build and install llama-cpp-python with the patches in this folder.
+
+python patches/build.py [--stock] [--python VENV/bin/python]
+
+The source comes from the package index by pip and is held against a checksum; the kernels of ggml_ops are put beside
+ggml's, and the patches are applied with `git apply`. Options in CMAKE_ARGS are passed on, so that CUDA, Metal and
+Vulkan builds have the patches too. The wheel is kept, so that the next environment installs it in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+from pathlib import Path
+
+from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parent / "ggml_ops"
+KERNEL_FOLDERS = ("simd", "delta_net")
+KERNEL_SUFFIXES = (".cpp", ".h")
+KERNEL_TARGET = "vendor/llama.cpp/ggml/src/ggml-cpu/ggml_ops"
+DEFAULT_CMAKE_ARGS = "-DGGML_NATIVE=ON -DGGML_RPC=ON"
+
+
+def main() -> None:
+    """Build, unless the wheel is there; install."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stock", action="store_true", help="without the patches, to compare with")
+    parser.add_argument("--python", default=sys.executable, help="of the environment to install into")
+    options = parser.parse_args()
+    patches = [] if options.stock else sorted(HERE.glob("[0-9]*.patch"))
+    wheel = build(patches)
+    pip = [options.python, "-m", "pip", "install", "--quiet"]
+    run([*pip, str(wheel)], "llama-cpp-python cannot be installed")
+    # The same version may be there already, with other patches or none.
+    run([*pip, "--force-reinstall", "--no-deps", str(wheel)], "llama-cpp-python cannot be installed")
+
+
+def build(patches: list[Path]) -> Path:
+    """Return the wheel of the patched source for this Python, building it if it is not kept."""
+    cmake_args = f"{DEFAULT_CMAKE_ARGS} {os.environ.get('CMAKE_ARGS', '')}".strip()
+    folder = cache_folder() / "wheels" / key(patches, cmake_args)
+    found = list(folder.glob("*.whl"))
+    if found:
+        return found[0]
+    if not shutil.which("git"):
+        fail("git is not installed; the patches are applied with it")
+    sdist = fetch_sdist()
+    folder.parent.mkdir(exist_ok=True)
+    what = f"with {len(patches)} patches" if patches else "as it is published"
+    print(f"compiling llama-cpp-python {what}; once, this takes minutes", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        with tarfile.open(sdist) as archive:
+            archive.extractall(scratch, filter="data")
+        source = Path(scratch, NAME)
+        if patches:
+            patch(source, patches)
+        wheels = Path(scratch, "wheels")
+        command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)]
+        run(command, "llama-cpp-python cannot be compiled", env=os.environ | {"CMAKE_ARGS": cmake_args})
+        shutil.rmtree(folder, ignore_errors=True)
+        wheels.rename(folder)
+    return next(folder.glob("*.whl"))
+
+
+def patch(source: Path, patches: list[Path]) -> None:
+    """Put the kernels in place, apply the patches in order, and note their names in the package."""
+    for name in KERNEL_FOLDERS:
+        target = source / KERNEL_TARGET / name
+        target.mkdir(parents=True)
+        for file in kernel_sources(name):
+            shutil.copy(file, target)
+    for file in patches:
+        # Outside of any repository, whatever the source lies in: else git skips what that one ignores.
+        environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(source.parent)}
+        command = ["git", "apply", "--whitespace=nowarn", str(file)]
+        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(done.stderr.strip()[-2000:], file=sys.stderr)
+            fail(
+                f"{file.name} does not apply to {NAME}: restore patches/ and ggml_ops/ with git, "
+                "or install without patches: make runtime STOCK=1",
+                1,
+            )
+    names = [file.stem for file in patches]
+    listing = f'"""The patches that this build has."""\n\nPATCHES = {names!r}\n'
+    (source / "llama_cpp" / "qwen35_patches.py").write_text(listing)
+
+
+def key(patches: list[Path], cmake_args: str) -> str:
+    """Name what a wheel depends on: source, patches, kernels, options, Python, machine and compiler flags."""
+    digest = hashlib.sha256()
+    parts = [SHA256, cmake_args, sysconfig.get_platform(), sys.implementation.cache_tag or "", platform.processor()]
+    if patches:
+        files = [*patches, *(file for name in KERNEL_FOLDERS for file in kernel_sources(name))]
+        parts += [f"{file.name} {checksum(file)}" for file in files]
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return ("patched-" if patches else "stock-") + digest.hexdigest()[:16]
+
+
+def kernel_sources(folder: str) -> list[Path]:
+    """List the sources of a folder of ggml_ops, without what binds them to Python."""
+    files = sorted((KERNELS / folder).iterdir())
+    return [file for file in files if file.suffix in KERNEL_SUFFIXES and file.name not in ("bind.cpp", "threads.h")]
+
+
+if __name__ == "__main__":
+    main()

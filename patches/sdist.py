@@ -1,0 +1,72 @@
+"""The source of llama-cpp-python, as it is published: fetched by pip, held against a checksum, kept.
+
+Kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+VERSION = "0.3.36"
+NAME = f"llama_cpp_python-{VERSION}"
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End with one line on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run(command: list[str], problem: str, env: dict[str, str] | None = None) -> None:
+    """Run a step in silence; what it said last is shown only if it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env)
+    if done.returncode:
+        print(done.stdout.strip()[-4000:], file=sys.stderr)
+        fail(f"{problem}; what was said is above", 1)
+
+
+def cache_folder() -> Path:
+    """Return the folder where downloads and builds are kept; made if absent."""
+    folder = Path(os.environ.get("QWEN35_CACHE") or Path.home() / ".cache" / "qwen35-gguf")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"{folder}: cannot be made ({error.strerror}); set QWEN35_CACHE to another directory")
+    return folder
+
+
+def fetch_sdist() -> Path:
+    """Return the checked archive. pip also makes its metadata, which for this package takes most of a minute."""
+    kept = cache_folder() / f"{NAME}.tar.gz"
+    if kept.is_file() and checksum(kept) == SHA256:
+        return kept
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", folder]
+        run([*command, f"llama-cpp-python=={VERSION}"], "the source of llama-cpp-python cannot be fetched")
+        found = list(Path(folder).glob("llama_cpp_python-*.tar.gz"))
+        if not found:
+            fail(f"pip brought no source of llama-cpp-python {VERSION}; check the package index that pip uses", 1)
+        if (digest := checksum(found[0])) != SHA256:
+            fail(
+                f"{found[0].name}: has SHA-256 {digest}, expected {SHA256}; the package index serves another file, "
+                "so nothing was built",
+                1,
+            )
+        found[0].replace(kept)
+    return kept
+
+
+def checksum(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
