@@ -1,0 +1,118 @@
+"""Recurrent states that are updated where they are: what one sequence computes in place, two sequences compute the
+stock way (their states are gathered and written back), and a state rolled back is the state of that time.
+
+On a stock llama-cpp-python both sides go the stock way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import pytest
+
+from oracles import llama
+from qwen35_gguf.convert import hf_to_gguf
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def gguf(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = checkpoint(value_heads_per_key=2, seed=1)
+    (file,) = hf_to_gguf.convert(source, "F32", tmp_path_factory.mktemp("in-place"), vision=False)
+    return file
+
+
+def vocabulary(model: Any) -> int:
+    return int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)))
+
+
+def random_tokens(count: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, 2033, count).tolist()
+
+
+def decode_sequences(ctx: Any, parts: list[list[int]], start: int, vocab: int) -> list[Array]:
+    """Evaluate one part of each sequence in a single batch; logits for every token of each."""
+    count = sum(map(len, parts))
+    batch = llama_cpp.llama_batch_init(count, 0, 1)
+    try:
+        batch.n_tokens = count
+        at = 0
+        for sequence, tokens in enumerate(parts):
+            for offset, token in enumerate(tokens):  # none: the sequence sits this batch out
+                batch.token[at], batch.pos[at], batch.logits[at] = token, start + offset, 1
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
+                at += 1
+        assert llama_cpp.llama_decode(ctx, batch) == 0
+        rows = [np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(ctx, i), (vocab,)).copy() for i in range(count)]
+    finally:
+        llama_cpp.llama_batch_free(batch)
+    ends = np.cumsum([len(part) for part in parts])
+    return [np.array(rows[end - len(part) : end]) for part, end in zip(parts, ends, strict=True)]
+
+
+@pytest.mark.parametrize("steps", [[40], [1] * 12, [13, 1, 1, 7, 2, 3, 1], [100, 1, 1]])
+def test_one_sequence_computes_what_two_compute_together(gguf: Path, steps: list[int]) -> None:
+    sequences = [random_tokens(sum(steps), 1), random_tokens(sum(steps), 2)]
+    with llama.loaded(gguf) as model:
+        vocab = vocabulary(model)
+        with llama.context(model, 2 * sum(steps), n_seq_max=2) as ctx:
+            together: list[list[Array]] = [[], []]
+            start = 0
+            for step in steps:
+                parts = [tokens[start : start + step] for tokens in sequences]
+                for found, rows in zip(together, decode_sequences(ctx, parts, start, vocab), strict=True):
+                    found.append(rows)
+                start += step
+        for tokens, found in zip(sequences, together, strict=True):
+            with llama.context(model, sum(steps)) as ctx:
+                start, alone = 0, []
+                for step in steps:
+                    alone.append(llama.decode(ctx, tokens[start : start + step], start, vocab))
+                    start += step
+            assert llama.mean_kl(np.concatenate(found), np.concatenate(alone)) < 1e-8
+
+
+def test_sequences_that_change_places_keep_their_states(gguf: Path) -> None:
+    """Alone, together, alone: the states move between cells, and are in place only when nothing has to move."""
+    sequences = [random_tokens(30, 3), random_tokens(30, 4)]
+    with llama.loaded(gguf) as model:
+        vocab = vocabulary(model)
+        with llama.context(model, 100, n_seq_max=2) as ctx:
+            found: list[list[Array]] = [[], []]
+            for start, alone in ((0, None), (10, 1), (10, 0), (20, None)):
+                parts = [
+                    tokens[start : start + 10] if alone in (None, sequence) else []
+                    for sequence, tokens in enumerate(sequences)
+                ]
+                for rows, some in zip(found, decode_sequences(ctx, parts, start, vocab), strict=True):
+                    rows.extend(some)
+        for tokens, rows in zip(sequences, found, strict=True):
+            with llama.context(model, 100) as ctx:
+                expected = llama.decode(ctx, tokens, 0, vocab)
+            assert llama.mean_kl(expected, np.stack(rows)) < 1e-8
+
+
+@pytest.mark.parametrize("prompt", [1, 2, 5, 50])
+@pytest.mark.parametrize(("drafted", "rejected"), [(2, 1), (3, 1), (3, 2), (4, 3), (7, 3)])
+def test_a_state_rolled_back_is_the_state_of_that_time(gguf: Path, prompt: int, drafted: int, rejected: int) -> None:
+    """The first token of a draft is the one that was sampled, and stays: states older than the batch are not kept."""
+    tokens = random_tokens(prompt, 5)
+    draft, after = random_tokens(drafted, 6), random_tokens(6, 7)
+    with llama.loaded(gguf) as model:
+        vocab = vocabulary(model)
+        with llama.context(model, 100, n_rs_seq=3) as ctx:
+            llama.decode(ctx, tokens, 0, vocab)
+            llama.decode(ctx, draft, prompt, vocab)
+            kept = prompt + drafted - rejected
+            assert llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(ctx), 0, kept, -1)
+            found = [llama.decode(ctx, after[:3], kept, vocab)]
+            found += [llama.decode(ctx, [token], kept + 3 + i, vocab) for i, token in enumerate(after[3:])]
+        whole = (tokens + draft)[:kept] + after
+        with llama.context(model, 100) as ctx:
+            expected = llama.decode(ctx, whole, 0, vocab)[kept:]
+    assert llama.mean_kl(expected, np.concatenate(found)) < 1e-8
