@@ -76,7 +76,7 @@ def patch(source: Path, patches: list[Path]) -> None:
     """Put the kernels in place, apply the patches in order, and note their names in the package."""
     for name in KERNEL_FOLDERS:
         target = source / KERNEL_TARGET / name
-        target.mkdir(parents=True)
+        target.mkdir(parents=True, exist_ok=True)
         for file in kernel_sources(name):
             shutil.copy(file, target)
     for file in patches:

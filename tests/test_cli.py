@@ -140,3 +140,15 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     assert "a note" in text
     assert "100%" in text
     assert "4.0/4.0 MB" in text
+
+
+def test_doctor_says_what_is_installed() -> None:
+    result = CliRunner().invoke(cli.main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for word in ("package", "processor", "kernels", "portable", "llama-cpp-python 0.3.36", "device      CPU"):
+        assert word in result.output
+    patches = sorted((Path(__file__).parents[1] / "patches").glob("[0-9]*.patch"))
+    if ", patched" in result.output:
+        assert all(file.stem in result.output for file in patches)
+    else:
+        assert "`make runtime` builds a patched one" in result.output
