@@ -4,20 +4,22 @@
 
 constexpr int tokens_at_once = 8;
 
+// In a model the state is in memory, not in a cache, when its layer's turn comes. So many rows later are asked for.
+constexpr int rows_ahead = 16;
+constexpr int line = 64 / sizeof(float);
+
 constexpr std::int64_t rows_scratch(std::int64_t size) { return tokens_at_once * 3 * size; }
 
-inline float sum(F a) {
-    float values[lanes];
-    store(values, a);
-    float total = 0;
-    for (const float value : values) total += value;
-    return total;
-}
-
 inline float dot(const float* a, const float* b, std::int64_t n) {
-    F total = zero();
-    for (std::int64_t i = 0; i < n; i += lanes) total = fma(load(a + i), load(b + i), total);
-    return sum(total);
+    F parts[4] = {zero(), zero(), zero(), zero()};
+    std::int64_t i = 0;
+    for (; i + 4 * lanes <= n; i += 4 * lanes) {
+        for (int p = 0; p < 4; ++p) parts[p] = fma(load(a + i + p * lanes), load(b + i + p * lanes), parts[p]);
+    }
+    for (; i < n; i += lanes) parts[0] = fma(load(a + i), load(b + i), parts[0]);
+    float total[4];
+    sums(parts, total);
+    return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
 // Sums of the elements of each of `lanes` vectors.
@@ -75,6 +77,7 @@ inline void step_rows(const Head& head, const Token& token, std::int64_t t, std:
             const F k = load(token.k + i);
             const F q = load(token.q + i);
             for (int r = 0; r < group; ++r) {
+                if (i % line == 0) prefetch_to_change(from + (row + r + rows_ahead) * n + i);
                 const F s = load(from + (row + r) * n + i);
                 k_sum[r] = fma(s, k, k_sum[r]);
                 q_sum[r] = fma(s, q, q_sum[r]);
@@ -104,6 +107,59 @@ inline void step_rows(const Head& head, const Token& token, std::int64_t t, std:
     }
 }
 
+// The same for rows of Vectors vectors and one decay, two rows at a time, which stay in registers between the dots and the
+// update. The factors are multiplied beforehand, so that d is one multiply-add away from the dots.
+template <int Vectors>
+void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t, std::int64_t first,
+                            const float* from, float* to) {
+    constexpr std::int64_t n = Vectors * lanes;
+    const float* v = head.v + t * head.v_step + first;
+    float* out = head.out + t * head.out_step + first;
+    const F factor = set(token.factor);
+    const float d_dot = token.beta * token.factor;
+    const float out_dot = head.scale * token.factor;
+    const float out_d = head.scale * token.kq;
+    for (int row = 0; row < lanes; row += 2, from += 2 * n, to += 2 * n) {
+        F s[2][Vectors];
+        F even[4] = {zero(), zero(), zero(), zero()};
+        F odd[4] = {zero(), zero(), zero(), zero()};
+        for (int i = 0; i < Vectors; ++i) {
+            const F k = load(token.k + i * lanes);
+            const F q = load(token.q + i * lanes);
+            F(&part)[4] = i % 2 == 0 ? even : odd;
+            for (int r = 0; r < 2; ++r) {
+                prefetch_to_change(from + (r + rows_ahead) * n + i * lanes);
+                s[r][i] = load(from + r * n + i * lanes);
+                part[2 * r] = fma(s[r][i], k, part[2 * r]);
+                part[2 * r + 1] = fma(s[r][i], q, part[2 * r + 1]);
+            }
+        }
+        for (int j = 0; j < 4; ++j) even[j] = even[j] + odd[j];
+        float dots[4];
+        sums(even, dots);
+        for (int r = 0; r < 2; ++r) {
+            const float d = token.beta * v[row + r] - d_dot * dots[2 * r];
+            out[row + r] = out_dot * dots[2 * r + 1] + out_d * d;
+            for (int i = 0; i < Vectors; ++i) {
+                store(to + r * n + i * lanes, fma(set(d), load(token.k + i * lanes), s[r][i] * factor));
+            }
+        }
+    }
+}
+
+inline void step(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from, float* to) {
+    // Of the instruction sets here, only AVX-512 has the registers.
+    if constexpr (lanes == 16) {
+        if (token.decay == nullptr && head.size == 8 * lanes) {
+            return step_rows_in_registers<8>(head, token, t, first, from, to);
+        }
+        if (token.decay == nullptr && head.size == 4 * lanes) {
+            return step_rows_in_registers<4>(head, token, t, first, from, to);
+        }
+    }
+    step_rows(head, token, t, first, from, to);
+}
+
 // Tokens from `begin` on. Token t leaves its state in the snapshot of its age, or in the newest one if it is too old for
 // one of its own. A later token reads it there, so that keeping snapshots costs no copy.
 inline void by_rows(const Head& head, std::int64_t begin) {
@@ -120,7 +176,7 @@ inline void by_rows(const Head& head, std::int64_t begin) {
         for (std::int64_t row = head.first_row; row < head.first_row + head.rows; row += lanes) {
             for (std::int64_t t = first; t < end; ++t) {
                 const float* from = t == 0 ? head.state : snapshot(t - 1);
-                step_rows(head, tokens[t - first], t, row, from + row * head.size, snapshot(t) + row * head.size);
+                step(head, tokens[t - first], t, row, from + row * head.size, snapshot(t) + row * head.size);
             }
         }
     }

@@ -9,9 +9,19 @@
 //   truncate            to an integer as x86 does: out of range and NaN give 0x80000000
 //   to_half from_half   binary16 in the low 16 bits
 //   transpose           of a square of `lanes` vectors
+//   sums                over the elements of each of four vectors
 
 #include "scalar.h"
 
 #include SIMD_VECTOR
 
 inline F zero() { return set(0.F); }
+
+// Asks for the cache line at p, which need not be an address that may be read.
+inline void prefetch_to_change(const float* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 1);
+#else
+    static_cast<void>(p);
+#endif
+}

@@ -100,6 +100,14 @@ inline void transpose(F (&r)[8]) {
 inline constexpr bool has_look_up = false;
 inline F look_up(const float (&t)[32], I) { return set(t[0]); }
 
+// The sums of the elements of each of four vectors.
+inline void sums(const F (&v)[4], float (&total)[4]) {
+    const __m256 ab = _mm256_hadd_ps(v[0].v, v[1].v);
+    const __m256 cd = _mm256_hadd_ps(v[2].v, v[3].v);
+    const __m256 abcd = _mm256_hadd_ps(ab, cd);
+    _mm_storeu_ps(total, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+}
+
 #if defined(__FMA__)
 // a * b + c, rounded once.
 inline F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }

@@ -94,3 +94,8 @@ inline F look_up(const float (&t)[32], I) { return set(t[0]); }
 
 // a * b + c, rounded once.
 inline F fma(F a, F b, F c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+
+// The sums of the elements of each of four vectors.
+inline void sums(const F (&v)[4], float (&total)[4]) {
+    vst1q_f32(total, vpaddq_f32(vpaddq_f32(v[0].v, v[1].v), vpaddq_f32(v[2].v, v[3].v)));
+}
