@@ -13,7 +13,7 @@ constexpr int chunk = 2;  // sixteen registers
 constexpr int chunk = 4;
 #endif
 constexpr int row_vectors = 2;
-constexpr int chunks_at_once = 32;
+constexpr int chunks_at_once = 8;
 
 // What a sweep needs to know of a chunk.
 struct Chunk {
@@ -22,11 +22,11 @@ struct Chunk {
     const float* k_update[chunk];  // for the update; the same
     const float* column_decay;     // G of each column, or null
     float decay;                   // G
-    float upto[chunk];             // G_c, or 1 if the columns have it
     float after[chunk];            // G / G_c, or 1
-    float kk[chunk][chunk];        // [c][j]: (G_c / G_j) (k_j . k_c), j < c
-    float kq[chunk][chunk];        // [c][j]: (G_c / G_j) (k_j . q_c), j <= c
-    float beta[chunk];
+    // d_c = beta_v v + d_dot (S k_c) + sum over j < c of d_d[c][j] d_j
+    float beta_v[chunk], d_dot[chunk], d_d[chunk][chunk];
+    // out_c = out_dot (S q_c) + sum over j <= c of out_d[c][j] d_j
+    float out_dot[chunk], out_d[chunk][chunk];
     int tokens;                    // the others are padding that changes nothing
 };
 
@@ -37,33 +37,78 @@ constexpr std::int64_t chunks_scratch(std::int64_t size) {
     return size * size + size + chunks + chunks_at_once * panel_floats(size) + 64;
 }
 
-inline Chunk prepare_scalar(const Head& head, std::int64_t first, int tokens, const float* zeros) {
+// The factors of a chunk. upto: G_c, or 1 if the columns have it; between: G_c / G_j, or 1; kk, kq: the dots, [c][j].
+inline void set_factors(const Head& head, std::int64_t first, const float (&upto)[chunk],
+                        const float (&between)[chunk][chunk], const float (&kk)[chunk][chunk],
+                        const float (&kq)[chunk][chunk], Chunk& p) {
+    for (int c = 0; c < p.tokens; ++c) {
+        const float beta = head.beta[(first + c) * head.beta_step];
+        p.beta_v[c] = beta;
+        p.d_dot[c] = -beta * upto[c];
+        p.out_dot[c] = head.scale * upto[c];
+        for (int j = 0; j < c; ++j) p.d_d[c][j] = -beta * (between[c][j] * kk[c][j]);
+        for (int j = 0; j <= c; ++j) p.out_d[c][j] = head.scale * (between[c][j] * kq[c][j]);
+    }
+}
+
+// Copies the keys and queries of a chunk and takes all the dots between them.
+inline void copy_and_dot(const float* const (&keys)[chunk], const float* const (&queries)[chunk], std::int64_t n,
+                         float* panel, float (&kk)[chunk][chunk], float (&kq)[chunk][chunk]) {
+    constexpr int pairs = chunk * chunk;  // k_j with q_c for j <= c, and with k_c for j < c: c + 1 and c of them
+    F part[pairs];
+    for (F& some : part) some = zero();
+    for (std::int64_t i = 0; i < n; i += lanes) {
+        F k[chunk];
+        for (int c = 0; c < chunk; ++c) {
+            const F q = load(queries[c] + i);
+            k[c] = load(keys[c] + i);
+            store(panel + 2 * c * n + i, k[c]);
+            store(panel + (2 * c + 1) * n + i, q);
+            for (int j = 0; j <= c; ++j) part[c * c + j] = fma(k[j], q, part[c * c + j]);
+            for (int j = 0; j < c; ++j) part[c * c + c + 1 + j] = fma(k[j], k[c], part[c * c + c + 1 + j]);
+        }
+    }
+    float total[pairs];
+    for (int some = 0; some < pairs; some += 4) {
+        float four[4];
+        sums({part[some], part[some + 1], part[some + 2], part[some + 3]}, four);
+        for (int i = 0; i < 4; ++i) total[some + i] = four[i];
+    }
+    for (int c = 0; c < chunk; ++c) {
+        for (int j = 0; j <= c; ++j) kq[c][j] = total[c * c + j];
+        for (int j = 0; j < c; ++j) kk[c][j] = total[c * c + c + 1 + j];
+    }
+}
+
+// Keys and queries are copied, because tokens often lie a multiple of 4 KiB apart, and would then share the few places
+// that a first level cache has for such addresses.
+inline Chunk prepare_scalar(const Head& head, std::int64_t first, int tokens, const float* zeros, float* panel) {
+    const std::int64_t n = head.size;
     Chunk p = {};
     p.tokens = tokens;
     float e[chunk];
+    const float* keys[chunk];
+    const float* queries[chunk];
     for (int c = 0; c < chunk; ++c) {
         const std::int64_t t = first + c;
         const bool real = c < tokens;
-        p.k_dot[c] = p.k_update[c] = real ? head.k + t * head.k_step : zeros;
-        p.q_dot[c] = real ? head.q + t * head.q_step : zeros;
-        p.beta[c] = real ? head.beta[t * head.beta_step] : 0.F;
+        keys[c] = real ? head.k + t * head.k_step : zeros;
+        queries[c] = real ? head.q + t * head.q_step : zeros;
         e[c] = real ? std::exp(head.gate[t * head.gate_step]) : 1.F;
+        p.k_dot[c] = p.k_update[c] = panel + 2 * c * n;
+        p.q_dot[c] = panel + (2 * c + 1) * n;
     }
-    float product = 1.F;
-    for (int c = 0; c < chunk; ++c) p.upto[c] = product *= e[c];
-    p.decay = product;
+    float upto[chunk], between[chunk][chunk];
     for (int j = 0; j < chunk; ++j) {
-        float between = 1.F;
-        for (int c = j; c < tokens; ++c) {
-            if (c > j) {
-                between *= e[c];
-                p.kk[c][j] = between * dot(p.k_dot[j], p.k_dot[c], head.size);
-            }
-            p.kq[c][j] = between * dot(p.k_dot[j], p.q_dot[c], head.size);
-        }
-        for (int c = std::max(j + 1, tokens); c < chunk; ++c) between *= e[c];
-        p.after[j] = between;
+        between[j][j] = 1.F;
+        for (int c = j + 1; c < chunk; ++c) between[c][j] = between[c - 1][j] * e[c];
+        p.after[j] = between[chunk - 1][j];
     }
+    for (int c = 0; c < chunk; ++c) upto[c] = e[0] * between[c][0];
+    p.decay = upto[chunk - 1];
+    float kk[chunk][chunk], kq[chunk][chunk];
+    copy_and_dot(keys, queries, n, panel, kk, kq);
+    set_factors(head, first, upto, between, kk, kq, p);
     return p;
 }
 
@@ -75,34 +120,51 @@ inline Chunk prepare_columns(const Head& head, std::int64_t first, int tokens, c
     p.decay = 1.F;
     float* decay = panel;
     p.column_decay = decay;
-    for (std::int64_t i = 0; i < n; ++i) decay[i] = 1.F;
+    float kk[chunk][chunk] = {};
+    float kq[chunk][chunk] = {};
+    float ones[chunk], all_ones[chunk][chunk];
+    for (std::int64_t i = 0; i < n; i += lanes) store(decay + i, set(1.F));
     for (int c = 0; c < chunk; ++c) {
-        p.upto[c] = p.after[c] = 1.F;
+        for (int j = 0; j < chunk; ++j) all_ones[c][j] = 1.F;
+        ones[c] = p.after[c] = 1.F;
         p.k_dot[c] = p.q_dot[c] = p.k_update[c] = zeros;
         if (c >= tokens) continue;
         const std::int64_t t = first + c;
         const float* k = head.k + t * head.k_step;
         const float* q = head.q + t * head.q_step;
         const float* gate = head.gate + t * head.gate_step;
+        const auto update = [&](int j) { return panel + (3 + 3 * j) * n; };
         float* k_dot = panel + (1 + 3 * c) * n;
         float* q_dot = k_dot + n;
-        float* k_update = q_dot + n;
-        p.beta[c] = head.beta[t * head.beta_step];
-        for (std::int64_t i = 0; i < n; ++i) {
-            const float e = std::exp(gate[i]);
-            decay[i] *= e;
-            k_dot[i] = decay[i] * k[i];
-            q_dot[i] = decay[i] * q[i];
+        F k_sum[chunk], q_sum[chunk];
+        for (int j = 0; j < chunk; ++j) k_sum[j] = q_sum[j] = zero();
+        for (std::int64_t i = 0; i < n; i += lanes) {
+            const F e = decay_of(load(gate + i));
+            const F k_here = load(k + i);
+            const F q_here = load(q + i);
+            const F all = load(decay + i) * e;
+            store(decay + i, all);
+            store(k_dot + i, all * k_here);
+            store(q_dot + i, all * q_here);
+            store(update(c) + i, k_here);
+            q_sum[c] = fma(k_here, q_here, q_sum[c]);
             // What the earlier updates decay to by now: at the end of the loop, (G / G_j) k_j.
-            for (int j = 0; j < c; ++j) panel[(3 + 3 * j) * n + i] *= e;
-            k_update[i] = k[i];
+            for (int j = 0; j < c; ++j) {
+                const F u = load(update(j) + i) * e;
+                store(update(j) + i, u);
+                k_sum[j] = fma(u, k_here, k_sum[j]);
+                q_sum[j] = fma(u, q_here, q_sum[j]);
+            }
         }
-        for (int j = 0; j < c; ++j) p.kk[c][j] = dot(panel + (3 + 3 * j) * n, k, n);
-        for (int j = 0; j <= c; ++j) p.kq[c][j] = dot(panel + (3 + 3 * j) * n, q, n);
+        for (int j = 0; j <= c; ++j) {
+            kk[c][j] = sum(k_sum[j]);
+            kq[c][j] = sum(q_sum[j]);
+        }
         p.k_dot[c] = k_dot;
         p.q_dot[c] = q_dot;
-        p.k_update[c] = k_update;
+        p.k_update[c] = update(c);
     }
+    set_factors(head, first, ones, all_ones, kk, kq, p);
     return p;
 }
 
@@ -119,7 +181,7 @@ struct Dots {
 // tile: size x Rows vectors. Applies the updates d of the chunk `before` (null: none), then takes the dots for `now`
 // (null: none).
 template <int Rows, bool Columns, bool Update, bool Dot>
-Dots<Rows> sweep(F* tile, std::int64_t n, const Chunk* before, const Block<Rows>& d, const Chunk* now) {
+[[gnu::always_inline]] inline Dots<Rows> sweep(F* tile, std::int64_t n, const Chunk* before, const Block<Rows>& d, const Chunk* now) {
     Dots<Rows> sum;
     F scaled[chunk][Rows];
     const float* kb[chunk];
@@ -168,20 +230,20 @@ Dots<Rows> sweep(F* tile, std::int64_t n, const Chunk* before, const Block<Rows>
 }
 
 // From the dots to d and the outputs of the chunk's tokens.
-template <int Rows>
-Block<Rows> solve(const Head& head, const Chunk& p, const Dots<Rows>& sum, std::int64_t first, std::int64_t row) {
+template <int Rows, bool Columns>
+[[gnu::always_inline]] inline Block<Rows> solve(const Head& head, const Chunk& p, const Dots<Rows>& sum, std::int64_t first, std::int64_t row) {
     Block<Rows> d;
     for (int c = 0; c < chunk; ++c) {
         for (int r = 0; r < Rows; ++r) {
             d.of[c][r] = zero();
             if (c >= p.tokens) continue;
-            F seen = set(p.upto[c]) * sum.k.of[c][r];
-            for (int j = 0; j < c; ++j) seen = fma(set(p.kk[c][j]), d.of[j][r], seen);
             const F v = load(head.v + (first + c) * head.v_step + row + r * lanes);
-            d.of[c][r] = set(p.beta[c]) * (v - seen);
-            F out = set(p.upto[c]) * sum.q.of[c][r];
-            for (int j = 0; j <= c; ++j) out = fma(set(p.kq[c][j]), d.of[j][r], out);
-            store(head.out + (first + c) * head.out_step + row + r * lanes, set(head.scale) * out);
+            F change = fma(set(p.d_dot[c]), sum.k.of[c][r], set(p.beta_v[c]) * v);
+            for (int j = 0; j < c; ++j) change = fma(set(p.d_d[c][j]), d.of[j][r], change);
+            d.of[c][r] = change;
+            F out = set(p.out_dot[c]) * sum.q.of[c][r];
+            for (int j = 0; j <= c; ++j) out = fma(set(p.out_d[c][j]), d.of[j][r], out);
+            store(head.out + (first + c) * head.out_step + row + r * lanes, out);
         }
     }
     return d;
@@ -194,7 +256,7 @@ void run_chunks(const Head& head, F* tile, const Chunk* chunks, int count, std::
     for (int c = 0; c < count; ++c) {
         const Dots<Rows> sum = c == 0 ? sweep<Rows, Columns, false, true>(tile, n, nullptr, d, chunks)
                                       : sweep<Rows, Columns, true, true>(tile, n, chunks + c - 1, d, chunks + c);
-        d = solve<Rows>(head, chunks[c], sum, first + c * chunk, row);
+        d = solve<Rows, Columns>(head, chunks[c], sum, first + c * chunk, row);
     }
     sweep<Rows, Columns, true, false>(tile, n, chunks + count - 1, d, nullptr);
 }
@@ -253,7 +315,7 @@ inline void by_chunks(const Head& head, std::int64_t tokens) {
             const int some = static_cast<int>(std::min<std::int64_t>(chunk, here - at));
             chunks[count] = head.gate_per_column
                                 ? prepare_columns(head, first + at, some, zeros, panels + count * panel_floats(n))
-                                : prepare_scalar(head, first + at, some, zeros);
+                                : prepare_scalar(head, first + at, some, zeros, panels + count * panel_floats(n));
         }
         if (head.gate_per_column) {
             for_tiles([&](F* t, std::int64_t row) { run_chunks<row_vectors, true>(head, t, chunks, count, first, row); },

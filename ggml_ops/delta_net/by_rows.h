@@ -10,16 +10,16 @@ constexpr int line = 64 / sizeof(float);
 
 constexpr std::int64_t rows_scratch(std::int64_t size) { return tokens_at_once * 3 * size; }
 
-inline float dot(const float* a, const float* b, std::int64_t n) {
-    F parts[4] = {zero(), zero(), zero(), zero()};
-    std::int64_t i = 0;
-    for (; i + 4 * lanes <= n; i += 4 * lanes) {
-        for (int p = 0; p < 4; ++p) parts[p] = fma(load(a + i + p * lanes), load(b + i + p * lanes), parts[p]);
-    }
-    for (; i < n; i += lanes) parts[0] = fma(load(a + i), load(b + i), parts[0]);
+inline float sum(F a) {
     float total[4];
-    sums(parts, total);
-    return (total[0] + total[1]) + (total[2] + total[3]);
+    sums({a, zero(), zero(), zero()}, total);
+    return total[0];
+}
+
+inline float dot(const float* a, const float* b, std::int64_t n) {
+    F total = zero();
+    for (std::int64_t i = 0; i < n; i += lanes) total = fma(load(a + i), load(b + i), total);
+    return sum(total);
 }
 
 // Sums of the elements of each of `lanes` vectors.
@@ -53,10 +53,11 @@ inline Token prepare(const Head& head, std::int64_t t, float* scratch) {
     float* decay = scratch;
     float* decayed_k = scratch + head.size;
     float* decayed_q = scratch + 2 * head.size;
-    for (std::int64_t i = 0; i < head.size; ++i) {
-        decay[i] = std::exp(gate[i]);
-        decayed_k[i] = decay[i] * k[i];
-        decayed_q[i] = decay[i] * q[i];
+    for (std::int64_t i = 0; i < head.size; i += lanes) {
+        const F e = decay_of(load(gate + i));
+        store(decay + i, e);
+        store(decayed_k + i, e * load(k + i));
+        store(decayed_q + i, e * load(q + i));
     }
     token.k = decayed_k;
     token.q = decayed_q;

@@ -16,6 +16,8 @@ namespace {
 
 #include "../simd/vector.h"
 
+#include "exponential.h"
+
 #include "by_rows.h"
 #include "by_chunks.h"
 #include "convolution.h"

@@ -1,0 +1,15 @@
+// exp(a), to about a unit in the last place; held within 2^-126 and 2^127.
+inline F exponential(F a) {
+    const F limited = min(max(a, set(-126.F * 0.6931472F)), set(127.F * 0.6931472F));
+    const F n = round_even(limited * set(1.44269504F));
+    // ln 2 in two parts, so that the product with the first, which has nine bits, is exact.
+    const F x = fma(n, set(2.12194440e-4F), fma(n, set(-0.693359375F), limited));
+    F p = set(1.F / 5040.F);
+    for (const float coefficient : {1.F / 720.F, 1.F / 120.F, 1.F / 24.F, 1.F / 6.F, 0.5F, 1.F, 1.F}) {
+        p = fma(p, x, set(coefficient));
+    }
+    return p * from_bits(shift_left<23>(truncate(n) + set(127)));
+}
+
+// exp(a) for a decay: zero where it is less than a normal number.
+inline F decay_of(F a) { return select(a < set(-87.F), zero(), exponential(a)); }
