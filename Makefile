@@ -79,7 +79,7 @@ bench-quant: $(VENV)/.dev  ## million weights a second for every native format, 
 	'$(BIN)/python' bench/quant.py $(if $(TARGET),--target '$(TARGET)')
 
 bench-ops: $(VENV)/.dev  ## the gated delta rule: ours and the operation of a stock llama.cpp, at several lengths
-	'$(BIN)/python' bench/ops.py $(if $(TARGET),--target '$(TARGET)')
+	'$(BIN)/python' bench/ops.py $(if $(TARGET),--targets '$(TARGET)')
 
 bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock and on a patched llama.cpp, in turns
 	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')

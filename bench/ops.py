@@ -1,141 +1,213 @@
-"""The gated delta rule, ours against the operation of the installed llama.cpp, in the same process and in turns.
+"""Microseconds per token and head of the gated delta rule: ours, stock ggml's op in a graph of its own, and the ratio.
 
-.venv/bin/python bench/ops.py [--heads 32] [--threads 2] [--target avx2]
+.venv/bin/python bench/ops.py [--heads 16,32,48] [--lengths 1,16,64,512,2048] [--targets avx512,avx2] [--threads 1]
 
-ggml runs its operation in a graph of one node; both sides read the same arrays in the same layout, and their results
-are compared. Printed are microseconds for each token and head.
+Both sides get the same inputs and take turns; the median turn of each counts. The results are compared. The op of ggml
+writes the new state behind its output; ours updates it where it lies.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
-import os
+import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qwen35_gguf import ggml_ops
 from qwen35_gguf.ggml_ops import _native
+from runtime import environment
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray[Any, np.dtype[np.float32]]
 
 SIZE = 128
-LENGTHS = (1, 4, 16, 64, 512, 2048)
-F32 = 0
+KEY_HEADS = 16
+F32 = 0  # ggml's number for the type
+SECONDS_A_SIDE = 0.4  # of measuring for a row of the table, in turns
 
 
-class InitParams(ctypes.Structure):
-    """ggml_init_params of ggml.h."""
+def main() -> None:
+    """Print a table for each target."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", default="16,32,48", help="V heads, with commas")
+    parser.add_argument("--lengths", default="1,16,64,512,2048", help="tokens, with commas")
+    parser.add_argument("--targets", default=",".join(ggml_ops.targets()), help="instruction sets, with commas")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    ggml = Ggml()
+    print(f"head size {SIZE}, {options.threads} threads; microseconds per token and head")
+    print(f"{'target':<10}{'heads':>6}{'tokens':>8}{'ours':>10}{'ggml':>10}{'ratio':>8}")
+    for target in options.targets.split(","):
+        for heads in map(int, options.heads.split(",")):
+            for tokens in map(int, options.lengths.split(",")):
+                ours, theirs = compare(ggml, target, tokens, heads, options.threads)
+                units = tokens * heads / 1e6
+                print(
+                    f"{target:<10}{heads:>6}{tokens:>8}{ours / units:>10.2f}{theirs / units:>10.2f}"
+                    f"{theirs / ours:>8.2f}",
+                    flush=True,
+                )
 
-    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+def compare(ggml: Ggml, target: str, tokens: int, heads: int, threads: int) -> tuple[float, float]:
+    """Time both sides in turns; return the seconds of ours and of ggml."""
+    inputs = make_inputs(tokens, heads)
+    state = inputs.pop("state")
+    out = np.empty_like(inputs["v"])
+    states = state[None].copy()
+    graph = ggml.graph(inputs, state, threads)
+
+    def ours() -> None:
+        _native.gated_delta_rule(
+            inputs["q"], inputs["k"], inputs["v"], inputs["g"][:, :, None], inputs["beta"], states[0], out, states,
+            threads, target,
+        )  # fmt: skip
+
+    ours()
+    graph.compute()
+    error = max(np.abs(out - graph.out).max(), np.abs(states[0] - graph.state).max())
+    if not error < 1e-4:
+        raise SystemExit(f"{target}: the results differ by {error}")
+    seconds: tuple[list[float], list[float]] = ([], [])
+    while len(seconds[0]) < 5 or sum(seconds[0]) + sum(seconds[1]) < 2 * SECONDS_A_SIDE:
+        for side, work in enumerate((ours, graph.compute)):
+            seconds[side].append(timed(work))
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def make_inputs(tokens: int, heads: int) -> dict[str, Array]:
+    """Make random inputs of the magnitudes that a layer sees."""
+    random = np.random.default_rng(0)
+
+    def unit() -> Array:
+        x = random.standard_normal((tokens, KEY_HEADS, SIZE), dtype=np.float32)
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    return {
+        "q": unit(),
+        "k": unit(),
+        "v": random.standard_normal((tokens, heads, SIZE), dtype=np.float32),
+        "g": -random.random((tokens, heads), dtype=np.float32),
+        "beta": random.random((tokens, heads), dtype=np.float32),
+        "state": 0.1 * random.standard_normal((heads, SIZE, SIZE), dtype=np.float32),
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 class Ggml:
-    """One graph with one gated_delta_net, whose inputs are copied in once."""
+    """The libggml of a stock llama-cpp-python, in an environment of its own."""
 
-    def __init__(self, case: dict[str, Array], threads: int) -> None:
-        base, self.cpu = _load("ggml-base"), _load("ggml-cpu")
-        self.threads = threads
-        tokens, heads, size = case["v"].shape
-        nbytes = sum(array.nbytes for array in case.values()) + (tokens * size + size * size) * heads * 4
-        base.ggml_init.restype = ctypes.c_void_p
-        self.context = ctypes.c_void_p(base.ggml_init(InitParams(nbytes + (64 << 20), None, False)))
+    def __init__(self) -> None:
+        python = environment("stock")
+        (folder,) = python.parents[1].glob("lib/python*/site-packages/llama_cpp/lib")
+        self.base = ctypes.CDLL(str(folder / "libggml-base.so"), ctypes.RTLD_GLOBAL)
+        self.cpu = ctypes.CDLL(str(folder / "libggml-cpu.so"), ctypes.RTLD_GLOBAL)
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        signatures: list[tuple[ctypes.CDLL, str, Any, list[Any]]] = [
+            (self.base, "ggml_init", pointer, [_InitParams]),
+            (self.base, "ggml_free", None, [pointer]),
+            (self.base, "ggml_new_tensor_4d", pointer, [pointer, ctypes.c_int, *[number] * 4]),
+            (self.base, "ggml_get_data", pointer, [pointer]),
+            (self.base, "ggml_gated_delta_net", pointer, [*[pointer] * 7, number]),
+            (self.base, "ggml_new_graph", pointer, [pointer]),
+            (self.base, "ggml_build_forward_expand", None, [pointer, pointer]),
+            (self.cpu, "ggml_cpu_init", None, []),
+            (self.cpu, "ggml_graph_plan", _Plan, [pointer, ctypes.c_int, pointer]),
+            (self.cpu, "ggml_graph_compute", ctypes.c_int, [pointer, ctypes.POINTER(_Plan)]),
+            (self.cpu, "ggml_threadpool_new", pointer, [ctypes.POINTER(_PoolParams)]),
+            (self.cpu, "ggml_threadpool_free", None, [pointer]),
+        ]
+        for library, name, result, arguments in signatures:
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        self.base.ggml_threadpool_params_init.argtypes = [ctypes.POINTER(_PoolParams), ctypes.c_int]
+        self.cpu.ggml_cpu_init()
+
+    def graph(self, inputs: dict[str, Array], state: Array, threads: int) -> Graph:
+        """Build a graph of the one op."""
+        return Graph(self, inputs, state, threads)
+
+
+class Graph:
+    """A graph that holds one gated_delta_net."""
+
+    def __init__(self, ggml: Ggml, inputs: dict[str, Array], state: Array, threads: int) -> None:
+        self._ggml = ggml
+        tokens, heads, size = inputs["v"].shape
+        bytes_needed = sum(x.nbytes for x in inputs.values()) + inputs["v"].nbytes + 2 * state.nbytes + (1 << 22)
+        self._context = ggml.base.ggml_init(_InitParams(bytes_needed, None, False))
         shapes = {
-            "q": (size, case["q"].shape[1], tokens, 1),
-            "k": (size, case["k"].shape[1], tokens, 1),
+            "q": (size, KEY_HEADS, tokens, 1),
+            "k": (size, KEY_HEADS, tokens, 1),
             "v": (size, heads, tokens, 1),
             "g": (1, heads, tokens, 1),
             "beta": (1, heads, tokens, 1),
             "state": (size, size, heads, 1),
         }
-        base.ggml_new_tensor_4d.restype = ctypes.c_void_p
-        base.ggml_get_data.restype = ctypes.c_void_p
-        inputs = []
-        for name, shape in shapes.items():
-            extents = (ctypes.c_int64(n) for n in shape)
-            tensor = ctypes.c_void_p(base.ggml_new_tensor_4d(self.context, F32, *extents))
-            data = base.ggml_get_data(tensor)
-            ctypes.memmove(data, case[name].ctypes.data, case[name].nbytes)
-            inputs.append(tensor)
-        base.ggml_gated_delta_net.restype = ctypes.c_void_p
-        node = ctypes.c_void_p(base.ggml_gated_delta_net(self.context, *inputs, ctypes.c_int64(1)))
-        base.ggml_new_graph.restype = ctypes.c_void_p
-        self.graph = ctypes.c_void_p(base.ggml_new_graph(self.context))
-        base.ggml_build_forward_expand(self.graph, node)
-        count = tokens * heads * size
-        floats = ctypes.cast(base.ggml_get_data(node), ctypes.POINTER(ctypes.c_float))
-        everything = np.ctypeslib.as_array(floats, (count + heads * size * size,))
-        self.out = everything[:count].reshape(tokens, heads, size)
-        self.free: Callable[[], None] = lambda: base.ggml_free(self.context)
+        tensors = []
+        for name, array in {**inputs, "state": state}.items():
+            tensor = ggml.base.ggml_new_tensor_4d(self._context, F32, *shapes[name])
+            ctypes.memmove(ggml.base.ggml_get_data(tensor), array.ctypes.data, array.nbytes)
+            tensors.append(tensor)
+        result = ggml.base.ggml_gated_delta_net(self._context, *tensors, 1)
+        self._graph = ggml.base.ggml_new_graph(self._context)
+        ggml.base.ggml_build_forward_expand(self._graph, result)
+        parameters = _PoolParams()
+        ggml.base.ggml_threadpool_params_init(ctypes.byref(parameters), threads)
+        self._pool = ggml.cpu.ggml_threadpool_new(ctypes.byref(parameters))
+        self._plan = ggml.cpu.ggml_graph_plan(self._graph, threads, self._pool)
+        self._work = ctypes.create_string_buffer(max(self._plan.work_size, 1))
+        self._plan.work_data = ctypes.cast(self._work, ctypes.c_void_p)
+        count = tokens * heads * size + state.size
+        address = ggml.base.ggml_get_data(result)
+        packed: Array = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (count,))
+        self.out = packed[: tokens * heads * size].reshape(tokens, heads, size)
+        self.state = packed[tokens * heads * size :].reshape(state.shape)
 
-    def run(self) -> None:
-        """Compute the graph."""
-        self.cpu.ggml_graph_compute_with_ctx(self.context, self.graph, self.threads)
+    def __del__(self) -> None:
+        self._ggml.cpu.ggml_threadpool_free(self._pool)
+        self._ggml.base.ggml_free(self._context)
 
-
-def main() -> None:
-    """Print a row for each length."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", type=int, default=32, help="value heads; half as many key heads")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--target", default=ggml_ops.target(), choices=ggml_ops.targets())
-    options = parser.parse_args()
-    print(f"{options.target}, {options.heads} heads of {SIZE}, {options.threads} threads: us for each token and head")
-    print(f"{'tokens':>8}{'ours':>10}{'ggml':>10}{'ratio':>8}")
-    for tokens in LENGTHS:
-        ours, theirs = compare(tokens, options.heads, options.threads, options.target)
-        print(f"{tokens:>8}{ours:>10.3f}{theirs:>10.3f}{theirs / ours:>8.1f}")
+    def compute(self) -> None:
+        """Run it."""
+        if self._ggml.cpu.ggml_graph_compute(self._graph, ctypes.byref(self._plan)) != 0:
+            raise SystemExit("ggml_graph_compute failed")
 
 
-def compare(tokens: int, heads: int, threads: int, target: str) -> tuple[float, float]:
-    """Run both sides in turns; return the fastest turn of each, a token and head."""
-    case = make(tokens, heads)
-    ggml = Ggml(case, threads)
-    out = np.empty_like(case["v"])
-    states = np.empty((1, heads, SIZE, SIZE), np.float32)
-    gates = case["g"][:, :, None]
-    rest = (case["q"], case["k"], case["v"], gates, case["beta"], case["state"], out, states, threads, target)
-    fastest = [float("inf"), float("inf")]
-    for _ in range(max(5, 400 // tokens)):
-        for side, work in enumerate((lambda: _native.gated_delta_rule(*rest), ggml.run)):
-            start = time.perf_counter()
-            work()
-            fastest[side] = min(fastest[side], time.perf_counter() - start)
-    if np.abs(out - ggml.out).max() > 1e-5 * np.abs(out).max():
-        raise SystemExit("the results differ")
-    ggml.free()
-    return fastest[0] / tokens / heads * 1e6, fastest[1] / tokens / heads * 1e6
+class _InitParams(ctypes.Structure):
+    _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
-def make(tokens: int, heads: int) -> dict[str, Array]:
-    """Make seeded inputs with normalized q and k and decays as a model has them."""
-    random = np.random.default_rng(tokens)
-
-    def normalized() -> Array:
-        x = random.standard_normal((tokens, heads // 2, SIZE))
-        return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
-
-    return {
-        "q": normalized(),
-        "k": normalized(),
-        "v": random.standard_normal((tokens, heads, SIZE)).astype(np.float32),
-        "g": -np.exp(random.standard_normal((tokens, heads)) - 2).astype(np.float32),
-        "beta": random.random((tokens, heads)).astype(np.float32),
-        "state": random.standard_normal((heads, SIZE, SIZE)).astype(np.float32),
-    }
+class _Plan(ctypes.Structure):
+    _fields_ = (
+        ("work_size", ctypes.c_size_t),
+        ("work_data", ctypes.c_void_p),
+        ("n_threads", ctypes.c_int),
+        ("threadpool", ctypes.c_void_p),
+        ("abort_callback", ctypes.c_void_p),
+        ("abort_callback_data", ctypes.c_void_p),
+        ("use_ref", ctypes.c_bool),
+    )
 
 
-def _load(name: str) -> ctypes.CDLL:
-    spec = importlib.util.find_spec("llama_cpp")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("llama-cpp-python is not installed; pip install -e '.[runtime]'")
-    folder = os.environ.get("QWEN35_GGML_LIB") or Path(spec.submodule_search_locations[0], "lib")
-    return ctypes.CDLL(str(Path(folder, f"lib{name}.so")), mode=ctypes.RTLD_GLOBAL)
+class _PoolParams(ctypes.Structure):
+    _fields_ = (
+        ("cpumask", ctypes.c_bool * 512),
+        ("n_threads", ctypes.c_int),
+        ("prio", ctypes.c_int),
+        ("poll", ctypes.c_uint32),
+        ("strict_cpu", ctypes.c_bool),
+        ("paused", ctypes.c_bool),
+    )
 
 
 if __name__ == "__main__":

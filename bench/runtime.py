@@ -36,7 +36,7 @@ def main() -> None:
     if options.worker:
         print(json.dumps(measure(options.worker[0], int(options.worker[1]))))
         return
-    pythons = {side: environment(side, arguments) for side, arguments in SIDES.items()}
+    pythons = {side: environment(side) for side in SIDES}
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model or convert(Path(scratch), options.size, options.quant)
         print(f"{model.name}, tokens a second, median of {options.rounds}")
@@ -51,13 +51,13 @@ def main() -> None:
                 print(f"{test:<10}{threads:>8}{stock:>10.1f}{patched:>10.1f}{patched / stock:>8.2f}")
 
 
-def environment(side: str, arguments: list[str]) -> Path:
+def environment(side: str) -> Path:
     """Return the Python of an environment with that build, made if absent."""
     folder = ROOT / ".cache" / "bench-runtime" / side
     python = folder / "bin" / "python"
     if not python.is_file():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    build = [sys.executable, str(ROOT / "patches" / "build.py"), *arguments, "--python", str(python)]
+    build = [sys.executable, str(ROOT / "patches" / "build.py"), *SIDES[side], "--python", str(python)]
     subprocess.run(build, check=True)
     return python
 
