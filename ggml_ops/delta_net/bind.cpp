@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -52,7 +53,7 @@ void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, c
     const std::int64_t items = heads * splits;
     std::atomic<std::int64_t> next{0};
     const auto work = [&] {
-        std::vector<float> scratch(kernels.scratch_floats(size));
+        const std::unique_ptr<float[]> scratch(new float[kernels.scratch_floats(size)]);  // not cleared: it need not be
         for (std::int64_t item = next++; item < items; item = next++) {
             const std::int64_t h = item / splits;
             const std::int64_t first_row = item % splits * rows;
@@ -79,7 +80,7 @@ void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, c
             head.snapshot_step = heads * size * size;
             head.first_row = first_row;
             head.rows = std::min(rows, size - first_row);
-            head.scratch = scratch.data();
+            head.scratch = scratch.get();
             kernels.gated_delta_rule(head);
         }
     };

@@ -27,18 +27,17 @@ std::size_t scratch_floats(std::int64_t size) {
 }
 
 // By chunks pays off when the transposition of the state is spread over enough tokens (bench/ops.py).
-constexpr std::int64_t fewest_tokens_by_chunks = 3 * chunk;
+constexpr std::int64_t fewest_tokens_by_chunks = 8;
 
 void gated_delta_rule(const Head& head) {
     // The states after the last tokens are wanted one by one.
     const std::int64_t last = head.snapshots > 1 ? std::min(head.snapshots, head.tokens) : 0;
     const std::int64_t first = head.tokens - last;
-    if (first < fewest_tokens_by_chunks) {
-        by_rows(head, 0);
-        return;
-    }
-    by_chunks(head, first);
-    if (last > 0) by_rows(head, first);
+    // A chunk costs the same however many tokens it has.
+    const std::int64_t rest = first % chunk <= chunk / 2 ? first % chunk : 0;
+    const std::int64_t by_chunk = first - rest >= fewest_tokens_by_chunks ? first - rest : 0;
+    if (by_chunk > 0) by_chunks(head, by_chunk);
+    by_rows(head, by_chunk);
 }
 
 }  // namespace
