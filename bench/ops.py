@@ -19,6 +19,7 @@ import numpy as np
 
 from qwen35_gguf import ggml_ops
 from qwen35_gguf.ggml_ops import _native
+from qwen35_gguf.ggml_ops.arguments import empty
 from runtime import environment
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -54,10 +55,10 @@ def main() -> None:
 
 def compare(ggml: Ggml, target: str, tokens: int, heads: int, threads: int) -> tuple[float, float]:
     """Time both sides in turns; return the seconds of ours and of ggml."""
-    inputs = make_inputs(tokens, heads)
+    inputs = {name: aligned(array) for name, array in make_inputs(tokens, heads).items()}
     state = inputs.pop("state")
-    out = np.empty_like(inputs["v"])
-    states = state[None].copy()
+    out = empty(inputs["v"].shape)
+    states = aligned(state[None])
     graph = ggml.graph(inputs, state, threads)
 
     def ours() -> None:
@@ -94,6 +95,13 @@ def make_inputs(tokens: int, heads: int) -> dict[str, Array]:
         "beta": random.random((tokens, heads), dtype=np.float32),
         "state": 0.1 * random.standard_normal((heads, SIZE, SIZE), dtype=np.float32),
     }
+
+
+def aligned(array: Array) -> Array:
+    """Copy an array to a multiple of 64 bytes, where ggml has its own."""
+    copy = empty(array.shape)
+    copy[...] = array
+    return copy
 
 
 def timed(work: Callable[[], object]) -> float:

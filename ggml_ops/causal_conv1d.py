@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from qwen35_gguf.ggml_ops import _native
-from qwen35_gguf.ggml_ops.arguments import Array, check_array
+from qwen35_gguf.ggml_ops.arguments import Array, check_array, empty
 from qwen35_gguf.ggml_ops.target import target
 
 MOST_TAPS = 8
@@ -44,6 +44,6 @@ def causal_conv1d_silu(x: Array, weight: Array, state: Array | None = None, *, t
     check_array("state", state, (channels, taps - 1))
     if threads < 0:
         raise ValueError(f"threads: expected 0 or more, got {threads}")
-    out, new_state = np.empty_like(x), np.empty_like(state)
+    out, new_state = empty(x.shape), empty(state.shape)
     _native.causal_conv1d_silu(x, weight, state, out, new_state, threads or os.cpu_count() or 1, target())
     return out, new_state

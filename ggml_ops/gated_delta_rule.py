@@ -7,12 +7,11 @@ are those of ggml_gated_delta_net (ggml.h).
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 
 from qwen35_gguf.ggml_ops import _native
-from qwen35_gguf.ggml_ops.arguments import Array, check_array
+from qwen35_gguf.ggml_ops.arguments import Array, check_array, empty
 from qwen35_gguf.ggml_ops.target import target
 
 
@@ -66,9 +65,9 @@ def gated_delta_rule(
         raise ValueError(f"snapshots: expected 1 or more, got {snapshots}")
     if threads < 0:
         raise ValueError(f"threads: expected 0 or more, got {threads}")
-    out = np.empty_like(v)
-    make: Any = np.zeros if snapshots > tokens else np.empty
-    states: Array = make((snapshots, heads, size, size), np.float32)
+    out = empty(v.shape)
+    states = empty((snapshots, heads, size, size))
+    states[tokens:] = 0
     gates = g if per_column else g[:, :, None]
     _native.gated_delta_rule(
         q, k, v, np.ascontiguousarray(gates), beta, state, out, states, threads or os.cpu_count() or 1, target()
