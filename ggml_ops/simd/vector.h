@@ -17,7 +17,14 @@
 
 inline F zero() { return set(0.F); }
 
-// Asks for the cache line at p, which need not be an address that may be read.
+// Ask for the cache line at p, which need not be an address that may be read.
+inline void prefetch(const float* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p);
+#else
+    static_cast<void>(p);
+#endif
+}
 inline void prefetch_to_change(const float* p) {
 #if defined(__GNUC__)
     __builtin_prefetch(p, 1);
