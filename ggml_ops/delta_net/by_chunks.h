@@ -5,7 +5,7 @@
 //   S_c q_c         = G_c S q_c + sum over j <= c of (G_c / G_j) (k_j . q_c) d_j
 //   S at its end    = G S + sum over j of (G / G_j) d_j k_j^T
 // The quotients are products of the decays in between: nothing is divided, so that decays down to zero do no harm. Three
-// multiply-adds for each element of the state and token are left, and a quarter of a multiplication.
+// multiply-adds for each element of the state and token are left.
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int chunk = 2;  // sixteen registers
@@ -22,8 +22,8 @@ struct Chunk {
     const float* q_dot[chunk];
     const float* k_update[chunk];  // for the update; the same
     const float* column_decay;     // G of each column, or null
-    float decay;                   // G
-    float after[chunk];            // G / G_c, or 1
+    float decay;                   // what the tile is multiplied by at the end of the chunk: G, or 1
+    float after[chunk];            // G / G_c, or 1, in units of the tile
     // d_c = beta_v v + d_dot (S k_c) + sum over j < c of d_d[c][j] d_j
     float beta_v[chunk], d_dot[chunk], d_d[chunk][chunk];
     // out_c = out_dot (S q_c) + sum over j <= c of out_d[c][j] d_j
@@ -185,6 +185,29 @@ inline Chunk prepare_columns(const Head& head, std::int64_t first, int tokens, c
     return p;
 }
 
+// Leaves the scalar decays out of the tiles: a tile times a factor is the state, the factor shrinks from chunk to chunk,
+// and the updates are in units of it. This saves a multiplication of every element for each chunk. The last chunk, and one at which the
+// factor gets so small that the updates might overflow, bring the tile back to a factor of one.
+inline void defer_decays(Chunk* chunks, int count) {
+    constexpr float smallest = 1e-15F;
+    float factor = 1.F;
+    for (int i = 0; i < count; ++i) {
+        Chunk& p = chunks[i];
+        for (int c = 0; c < p.tokens; ++c) {
+            p.d_dot[c] *= factor;
+            p.out_dot[c] *= factor;
+        }
+        factor *= p.decay;
+        if (i + 1 == count || factor < smallest) {
+            p.decay = factor;
+            factor = 1.F;
+        } else {
+            p.decay = 1.F;
+            for (float& after : p.after) after /= factor;
+        }
+    }
+}
+
 // Vectors of value rows for each token of a chunk.
 template <int Rows>
 struct Block {
@@ -195,10 +218,13 @@ struct Dots {
     Block<Rows> k, q;
 };
 
+enum class Decay { none, scalar, columns };
+
 // tile: size x Rows vectors. Applies the updates d of the chunk `before` (null: none), then takes the dots for `now`
 // (null: none).
-template <int Rows, bool Columns, bool Update, bool Dot>
-[[gnu::always_inline]] inline Dots<Rows> sweep(F* tile, std::int64_t n, const Chunk* before, const Block<Rows>& d, const Chunk* now) {
+template <int Rows, Decay Kind, bool Update, bool Dot>
+[[gnu::always_inline]] inline Dots<Rows> sweep(F* tile, std::int64_t n, const Chunk* before, const Block<Rows>& d,
+                                               const Chunk* now) {
     Dots<Rows> sum;
     F scaled[chunk][Rows];
     const float* kb[chunk];
@@ -225,7 +251,9 @@ template <int Rows, bool Columns, bool Update, bool Dot>
         F s[Rows];
         for (int r = 0; r < Rows; ++r) s[r] = tile[i * Rows + r];
         if constexpr (Update) {
-            for (int r = 0; r < Rows; ++r) s[r] = s[r] * (Columns ? set(column_decay[i]) : decay);
+            if constexpr (Kind != Decay::none) {
+                for (int r = 0; r < Rows; ++r) s[r] = s[r] * (Kind == Decay::columns ? set(column_decay[i]) : decay);
+            }
             for (int c = 0; c < chunk; ++c) {
                 const F k = set(kb[c][i]);
                 for (int r = 0; r < Rows; ++r) s[r] = fma(scaled[c][r], k, s[r]);
@@ -268,14 +296,22 @@ template <int Rows, bool Columns>
 
 template <int Rows, bool Columns>
 void run_chunks(const Head& head, F* tile, const Chunk* chunks, int count, std::int64_t first, std::int64_t row) {
+    constexpr Decay kind = Columns ? Decay::columns : Decay::scalar;
     const std::int64_t n = head.size;
-    Block<Rows> d = {};
-    for (int c = 0; c < count; ++c) {
-        const Dots<Rows> sum = c == 0 ? sweep<Rows, Columns, false, true>(tile, n, nullptr, d, chunks)
-                                      : sweep<Rows, Columns, true, true>(tile, n, chunks + c - 1, d, chunks + c);
-        d = solve<Rows, Columns>(head, chunks[c], sum, first + c * chunk, row);
+    Dots<Rows> sum = sweep<Rows, kind, false, true>(tile, n, nullptr, {}, chunks);
+    for (int c = 0;; ++c) {
+        const Chunk* now = chunks + c;
+        const Block<Rows> d = solve<Rows, Columns>(head, *now, sum, first + c * chunk, row);
+        if (c + 1 == count) {
+            sweep<Rows, kind, true, false>(tile, n, now, d, nullptr);
+            return;
+        }
+        if (!Columns && now->decay == 1.F) {
+            sum = sweep<Rows, Decay::none, true, true>(tile, n, now, d, now + 1);
+        } else {
+            sum = sweep<Rows, kind, true, true>(tile, n, now, d, now + 1);
+        }
     }
-    sweep<Rows, Columns, true, false>(tile, n, chunks + count - 1, d, nullptr);
 }
 
 // Rows of the state into lanes, and back. `tile` is size x Rows vectors.
@@ -335,6 +371,7 @@ inline void by_chunks(const Head& head, std::int64_t tokens) {
                                 ? prepare_columns(head, first + at, some, zeros, panels + count * panel_floats(n))
                                 : prepare_scalar(head, first + at, some, zeros, panels + count * panel_floats(n));
         }
+        if (!head.gate_per_column) defer_decays(chunks, count);
         if (head.gate_per_column) {
             for_tiles([&](F* t, std::int64_t row) { run_chunks<row_vectors, true>(head, t, chunks, count, first, row); },
                       [&](F* t, std::int64_t row) { run_chunks<1, true>(head, t, chunks, count, first, row); });
