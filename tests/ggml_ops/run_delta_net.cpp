@@ -1,0 +1,91 @@
+// Runs the gated delta rule or the convolution as told on stdin, for processors that are only emulated.
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "delta_net.h"
+
+struct Header {
+    char target[16];
+    std::int64_t taps;  // of the convolution; 0 for the gated delta rule
+    std::int64_t tokens;
+    std::int64_t size;  // of the one head, or the channels
+    std::int64_t gates;
+    std::int64_t snapshots;
+};
+
+static std::vector<float> read(std::int64_t count) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    if (std::fread(values.data(), sizeof(float), values.size(), stdin) != values.size()) std::exit(3);
+    return values;
+}
+
+static void write(const std::vector<float>& values) { std::fwrite(values.data(), sizeof(float), values.size(), stdout); }
+
+static void convolve(const delta_net::Target& target, const Header& h) {
+    const std::vector<float> x = read(h.tokens * h.size);
+    const std::vector<float> weight = read(h.size * h.taps);
+    std::vector<float> state = read(h.size * (h.taps - 1));
+    std::vector<float> out(x.size());
+    delta_net::Convolution job = {};
+    job.tokens = h.tokens;
+    job.kernel = h.taps;
+    job.x = x.data();
+    job.weight = weight.data();
+    job.state = job.new_state = state.data();
+    job.out = out.data();
+    job.x_step = job.out_step = job.channels = h.size;
+    target.causal_conv1d_silu(job);
+    write(out);
+    write(state);
+}
+
+static void recur(const delta_net::Target& chosen, const Header& h) {
+    const delta_net::Target& target = delta_net::for_size(chosen, h.size);
+    const std::vector<float> q = read(h.tokens * h.size);
+    const std::vector<float> k = read(h.tokens * h.size);
+    const std::vector<float> v = read(h.tokens * h.size);
+    const std::vector<float> gate = read(h.tokens * h.gates);
+    const std::vector<float> beta = read(h.tokens);
+    std::vector<float> states = read(h.size * h.size);
+    states.resize(states.size() * static_cast<std::size_t>(h.snapshots));
+    std::vector<float> out(v.size());
+    std::vector<float> scratch(target.scratch_floats(h.size));
+    delta_net::Head head = {};
+    head.tokens = h.tokens;
+    head.size = head.rows = head.q_step = head.k_step = head.v_step = head.out_step = h.size;
+    head.q = q.data();
+    head.k = k.data();
+    head.v = v.data();
+    head.gate = gate.data();
+    head.gate_step = h.gates;
+    head.gate_per_column = h.gates > 1;
+    head.beta = beta.data();
+    head.beta_step = 1;
+    head.out = out.data();
+    head.scale = 1.F / std::sqrt(static_cast<float>(h.size));
+    head.state = head.new_state = states.data();
+    head.snapshots = h.snapshots;
+    head.snapshot_step = h.size * h.size;
+    head.scratch = scratch.data();
+    target.gated_delta_rule(head);
+    write(out);
+    write(states);
+}
+
+int main() {
+    Header h;
+    while (std::fread(&h, sizeof(h), 1, stdin) == 1) {
+        std::size_t count = 0;
+        const delta_net::Target* const* all = delta_net::targets(count);
+        const delta_net::Target* target = nullptr;
+        for (std::size_t i = 0; i < count; ++i) {
+            if (std::strcmp(all[i]->name, h.target) == 0) target = all[i];
+        }
+        if (target == nullptr) return 4;
+        h.taps > 0 ? convolve(*target, h) : recur(*target, h);
+    }
+}

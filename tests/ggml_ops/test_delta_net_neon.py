@@ -1,0 +1,83 @@
+"""The NEON kernels of the gated delta rule and its convolution, cross-compiled and run by qemu, the state in place."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from oracles.delta_rule import recurrence
+
+Array = np.ndarray[Any, Any]
+
+KERNELS = Path(__file__).parents[2] / "ggml_ops" / "delta_net"
+COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
+FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-static", "-DSIMD_ARM64", f"-I{KERNELS}"]
+SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
+TOLERANCE = 1e-5
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f"needs {COMPILER} and {EMULATOR} (qemu-user)"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = tmp_path_factory.mktemp("neon") / "run_delta_net"
+    sources = [Path(__file__).with_name("run_delta_net.cpp"), *(KERNELS / name for name in SOURCES)]
+    subprocess.run([COMPILER, *FLAGS, *map(str, sources), "-o", str(built)], check=True)
+    return built
+
+
+def run(program: Path, target: str, taps: int, tokens: int, size: int, gates: int, snapshots: int, *x: Array) -> Array:
+    header = struct.pack("16s5q", target.encode(), taps, tokens, size, gates, snapshots)
+    told = header + b"".join(array.astype(np.float32).tobytes() for array in x)
+    done = subprocess.run([EMULATOR, str(program)], input=told, capture_output=True, check=True)
+    return np.frombuffer(done.stdout, np.float32)
+
+
+def assert_close(ours: Array, reference: Array) -> None:
+    assert np.isfinite(ours).all()
+    assert np.abs(ours - reference).max() <= TOLERANCE * np.abs(reference).max()
+
+
+@pytest.mark.parametrize("target", ["neon", "portable"])
+@pytest.mark.parametrize("per_column", [False, True])
+@pytest.mark.parametrize("size", [37, 64, 128])
+@pytest.mark.parametrize(("tokens", "snapshots"), [(1, 1), (5, 3), (9, 1), (11, 1), (70, 1), (70, 4)])
+def test_gated_delta_rule(program: Path, target: str, per_column: bool, size: int, tokens: int, snapshots: int) -> None:
+    random = np.random.default_rng(tokens)
+    q, k, v = random.standard_normal((3, tokens, 1, size)).astype(np.float32)
+    q, k = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
+    gates = size if per_column else 1
+    g = -np.exp(2 * random.standard_normal((tokens, 1, gates)) - 2).astype(np.float32)
+    beta = random.random((tokens, 1)).astype(np.float32)
+    state = random.standard_normal((1, size, size)).astype(np.float32)
+    found = run(program, target, 0, tokens, size, gates, snapshots, q, k, v, g, beta, state)
+    out, states = recurrence(q, k, v, g if per_column else g[:, :, 0], beta, state)
+    assert_close(found[: out.size], out.ravel())
+    for age, ours in enumerate(found[out.size :].reshape(snapshots, -1)):
+        assert_close(ours, states[-1 - age].ravel())
+
+
+@pytest.mark.parametrize("target", ["neon", "portable"])
+@pytest.mark.parametrize("taps", [2, 4, 7])
+@pytest.mark.parametrize(("tokens", "channels"), [(1, 16), (20, 131)])
+def test_convolution(program: Path, target: str, taps: int, tokens: int, channels: int) -> None:
+    random = np.random.default_rng(taps)
+    x = random.standard_normal((tokens, channels)).astype(np.float32)
+    weight = random.standard_normal((channels, taps)).astype(np.float32)
+    state = random.standard_normal((channels, taps - 1)).astype(np.float32)
+    found = run(program, target, taps, tokens, channels, 0, 1, x, weight, state)
+    inputs = np.concatenate([state.T, x]).astype(np.float64)
+    total = sum(inputs[tap : tap + tokens] * weight[:, tap] for tap in range(taps))
+    assert_close(found[: x.size], (total / (1 + np.exp(-total))).ravel())
+    np.testing.assert_array_equal(found[x.size :].reshape(state.shape), inputs[tokens:].T)
