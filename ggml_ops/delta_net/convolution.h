@@ -3,6 +3,9 @@
 
 inline F silu(F a) { return a / (set(1.F) + exponential(-a)); }
 
+// Tokens lie kilobytes apart, which no processor sees coming.
+constexpr int convolution_ahead = 16;
+
 // `count` channels from `channel` on, at most Vectors * lanes of them; the lanes beyond are filled with zeros.
 template <int Taps, int Vectors>
 void convolve(const Convolution& job, std::int64_t channel, std::int64_t count) {
@@ -26,6 +29,10 @@ void convolve(const Convolution& job, std::int64_t channel, std::int64_t count) 
     for (std::int64_t t = 0; t < job.tokens; ++t) {
         const float* x = job.x + t * job.x_step + channel;
         float* out = job.out + t * job.out_step + channel;
+        for (int c = 0; c < width; c += line) {
+            prefetch(x + convolution_ahead * job.x_step + c);
+            prefetch_to_change(out + convolution_ahead * job.out_step + c);
+        }
         if (count < width) {
             std::copy_n(x, count, buffer[0]);
             x = buffer[0];
