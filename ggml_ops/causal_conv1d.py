@@ -23,7 +23,7 @@ def causal_conv1d_silu(x: Array, weight: Array, state: Array | None = None, *, t
         x: (tokens, channels). All arrays are float32 and C-contiguous.
         weight: (channels, taps), 2 to 8 taps; the last one is for the token itself.
         state: (channels, taps - 1), the inputs before the first token, oldest first; zeros if None. It is not changed.
-        threads: 0 for one a core.
+        threads: at most; 0 for one a core. Little work takes fewer.
 
     Returns:
         out: (tokens, channels).

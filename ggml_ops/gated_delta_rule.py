@@ -38,7 +38,7 @@ def gated_delta_rule(
         beta: (tokens, V heads) strength of the update.
         state: (V heads, D value rows, D key columns) before the first token; zeros if None. It is not changed.
         snapshots: how many of the last states to return; more than 1 adds a leading dimension.
-        threads: 0 for one a core. They share heads and groups of value rows.
+        threads: at most; 0 for one a core. They share heads and groups of value rows; little work takes fewer.
 
     Returns:
         out: (tokens, V heads, D).

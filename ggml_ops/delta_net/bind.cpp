@@ -35,10 +35,15 @@ const delta_net::Target& find_target(const std::string& name) {
     throw std::invalid_argument("target " + name + " is not one that this processor runs");
 }
 
+// The threads that pay: one takes tens of microseconds to start, and a core does `enough` elements in about a hundred.
+int worth(int most_threads, std::int64_t elements, std::int64_t enough) {
+    return static_cast<int>(std::clamp<std::int64_t>(elements / enough, 1, std::max(most_threads, 1)));
+}
+
 // states: snapshots x heads x size x size, the newest first.
 void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, const Input<3>& g,
                       const Input<2>& beta, const Input<3>& state, const Output<3>& out, const Output<4>& states,
-                      int threads, const std::string& target) {
+                      int most_threads, const std::string& target) {
     const auto tokens = static_cast<std::int64_t>(v.shape(0));
     const auto heads = static_cast<std::int64_t>(v.shape(1));
     const auto size = static_cast<std::int64_t>(v.shape(2));
@@ -46,6 +51,7 @@ void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, c
     const auto gates = static_cast<std::int64_t>(g.shape(2));
     const delta_net::Target& kernels = delta_net::for_size(find_target(target), size);
 
+    const int threads = worth(most_threads, tokens * heads * size * size, 1 << 21);
     // Heads are split into groups of value rows until there is work for all threads.
     const std::int64_t groups = (size + delta_net::row_granularity - 1) / delta_net::row_granularity;
     const std::int64_t splits = std::clamp<std::int64_t>((2 * threads + heads - 1) / heads, 1, groups);
@@ -89,9 +95,10 @@ void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, c
 }
 
 void causal_conv1d_silu(const Input<2>& x, const Input<2>& weight, const Input<2>& state, const Output<2>& out,
-                        const Output<2>& new_state, int threads, const std::string& target) {
+                        const Output<2>& new_state, int most_threads, const std::string& target) {
     const delta_net::Target& kernels = find_target(target);
     const auto channels = static_cast<std::int64_t>(x.shape(1));
+    const int threads = worth(most_threads, static_cast<std::int64_t>(x.shape(0)) * channels, 1 << 18);
     constexpr std::int64_t step = 256;
     std::atomic<std::int64_t> next{0};
     const auto work = [&] {

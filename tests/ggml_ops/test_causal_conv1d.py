@@ -38,6 +38,14 @@ def test_equals_torch(monkeypatch: pytest.MonkeyPatch, target: str, taps: int, c
     np.testing.assert_array_equal(new_state, np.concatenate([state.T, x])[-(taps - 1) :].T)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 0])
+def test_threads_do_not_change_a_bit(threads: int) -> None:
+    case = make(200, 7000, 4)  # work enough for five
+    expected = ggml_ops.causal_conv1d_silu(*case, threads=1)
+    for ours, reference in zip(ggml_ops.causal_conv1d_silu(*case, threads=threads), expected, strict=True):
+        np.testing.assert_array_equal(ours, reference)
+
+
 @pytest.mark.parametrize("target", ggml_ops.targets())
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 10.0, 1e3, 1e30])
 def test_silu_holds_from_the_smallest_to_the_largest(
