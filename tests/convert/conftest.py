@@ -1,14 +1,12 @@
 """The stock converter of llama.cpp as an oracle: fetched once, run in a subprocess, its outputs kept for the session.
 
 It is published inside llama-cpp-python's sdist, and not installed by it. Only the converter and its own gguf-py are
-unpacked, into $QWEN35_CACHE or ~/.cache/qwen35-gguf.
+unpacked, into the folder where patches/sdist.py keeps the sdist.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-VERSION = "0.3.36"
-ROOT = f"llama_cpp_python-{VERSION}/vendor/llama.cpp"
+import sdist
+
+ROOT = f"{sdist.NAME}/vendor/llama.cpp"
 WANTED = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
 
 # Runs the converter as it is, but for one thing: it recognizes a pre-tokenizer by the ids that a sample text gets,
@@ -41,21 +40,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def _download(folder: Path) -> Path:
-    """Fetch the sdist. pip also makes its metadata, which for this package takes most of a minute."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", str(folder)]
-    done = subprocess.run([*command, f"llama-cpp-python=={VERSION}"], capture_output=True, text=True, check=False)
-    found = list(folder.glob("llama_cpp_python-*.tar.gz"))
-    if done.returncode or not found:
-        pytest.fail(f"the stock converter cannot be fetched: {done.stderr.strip()[-500:]}")
-    return found[0]
-
-
-def _unpack(sdist: Path, target: Path) -> None:
+def _unpack(archived: Path, target: Path) -> None:
     """Unpack the wanted members beside the target, then rename, so that an interrupted run leaves no half a tree."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        with tarfile.open(sdist) as archive:
+        with tarfile.open(archived) as archive:
             wanted = tuple(f"{ROOT}/{name}" for name in WANTED)
             archive.extractall(folder, [m for m in archive if m.name.startswith(wanted)], filter="data")
         try:
@@ -66,14 +55,11 @@ def _unpack(sdist: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def stock_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stock_tree() -> Path:
     """The folder of llama.cpp with convert_hf_to_gguf.py, conversion/ and gguf-py/."""
-    cache = Path(os.environ.get("QWEN35_CACHE") or Path.home() / ".cache" / "qwen35-gguf")
-    target = cache / f"llama.cpp-{VERSION}"
+    target = sdist.cache_folder() / f"llama.cpp-{sdist.VERSION}"
     if not (target / "convert_hf_to_gguf.py").is_file():
-        folder = tmp_path_factory.mktemp("sdist")
-        _unpack(_download(folder), target)
-        shutil.rmtree(folder)
+        _unpack(sdist.fetch_sdist(), target)
     return target
 
 
