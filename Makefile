@@ -12,6 +12,7 @@ JOBS       ?=
 SIZE       ?= 0.8b
 ROUNDS     ?=
 TARGET     ?=
+CPU        ?=
 STOCK      ?=
 
 BIN  := $(VENV)/bin
@@ -19,7 +20,8 @@ DEMO := examples/demo-checkpoint
 
 # What the patched llama-cpp-python depends on, but for the Python that builds it.
 PATCHES := $(wildcard patches/*.patch patches/*.py ggml_ops/simd/*.h ggml_ops/simd/*.cpp \
-                      ggml_ops/delta_net/*.h ggml_ops/delta_net/*.cpp)
+                      ggml_ops/delta_net/*.h ggml_ops/delta_net/*.cpp \
+                      ggml_ops/matmul/*.h ggml_ops/matmul/*.cpp)
 
 # What an install depends on. Python files are not listed: the install is editable.
 SOURCES := pyproject.toml CMakeLists.txt ggml_ops/CMakeLists.txt \
@@ -81,8 +83,8 @@ bench-quant: $(VENV)/.dev  ## million weights a second for every native format, 
 bench-ops: $(VENV)/.dev  ## the gated delta rule: ours and the operation of a stock llama.cpp, at several lengths
 	'$(BIN)/python' bench/ops.py $(if $(TARGET),--targets '$(TARGET)')
 
-bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock and on a patched llama.cpp, in turns
-	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')
+bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock and on a patched llama.cpp, in turns; CPU=avx2 builds without AVX-512
+	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
 
 clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT
 	rm -rf '$(VENV)' build dist '$(DEMO)' .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -115,7 +115,7 @@ class Ggml:
     """The libggml of a stock llama-cpp-python, in an environment of its own."""
 
     def __init__(self) -> None:
-        python = environment("stock")
+        python = environment("stock", "native")
         (folder,) = python.parents[1].glob("lib/python*/site-packages/llama_cpp/lib")
         self.base = ctypes.CDLL(str(folder / "libggml-base.so"), ctypes.RTLD_GLOBAL)
         self.cpu = ctypes.CDLL(str(folder / "libggml-cpu.so"), ctypes.RTLD_GLOBAL)

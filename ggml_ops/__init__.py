@@ -2,6 +2,6 @@
 
 from qwen35_gguf.ggml_ops.causal_conv1d import causal_conv1d_silu
 from qwen35_gguf.ggml_ops.gated_delta_rule import gated_delta_rule
-from qwen35_gguf.ggml_ops.target import target, targets
+from qwen35_gguf.ggml_ops.target import product_target, target, targets
 
-__all__ = ["causal_conv1d_silu", "gated_delta_rule", "target", "targets"]
+__all__ = ["causal_conv1d_silu", "gated_delta_rule", "product_target", "target", "targets"]

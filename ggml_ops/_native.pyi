@@ -31,3 +31,11 @@ def gated_delta_rule(
 def causal_conv1d_silu(
     x: _Array, weight: _Array, state: _Array, out: _Array, new_state: _Array, threads: int, target: str
 ) -> None: ...
+def mul_mat_targets() -> list[str]: ...
+def mul_mat(
+    weights: _Array,
+    format: str,  # noqa: A002
+    x: _Array,
+    out: _Array,
+    target: str,
+) -> None: ...

@@ -25,7 +25,7 @@ from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "ggml_ops"
-KERNEL_FOLDERS = ("simd", "delta_net")
+KERNEL_FOLDERS = ("simd", "delta_net", "matmul")
 KERNEL_SUFFIXES = (".cpp", ".h")
 KERNEL_TARGET = "vendor/llama.cpp/ggml/src/ggml-cpu/ggml_ops"
 DEFAULT_CMAKE_ARGS = "-DGGML_NATIVE=ON -DGGML_RPC=ON"

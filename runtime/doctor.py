@@ -28,6 +28,8 @@ def report() -> Iterator[tuple[str, str]]:
     yield "package", f"qwen35-gguf {metadata.version('qwen35-gguf')}, Python {platform.python_version()}"
     yield "processor", f"{platform.machine()}: {', '.join(ggml_ops.targets())}"
     yield "kernels", f"{ggml_ops.target()} (QWEN35_CPU takes another)"
+    products = ggml_ops.product_target()
+    yield "", f"products of quantized weights: {products or 'as ggml has them'}"
     runtime = installed_runtime()
     if runtime is None:
         yield "runtime", "none: llama-cpp-python is not installed; make runtime"

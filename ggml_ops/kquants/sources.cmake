@@ -3,4 +3,4 @@
 # No contraction to fused multiply-add anywhere: the results have to be those of ggml's scalar code, to the bit.
 
 target_sources(_native PRIVATE kquants/bind.cpp kquants/dispatch.cpp)
-simd_targets(kquants)
+simd_targets(kquants ${SIMD_SETS})

@@ -1,7 +1,12 @@
 #include "cpu.h"
 
+#include <cstring>
+#include <initializer_list>
+
 #if defined(_MSC_VER) && defined(SIMD_X86)
 #include <intrin.h>
+#elif defined(SIMD_X86)
+#include <cpuid.h>
 #endif
 
 namespace simd {
@@ -17,21 +22,52 @@ bool cpu_has(unsigned leaf7, unsigned leaf1, unsigned saved) {
     __cpuidex(r, 7, 0);
     return (static_cast<unsigned>(r[1]) & leaf7) == leaf7 && (_xgetbv(0) & saved) == saved;
 }
+// Leaf 7: ECX, and EAX of its second part.
+unsigned leaf7_ecx() {
+    int r[4];
+    __cpuidex(r, 7, 0);
+    return static_cast<unsigned>(r[2]);
+}
+unsigned leaf7_1_eax() {
+    int r[4];
+    __cpuidex(r, 7, 1);
+    return static_cast<unsigned>(r[0]);
+}
+#elif defined(SIMD_X86)
+unsigned leaf7_1_eax() {
+    unsigned r[4] = {};
+    return __get_cpuid_count(7, 1, r, r + 1, r + 2, r + 3) != 0 ? r[0] : 0;
+}
 #endif
 
 }  // namespace
 
 #if defined(_MSC_VER) && defined(SIMD_X86)
 bool cpu_has_avx512() { return cpu_has(1U << 16 | 1U << 17 | 1U << 30 | 1U << 31, 1U << 29, 0xE6); }
+bool cpu_has_avx512vnni() { return cpu_has_avx512() && (leaf7_ecx() & 1U << 11) != 0; }
 bool cpu_has_avx2() { return cpu_has(1U << 5, 1U << 29 | 1U << 12, 0x6); }
 #elif defined(SIMD_X86)
 bool cpu_has_avx512() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool cpu_has_avx512vnni() { return cpu_has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 // Every processor with AVX2 has F16C, which compilers do not all know by name.
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
+#if defined(SIMD_X86)
+// Compilers do not all know it by name.
+bool cpu_has_avxvnni() { return cpu_has_avx2() && (leaf7_1_eax() & 1U << 4) != 0; }
+#endif
 bool cpu_is_any() { return true; }
+
+bool not_above(const char* name, const char* limit) {
+    if (limit == nullptr) return true;
+    for (const char* const target : {"portable", "neon", "avx2", "avxvnni", "avx512", "avx512vnni"}) {
+        if (std::strcmp(name, target) == 0) return true;
+        if (std::strcmp(limit, target) == 0) return false;
+    }
+    return true;
+}
 
 }  // namespace simd

@@ -17,21 +17,25 @@ endif()
 if(MSVC)
   set(SIMD_COMMON "/fp:precise")
   set(SIMD_avx512 "/arch:AVX512")
+  set(SIMD_avx512vnni "/arch:AVX512")
   set(SIMD_avx2 "/arch:AVX2")
+  set(SIMD_avxvnni "/arch:AVX2")
 else()
   # What is to be fused says so.
   set(SIMD_COMMON "-O3;-ffp-contract=off")
   set(SIMD_avx512 "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma")
+  set(SIMD_avx512vnni "${SIMD_avx512};-mf16c;-mavx512vnni")
   set(SIMD_avx2 "-mavx2;-mf16c;-mfma")
+  set(SIMD_avxvnni "${SIMD_avx2};-mavxvnni")
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # GCC takes the undefined vectors inside its own AVX-512 header for ours (its bug 105593).
     list(APPEND SIMD_COMMON "-Wno-uninitialized;-Wno-maybe-uninitialized")
   endif()
 endif()
 
-# Adds folder/target_SET.cpp for every instruction set of this processor.
+# Adds folder/target_SET.cpp for every instruction set named.
 function(simd_targets folder)
-  foreach(set IN LISTS SIMD_SETS)
+  foreach(set IN LISTS ARGN)
     set(source ${folder}/target_${set}.cpp)
     target_sources(_native PRIVATE ${source})
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${SIMD_COMMON};${SIMD_${set}}")

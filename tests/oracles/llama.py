@@ -107,11 +107,11 @@ def mean_kl(reference: np.ndarray, other: np.ndarray) -> float:  # type: ignore[
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
-def draft_logits(gguf: Path, tokens: list[int]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def draft_logits(gguf: Path, tokens: list[int], **options: Any) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     """Hidden states after the trunk's final norm (n, hidden), and the MTP head's logits (n - 1, vocab)."""
     from llama_cpp import llama_cpp_ext as ext
 
-    with loaded(gguf, load_mtp=True) as model, context(model, len(tokens)) as ctx:
+    with loaded(gguf, load_mtp=True, **options) as model, context(model, len(tokens)) as ctx:
         vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         width = llama_cpp.llama_model_n_embd(model)
         ext.llama_set_embeddings_nextn(ctx, True, False)

@@ -1,0 +1,138 @@
+// 32 bytes: AVX2, with AVX-VNNI where MATMUL_VNNI is defined. Included inside the namespace of its target, after the
+// vectors of floats.
+
+inline constexpr int width = 32;
+inline constexpr int tile_vectors = 2;
+
+struct B {
+    __m256i v;
+};
+
+inline B load_bytes(const void* p) { return {_mm256_loadu_si256(static_cast<const __m256i*>(p))}; }
+inline void store_bytes(void* p, B a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a.v); }
+inline B four_bytes(const void* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, sizeof four);
+    return {_mm256_set1_epi32(four)};
+}
+
+// Sums of pairs of products; at most 2 * 63 * 127 each.
+inline B pairs(B a, B b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }
+inline B add_pairs(B a, B b) { return {_mm256_add_epi16(a.v, b.v)}; }
+inline I widen(B a) { return {_mm256_madd_epi16(a.v, _mm256_set1_epi16(1))}; }
+// Pairs times 16-bit scales.
+inline I scaled(B a, B scale) { return {_mm256_madd_epi16(a.v, scale.v)}; }
+
+inline I zero_sums() { return {_mm256_setzero_si256()}; }
+
+#if defined(MATMUL_VNNI)
+// Unsigned bytes times signed bytes, four to a lane, without saturation: what exceeds seven bits may be made unsigned.
+inline constexpr bool wide_is_unsigned = true;
+inline constexpr bool sums_in_lanes = true;  // `dot` adds four products to a lane in one instruction
+inline constexpr int tile_columns = 3;
+inline I dot(I sum, B a, B b) { return {_mm256_dpbusd_avx_epi32(sum.v, a.v, b.v)}; }
+inline I dot_wide(I sum, B a, B b) { return dot(sum, a, b); }
+inline B make_wide(B a) { return {_mm256_xor_si256(a.v, _mm256_set1_epi8(-128))}; }
+inline I scaled(I sum, B a, B scale) { return {_mm256_dpwssd_avx_epi32(sum.v, a.v, scale.v)}; }
+#else
+// Pairs of products of unsigned bytes of eight bits would saturate: the sign goes to the other factor.
+inline constexpr bool wide_is_unsigned = false;
+inline constexpr bool sums_in_lanes = false;
+inline constexpr int tile_columns = 3;
+inline I dot(I sum, B a, B b) { return sum + widen(pairs(a, b)); }
+inline I dot_wide(I sum, B a, B b) {
+    return sum + widen({_mm256_maddubs_epi16(_mm256_abs_epi8(a.v), _mm256_sign_epi8(b.v, a.v))});
+}
+inline B make_wide(B a) { return a; }
+inline I scaled(I sum, B a, B scale) { return sum + scaled(a, scale); }
+#endif
+
+inline I multiply(I a, I b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+
+inline F eight(const float* p) { return load(p); }
+inline F eight_halves(__m128i halves) { return {_mm256_cvtph_ps(halves)}; }
+inline I integers(__m128i bytes) { return {_mm256_cvtepi8_epi32(bytes)}; }
+
+// Sixteen scales, of 16 weights each, the even ones in the low half and the odd ones in the high one.
+inline B make_words(__m128i scales) {
+    const __m128i even_first = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    return {_mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_first))};
+}
+// Of these the two for the i-th 32 weights, repeated for their pairs.
+inline B spread_words(B words, int i) {
+    return {_mm256_shuffle_epi8(words.v, _mm256_set1_epi16(static_cast<short>(0x0202 * i + 0x0100)))};
+}
+// Of eight scales, of 32 weights each, that for the i-th 32 weights, repeated for the lanes of `dot`.
+inline F spread(F eight_scales, int i) { return {_mm256_permutevar8x32_ps(eight_scales.v, _mm256_set1_epi32(i))}; }
+inline I spread(I eight_scales, int i) { return {_mm256_permutevar8x32_epi32(eight_scales.v, _mm256_set1_epi32(i))}; }
+
+inline std::int32_t total(I a) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xB1)));
+}
+inline float total(F a) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+}
+inline float largest(F a) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+inline I rounded(F a) { return {_mm256_cvtps_epi32(a.v)}; }
+inline void store_narrow(std::int8_t* p, I a) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+
+inline __m256i low_nibbles(__m256i a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+inline __m256i high_nibbles(__m256i a) { return low_nibbles(_mm256_srli_epi16(a, 4)); }
+
+// What follows unpacks 128 weights.
+
+// 64 bytes: of 64 weights each, the first 32 in the low nibbles and the others in the high ones.
+inline void unpack_nibbles(const std::uint8_t* p, B (&q)[4]) {
+    for (int i = 0; i < 2; ++i) {
+        const __m256i packed = load_bytes(p + 32 * i).v;
+        q[2 * i].v = low_nibbles(packed);
+        q[2 * i + 1].v = high_nibbles(packed);
+    }
+}
+
+// 32 bytes whose bit j is the fifth of the j-th 32 weights; Half: bits 0 to 3 or 4 to 7.
+template <int Half>
+void add_fifth_bit(const std::uint8_t* p, B (&q)[4]) {
+    const __m256i bits = load_bytes(p).v;
+    const __m256i mask = _mm256_set1_epi8(16);
+    const __m256i moved[4] = {Half == 0 ? _mm256_slli_epi16(bits, 4) : bits,
+                              Half == 0 ? _mm256_slli_epi16(bits, 3) : _mm256_srli_epi16(bits, 1),
+                              Half == 0 ? _mm256_slli_epi16(bits, 2) : _mm256_srli_epi16(bits, 2),
+                              Half == 0 ? _mm256_slli_epi16(bits, 1) : _mm256_srli_epi16(bits, 3)};
+    for (int i = 0; i < 4; ++i) q[i].v = _mm256_or_si256(q[i].v, _mm256_and_si256(moved[i], mask));
+}
+
+// Four bits each in 64 bytes, and two bits in 32 bytes.
+inline void unpack_six_bits(const std::uint8_t* low, const std::uint8_t* high, B (&q)[4]) {
+    const __m256i mask = _mm256_set1_epi8(48);
+    const __m256i a = load_bytes(low).v, b = load_bytes(low + 32).v, bits = load_bytes(high).v;
+    const __m256i nibbles[4] = {low_nibbles(a), low_nibbles(b), high_nibbles(a), high_nibbles(b)};
+    const __m256i moved[4] = {_mm256_slli_epi16(bits, 4), _mm256_slli_epi16(bits, 2), bits, _mm256_srli_epi16(bits, 2)};
+    for (int i = 0; i < 4; ++i) q[i].v = _mm256_or_si256(nibbles[i], _mm256_and_si256(moved[i], mask));
+}
+
+// 64 bytes: of 32 weights each, the first 16 in the low nibbles and the others in the high ones; table of 16 values.
+inline void look_up_nibbles(const std::uint8_t* p, __m128i table, B (&q)[4]) {
+    const __m256i values = _mm256_broadcastsi128_si256(table);
+    for (int i = 0; i < 4; ++i) {
+        const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 16 * i));
+        const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1);
+        q[i].v = _mm256_shuffle_epi8(values, low_nibbles(both));
+    }
+}
+
+// Four blocks of 32 bytes, `step` bytes from one to the next.
+inline void gather_blocks(const std::uint8_t* p, std::int64_t step, B (&q)[4]) {
+    for (int i = 0; i < 4; ++i) q[i] = load_bytes(p + i * step);
+}
