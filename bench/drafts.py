@@ -149,7 +149,7 @@ def texts() -> Iterator[tuple[str, str]]:
         with file.open("rb") as stream:
             try:
                 catalog = gettext.GNUTranslations(stream)._catalog  # type: ignore[attr-defined]
-            except (OSError, UnicodeDecodeError, ValueError):
+            except (OSError, ValueError, IndexError):
                 continue
         translated += [text for text in catalog.values() if isinstance(text, str)]
     if translated:

@@ -1,6 +1,6 @@
 """Microseconds per token and head of the gated delta rule: ours, stock ggml's op in a graph of its own, and the ratio.
 
-.venv/bin/python bench/ops.py [--heads 16,32,48] [--lengths 1,16,64,512,2048] [--targets avx512,avx2] [--threads 1]
+.venv/bin/python bench/ops.py [--heads 16,32,48] [--lengths 1,16,64,512,2048] [--targets avx512,avx2] [--wy]
 
 Both sides get the same inputs and take turns; the median turn of each counts. The results are compared. The op of ggml
 writes the new state behind its output; ours updates it where it lies.
@@ -37,7 +37,12 @@ def main() -> None:
     parser.add_argument("--lengths", default="1,16,64,512,2048", help="tokens, with commas")
     parser.add_argument("--targets", default=",".join(ggml_ops.targets()), help="instruction sets, with commas")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--wy", action="store_true", help="instead: what the products of the WY form alone take")
     options = parser.parse_args()
+    if options.wy:
+        for chunk in (16, 32, 64):
+            print(f"WY form, chunks of {chunk}: {wy_products(chunk):.2f} us per token and head in numpy's BLAS")
+        return
     ggml = Ggml()
     print(f"head size {SIZE}, {options.threads} threads; microseconds per token and head")
     print(f"{'target':<10}{'heads':>6}{'tokens':>8}{'ours':>10}{'ggml':>10}{'ratio':>8}")
@@ -51,6 +56,27 @@ def main() -> None:
                     f"{theirs / ours:>8.2f}",
                     flush=True,
                 )
+
+
+def wy_products(chunk: int) -> float:
+    """Time the matrix products of a chunk in the WY form, without its triangular solve and its decays.
+
+    A bound for kernels that take more tokens at once than ours: K K', Q K', K S, Q S, two products with the chunk's
+    matrices, and the update of the state. Set OPENBLAS_NUM_THREADS=1.
+    """
+    random = np.random.default_rng(0)
+    k, q, u = (random.standard_normal((chunk, SIZE)).astype(np.float32) for _ in range(3))
+    state = random.standard_normal((SIZE, SIZE)).astype(np.float32)
+    among, of_state, change = (np.empty(shape, np.float32) for shape in ((chunk, chunk), (chunk, SIZE), (SIZE, SIZE)))
+
+    def products() -> None:
+        for rows in (k, q):
+            np.matmul(rows, k.T, out=among)
+            np.matmul(rows, state.T, out=of_state)
+            np.matmul(among, u, out=of_state)
+        np.matmul(u.T, k, out=change)
+
+    return min(timed(products) for _ in range(2000)) * 1e6 / chunk
 
 
 def compare(ggml: Ggml, target: str, tokens: int, heads: int, threads: int) -> tuple[float, float]:

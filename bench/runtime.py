@@ -1,6 +1,6 @@
 """Prefill and decode of a model with random weights on a stock and on a patched llama.cpp, in turns, with ratios.
 
-.venv/bin/python bench/runtime.py --size 0.8b [--quant Q4_K_M] [--rounds 3] [--model FILE] [--cpu avx2]
+.venv/bin/python bench/runtime.py --size 0.8b [--quant Q4_K_M] [--rounds 3] [--layers N] [--model FILE] [--cpu avx2]
 
 Each build has an environment of its own in .cache/bench-runtime; both are built by patches/build.py, with the same
 options. Every measurement is a process of its own, which warms up first. --cpu builds both for a laptop without
@@ -35,6 +35,7 @@ def main() -> None:
     """Make environments and model, run the sides in turns, print a row for each test and number of threads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="0.8b")
+    parser.add_argument("--layers", type=int, help="fewer layers than the size has")
     parser.add_argument("--quant", default="Q4_K_M")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", default="1,2", help="numbers, with commas")
@@ -47,7 +48,7 @@ def main() -> None:
         return
     pythons = {side: environment(side, options.cpu) for side in SIDES}
     with tempfile.TemporaryDirectory() as scratch:
-        model = options.model or convert(Path(scratch), options.size, options.quant)
+        model = options.model or convert(Path(scratch), options.size, options.quant, options.layers)
         print(f"{model.name}, built for {options.cpu}, median of {options.rounds}")
         print(f"{'':<20}{'threads':>8}{'stock':>10}{'patched':>10}{'ratio':>8}")
         for threads in map(int, options.threads.split(",")):
@@ -78,9 +79,10 @@ def environment(side: str, cpu: str) -> Path:
     return python
 
 
-def convert(folder: Path, size: str, quant: str) -> Path:
+def convert(folder: Path, size: str, quant: str, layers: int | None = None) -> Path:
     """Make a checkpoint with random weights and convert its text model."""
     make = [sys.executable, str(ROOT / "examples" / "make_checkpoint.py"), str(folder / "checkpoint"), "--size", size]
+    make += ["--layers", str(layers)] if layers else []
     subprocess.run([*make, "--no-vision"], check=True, stdout=subprocess.DEVNULL)
     script = str(ROOT / "convert" / "hf_to_gguf.py")
     command = [sys.executable, script, str(folder / "checkpoint"), "-q", quant, "-o", str(folder)]
@@ -115,7 +117,7 @@ def measure(model: str, threads: int) -> dict[str, float]:
     memory = llama_cpp.llama_get_memory(ctx)
     for test, (prompt, generated) in TESTS.items():
         speeds = []
-        for _ in range(2):
+        for _ in range(2 if prompt else 5):  # decoding is quickly measured, and memory is shared with the neighbours
             llama_cpp.llama_memory_clear(memory, True)
             decode(llama_cpp, ctx, 8, 0)
             start = time.perf_counter()

@@ -17,6 +17,9 @@ namespace nb = nanobind;
 
 namespace {
 
+template <class T>
+using Array = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
 struct Free {
     void operator()(std::uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
 };
@@ -55,9 +58,8 @@ const matmul::Target& find_target(const std::string& name) {
 }
 
 // weights: rows x bytes; x: columns x k; out: columns x rows.
-void mul_mat(const nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>& weights,
-             const std::string& format_name, const nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>& x,
-             const nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>& out, const std::string& target_name) {
+void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format_name, const Array<const float>& x,
+             const Array<float>& out, const std::string& target_name) {
     const matmul::Target& target = find_target(target_name);
     const matmul::Format format = find_format(format_name);
     const std::size_t columns = x.shape(0), rows = weights.shape(0);

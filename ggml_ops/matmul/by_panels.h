@@ -110,8 +110,9 @@ inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* con
 
 // One tile of the result: the rows of the panel times some columns, over the blocks of the panel. Adds to `total`.
 template <class Weights, int Columns>
-void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks, const std::uint8_t* const (&columns)[Columns],
-                   std::int64_t k, float (&total)[Columns][panel_rows]) {
+void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
+                   const std::uint8_t* const (&columns)[Columns], std::int64_t k,
+                   float (&total)[Columns][panel_rows]) {
     constexpr int count = super_block / Weights::values_a_scale;
     for (std::int64_t b = 0; b < blocks; ++b) {
         const ColumnPlace at = place<Weights>(k, block + b);
@@ -121,7 +122,8 @@ void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks, 
         }
         for (int j = 0; j < count; ++j) {
             const std::uint8_t* x[Columns];
-            for (int c = 0; c < Columns; ++c) x[c] = columns[c] + at.q + j * Weights::values_a_scale;
+            const std::int64_t first = at.q + j * Weights::values_a_scale;
+            for (int c = 0; c < Columns; ++c) x[c] = columns[c] + first;
             I integers_sum[tile_vectors][Columns];
             dots<Weights, Columns>(&panel.q[b][j * (Weights::values_a_scale / 4)], x, integers_sum);
             for (int v = 0; v < tile_vectors; ++v) {

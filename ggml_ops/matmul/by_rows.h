@@ -32,8 +32,8 @@ template <class Weights>
 struct RowScales {
     static constexpr int count = super_block / Weights::values_a_scale;
 
-    B of_16;                     // narrow
-    I of_32;                     // else, with a column's scale for a super-block
+    B of_16;                       // narrow
+    I of_32;                       // else, where a column has one scale for a super-block
     F floats[vectors_for(count)];  // else
     F factor;
     F minimums[vectors_for(count)];

@@ -1,6 +1,6 @@
-// A quantized column: k 8-bit values, their sums over 32 and over 16 of them (times the column's scale), the scales. The
-// formats with super-blocks share one layout, so that a column can be used again for the next matrix. Included inside a
-// namespace.
+// A quantized column: k 8-bit values, their sums over 32 and over 16 of them (times the column's scale), the scales.
+// All formats with super-blocks share one layout, so that a column can be used again for the next matrix. Included
+// inside a namespace.
 
 constexpr std::int64_t column_values_a_scale(Format format) { return format == Format::q8_0 ? 32 : super_block; }
 

@@ -10,7 +10,8 @@
 namespace matmul {
 
 extern const Target target_avx2;
-const Target target_avx2 = {"avx2",            simd::cpu_has_avx2, avx2::panel_bytes(),
-                          avx2::panel_rows, avx2::quantize, avx2::multiply};
+const Target target_avx2 = {
+    "avx2", simd::cpu_has_avx2, avx2::panel_bytes(), avx2::panel_rows, avx2::quantize, avx2::multiply,
+};
 
 }  // namespace matmul

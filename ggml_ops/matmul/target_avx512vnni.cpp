@@ -10,7 +10,9 @@
 namespace matmul {
 
 extern const Target target_avx512vnni;
-const Target target_avx512vnni = {"avx512vnni",            simd::cpu_has_avx512vnni, avx512vnni::panel_bytes(),
-                          avx512vnni::panel_rows, avx512vnni::quantize, avx512vnni::multiply};
+const Target target_avx512vnni = {
+    "avx512vnni",           simd::cpu_has_avx512vnni, avx512vnni::panel_bytes(),
+    avx512vnni::panel_rows, avx512vnni::quantize,     avx512vnni::multiply,
+};
 
 }  // namespace matmul

@@ -11,7 +11,8 @@
 namespace matmul {
 
 extern const Target target_avxvnni;
-const Target target_avxvnni = {"avxvnni",            simd::cpu_has_avxvnni, avxvnni::panel_bytes(),
-                          avxvnni::panel_rows, avxvnni::quantize, avxvnni::multiply};
+const Target target_avxvnni = {
+    "avxvnni", simd::cpu_has_avxvnni, avxvnni::panel_bytes(), avxvnni::panel_rows, avxvnni::quantize, avxvnni::multiply,
+};
 
 }  // namespace matmul
