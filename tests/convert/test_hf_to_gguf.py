@@ -215,7 +215,11 @@ def test_a_stopped_conversion_leaves_no_final_file(
     out = tmp_path / "out"
     # A type without a kernel of ours takes seconds.
     arguments = [sys.executable, str(SCRIPT), str(source), "-q", "IQ3_S", "-o", str(out), "--jobs", "1"]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def listen() -> None:  # a shell's background jobs are started deaf to SIGINT, and so would be what they start
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=listen)
     while not list(out.glob("*.part")) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(0.3)
