@@ -26,3 +26,15 @@ class MissingDependencyError(Qwen35Error):
 
 class UnknownTargetError(Qwen35Error):
     """An instruction set was asked for that this processor does not have."""
+
+
+class MediaError(Qwen35Error):
+    """A picture or a video cannot be had, cannot be decoded, or is over a limit."""
+
+
+class VisionError(Qwen35Error):
+    """The vision tower (mmproj) is missing, damaged, or belongs to another model."""
+
+
+class ToolError(Qwen35Error):
+    """The definition of a tool, a call in the history, or the result of one, does not fit."""
