@@ -38,3 +38,47 @@ class VisionError(Qwen35Error):
 
 class ToolError(Qwen35Error):
     """The definition of a tool, a call in the history, or the result of one, does not fit."""
+
+
+class ModelError(Qwen35Error):
+    """A GGUF cannot be loaded or is not Qwen3.5's, or llama.cpp fails while evaluating."""
+
+
+class ContextError(Qwen35Error):
+    """A prompt does not fit into the context."""
+
+
+class MessageError(Qwen35Error):
+    """The messages or options of a request are malformed."""
+
+
+class GrammarError(Qwen35Error):
+    """A JSON schema or grammar cannot be used."""
+
+
+class ClosedError(Qwen35Error):
+    """A model is used after it was closed."""
+
+
+class BusyError(Qwen35Error):
+    """A model is used while a stream of the same thread is still open."""
+
+
+class MemoryLimitError(Qwen35Error):
+    """A model with its context, or a plan for it, does not fit into the memory there is."""
+
+
+class GgufError(Qwen35Error):
+    """A GGUF file is missing, damaged, cut off, or not the one that a command needs."""
+
+
+class MetadataError(Qwen35Error):
+    """A metadata entry is not there, may not be changed, or cannot have that value."""
+
+
+class ChecksumError(Qwen35Error):
+    """A list of checksums is missing or malformed, or a file in it cannot be read."""
+
+
+class DeviceError(Qwen35Error):
+    """A device is not there, or the size of its memory makes no sense."""

@@ -35,7 +35,7 @@ class TensorInfo:
     n_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GgufHeader:
     """Metadata (arrays of strings left out) and tensors of one file."""
 
@@ -129,7 +129,9 @@ def read_header(path: Path) -> GgufHeader:
                 return _parse(path, data)
     except OSError as error:
         raise Qwen35Error(f"{path}: {error.strerror or error}; name a GGUF file made by `qwen35 convert`") from None
-    except (struct.error, ValueError, KeyError) as error:
+    except struct.error:
+        raise Qwen35Error(f"{path}: ends inside the GGUF header; convert or download it again") from None
+    except (ValueError, KeyError) as error:
         raise Qwen35Error(f"{path}: the GGUF header is damaged ({error}); convert or download it again") from None
 
 

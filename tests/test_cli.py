@@ -37,7 +37,7 @@ def _bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--help"], 0, ["convert ", "run ", "verify ", "Qwen3.5"]),
+        (["--help"], 0, ["chat ", "convert ", "run ", "verify ", "Qwen3.5"]),
         (["-h"], 0, ["Usage: qwen35"]),
         (["--version"], 0, [f"qwen35, version {__version__}"]),
         (["konvert"], 2, ["Error: No such command 'konvert'"]),
@@ -49,7 +49,7 @@ def _bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", "text.gguf", "Hello"], 2, ["Error: text.gguf: not a GGUF file"]),
         (["run", "short.gguf", "Hello"], 2, ["Error: short.gguf: ends inside the GGUF header"]),
         (["run", "clip.gguf", "Hello"], 2, ["Error: clip.gguf: is a vision tower (mmproj)"]),
-        (["run", "qwen35.gguf", "Hello"], 2, ["Error: qwen35.gguf: cannot be loaded ("]),
+        (["run", "qwen35.gguf", "Hello"], 2, ["Error: qwen35.gguf: has no qwen35.context_length"]),
         (["run", "qwen35.gguf", "Hello", "-n", "0"], 2, ["Invalid value for '-n'"]),
     ],
 )

@@ -1,0 +1,399 @@
+"""`Qwen35`: messages in, OpenAI-style objects out; threads, mistakes, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qwen35_gguf import errors
+from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.runtime.media import Picture
+from qwen35_gguf.runtime.thinking import OUT_OF_BUDGET
+
+HELLO = [{"role": "user", "content": "Hello there"}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+@pytest.fixture(scope="module")
+def shared(files: list[Path]) -> Iterator[Qwen35]:
+    """A model for tests that leave it as it is; drafting, so that they meet drafts, too."""
+    with Qwen35(files[0], n_ctx=2048, n_threads=1, draft=2) as loaded:
+        yield loaded
+
+
+# ---- answers -----------------------------------------------------------------------------------------------------
+
+
+def test_a_result_has_the_form_of_openai(shared: Qwen35) -> None:
+    result = shared.chat(HELLO, thinking=False, max_tokens=5, temperature=0).to_dict()
+    assert result["object"] == "chat.completion"
+    (choice,) = result["choices"]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["role"] == "assistant"
+    assert isinstance(choice["message"]["content"], str)
+    usage = result["usage"]
+    assert usage["completion_tokens"] == 5
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 5
+    json.dumps(result)
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_stream_gives_the_same_in_pieces(shared: Qwen35, thinking: bool) -> None:
+    options = {"thinking": thinking, "thinking_budget": 8, "max_tokens": 60, "seed": 3}
+    whole = shared.chat(HELLO, **options)
+    chunks = list(shared.chat(HELLO, stream=True, **options))
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    message = whole.choices[0].message
+    assert "".join(d.content or "" for d in deltas) == message.content
+    assert ("".join(d.reasoning_content or "" for d in deltas) or None) == message.reasoning_content
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_a_turn_reuses_the_turns_before_and_says_what_a_cold_run_says(files: list[Path], shared: Qwen35) -> None:
+    messages: list[object] = [{"role": "system", "content": "Be kind and short. " * 40}]
+    for turn in range(4):
+        messages.append({"role": "user", "content": f"Question number {turn}, please."})
+        warm = shared.chat(messages, thinking=turn % 2 == 1, max_tokens=30, temperature=0)
+        with Qwen35(files[0], n_ctx=2048, n_threads=1, draft=0) as cold:
+            expected = cold.chat(messages, thinking=turn % 2 == 1, max_tokens=30, temperature=0)
+        assert warm.choices == expected.choices
+        if turn:
+            assert warm.timings.reused_tokens > 0.8 * warm.timings.prompt_tokens
+        messages.append(warm.choices[0].message)
+
+
+def test_seeds_repeat_and_differ(shared: Qwen35) -> None:
+    said = [shared.chat(HELLO, thinking=False, max_tokens=20, seed=seed).text for seed in (1, 1, 2)]
+    assert said[0] == said[1] != said[2]
+
+
+def test_a_stop_text_ends_the_content_before_it(shared: Qwen35) -> None:
+    whole = shared.chat(HELLO, thinking=False, max_tokens=30, temperature=0).text
+    stop = whole[len(whole) // 2 :][:3]
+    cut = shared.chat(HELLO, thinking=False, max_tokens=30, temperature=0, stop=[stop, "never said"])
+    assert cut.text == whole[: whole.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+def test_raw_text_is_continued(shared: Qwen35) -> None:
+    pieces: list[str] = []
+    result = shared.generate("one two", max_tokens=12, temperature=0, on_text=pieces.append)
+    assert "".join(pieces) == result.text
+    assert result.timings.tokens == 12
+
+
+# ---- thinking ----------------------------------------------------------------------------------------------------
+
+
+def test_the_budget_ends_the_thinking(shared: Qwen35) -> None:
+    result = shared.chat(HELLO, thinking=True, thinking_budget=6, max_tokens=200, seed=1)
+    message = result.choices[0].message
+    assert message.reasoning_content is not None
+    assert message.reasoning_content.endswith(OUT_OF_BUDGET.strip())
+    assert result.usage.completion_tokens_details["reasoning_tokens"] == 6
+    assert "think>" not in (message.content or "")
+    assert result.usage.completion_tokens > 30  # it went on to answer
+
+
+def test_without_thinking_there_is_no_reasoning(shared: Qwen35) -> None:
+    assert shared.chat(HELLO, thinking=False, max_tokens=9).choices[0].message.reasoning_content is None
+
+
+# ---- structure ---------------------------------------------------------------------------------------------------
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"enum": ["ann", "bob"]}, "good": {"type": "boolean"}},
+    "required": ["name", "good"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_content_obeys_a_schema(shared: Qwen35, thinking: bool, seed: int) -> None:
+    result = shared.chat(
+        HELLO,
+        thinking=thinking,
+        thinking_budget=5,
+        seed=seed,
+        response_format={"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+    )
+    found = json.loads(result.text)
+    assert found["name"] in ("ann", "bob")
+    assert isinstance(found["good"], bool)
+    assert set(found) == {"name", "good"}
+    assert result.choices[0].finish_reason == "stop"
+
+
+def test_a_grammar_holds_and_drafts_change_nothing(shared: Qwen35) -> None:
+    options = {"grammar": 'root ::= ("ab" | "cd" | "e ")+ "."', "seed": 4, "max_tokens": 40, "thinking": False}
+    drafted = shared.chat(HELLO, **options)
+    assert re.fullmatch(r"(ab|cd|e )*\.?", drafted.text)
+    assert drafted.text == shared.chat(HELLO, draft=0, **options).text
+
+
+def test_a_tool_can_be_required(shared: Qwen35) -> None:
+    named = {"type": "function", "function": {"name": "weather"}}
+    for thinking in (False, True):
+        result = shared.chat(
+            HELLO,
+            tools=[TOOL],
+            tool_choice=named,
+            thinking=thinking,
+            thinking_budget=4,
+            max_tokens=60,
+            seed=1,
+            stop="</tool_call>",
+        )
+        assert "<tool_call>\n<function=weather>\n" in str(result.choices[0].message.content)  # never closed: random
+
+
+def test_a_call_becomes_an_object_and_goes_back(shared: Qwen35, monkeypatch: pytest.MonkeyPatch) -> None:
+    call_text = "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>"
+    _speak(shared, monkeypatch, f"Let me see.\n\n{call_text}")
+    result = shared.chat(HELLO, tools=[TOOL], thinking=False)
+    choice = result.choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "Let me see."
+    (call,) = choice.message.tool_calls or ()
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
+    streamed = [
+        chunk.choices[0].delta.tool_calls for chunk in shared.chat(HELLO, tools=[TOOL], stream=True, thinking=False)
+    ]
+    assert [calls[0].function for calls in streamed if calls] == [call.function]
+    monkeypatch.undo()
+    history = [*HELLO, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    assert shared.chat(history, tools=[TOOL], thinking=False, max_tokens=3).timings.tokens == 3
+
+
+def _speak(model: Qwen35, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let the engine give the tokens of a text instead of sampled ones; everything after it is real."""
+    tokens = [*model._model.tokenize(text), model._model.tokenize("<|im_end|>")[0]]
+
+    def generate(*_: object, **__: object):  # type: ignore[no-untyped-def]
+        yield from tokens
+
+    monkeypatch.setattr(model._engine, "generate", generate)
+
+
+def test_characters_split_over_tokens_arrive_whole(shared: Qwen35, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "🙂 naïve 你好 \N{FAMILY}"
+    _speak(shared, monkeypatch, text)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in shared.chat(HELLO, stream=True, thinking=False)]
+    assert "".join(pieces) == text
+    assert all("\ufffd" not in piece for piece in pieces)
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_encoded_once_and_reused(files: list[Path]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+    part = {"type": "image", "image": Picture(rgb, "its hash")}
+    messages: list[object] = [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}]
+    with Qwen35(files[0], n_ctx=1024, n_threads=1, draft=2) as model:
+        first = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
+        messages += [first.choices[0].message, {"role": "user", "content": "And now?"}]
+        second = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
+        assert model._vision is not None
+        assert model._vision.encoded == 1
+        assert second.timings.reused_tokens >= 2 * 3
+    with Qwen35(files[0], n_ctx=1024, n_threads=1, draft=0, cache_bytes=0) as cold:
+        assert cold.chat(messages, thinking=False, max_tokens=8, temperature=0).choices == second.choices
+
+
+# ---- many --------------------------------------------------------------------------------------------------------
+
+
+def test_many_prompts_at_once_are_answered_as_one_by_one(shared: Qwen35) -> None:
+    prompts = ["one two", "three", HELLO, "four five six seven", "eight"]
+    found = shared.generate_many(prompts, parallel=3, max_tokens=10, temperature=0, thinking=False)
+    for prompt, answer in zip(prompts, found, strict=True):
+        if isinstance(prompt, str):
+            assert answer.text == shared.generate(prompt, max_tokens=10, temperature=0, draft=0).text
+        else:
+            assert answer.text == shared.chat(prompt, thinking=False, max_tokens=10, temperature=0).text
+        assert answer.timings.tokens == 10
+    assert shared.generate_many([]) == []
+
+
+def test_many_refuses_what_cannot_be_done(shared: Qwen35) -> None:
+    with pytest.raises(errors.MessageError, match="parallel: 0 is not"):
+        shared.generate_many(["a"], parallel=0)
+    with pytest.raises(errors.ContextError, match=r"prompts\[1\]: .* do not fit"):
+        shared.generate_many(["a", "word " * 3000])
+
+
+# ---- one at a time -----------------------------------------------------------------------------------------------
+
+
+def test_threads_wait_for_one_another(shared: Qwen35) -> None:
+    expected = [shared.chat(HELLO, thinking=False, max_tokens=12, seed=seed).text for seed in range(6)]
+    found: dict[int, str] = {}
+
+    def work(seed: int) -> None:
+        found[seed] = shared.chat(HELLO, thinking=False, max_tokens=12, seed=seed).text
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[seed] for seed in range(6)] == expected
+
+
+def test_an_open_stream_keeps_its_thread_from_another_call(shared: Qwen35) -> None:
+    stream = shared.chat(HELLO, stream=True, thinking=False, max_tokens=20)
+    next(stream)
+    with pytest.raises(errors.BusyError, match="a stream of this thread is still open"):
+        shared.chat(HELLO)
+    stream.close()  # type: ignore[attr-defined]
+    assert shared.chat(HELLO, thinking=False, max_tokens=2).timings.tokens == 2
+
+
+def test_a_forgotten_stream_lets_go(shared: Qwen35) -> None:
+    stream = shared.chat(HELLO, stream=True, thinking=False, max_tokens=20)
+    next(stream)
+    del stream
+    gc.collect()
+    assert shared.chat(HELLO, thinking=False, max_tokens=2).timings.tokens == 2
+
+
+def test_a_closed_model_says_so(files: list[Path]) -> None:
+    model = Qwen35(files[0], n_ctx=256, n_threads=1)
+    stream = model.chat(HELLO, stream=True, thinking=False)
+    next(stream)
+    model.close()
+    model.close()
+    assert list(stream) == []
+    for call in (lambda: model.chat(HELLO), lambda: model.generate("a"), lambda: model.generate_many(["a"])):
+        with pytest.raises(errors.ClosedError, match="was closed; load it again"):
+            call()
+
+
+def _resident() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError
+
+
+def _chat_often(model: Qwen35, times: int) -> None:
+    for number in range(times):
+        messages = [{"role": "user", "content": f"{number} " * (1 + number % 50)}]
+        if number % 7 == 0:
+            stream = model.chat(messages, stream=True, max_tokens=6)
+            next(stream)
+            stream.close()  # type: ignore[attr-defined]
+        elif number % 11 == 0:
+            with pytest.raises(errors.ContextError):
+                model.chat([{"role": "user", "content": "word " * 600}])
+        else:
+            options = {"response_format": {"type": "json_object"}} if number % 13 == 0 else {}
+            model.chat(messages, thinking=False, max_tokens=4, **options)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the memory from /proc")
+def test_memory_stays_flat_over_500_chats(files: list[Path]) -> None:
+    with Qwen35(files[0], n_ctx=512, n_threads=1, draft=2) as model:
+        _chat_often(model, 150)
+        before = _resident()
+        _chat_often(model, 500)
+        assert _resident() - before < 8 << 20
+
+
+# ---- mistakes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("messages", "error", "words"),
+    [
+        ([], errors.MessageError, "messages: is not a list"),
+        ("Hello", errors.MessageError, "messages: is not a list"),
+        ([3], errors.MessageError, r"messages\[0\]: is not an object"),
+        ([{"role": "robot", "content": "x"}], errors.MessageError, "the role 'robot' is not known"),
+        ([{"role": "user", "content": 3}], errors.MessageError, "neither text nor a list"),
+        ([{"role": "user", "content": [{"type": "smell"}]}], errors.MessageError, "is not a part"),
+        ([*HELLO, {"role": "tool", "tool_call_id": "1", "content": "x"}], errors.ToolError, "unknown call '1'"),
+        ([{"role": "user", "content": "word " * 3000}], errors.ContextError, "do not fit into a context of 2,048"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}],
+            errors.MediaError,
+            "data:image/png",
+        ),
+    ],
+)
+def test_bad_messages(shared: Qwen35, messages: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        shared.chat(messages)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"temperature": -1}, errors.MessageError, "temperature: -1 is not a number from 0.0"),
+        ({"temprature": 1}, errors.MessageError, "temprature: not an option"),
+        ({"max_tokens": 0}, errors.MessageError, "max_tokens: 0 is not a whole number from 1"),
+        ({"thinking_budget": True}, errors.MessageError, "thinking_budget: True is not"),
+        ({"stop": [""]}, errors.MessageError, "stop: "),
+        ({"seed": -1}, errors.MessageError, "seed: -1"),
+        ({"draft": 4}, errors.MessageError, "draft: 4 is not 0 to 2"),
+        ({"tools": [{"name": "a b"}]}, errors.ToolError, "a b"),
+        ({"tools": [TOOL], "tool_choice": "perhaps"}, errors.ToolError, "tool_choice: perhaps"),
+        ({"tool_choice": "required"}, errors.ToolError, "tool_choice: required"),
+        ({"grammar": "root ::= ("}, errors.GrammarError, "grammar: cannot be parsed"),
+        ({"grammar": "x", "response_format": {"type": "json_object"}}, errors.GrammarError, "give one of them"),
+        ({"response_format": {"type": "xml"}}, errors.GrammarError, "'xml' is not text"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}},
+            errors.GrammarError,
+            "JSON schema",
+        ),
+    ],
+)
+def test_bad_options(shared: Qwen35, options: dict[str, object], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as caught:
+        shared.chat(HELLO, **options)  # type: ignore[call-overload]
+    assert "\n" not in str(caught.value)
+    assert shared.chat(HELLO, thinking=False, max_tokens=1).timings.tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"n_ctx": 0}, errors.MessageError, "n_ctx: 0 is not"),
+        ({"kv_type": "f8"}, errors.MessageError, "kv_type: 'f8' is not one of"),
+        ({"draft": 5}, errors.MessageError, "draft: 5 is not"),
+        ({"n_ctx": 1 << 24}, errors.Qwen35Error, "16,777,216"),
+        ({"mmproj": "absent.gguf"}, errors.VisionError, "absent.gguf"),
+    ],
+)
+def test_bad_loading(files: list[Path], options: dict[str, object], error: type[Exception], words: str) -> None:
+    rgb = np.zeros((64, 64, 3), dtype=np.uint8)
+    with pytest.raises(error, match=words), Qwen35(files[0], **options) as model:  # type: ignore[arg-type]
+        model.chat([{"role": "user", "content": [{"type": "image", "image": rgb}]}])
+
+
+def test_without_a_tower_a_picture_is_refused_and_text_is_not(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "alone.gguf").symlink_to(files[0])
+    rgb = np.zeros((64, 64, 3), dtype=np.uint8)
+    with Qwen35(tmp_path / "alone.gguf", n_ctx=512, n_threads=1) as model:
+        with pytest.raises(errors.VisionError, match=r"no vision tower mmproj-\*.gguf beside it"):
+            model.chat([{"role": "user", "content": [{"type": "image", "image": rgb}]}])
+        assert model.chat(HELLO, thinking=False, max_tokens=1).timings.tokens == 1
