@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "chat": Subcommand("qwen35_gguf.runtime.chat:command", "Talk with a GGUF file."),
     "convert": Subcommand("qwen35_gguf.convert.command:command", "Convert a checkpoint to GGUF."),
     "doctor": Subcommand("qwen35_gguf.runtime.doctor:command", "Print what this installation can do."),
+    "plan": Subcommand("qwen35_gguf.runtime.plan_command:command", "Show what a GGUF file needs and where it goes."),
     "run": Subcommand("qwen35_gguf.runtime.run:command", "Answer a prompt with a GGUF file."),
     "verify": Subcommand("qwen35_gguf.convert.verify:command", "Compare a GGUF file with its checkpoint."),
 }

@@ -248,8 +248,8 @@ def test_refusal_names_what_fits(real: Callable[[str], Path]) -> None:
     refusal(header, 8_000_000_000, n_ctx=shorter + 256)
 
     message = refusal(header, 5_000_000_000, n_ctx=8192)
-    name = re.search(r"smaller quant fits: (\w+)", message)[1]
-    memory.check_fits(memory.requantized(header, name), n_ctx=8192, budget=5_000_000_000)
+    name, cells = re.search(r"smaller quant fits: (\w+) .* with n_ctx ([\d,]+)", message).groups()
+    memory.check_fits(memory.requantized(header, name), n_ctx=int(cells.replace(",", "")), budget=5_000_000_000)
     larger = list(itertools.takewhile(lambda quant: quant != name, memory.SMALLER_QUANTS))
     for quant in larger:  # the best that fits was named
         assert memory.largest_context(memory.requantized(header, quant), 5_000_000_000) < 4096
