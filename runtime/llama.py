@@ -109,8 +109,16 @@ class Model(Closing):
 
     """
 
-    def __init__(self, path: Path, *, load_mtp: bool = False, n_gpu_layers: int = 0) -> None:
+    def __init__(
+        self, path: Path, *, load_mtp: bool = False, n_gpu_layers: int = 0, options: dict[str, Any] | None = None
+    ) -> None:
         """Load a GGUF.
+
+        Args:
+            path: of a text model.
+            load_mtp: with the MTP head.
+            n_gpu_layers: layers on GPUs, -1 for all.
+            options: further fields of `llama_model_params`.
 
         Raises:
             ModelError: llama.cpp cannot load it; its reason is given.
@@ -122,6 +130,8 @@ class Model(Closing):
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         params.load_mtp, params.n_gpu_layers = load_mtp, n_gpu_layers
+        for key, value in (options or {}).items():
+            setattr(params, key, value)
         _messages.clear()
         self.pointer = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:

@@ -403,6 +403,28 @@ def check_fits(header: GgufHeader, *, n_ctx: int, budget: int | None = None, **o
     raise MemoryLimitError(f"{header.path.name}: {what}; {advice}")
 
 
+def check_vision_fits(mmproj: GgufHeader, image_pixels: int = IMAGE_PIXELS) -> None:
+    """Check that a vision tower fits into the memory that is still available.
+
+    Raises:
+        MemoryLimitError: it does not.
+        ModelError: it is not an mmproj of this family.
+
+    """
+    needed = sum(tensor.n_bytes for tensor in mmproj.tensors) + _vision_compute(mmproj, image_pixels)
+    if needed > (budget := available_bytes()):
+        raise MemoryLimitError(
+            f"{mmproj.path.name}: pictures of {image_pixels:,} pixels need {gigabytes(needed)} of memory and "
+            f"{gigabytes(budget)} are there; allow fewer pixels, or a smaller n_ctx"
+        )
+
+
+def states_in(header: GgufHeader, n_bytes: int) -> int:
+    """Count the recurrent states, begun ones included, that so many bytes of a prefix cache hold."""
+    shape = model_shape(header)
+    return -(-n_bytes // max(1, state_bytes(shape) * shape.recurrent.count(True)))
+
+
 def _within(budget: int, header: GgufHeader, limit: int, options: dict[str, Any]) -> int:
     return largest_context(header, budget, limit=limit, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 import weakref
@@ -13,8 +14,9 @@ from typing import Any, Literal, overload
 
 from qwen35_gguf.errors import BusyError, ClosedError, MessageError
 from qwen35_gguf.runtime import many, memory, results, thinking
-from qwen35_gguf.runtime.engine import Depth, Engine
+from qwen35_gguf.runtime.engine import CHECKPOINTS, Depth, Engine
 from qwen35_gguf.runtime.files import find_mmproj, read_model
+from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
 from qwen35_gguf.runtime.llama import KV_TYPES, Closing, Model, default_threads
 from qwen35_gguf.runtime.media import MediaLimits
 from qwen35_gguf.runtime.mtp import MAX_DEPTH
@@ -25,7 +27,9 @@ from qwen35_gguf.runtime.results import ChatCompletion, ChatCompletionChunk, Com
 from qwen35_gguf.runtime.sampling import NOT_THINKING, RAW, THINKING, Sampler, Sampling, choose, grammar_text, new_seed
 from qwen35_gguf.runtime.template import ChatTemplate
 from qwen35_gguf.runtime.video import VideoLimits
-from qwen35_gguf.runtime.vision import Vision
+from qwen35_gguf.runtime.vision import Vision, check_mmproj
+
+log = logging.getLogger(__name__)
 
 USUAL_CONTEXT = 16384
 MESSAGE_START = "<|im_start|>"
@@ -101,6 +105,7 @@ class Qwen35(Closing):
 
         Raises:
             ModelError: the file is missing, damaged, or no text model of Qwen3.5, or llama.cpp refuses.
+            VisionError: `mmproj` is missing, damaged, or that of another model.
             MemoryLimitError: it does not fit; the message says what would.
             ContextError: `n_ctx` is beyond what YaRN gives.
             MessageError: another option is malformed.
@@ -129,17 +134,13 @@ class Qwen35(Closing):
         self._threads = default_threads() if n_threads is None else n_threads
         self._kv_type, self._n_batch = kv_type, n_batch
         self._options = memory.rope_scaling(header, self.n_ctx)
-        if check_memory and n_gpu_layers == 0:
-            rollback = MAX_DEPTH if self._draft == "auto" else self._draft
-            memory.check_fits(
-                header,
-                n_ctx=self.n_ctx,
-                n_batch=n_batch,
-                kv_type=kv_type,
-                rollback=rollback,
-                outputs=1 + rollback,
-                mtp=rollback > 0,
-            )
+        if self._mmproj is not None:
+            check_mmproj(self._mmproj, int(header.require("embedding_length")))
+        self._check_memory = check_memory and n_gpu_layers == 0
+        if self._check_memory:
+            self._check_fits(header, cache_bytes)
+        if note := memory.rope_note(header, self.n_ctx, kv_type):
+            log.warning("%s", note)
         folder = None
         if state_dir is not None:
             identity = model_identity(self.path, kv=kv_type, **self._options)
@@ -164,6 +165,24 @@ class Qwen35(Closing):
         except BaseException:
             self._model.close()
             raise
+
+    def _check_fits(self, header: GgufHeader, cache_bytes: int | None) -> None:
+        rollback = MAX_DEPTH if self._draft == "auto" else self._draft
+        memory.check_fits(
+            header,
+            n_ctx=self.n_ctx,
+            n_batch=self._n_batch,
+            kv_type=self._kv_type,
+            rollback=rollback,
+            outputs=1 + rollback,
+            mtp=rollback > 0,
+            checkpoints=CHECKPOINTS if cache_bytes is None else memory.states_in(header, cache_bytes),
+            mmproj=read_header(self._mmproj) if self._mmproj else None,
+            image_pixels=self._image_pixels(),
+        )
+
+    def _image_pixels(self) -> int:
+        return self._media_limits.max_pixels if self._media_limits else memory.IMAGE_PIXELS
 
     def _compile_template(self) -> ChatTemplate | None:
         source = self._model.chat_template()
@@ -390,6 +409,8 @@ class Qwen35(Closing):
         with self._turn():
             if self._vision is None:
                 mmproj = self._mmproj or find_mmproj(self.path, self._model.n_embd)
+                if self._check_memory:
+                    memory.check_vision_fits(read_header(mmproj), self._image_pixels())
                 self._vision = Vision(mmproj, self._model.pointer, n_threads=self._threads)
             return self._vision
 

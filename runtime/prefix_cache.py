@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,14 +206,14 @@ class StateFolder:
         """
         hidden = np.empty(0, np.float32) if snapshot.hidden is None else snapshot.hidden
         parts = [snapshot.state, np.ascontiguousarray(hidden).view(np.uint8)]
-        header = {
+        header: dict[str, Any] = {
             "identity": self.identity,
             "items": snapshot.items,
             "n_pos": snapshot.n_pos,
             "n_cells": snapshot.n_cells,
             "sizes": [part.nbytes for part in parts],
-            "sha256": _digest(parts),
         }
+        header["sha256"] = _digest(header, parts)
         text = json.dumps(header).encode()
         path = self.path(snapshot.items)
         try:
@@ -270,7 +270,7 @@ class StateFolder:
                 parts = [np.frombuffer(file.read(size), np.uint8) for size in header["sizes"]]
         except OSError:
             return None
-        if _digest(parts) != header["sha256"]:
+        if _digest(header, parts) != header.get("sha256"):
             return None
         with contextlib.suppress(OSError):
             os.utime(listed.path)
@@ -304,8 +304,10 @@ class StateFolder:
         return {**header, "start": body} if valid else None
 
 
-def _digest(parts: Sequence[npt.NDArray[np.uint8]]) -> str:
-    digest = hashlib.sha256()
+def _digest(header: Mapping[str, Any], parts: Sequence[npt.NDArray[np.uint8]]) -> str:
+    """Digest the states and all that the header says of them: a flipped digit of a token id is damage too."""
+    described = {key: value for key, value in header.items() if key not in ("sha256", "start")}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for part in parts:
         digest.update(part.data)
     return digest.hexdigest()

@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oracles.clips import clip
 from qwen35_gguf import errors
-from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.errors import MemoryLimitError
+from qwen35_gguf.runtime import Qwen35, memory
 from qwen35_gguf.runtime.media import Picture
 from qwen35_gguf.runtime.thinking import OUT_OF_BUDGET
+from qwen35_gguf.runtime.video import VideoLimits
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 TOOL = {
@@ -215,6 +218,46 @@ def test_a_picture_is_encoded_once_and_reused(files: list[Path]) -> None:
         assert second.timings.reused_tokens >= 2 * 3
     with Qwen35(files[0], n_ctx=1024, n_threads=1, draft=0, cache_bytes=0) as cold:
         assert cold.chat(messages, thinking=False, max_tokens=8, temperature=0).choices == second.choices
+
+
+def test_a_video_is_seen_and_its_pairs_of_frames_are_reused(files: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(clip(8))
+    part = {"type": "video_url", "video_url": {"url": str(path)}}
+    messages: list[object] = [{"role": "user", "content": [part, {"type": "text", "text": "What moves?"}]}]
+    limits = VideoLimits(min_pixels=1024)
+    with Qwen35(files[0], n_ctx=1024, n_threads=1, draft=1, video_limits=limits) as model:
+        first = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
+        messages += [first.choices[0].message, {"role": "user", "content": "And then?"}]
+        second = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
+        assert model._vision is not None
+        assert model._vision.encoded == 2  # four frames at two a second
+    with Qwen35(files[0], n_ctx=1024, n_threads=1, draft=0, video_limits=limits, cache_bytes=0) as cold:
+        assert cold.chat(messages, thinking=False, max_tokens=8, temperature=0).choices == second.choices
+        text = cold.chat([{"role": "user", "content": "What moves?"}], thinking=False, max_tokens=8, temperature=0)
+        assert text.timings.prompt_tokens < first.timings.prompt_tokens - 2 * 6  # 64 x 96 pixels are six tokens
+
+
+def test_too_large_a_tower_is_refused_before_it_is_loaded(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Picture(np.zeros((64, 96, 3), np.uint8), "black")
+    messages = [{"role": "user", "content": [{"type": "image", "image": picture}]}]
+    with Qwen35(files[0], n_ctx=512, n_threads=1, draft=0) as model:
+        monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+        with pytest.raises(MemoryLimitError, match="allow fewer pixels"):
+            model.chat(messages)
+
+
+# ---- long context ------------------------------------------------------------------------------------------------
+
+
+def test_a_context_beyond_the_native_one_works_and_says_what_it_costs(
+    files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Qwen35(files[0], n_ctx=8192, n_threads=1, draft=0) as long:
+        assert "YaRN is on" in caplog.text
+        assert long.chat(HELLO, thinking=False, max_tokens=4, temperature=0).timings.tokens == 4
+        prompt = "one two three " * 1500  # 4,500 tokens or more
+        assert long.generate(prompt, max_tokens=3, temperature=0).timings.prompt_tokens > 4096
 
 
 # ---- many --------------------------------------------------------------------------------------------------------

@@ -91,10 +91,7 @@ def test_no_damaged_file_comes_back(tmp_path_factory: pytest.TempPathFactory, at
     data = bytearray(path.read_bytes())
     data[at % len(data)] ^= 1 << bit
     path.write_bytes(data)
-    for listed in folder.listed():
-        found = folder.read(listed)
-        # The number of a position is the one thing that nothing else vouches for but its own digits.
-        assert found is None or found.state.tobytes() == bytes([7]) * 1000
+    assert [folder.read(listed) for listed in folder.listed()] in ([], [None])
 
 
 def test_files_of_another_model_and_other_files_are_passed_over(tmp_path: Path) -> None:

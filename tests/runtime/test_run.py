@@ -134,7 +134,8 @@ def test_no_more_tokens_than_the_context_holds(files: list[Path]) -> None:
         (["--image", "absent.png"], "absent.png: "),
         (["--image", "http://127.0.0.1:9/a.png"], "127.0.0.1"),
         (["--image", "file:///etc/passwd"], "file://"),
-        (["--mmproj", "absent.gguf", "--image", "data:image/png;base64,AAAA"], "data"),
+        (["--mmproj", "absent.gguf", "--image", "data:image/png;base64,AAAA"], "absent.gguf: "),
+        (["--image", "data:image/png;base64,AAAA"], "data"),
         (["--raw", "--image", "a.png"], "--raw takes no --image"),
     ],
 )

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from oracles import multimodal
+from oracles.clips import clip
 from qwen35_gguf.errors import MediaError
 from qwen35_gguf.runtime.video import VideoLimits, load_video, sample_indices
 
 SMALL = VideoLimits(min_pixels=1024)
-
-
-def clip(frames: int, rate: int = 4, size: tuple[int, int] = (64, 96)) -> bytes:
-    """A lossless clip whose n-th frame has the grey level 10 n."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as container:
-        stream = container.add_stream("ffv1", rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *size, "bgr0"
-        for number in range(frames):
-            pixels = np.full((*size, 3), 10 * number, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
 
 
 def levels(data: bytes, **limits: Any) -> list[tuple[int, int, float]]:

@@ -1,0 +1,99 @@
+"""What drafting with the MTP head gains, as a function of how many drafts are right.
+
+.venv/bin/python bench/speculation.py [--model FILE] [--size 0.8b] [--quant Q4_K_M] [--threads 2] [--tokens 192]
+
+The costs of a step and of a draft are measured, and the speed-up at each acceptance follows from them. Then it is
+measured: the text is generated once without drafts; the head still drafts, at its full cost, but its drafts are
+replaced by the known tokens as often as the acceptance says, and otherwise by a wrong one. Off (a context of its own,
+which cannot take back tokens) and `auto` take turns, and the text has to be the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from qwen35_gguf.runtime.engine import Depth, Engine
+from qwen35_gguf.runtime.llama import Model
+from qwen35_gguf.runtime.mtp import MAX_DEPTH, best_depth, measure_costs, speed_up
+from qwen35_gguf.runtime.sampling import RAW, Sampler, choose
+from runtime import convert
+
+ACCEPTANCE = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
+N_CTX = 4096
+
+
+def main() -> None:
+    """Print the costs, and a row for each acceptance."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="0.8b")
+    parser.add_argument("--quant", default="Q4_K_M")
+    parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=192)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        file = options.model or convert(Path(scratch), options.size, options.quant)
+        with (
+            Model(file, load_mtp=True) as model,
+            Engine(model, n_ctx=N_CTX, n_threads=options.threads, draft=0) as off,
+            Engine(model, n_ctx=N_CTX, n_threads=options.threads, draft="auto") as auto,
+        ):
+            report(file.name, model, off, auto, options)
+
+
+def report(name: str, model: Model, off: Engine, auto: Engine, options: argparse.Namespace) -> None:
+    """Measure and print."""
+    assert auto.drafter is not None
+    measured = [measure_costs(auto.trunk, auto.drafter, MAX_DEPTH) for _ in range(5)]
+    verify = [statistics.median(steps) for steps in zip(*(steps for steps, _ in measured), strict=True)]
+    draft = statistics.median(draft for _, draft in measured)
+    steps = ", ".join(f"{1e3 * seconds:.1f}" for seconds in verify)
+    print(f"{name}, {options.threads} threads: steps of 1 to 5 tokens {steps} ms, a draft {1e3 * draft:.1f} ms")
+    known, _ = generate(model, off, 0, options.tokens)
+    real = auto.drafter.draft
+    print(f"{'right':>6}{'  predicted at depth 1, 2, 3, 4':<36}{'best':>5}{'auto, measured':>16}{'accepted':>10}")
+    for acceptance in ACCEPTANCE:
+        chance = random.Random(0)
+
+        def draft_some(token: int, pos: int, depth: int, p: float = acceptance, c: random.Random = chance) -> list[int]:
+            drafts = real(token, pos, depth)
+            truth = known[pos : pos + depth]
+            return [t if c.random() < p else (t + 1) % model.n_vocab for t in truth][: len(drafts)]
+
+        auto.drafter.draft = draft_some  # type: ignore[method-assign]
+        ratios = []
+        for turn in range(options.rounds):
+            sides: list[tuple[Engine, Depth]] = [(off, 0), (auto, "auto")]
+            seconds = {}
+            for engine, depth in reversed(sides) if turn % 2 else sides:
+                tokens, seconds[depth] = generate(model, engine, depth, options.tokens)
+                if tokens != known:
+                    raise SystemExit("the text changed")
+            ratios.append(seconds[0] / seconds["auto"])
+        places = [acceptance] * MAX_DEPTH
+        predicted = "".join(f"{speed_up(verify, draft, places, depth):>7.2f}" for depth in range(1, MAX_DEPTH + 1))
+        counts = auto.drafts
+        taken = f"{counts.accepted}/{counts.drafted}"
+        best = best_depth(verify, draft, places)
+        print(f"{acceptance:>6.0%}{predicted:<36}{best:>5}{statistics.median(ratios):>16.2f}{taken:>10}", flush=True)
+
+
+def generate(model: Model, engine: Engine, depth: Depth, count: int) -> tuple[list[int], float]:
+    """Generate greedily after one token; return the tokens and the seconds from the first to the last."""
+    with Sampler(model, choose(RAW, {}, {"temperature": 0.0}), 0, None) as sampler:
+        engine.prefill([1000])
+        tokens, start = [], 0.0
+        for token in engine.generate(sampler, limit=count, depth=depth):
+            start = start or time.perf_counter()
+            tokens.append(token)
+        return tokens, time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
