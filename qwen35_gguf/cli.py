@@ -20,10 +20,15 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "chat": Subcommand("qwen35_gguf.runtime.chat:command", "Talk with a GGUF file."),
+    "checksum": Subcommand("qwen35_gguf.release.checksum_command:command", "Write or verify a folder's SHA256SUMS."),
     "convert": Subcommand("qwen35_gguf.convert.command:command", "Convert a checkpoint to GGUF."),
     "doctor": Subcommand("qwen35_gguf.runtime.doctor:command", "Print what this installation can do."),
+    "lint": Subcommand("qwen35_gguf.release.lint_command:command", "Find what would break a GGUF file for its users."),
+    "merge": Subcommand("qwen35_gguf.release.merge_command:command", "Join the shards of a GGUF file."),
+    "metadata": Subcommand("qwen35_gguf.release.metadata_command:command", "Set or remove metadata of a GGUF file."),
     "plan": Subcommand("qwen35_gguf.runtime.plan_command:command", "Show what a GGUF file needs and where it goes."),
     "run": Subcommand("qwen35_gguf.runtime.run:command", "Answer a prompt with a GGUF file."),
+    "split": Subcommand("qwen35_gguf.release.split_command:command", "Cut a GGUF file into shards."),
     "verify": Subcommand("qwen35_gguf.convert.verify:command", "Compare a GGUF file with its checkpoint."),
 }
 
