@@ -29,7 +29,9 @@ SUBCOMMANDS = {
     "plan": Subcommand("qwen35_gguf.runtime.plan_command:command", "Show what a GGUF file needs and where it goes."),
     "run": Subcommand("qwen35_gguf.runtime.run:command", "Answer a prompt with a GGUF file."),
     "split": Subcommand("qwen35_gguf.release.split_command:command", "Cut a GGUF file into shards."),
+    "tune": Subcommand("qwen35_gguf.runtime.tune_command:command", "Find the fastest settings here, and keep them."),
     "verify": Subcommand("qwen35_gguf.convert.verify:command", "Compare a GGUF file with its checkpoint."),
+    "worker": Subcommand("qwen35_gguf.runtime.worker_command:command", "Lend this machine's devices to another."),
 }
 
 

@@ -80,5 +80,9 @@ class ChecksumError(Qwen35Error):
     """A list of checksums is missing or malformed, or a file in it cannot be read."""
 
 
+class WorkerError(Qwen35Error):
+    """A worker that cannot be reached, that died, or that cannot listen."""
+
+
 class DeviceError(Qwen35Error):
     """A device is not there, or the size of its memory makes no sense."""

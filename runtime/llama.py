@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import ContextError, MissingDependencyError, ModelError
+from qwen35_gguf.errors import ContextError, MissingDependencyError, ModelError, WorkerError
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -28,7 +28,10 @@ MESSAGES_KEPT = 20
 NO_SLOT = 1  # of llama_decode: no place in the KV cache
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}
 
+LOST = re.compile(r"RPC server (\S+) is lost")  # ggml-rpc.cpp, patched; stock ends the process
+
 _messages: list[str] = []
+_lost_workers: list[str] = []
 _callback: Any = None
 
 
@@ -52,6 +55,8 @@ def library() -> Any:
                 line = text.decode("utf-8", errors="replace").strip()
                 if line:
                     _messages.append(line)
+                    if lost := LOST.search(line):
+                        _lost_workers.append(lost[1])
                     del _messages[:-MESSAGES_KEPT]
 
         _callback = llama_cpp.llama_log_callback(log)  # has to live as long as the library
@@ -76,6 +81,25 @@ def default_threads() -> int:
     except OSError:
         return max(1, len(logical) // 2)
     return max(1, len(cores))
+
+
+def check_workers() -> None:
+    """Raise if a worker of the model that was loaded last is gone; what it had to compute is lost.
+
+    Raises:
+        WorkerError: which one.
+
+    """
+    if _lost_workers:
+        raise WorkerError(f"worker {_lost_workers[0]}: is gone; start it again, or leave it out of --rpc")
+
+
+def _set_fields(params: Any, fields: dict[str, Any] | None) -> None:
+    known = {name for name, _ in params._fields_}
+    for key, value in (fields or {}).items():
+        if key not in known:  # ctypes would take it for an attribute of the object
+            raise ModelError(f"this llama-cpp-python knows no option {key}; install the version that is pinned")
+        setattr(params, key, value)
 
 
 def clear_messages() -> None:
@@ -110,15 +134,15 @@ class Model(Closing):
     """
 
     def __init__(
-        self, path: Path, *, load_mtp: bool = False, n_gpu_layers: int = 0, options: dict[str, Any] | None = None
+        self, path: Path, *, load_mtp: bool = False, options: dict[str, Any] | None = None, keep: Any = None
     ) -> None:
-        """Load a GGUF.
+        """Load a GGUF, all of it on the host unless the options say otherwise.
 
         Args:
             path: of a text model.
             load_mtp: with the MTP head.
-            n_gpu_layers: layers on GPUs, -1 for all.
             options: further fields of `llama_model_params`.
+            keep: what these point to, which has to live as long as the model.
 
         Raises:
             ModelError: llama.cpp cannot load it; its reason is given.
@@ -129,12 +153,14 @@ class Model(Closing):
         self.pointer: Any = None
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
-        params.load_mtp, params.n_gpu_layers = load_mtp, n_gpu_layers
-        for key, value in (options or {}).items():
-            setattr(params, key, value)
+        params.load_mtp, params.n_gpu_layers = load_mtp, 0
+        _set_fields(params, options)
+        self._kept = keep
         _messages.clear()
+        _lost_workers.clear()
         self.pointer = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:
+            check_workers()
             raise ModelError(f"{path}: cannot be loaded ({reason('no reason given')})")
         self.vocab = lib.llama_model_get_vocab(self.pointer)
         self.n_embd = int(lib.llama_model_n_embd(self.pointer))
@@ -311,11 +337,11 @@ class Context(Closing):
         params.no_perf = True
         if mtp_of is not None:
             params.ctx_type, params.ctx_other = lib.LLAMA_CONTEXT_TYPE_MTP, mtp_of.pointer
-        for key, value in (options or {}).items():
-            setattr(params, key, value)
+        _set_fields(params, options)
         _messages.clear()
         self.pointer = lib.llama_init_from_model(model.pointer, params)
         if not self.pointer:
+            check_workers()
             raise ModelError(f"context of {n_ctx} tokens: cannot be made ({reason('too little memory')})")
         self.memory = lib.llama_get_memory(self.pointer)
         self.n_ctx, self.n_batch = n_ctx, n_batch
@@ -367,6 +393,7 @@ class Context(Closing):
         self._rows = self._batch.struct.n_tokens
         _messages.clear()
         result = self._library.llama_decode(self.pointer, self._batch.struct)
+        check_workers()
         if result == NO_SLOT:
             raise ContextError(f"the context of {self.n_ctx} tokens is full; raise n_ctx")
         if result != 0:
@@ -375,6 +402,7 @@ class Context(Closing):
     def logits(self, row: int) -> FloatArray:
         """Return the logits of a row of the last call (-1: the last), (n_vocab,) float32, valid until the next."""
         pointer = self._library.llama_get_logits_ith(self.pointer, row)
+        check_workers()  # the call above waits for them
         if not pointer:
             raise ModelError(f"llama.cpp has no logits of row {row}")
         return np.ctypeslib.as_array(pointer, self._vector)

@@ -12,22 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from qwen35_gguf.errors import BusyError, ClosedError, MessageError
-from qwen35_gguf.runtime import many, memory, results, thinking
+from qwen35_gguf.errors import BusyError, ClosedError, MessageError, WorkerError
+from qwen35_gguf.runtime import many, memory, offload, profiles, results, thinking
+from qwen35_gguf.runtime.available import available_bytes
 from qwen35_gguf.runtime.engine import CHECKPOINTS, Depth, Engine
 from qwen35_gguf.runtime.files import find_mmproj, read_model
 from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
-from qwen35_gguf.runtime.llama import KV_TYPES, Closing, Model, default_threads
+from qwen35_gguf.runtime.llama import KV_TYPES, Closing, Model
 from qwen35_gguf.runtime.media import MediaLimits
 from qwen35_gguf.runtime.mtp import MAX_DEPTH
+from qwen35_gguf.runtime.offload import Layers
 from qwen35_gguf.runtime.prefix_cache import StateFolder, model_identity
 from qwen35_gguf.runtime.prompt import Prompt, called_tool, chat_prompt
 from qwen35_gguf.runtime.reply import RawText, ReplyParser
 from qwen35_gguf.runtime.results import ChatCompletion, ChatCompletionChunk, Completion, Delta, FinishReason, Timings
 from qwen35_gguf.runtime.sampling import NOT_THINKING, RAW, THINKING, Sampler, Sampling, choose, grammar_text, new_seed
+from qwen35_gguf.runtime.settings import Settings, context_options, model_options
 from qwen35_gguf.runtime.template import ChatTemplate
 from qwen35_gguf.runtime.video import VideoLimits
 from qwen35_gguf.runtime.vision import Vision, check_mmproj
+from qwen35_gguf.runtime.workers import say_hello
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +77,14 @@ class Qwen35(Closing):
         *,
         mmproj: str | Path | None = None,
         n_ctx: int | None = None,
-        n_batch: int = 512,
+        n_batch: int | None = None,
         n_threads: int | None = None,
-        n_gpu_layers: int = 0,
-        kv_type: str = "f16",
-        draft: Depth = "auto",
+        n_gpu_layers: Layers | None = None,
+        devices: Sequence[str] = (),
+        rpc: Sequence[str] = (),
+        kv_type: str | None = None,
+        draft: Depth | None = None,
+        profile: bool = True,
         cache_bytes: int | None = None,
         state_dir: str | Path | None = None,
         media_limits: MediaLimits | None = None,
@@ -86,17 +93,24 @@ class Qwen35(Closing):
     ) -> None:
         """Load a model.
 
+        What is left out is taken from the profile that `qwen35 tune` kept for this model on this hardware, if there is
+        one; `tuned` has it then.
+
         Args:
             path: the GGUF of the text model.
             mmproj: the GGUF of the vision tower; by default one that fits is looked for beside the model as soon as
                 there is something to see.
             n_ctx: tokens of context. By default 16,384; beyond 262,144 YaRN is switched on.
-            n_batch: tokens of a prompt that are evaluated at once.
+            n_batch: tokens of a prompt that are evaluated at once, by default 512.
             n_threads: by default one for each physical core.
-            n_gpu_layers: layers on the GPU, where llama.cpp was built for one; -1 for all.
-            kv_type: of the KV cache, f16, q8_0 and so on.
-            draft: how many tokens the MTP head drafts each step: 0 to 4, or "auto", which measures what pays. Without
-                an MTP head in the file nothing is drafted.
+            n_gpu_layers: layers on other devices, where llama.cpp was built for some; -1 for all. "auto", the default,
+                places layers and tensors as `qwen35 plan` shows.
+            devices: names of GPUs that may be used, or "cpu" for none; by default all.
+            rpc: workers (host:port) whose devices may be used as well.
+            kv_type: of the KV cache, f16 (the default), q8_0 and so on.
+            draft: how many tokens the MTP head drafts each step: 0 to 4, or "auto" (the default), which measures what
+                pays. Without an MTP head in the file nothing is drafted.
+            profile: look for a profile.
             cache_bytes: for states of prompts, to evaluate only what is new; by default eight of them. 0: none.
             state_dir: a folder in which states are kept between runs.
             media_limits: what may be loaded, and how large pictures become.
@@ -109,6 +123,8 @@ class Qwen35(Closing):
             MemoryLimitError: it does not fit; the message says what would.
             ContextError: `n_ctx` is beyond what YaRN gives.
             MessageError: another option is malformed.
+            DeviceError: a device is not there, or there is none for the layers.
+            WorkerError: a worker does not answer.
             OutputError: `state_dir` cannot be used.
             MissingDependencyError: llama-cpp-python is not installed.
 
@@ -121,31 +137,52 @@ class Qwen35(Closing):
         self._vision: Vision | None = None
         self._mmproj = Path(mmproj) if mmproj is not None else None
         self._media_limits, self._video_limits = media_limits, video_limits
-        _check_options(n_ctx, n_batch, kv_type, draft)
+        _check_options(n_ctx, n_batch, kv_type, draft, n_gpu_layers)
 
         header = read_model(self.path)
         native = int(header.require("context_length"))
         self.n_ctx = min(USUAL_CONTEXT, native) if n_ctx is None else n_ctx
         self.name = str(header.metadata.get("general.name") or self.path.stem)
         has_head = bool(header.get("nextn_predict_layers", 0))
-        if not has_head and draft not in (0, "auto"):
+        if not has_head and draft not in (None, 0, "auto"):
             raise MessageError(f"draft: {self.path} has no MTP head; use 0")
-        self._draft: Depth = draft if has_head else 0
-        self._threads = default_threads() if n_threads is None else n_threads
-        self._kv_type, self._n_batch = kv_type, n_batch
-        self._options = memory.rope_scaling(header, self.n_ctx)
+        available = offload.find(devices, rpc)
+        self.tuned = profiles.load(self.path, [device.name for device in available]) if profile else None
+        settings = self.tuned.settings if self.tuned else Settings.default()
+        if self.tuned:
+            log.info("%s: %s", self.path.name, self.tuned)
+        self._draft: Depth = 0 if not has_head else settings.depth if draft is None else draft
+        self._threads = settings.threads if n_threads is None else n_threads
+        self._kv_type = settings.kv_type if kv_type is None else kv_type
+        self._n_batch = settings.n_batch if n_batch is None else n_batch
+        self._options = memory.rope_scaling(header, self.n_ctx) | context_options(settings)
+        if n_threads is not None:
+            self._options["n_threads_batch"] = n_threads
+        self._load_options = model_options(settings)
         if self._mmproj is not None:
             check_mmproj(self._mmproj, int(header.require("embedding_length")))
-        self._check_memory = check_memory and n_gpu_layers == 0
+        needs = self._needs(header, cache_bytes)
+        layers = n_gpu_layers
+        if layers is None:
+            layers = settings.gpu_layers if self.tuned else "auto"
+        self.offload = offload.choose(header, layers, available, ram=available_bytes(), **needs)
+        if layers != "auto" and layers == settings.gpu_layers:
+            self.offload = offload.with_host_feed_forward(self.offload, header, settings.host_feed_forward)
+        self._check_memory = check_memory and self.offload.n_gpu_layers == 0
         if self._check_memory:
-            self._check_fits(header, cache_bytes)
-        if note := memory.rope_note(header, self.n_ctx, kv_type):
+            memory.check_fits(header, **needs, image_pixels=self._image_pixels())
+        if note := memory.rope_note(header, self.n_ctx, self._kv_type):
             log.warning("%s", note)
-        folder = None
+        self._cache_bytes, self._folder, self._lost = cache_bytes, None, False
         if state_dir is not None:
-            identity = model_identity(self.path, kv=kv_type, **self._options)
-            folder = StateFolder(Path(state_dir), identity)
-        self._model = Model(self.path, load_mtp=self._draft != 0, n_gpu_layers=n_gpu_layers)
+            identity = model_identity(self.path, kv=self._kv_type, **memory.rope_scaling(header, self.n_ctx))
+            self._folder = StateFolder(Path(state_dir), identity)
+        self._load()
+
+    def _load(self) -> None:
+        """Load the weights and make the contexts."""
+        options, keep = offload.model_params(self.offload)
+        self._model = Model(self.path, load_mtp=self._draft != 0, options=options | self._load_options, keep=keep)
         try:
             self._metadata = self._model.metadata()
             self._template = self._compile_template()
@@ -153,33 +190,32 @@ class Qwen35(Closing):
             self._engine = Engine(
                 self._model,
                 n_ctx=self.n_ctx,
-                n_batch=n_batch,
+                n_batch=self._n_batch,
                 n_threads=self._threads,
-                kv_type=kv_type,
+                kv_type=self._kv_type,
                 draft=self._draft,
                 boundary=starts[0] if len(starts) == 1 else None,
-                cache_bytes=cache_bytes,
-                folder=folder,
+                cache_bytes=self._cache_bytes,
+                folder=self._folder,
                 options=self._options,
             )
         except BaseException:
             self._model.close()
             raise
 
-    def _check_fits(self, header: GgufHeader, cache_bytes: int | None) -> None:
+    def _needs(self, header: GgufHeader, cache_bytes: int | None) -> dict[str, Any]:
+        """Say what is to be made, as `memory.estimate` and `plan.place` take it."""
         rollback = MAX_DEPTH if self._draft == "auto" else self._draft
-        memory.check_fits(
-            header,
-            n_ctx=self.n_ctx,
-            n_batch=self._n_batch,
-            kv_type=self._kv_type,
-            rollback=rollback,
-            outputs=1 + rollback,
-            mtp=rollback > 0,
-            checkpoints=CHECKPOINTS if cache_bytes is None else memory.states_in(header, cache_bytes),
-            mmproj=read_header(self._mmproj) if self._mmproj else None,
-            image_pixels=self._image_pixels(),
-        )
+        return {
+            "n_ctx": self.n_ctx,
+            "n_batch": self._n_batch,
+            "kv_type": self._kv_type,
+            "rollback": rollback,
+            "outputs": 1 + rollback,
+            "mtp": rollback > 0,
+            "checkpoints": CHECKPOINTS if cache_bytes is None else memory.states_in(header, cache_bytes),
+            "mmproj": read_header(self._mmproj) if self._mmproj else None,
+        }
 
     def _image_pixels(self) -> int:
         return self._media_limits.max_pixels if self._media_limits else memory.IMAGE_PIXELS
@@ -245,10 +281,11 @@ class Qwen35(Closing):
             MessageError, ToolError, MediaError, VisionError, GrammarError: the request, see there.
             ContextError: the prompt does not fit into the context.
             BusyError: a stream of this thread is still open.
+            WorkerError: a worker is gone; the next call loads the model again, if all workers answer then.
             ClosedError: the model was closed.
 
         """
-        self._check_open()
+        self._check_ready()
         if self._template is None:
             raise MessageError(f"{self.path}: has no chat template; use generate")
         checked_tools = None if tool_choice == "none" else tools
@@ -295,7 +332,7 @@ class Qwen35(Closing):
 
         Arguments and errors are those of `chat`; `on_text` gets the text as it comes.
         """
-        self._check_open()
+        self._check_ready()
         request = self._request(
             self._raw_prompt(prompt), RAW, sampling, seed, max_tokens, stop, draft, grammar, "", None
         )
@@ -323,7 +360,7 @@ class Qwen35(Closing):
             ContextError: a prompt with its answer does not fit into the context.
 
         """
-        self._check_open()
+        self._check_ready()
         if not isinstance(parallel, int) or not 1 <= parallel <= many.MAX_PARALLEL:
             raise MessageError(f"parallel: {parallel!r} is not a whole number from 1 to {many.MAX_PARALLEL}")
         jobs = []
@@ -526,12 +563,35 @@ class Qwen35(Closing):
             self._owner = me
             try:
                 yield
+            except WorkerError:
+                self._lost = True
+                raise
             finally:
                 self._owner = None
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError(f"{self.path}: the model was closed; load it again")
+
+    def _check_ready(self) -> None:
+        """Load the model again if one of its workers died."""
+        self._check_open()
+        if not self._lost:
+            return
+        with self._turn():
+            if self._lost:
+                for endpoint in self.offload.endpoints:
+                    say_hello(endpoint)
+                self._free()
+                self._load()
+                self._lost = False
+
+    def _free(self) -> None:
+        if self._vision is not None:
+            self._vision.close()
+            self._vision = None
+        self._engine.close()
+        self._model.close()
 
     def close(self) -> None:
         """Free everything, after what other threads are doing; a second call does nothing.
@@ -545,19 +605,26 @@ class Qwen35(Closing):
             if self._closed:
                 return
             self._closed = True
-            if self._vision is not None:
-                self._vision.close()
-            self._engine.close()
-            self._model.close()
+            self._free()
 
 
-def _check_options(n_ctx: int | None, n_batch: int, kv_type: str, draft: Depth) -> None:
+def _check_options(
+    n_ctx: int | None, n_batch: int | None, kv_type: str | None, draft: Depth | None, layers: Layers | None
+) -> None:
     for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise MessageError(f"{name}: {value!r} is not a whole number from 1")
-    if kv_type not in KV_TYPES:
+    if kv_type is not None and kv_type not in KV_TYPES:
         raise MessageError(f"kv_type: {kv_type!r} is not one of {', '.join(KV_TYPES)}")
-    if draft != "auto" and (isinstance(draft, bool) or not isinstance(draft, int) or not 0 <= draft <= MAX_DEPTH):
+    if (
+        layers is not None
+        and layers != "auto"
+        and (isinstance(layers, bool) or not isinstance(layers, int) or layers < -1)
+    ):
+        raise MessageError(f'n_gpu_layers: {layers!r} is not "auto", -1 or a whole number from 0')
+    if draft not in (None, "auto") and (
+        isinstance(draft, bool) or not isinstance(draft, int) or not 0 <= draft <= MAX_DEPTH
+    ):
         raise MessageError(f'draft: {draft!r} is not "auto" or a whole number from 0 to {MAX_DEPTH}')
 
 

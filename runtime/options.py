@@ -9,24 +9,70 @@ from typing import Any, TypeVar
 
 import click
 
-from qwen35_gguf.errors import GrammarError
+from qwen35_gguf.errors import GrammarError, WorkerError
 from qwen35_gguf.runtime.engine import Depth
 from qwen35_gguf.runtime.installed import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.llama import KV_TYPES
 from qwen35_gguf.runtime.media import MediaLimits
 from qwen35_gguf.runtime.model import Qwen35
+from qwen35_gguf.runtime.offload import Layers
 from qwen35_gguf.runtime.video import VideoLimits
+from qwen35_gguf.runtime.workers import parse_endpoint
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 
+
+class LayerCount(click.ParamType[Layers]):
+    """A number of layers, -1 for all, or auto."""
+
+    name = "layers"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Layers:
+        """Read it."""
+        if value == "auto":
+            return "auto"
+        try:
+            count = int(value)
+        except ValueError:
+            count = -2
+        if count < -1:
+            self.fail(f"{value!r} is not a whole number from 0, -1 for all, or auto", param, ctx)
+        return count
+
+
+class Endpoints(click.ParamType[tuple[str, ...]]):
+    """Workers as host:port, separated by commas."""
+
+    name = "host:port,..."
+
+    def convert(
+        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Take the list apart."""
+        if isinstance(value, tuple):
+            return value
+        endpoints = tuple(part.strip() for part in value.split(",") if part.strip())
+        for endpoint in endpoints:
+            try:
+                parse_endpoint(endpoint)
+            except WorkerError as error:
+                self.fail(str(error), param, ctx)
+        return endpoints
+
+
 LOADING = [
     click.option("--ctx", type=click.IntRange(min=256), help="Tokens of context; by default 16,384 or what is native."),
     click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core."),
-    click.option("--gpu-layers", type=click.IntRange(min=-1), default=0, help="Layers on the GPU; -1 for all."),
-    click.option("--kv-type", type=click.Choice(list(KV_TYPES)), default="f16", show_default=True),
-    click.option("--draft", default="auto", show_default=True, help="Tokens that the MTP head drafts: auto or 0 to 4."),
+    click.option(
+        "--gpu-layers", type=LayerCount(), help="Layers on other devices; -1 for all; by default what a plan finds."
+    ),
+    click.option("--device", "devices", multiple=True, help="A GPU to use, or cpu for none; may be repeated."),
+    click.option("--rpc", type=Endpoints(), default="", help="Workers to use as well: host:port, separated by commas."),
+    click.option("--kv-type", type=click.Choice(list(KV_TYPES)), help="By default f16."),
+    click.option("--draft", help="Tokens that the MTP head drafts: auto, the default, or 0 to 4."),
+    click.option("--no-profile", is_flag=True, help="Do not use what `qwen35 tune` found."),
     click.option("--mmproj", type=PATH, help="Vision tower; by default mmproj-*.gguf beside FILE."),
     click.option("--state-dir", type=PATH, help="Keep states of long prompts here between runs."),
     click.option("--max-pixels", type=click.IntRange(min=65536), help="Reduce larger pictures to so many pixels."),
@@ -66,32 +112,46 @@ def load(
     *,
     ctx: int | None,
     threads: int | None,
-    gpu_layers: int,
-    kv_type: str,
-    draft: str,
+    gpu_layers: Layers | None,
+    devices: tuple[str, ...],
+    rpc: tuple[str, ...],
+    kv_type: str | None,
+    draft: str | None,
+    no_profile: bool,
     mmproj: Path | None,
     state_dir: Path | None,
     max_pixels: int | None,
     fps: float | None,
     allow_private: bool,
 ) -> Qwen35:
-    """Load a model as the options say; on a stock llama-cpp-python a note is printed. Errors as of `Qwen35`."""
+    """Load a model as the options say, and say what was decided: a profile, or layers on other devices.
+
+    On a stock llama-cpp-python a note is printed. Errors as of `Qwen35`.
+    """
     runtime = installed_runtime()
     if runtime and not runtime.patches:
         click.echo(STOCK_NOTE, err=True)
     usual = MediaLimits()
-    return Qwen35(
+    model = Qwen35(
         file,
         n_ctx=ctx,
         n_threads=threads,
         n_gpu_layers=gpu_layers,
+        devices=devices,
+        rpc=rpc,
         kv_type=kv_type,
-        draft=depth(draft),
+        draft=None if draft is None else depth(draft),
+        profile=not no_profile,
         mmproj=mmproj,
         state_dir=state_dir,
         media_limits=MediaLimits(allow_private=allow_private, max_pixels=max_pixels or usual.max_pixels),
         video_limits=VideoLimits(fps=fps) if fps else None,
     )
+    if model.tuned:
+        click.echo(f"{model.tuned} (--no-profile: not)", err=True)
+    if model.offload.devices:
+        click.echo(str(model.offload), err=True)
+    return model
 
 
 def read_schema(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from qwen35_gguf.errors import DeviceError, MemoryLimitError
 from qwen35_gguf.runtime import activations, memory
-from qwen35_gguf.runtime.devices import Device
+from qwen35_gguf.runtime.devices import WORKER, Device
 from qwen35_gguf.runtime.gguf_header import GgufHeader, TensorInfo
 
 HOST = "CPU"
@@ -30,6 +30,7 @@ WEIGHTS = ("embedding", "DeltaNet", "attention", "feed-forward", "experts", "MTP
 GPU_RESERVE = 512 << 20  # of each GPU: the driver's context, and work memory outside of llama.cpp's buffers
 GPU_SPEED = 8  # times as fast as the host reads memory; only the order of plans depends on it
 CROSSING = 1 << 20  # bytes that the host reads in the time that passing to another device takes
+MESSAGE = 16 << 20  # and to another machine, about a millisecond
 FULL = 0.5  # part of the context that is in use, on average
 DRAFTS = 1  # tokens drafted a step, on average
 
@@ -65,12 +66,13 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Usage:
-    """What is on a device: bytes by part, and how many of them a token moves."""
+    """What is on a device: bytes by part, how many of them a token moves, and how fast next to the host."""
 
     device: str
     capacity: int
     parts: dict[str, int]
     moved: int
+    speed: float = 1
 
     @property
     def used(self) -> int:
@@ -106,6 +108,7 @@ class Plan:
         tensor_split: how many of these layers each GPU gets.
         overrides: pairs of a pattern for names of tensors and the device whose buffers they go to.
         crossings: how often a token passes to another device.
+        messages: how often a token passes to another machine.
 
     """
 
@@ -118,12 +121,18 @@ class Plan:
     tensor_split: tuple[int, ...]
     overrides: tuple[tuple[str, str], ...]
     crossings: int
+    messages: int = 0
 
     @property
     def cost(self) -> float:
         """How long a token takes, in bytes that the host reads in that time."""
-        host, *gpus = self.usage
-        return host.moved + sum(gpu.moved for gpu in gpus) / GPU_SPEED + self.crossings * CROSSING
+        moved = sum(usage.moved / usage.speed for usage in self.usage)
+        return int(moved) + self.crossings * CROSSING + self.messages * MESSAGE
+
+
+def reserve_of(device: Device) -> int:
+    """Return what is left free of a device's memory; a worker's is that of a processor, or it leaves its own."""
+    return 0 if device.kind == WORKER else GPU_RESERVE
 
 
 # ---- the parts of a model ----------------------------------------------------------------------------------------
@@ -211,7 +220,7 @@ def _room(header: GgufHeader, machine: Machine, options: dict[str, Any]) -> _Roo
     compute = activations.trunk_bytes(shape, run)
     head = activations.mtp_bytes(shape, run._replace(outputs=min(run.tokens, sequences))) if options["mtp"] else 0
     idle = run.tokens * (2 * activations.F32 * shape.embedding + activations.F16 * run.cells)
-    capacity = tuple(gpu.free - GPU_RESERVE - compute for gpu in machine.gpus)
+    capacity = tuple(gpu.free - reserve_of(gpu) - compute for gpu in machine.gpus)
     return _Room(needed, capacity, compute, head, idle)
 
 
@@ -364,7 +373,7 @@ def _finish(
     for name in names:
         if name in used:
             add(name, "compute", room.gpu_compute)
-            add(name, "reserve", GPU_RESERVE)
+            add(name, "reserve", reserve_of(next(gpu for gpu in machine.gpus if gpu.name == name)))
     head = next((place.device for place in placements if place.kind == "MTP"), HOST)
     add(HOST, "compute", needed.compute if HOST in used else room.idle_compute)
     add(head, "compute", needed.mtp_compute if head == HOST else room.gpu_mtp_compute)
@@ -373,12 +382,14 @@ def _finish(
     add(HOST, "vision", needed.vision_weights + needed.vision_compute)
     add(HOST, "vocabulary", needed.bookkeeping)
     capacity = {HOST: machine.ram} | {gpu.name: gpu.free for gpu in machine.gpus}
+    speed = {HOST: 1.0} | {gpu.name: 1.0 if gpu.kind == WORKER else GPU_SPEED for gpu in machine.gpus}
+    remote = {gpu.name for gpu in machine.gpus if gpu.kind == WORKER}
     order = [HOST, *(place.device for place in placements), HOST]
     return Plan(
         model=header.path.name,
         n_ctx=n_ctx,
         kv_type=kv_type,
-        usage=tuple(Usage(name, capacity[name], parts[name], moved[name]) for name in parts),
+        usage=tuple(Usage(name, capacity[name], parts[name], moved[name], speed[name]) for name in parts),
         placements=tuple(placements),
         n_gpu_layers=n_gpu_layers,
         tensor_split=tuple(counts),
@@ -389,6 +400,7 @@ def _finish(
             )
         ),
         crossings=sum(one != other for one, other in itertools.pairwise(order)),
+        messages=sum(one != other and bool(remote & {one, other}) for one, other in itertools.pairwise(order)),
     )
 
 

@@ -13,15 +13,16 @@ from rich.text import Text
 
 from qwen35_gguf.command_errors import reports_errors
 from qwen35_gguf.errors import VisionError
-from qwen35_gguf.runtime import memory
+from qwen35_gguf.runtime import memory, offload
 from qwen35_gguf.runtime.available import available_bytes
-from qwen35_gguf.runtime.devices import Device, choose_devices, find_devices, parse_size
+from qwen35_gguf.runtime.devices import Device, parse_size
 from qwen35_gguf.runtime.engine import CHECKPOINTS
 from qwen35_gguf.runtime.files import find_mmproj, read_model
 from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
-from qwen35_gguf.runtime.installed import installed_runtime
 from qwen35_gguf.runtime.mtp import MAX_DEPTH
+from qwen35_gguf.runtime.options import Endpoints
 from qwen35_gguf.runtime.plan import Machine, Plan, Usage, as_dict, largest_context, make_plan
+from qwen35_gguf.runtime.workers import connect
 
 DEFAULT_CONTEXT = 16384
 BAR = 48  # columns
@@ -50,6 +51,7 @@ LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-f
 @click.option("--ctx", type=int, help="Tokens of context; by default 16,384 or what is native.")
 @click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(memory.KV_TYPES)}.")
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
+@click.option("--rpc", type=Endpoints(), default="", help="Workers as well: host:port, separated by commas.")
 @click.option("--ram", help="Plan for a machine with so much free memory: 16GB, 8GiB, 512MB.")
 @click.option("--vram", multiple=True, help="And with a GPU that has so much; may be repeated.")
 @click.option("--parallel", type=int, default=1, show_default=True, help="Sequences at once, which share the context.")
@@ -63,6 +65,7 @@ def command(
     ctx: int | None,
     kv_type: str,
     devices: tuple[str, ...],
+    rpc: tuple[str, ...],
     ram: str | None,
     vram: tuple[str, ...],
     parallel: int,
@@ -72,7 +75,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Show what MODEL needs, where it goes, and the longest context that fits, from its header alone."""
-    machine = read_machine(ram, vram, devices)
+    machine = read_machine(ram, vram, devices, rpc)
     header = read_model(file)
     native = memory.native_context(header)
     n_ctx = min(DEFAULT_CONTEXT, native) if ctx is None else ctx
@@ -92,18 +95,22 @@ def command(
     draw(Console(width=None if Console().is_terminal else 120), plan, longest, note)
 
 
-def read_machine(ram: str | None, vram: tuple[str, ...], devices: tuple[str, ...]) -> Machine:
-    """Describe the machine: this one, or the one that the sizes speak of.
+def read_machine(
+    ram: str | None, vram: tuple[str, ...], devices: tuple[str, ...], rpc: tuple[str, ...] = ()
+) -> Machine:
+    """Describe the machine: this one, or the one that the sizes speak of, with workers.
 
     Raises:
         DeviceError: a size is absurd or a device is not there.
+        WorkerError: a worker does not answer.
 
     """
     host = available_bytes() if ram is None else parse_size(ram)
     gpus = [Device(f"CUDA{i}", parse_size(size)) for i, size in enumerate(vram)]
     if devices or (ram is None and not vram):
-        runtime = installed_runtime()
-        gpus += choose_devices(find_devices(runtime) if runtime else [], devices)
+        gpus += offload.find(devices, rpc)
+    elif rpc:
+        gpus += connect(rpc)
     return Machine(host, tuple(gpus))
 
 

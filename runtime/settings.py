@@ -1,0 +1,69 @@
+"""The settings that decide how fast a model runs here, and how llama.cpp is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from qwen35_gguf.runtime.llama import default_threads
+
+LOAD_MODES = {(False, False): 0, (True, False): -1, (False, True): 2, (True, True): 3}  # of llama_load_mode; -1: maps
+AUTOMATIC, OFF = -1, 0  # of llama_flash_attn_type
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a profile decides.
+
+    Attributes:
+        threads: for generating.
+        threads_batch: for prompts.
+        n_batch: tokens of a prompt at once.
+        flash_attention: instead of attention with a stored matrix of scores.
+        kv_type: of the KV cache.
+        repack: copy weights into another order at load (`use_extra_bufts`).
+        mmap: map the file instead of reading it.
+        mlock: keep its pages in memory.
+        gpu_layers: how many layers are on other devices.
+        host_feed_forward: of how many of these the feed-forward parts are on the host all the same.
+        draft: whether the MTP head may draft.
+
+    """
+
+    threads: int
+    threads_batch: int
+    n_batch: int = 512
+    flash_attention: bool = True
+    kv_type: str = "f16"
+    repack: bool = True
+    mmap: bool = True
+    mlock: bool = False
+    gpu_layers: int = 0
+    host_feed_forward: int = 0
+    draft: bool = True
+
+    @classmethod
+    def default(cls) -> Settings:
+        """Return what is used when nothing was tuned."""
+        cores = default_threads()
+        return cls(cores, cores)
+
+    @property
+    def depth(self) -> Literal[0, "auto"]:
+        """The draft depth."""
+        return "auto" if self.draft else 0
+
+    def but(self, name: str, value: Any) -> Settings:
+        """Return a copy with one of them changed."""
+        return replace(self, **{name: value})
+
+
+def model_options(settings: Settings) -> dict[str, Any]:
+    """Return the fields of `llama_model_params` that settings decide."""
+    return {"use_extra_bufts": settings.repack, "load_mode": LOAD_MODES[settings.mmap, settings.mlock]}
+
+
+def context_options(settings: Settings) -> dict[str, Any]:
+    """Return the fields of `llama_context_params` that settings decide."""
+    attention = AUTOMATIC if settings.flash_attention else OFF
+    return {"n_threads_batch": settings.threads_batch, "flash_attn_type": attention}

@@ -1,0 +1,284 @@
+"""Which settings are fastest on this machine: a search made for few, expensive and noisy trials.
+
+Settings are changed one at a time, those first that usually matter most. A challenger races the best so far: both are
+measured in turns, so that a machine that slows down slows both; a clear loser is dropped after one turn, and to win it
+has to be ahead in the median of the turns and in most of them. In the end the winner races the defaults once more.
+Nothing here measures: `measure` does, and a failure (out of memory, say) is an answer like any other.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from qwen35_gguf.runtime.settings import Settings
+
+Goal = Literal["decode", "prefill", "balanced"]
+GOALS: tuple[Goal, ...] = ("decode", "prefill", "balanced")
+
+TURNS = 3  # of a race
+DROPPED = 0.06  # so much slower in the first turn is out
+MARGIN = 0.02  # a challenger has to be so much faster: less is noise, and the defaults are well tried
+REQUEST = (1000, 200)  # tokens of a prompt and of an answer that "balanced" means
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one measurement of settings gave.
+
+    Attributes:
+        prefill: tokens of a prompt per second.
+        decode: generated tokens per second.
+        divergence: mean KL divergence from the logits with an f16 KV cache.
+        drafting: the most that drafts gain: generated tokens per second over those without, when all are right.
+        memory: peak, in bytes.
+        problem: why there are no figures; empty if there are.
+
+    """
+
+    prefill: float = 0.0
+    decode: float = 0.0
+    divergence: float = 0.0
+    drafting: float = 1.0
+    memory: int = 0
+    problem: str = ""
+
+
+Measure = Callable[[Settings], Measurement]
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One of the settings, and what it may be.
+
+    Attributes:
+        name: a field of `Settings`.
+        values: those to try; of ordered ones, from small to large.
+        ordered: neighbours are tried first, and further values only in the direction that pays.
+        goal: what it is judged by; None: by the goal of the search.
+
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    ordered: bool = False
+    goal: Goal | None = None
+
+
+@dataclass
+class Race:
+    """A challenger against the best so far, in turns."""
+
+    changed: str
+    challenger: Settings
+    seen: list[Measurement] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)  # of the scores, challenger over incumbent
+    won: bool = False
+
+    @property
+    def problem(self) -> str:
+        """Why it has no figures."""
+        return next((found.problem for found in self.seen if found.problem), "")
+
+    @property
+    def ratio(self) -> float:
+        """The median of its turns; 0 if it failed."""
+        return 0.0 if self.problem or not self.ratios else statistics.median(self.ratios)
+
+
+@dataclass
+class Result:
+    """What a search found.
+
+    Attributes:
+        settings: the fastest.
+        gain: of its score over the defaults', from the last race; 1 if the defaults stay.
+        default, best: medians of the last race.
+        races: all of them, in order.
+        measurements: how many were made.
+        trials: of how many different settings.
+
+    """
+
+    settings: Settings
+    gain: float
+    default: Measurement
+    best: Measurement
+    races: list[Race]
+    measurements: int
+    trials: int
+
+
+def score(found: Measurement, goal: Goal) -> float:
+    """Return tokens per second, by the goal; 0 for a failure."""
+    if found.problem or found.prefill <= 0 or found.decode <= 0:
+        return 0.0
+    if goal == "balanced":
+        prompt, answer = REQUEST
+        return (prompt + answer) / (prompt / found.prefill + answer / found.decode)
+    return found.prefill if goal == "prefill" else found.decode
+
+
+def coordinates(
+    *, cores: int, n_ctx: int, devices: int = 0, layers: int = 0, logical: int | None = None
+) -> list[Coordinate]:
+    """List what is tried, in order of what it usually changes.
+
+    Args:
+        cores: physical ones.
+        n_ctx: of the context; no batch is larger.
+        devices: GPUs.
+        layers: of the model, the output included.
+        logical: cores as the operating system counts them.
+
+    """
+    counts = sorted({*(2**i for i in range(cores.bit_length())), cores, max(1, cores - 1), logical or cores})
+    threads = tuple(count for count in counts if count >= min(2, cores) // 2)
+    batches = tuple(size for size in (128, 256, 512, 1024, 2048) if size <= n_ctx)
+    listed = []
+    if devices:
+        steps = tuple(sorted({round(layers * part / 8) for part in range(9)}))
+        listed.append(Coordinate("gpu_layers", steps, ordered=True))
+        listed.append(Coordinate("host_feed_forward", tuple(sorted({0, layers // 4, layers // 2})), ordered=True))
+    listed += [
+        Coordinate("threads", threads, ordered=True, goal="decode"),
+        Coordinate("threads_batch", threads, ordered=True, goal="prefill"),
+        Coordinate("repack", (False, True)),
+        Coordinate("n_batch", batches, ordered=True, goal="prefill"),
+        Coordinate("flash_attention", (True, False)),
+        Coordinate("kv_type", ("f16", "q8_0")),
+        Coordinate("mmap", (True, False)),
+        Coordinate("mlock", (False, True)),
+    ]
+    return [coordinate for coordinate in listed if len(coordinate.values) > 1]
+
+
+def search(
+    start: Settings,
+    listed: Iterable[Coordinate],
+    measure: Measure,
+    goal: Goal,
+    *,
+    deadline: float = math.inf,
+    max_divergence: float = 1e-3,
+    clock: Callable[[], float] = time.monotonic,
+    on_race: Callable[[Race], None] = lambda _: None,
+) -> Result:
+    """Find the fastest settings.
+
+    Args:
+        start: the defaults, which have to work.
+        listed: what may change, in this order.
+        measure: see `Measurement`; called again and again for the same settings.
+        goal: what is to be fast.
+        deadline: of `clock`; no race starts after it.
+        max_divergence: what costs more of it cannot win.
+        clock: seconds.
+        on_race: is told of each race after it.
+
+    Returns:
+        The result; if the winner is not ahead of the defaults in the last race, the defaults.
+
+    """
+    counted = _Counted(measure)
+    races: list[Race] = []
+    best = start
+
+    for coordinate in listed:
+        values = _values(coordinate, getattr(best, coordinate.name))
+        value = next(values, None)
+        while value is not None and clock() < deadline:
+            race = Race(coordinate.name, best.but(coordinate.name, value))
+            race.won = _run(counted, best, race, coordinate.goal or goal, max_divergence)
+            races.append(race)
+            on_race(race)
+            if race.won:
+                best = race.challenger
+            try:
+                value = values.send(race.won)
+            except StopIteration:
+                break
+    return _settle(counted, start, best, goal, races)
+
+
+def _values(coordinate: Coordinate, start: Any) -> Generator[Any, bool, None]:
+    """Yield what to try; each time it is told whether that won."""
+    if not coordinate.ordered or start not in coordinate.values:
+        for value in coordinate.values:
+            if value != start:
+                yield value
+        return
+    middle = coordinate.values.index(start)
+    for further in (coordinate.values[:middle][::-1], coordinate.values[middle + 1 :]):
+        for number, value in enumerate(further):
+            if not (yield value):
+                if number:  # the one before won, so that the other direction has lost already
+                    return
+                break
+        else:
+            if further:
+                return
+
+
+class _Counted:
+    """Counts measurements, and the settings that were measured."""
+
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
+        self.count = 0
+        self.different: set[Settings] = set()
+
+    def __call__(self, settings: Settings) -> Measurement:
+        self.count += 1
+        self.different.add(settings)
+        return self._measure(settings)
+
+
+def _run(measure: Measure, best: Settings, race: Race, goal: Goal, max_divergence: float) -> bool:
+    """Measure both in turns until it is clear whether the challenger is ahead."""
+    for turn in range(TURNS):
+        pair = (race.challenger, best) if turn % 2 else (best, race.challenger)
+        found = {settings: measure(settings) for settings in pair}
+        seen = found[race.challenger]
+        race.seen.append(seen)
+        if seen.problem or seen.divergence > max_divergence:
+            return False
+        held = score(found[best], goal)
+        race.ratios.append(score(seen, goal) / held if held else 1.0)
+        if turn == 0 and race.ratios[0] < 1 - DROPPED:
+            return False
+    ahead = sum(ratio > 1 for ratio in race.ratios)
+    return race.ratio > 1 + MARGIN and 3 * ahead >= 2 * len(race.ratios)
+
+
+def _settle(measure: _Counted, start: Settings, best: Settings, goal: Goal, races: list[Race]) -> Result:
+    """Race the winner against the defaults."""
+    seen: dict[Settings, list[Measurement]] = {start: [], best: []}
+    ratios = []
+    for turn in range(TURNS):
+        for settings in list(reversed(seen)) if turn % 2 else list(seen):
+            seen[settings].append(measure(settings))
+        held = score(seen[start][-1], goal)
+        ratios.append(score(seen[best][-1], goal) / held if held else 1.0)
+    gain = statistics.median(ratios)
+    if gain < 1:
+        best, gain = start, 1.0
+    return Result(best, gain, _median(seen[start]), _median(seen[best]), races, measure.count, len(measure.different))
+
+
+def _median(seen: Sequence[Measurement]) -> Measurement:
+    """Combine measurements of the same settings."""
+    good = [found for found in seen if not found.problem]
+    if not good:
+        return seen[-1]
+    return Measurement(
+        statistics.median(found.prefill for found in good),
+        statistics.median(found.decode for found in good),
+        max(found.divergence for found in good),
+        statistics.median(found.drafting for found in good),
+        max(found.memory for found in good),
+    )
