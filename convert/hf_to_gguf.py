@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from qwen35_gguf import progress
 from qwen35_gguf.convert import hub, metadata, tensor_map, tokenizer
@@ -29,7 +29,8 @@ from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.keyvalue import KeyValue
 from qwen35_gguf.convert.tensor_map import OutputTensor
 from qwen35_gguf.convert.writer import GGUFStream, TensorInfo, check_space, count_parameters
-from qwen35_gguf.errors import OutputError, QuantizationError
+from qwen35_gguf.errors import ImatrixError, OutputError, QuantizationError
+from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant import kernels, recipes
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -55,6 +56,7 @@ class PlannedFile:
     types: tuple[GGMLQuantizationType, ...]
     metadata: tuple[KeyValue, ...]
     parameters: int
+    importance: dict[str, Array] = field(default_factory=dict)  # (1 or experts, columns) by tensor
 
     @property
     def infos(self) -> list[TensorInfo]:
@@ -86,11 +88,13 @@ def plan(
     mmproj_type: str = "BF16",
     revision: str | None = None,
     name: str | None = None,
+    imatrix: str | Path | None = None,
 ) -> Conversion:
     """Decide everything about a conversion from headers alone. Raises Qwen35Error for anything that cannot work."""
     recipe = recipes.find_recipe(quant)
     if mmproj_type.upper() not in VISION_TYPES:
         raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
+    weights = matrices.read(imatrix) if imatrix is not None else None
     directory, repo, commit = hub.resolve(str(model), revision)
     checkpoint = open_checkpoint(directory)
     tensors = tensor_map.plan(checkpoint, mtp=mtp, vision=vision)
@@ -102,8 +106,10 @@ def plan(
         kv_heads=int(text_config["num_key_value_heads"]),
         experts=int(text_config.get("num_experts") or 0) if checkpoint.arch == "qwen35moe" else 0,
         tied=all(tensor.name != "output.weight" for tensor in tensors.text),
+        importance=weights is not None,
     )
-    types = tuple(_text_type(recipe, tensor, architecture) for tensor in tensors.text)
+    importance = _importance(weights, tensors.text) if weights is not None else {}
+    types = tuple(_text_type(recipe, tensor, architecture, importance) for tensor in tensors.text)
     parameters = _parameters(tensors.text, checkpoint.arch)
     stem = metadata.output_name(directory, name, config, parameters, source_repo=repo)
     files = [
@@ -125,8 +131,10 @@ def plan(
                     revision=commit,
                 ),
                 *tokenizer.vocabulary(directory, int(text_config["vocab_size"])),
+                *(metadata.imatrix_metadata(weights) if weights is not None else ()),
             ),
             parameters[0],
+            importance,
         )
     ]
     if tensors.vision:
@@ -163,6 +171,7 @@ def convert(
     mmproj_type: str = "BF16",
     revision: str | None = None,
     name: str | None = None,
+    imatrix: str | Path | None = None,
     force: bool = False,
     jobs: int = 0,
 ) -> list[Path]:
@@ -177,6 +186,7 @@ def convert(
         mmproj_type: F32, F16, BF16 or Q8_0 for the matrices of the vision tower.
         revision: branch, tag or commit on the Hub.
         name: the model's name, instead of the one derived from the checkpoint.
+        imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
         force: replace existing files.
         jobs: threads; 0 for one a core.
 
@@ -187,7 +197,17 @@ def convert(
         Qwen35Error: one line about what is wrong, where, and what to do. No file is left behind.
 
     """
-    conversion = plan(model, quant, out, mtp=mtp, vision=vision, mmproj_type=mmproj_type, revision=revision, name=name)
+    conversion = plan(
+        model,
+        quant,
+        out,
+        mtp=mtp,
+        vision=vision,
+        mmproj_type=mmproj_type,
+        revision=revision,
+        name=name,
+        imatrix=imatrix,
+    )
     for note in conversion.notes:
         progress.say(f"note: {note}")
     run(conversion, force=force, jobs=jobs)
@@ -246,6 +266,7 @@ class Slab:
     tensor: str
     rows: Array
     type: GGMLQuantizationType
+    importance: Array | None = None  # (columns,)
 
 
 def _hire(stack: ExitStack, jobs: int) -> Crew:
@@ -270,7 +291,7 @@ def _write_file(
         advance(data.nbytes)
 
     try:
-        for slab in _slabs(checkpoint, file.tensors, file.types):
+        for slab in _slabs(checkpoint, file.tensors, file.types, file.importance):
             packed = crew.quantizers.submit(_pack, slab)
             pending.append((packed, crew.writer.submit(write, slab, packed)))
             if len(pending) >= crew.window:
@@ -285,16 +306,28 @@ def _write_file(
 
 
 def _slabs(
-    checkpoint: Checkpoint, tensors: Sequence[OutputTensor], types: Sequence[GGMLQuantizationType]
+    checkpoint: Checkpoint,
+    tensors: Sequence[OutputTensor],
+    types: Sequence[GGMLQuantizationType],
+    importance: dict[str, Array],
 ) -> Iterator[Slab]:
     for tensor, type_ in zip(tensors, types, strict=True):
+        # One row of weights for each expert, or one for the whole tensor.
+        known = importance.get(tensor.name) if type_ in GGML_QUANT_SIZES and GGML_QUANT_SIZES[type_][0] > 1 else None
+        number = 0
         for block in tensor.blocks(checkpoint):
             # A matrix per leading index, so that slicing rows never copies a strided view of the mapped file.
             for matrix in [block] if block.ndim <= 2 else list(block.reshape(-1, *block.shape[-2:])):
                 rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
                 step = max(1, SLAB_ELEMENTS // rows.shape[1])
                 for start in range(0, rows.shape[0], step):
-                    yield Slab(tensor.name, rows[start : start + step], type_)
+                    yield Slab(
+                        tensor.name,
+                        rows[start : start + step],
+                        type_,
+                        None if known is None else known[number if len(known) > 1 else 0],
+                    )
+                number += 1
         # Operations and FP8 scales made copies, whose slabs cannot be traced back to the mapped pages.
         for source in tensor.sources:
             checkpoint.release_source(source)
@@ -302,23 +335,38 @@ def _slabs(
 
 def _pack(slab: Slab) -> Array:
     try:
-        return kernels.quantize_rows(slab.rows, slab.type)
+        return kernels.quantize_rows(slab.rows, slab.type, slab.importance)
     except QuantizationError as error:
         raise QuantizationError(f"{slab.tensor}: {error}") from None
 
 
 def _text_type(
-    recipe: recipes.Recipe, tensor: OutputTensor, architecture: recipes.Architecture
+    recipe: recipes.Recipe, tensor: OutputTensor, architecture: recipes.Architecture, importance: dict[str, Array]
 ) -> GGMLQuantizationType:
     if tensor.floor is not None:
         return tensor.floor
     type_ = recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
-    if recipes.needs_importance(recipe, tensor.name, type_):
+    if recipes.needs_importance(recipe, tensor.name, type_) and tensor.name not in importance:
+        what = "the importance matrix has none" if architecture.importance else "give one with --imatrix"
         raise QuantizationError(
-            f"{recipe.name} needs an importance matrix for {tensor.name}, which is not supported yet; "
-            "choose Q2_K, Q3_K_S, IQ3_S or larger"
+            f"{recipe.name} needs an importance matrix for {tensor.name}: {what}, "
+            "or choose Q2_K, Q3_K_S, IQ3_S or larger"
         )
     return type_
+
+
+def _importance(weights: matrices.Imatrix, tensors: Sequence[OutputTensor]) -> dict[str, Array]:
+    """Find the importance of each tensor that has one.
+
+    Raises:
+        ImatrixError: the matrix is of another model.
+
+    """
+    found = {tensor.name: weights.importance(tensor.name, tensor.shape) for tensor in tensors if len(tensor.shape) > 1}
+    known = {name: values for name, values in found.items() if values is not None}
+    if not known:
+        raise ImatrixError(f"{weights.path}: has no entry for any tensor of this model; it is of another one")
+    return known
 
 
 def _vision_type(tensor: OutputTensor, wanted: str) -> GGMLQuantizationType:

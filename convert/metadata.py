@@ -26,6 +26,7 @@ from gguf.utility import naming_convention, size_label
 
 from qwen35_gguf.convert.keyvalue import KeyValue, Scalar
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.quant.imatrix import Imatrix
 
 UINT32, INT32, FLOAT32 = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.FLOAT32
 BOOL, STRING, ARRAY = GGUFValueType.BOOL, GGUFValueType.STRING, GGUFValueType.ARRAY
@@ -460,3 +461,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected an object")
     return value
+
+
+def imatrix_metadata(weights: Imatrix) -> list[KeyValue]:
+    """Say which importance matrix was used, as llama-quantize does, and its checksum."""
+    dataset = weights.datasets[0] if weights.datasets else "unknown"
+    return [
+        KeyValue("quantize.imatrix.file", weights.path.name if weights.path else "", STRING),
+        KeyValue("quantize.imatrix.dataset", dataset, STRING),
+        KeyValue("quantize.imatrix.entries_count", len(weights.entries), UINT32),
+        KeyValue("quantize.imatrix.chunks_count", weights.chunks, UINT32),
+        KeyValue("quantize.imatrix.sha256", weights.sha256, STRING),
+    ]

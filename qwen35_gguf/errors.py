@@ -80,6 +80,14 @@ class ChecksumError(Qwen35Error):
     """A list of checksums is missing or malformed, or a file in it cannot be read."""
 
 
+class TextError(Qwen35Error):
+    """A text that cannot be read, or is too short to measure anything on."""
+
+
+class ImatrixError(Qwen35Error):
+    """An importance matrix that is missing, damaged, or of another model."""
+
+
 class WorkerError(Qwen35Error):
     """A worker that cannot be reached, that died, or that cannot listen."""
 

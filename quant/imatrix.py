@@ -1,0 +1,232 @@
+"""Importance matrices: for each weight tensor, the mean square of every input column over a calibration text.
+
+Source: llama.cpp tools/imatrix/imatrix.cpp (save_imatrix: the GGUF format, `NAME.in_sum2` and `NAME.counts`, and the
+older .dat) and common/imatrix-loader.cpp (how both are read; an expert that saw nothing counts as all ones).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.errors import ImatrixError, OutputError
+
+Float = npt.NDArray[np.float32]
+
+DATASETS, CHUNKS, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
+SUMS, COUNTS = ".in_sum2", ".counts"
+LONGEST_NAME, MOST_ENTRIES = 4096, 1 << 20  # of a .dat, whose header has no other check
+
+
+@dataclass
+class Entry:
+    """One tensor's sums.
+
+    Attributes:
+        sums: (matrices, columns) float64, of the squares of the inputs; one matrix, or one for each expert.
+        counts: (matrices,) float64, how many inputs there were.
+
+    """
+
+    sums: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.float64]
+
+    def means(self) -> Float:
+        """Return (matrices, columns) float32; ones where there were no inputs."""
+        counts = self.counts[:, None]
+        means = np.divide(self.sums, counts, out=np.ones_like(self.sums), where=counts > 0)
+        return means.astype(np.float32)
+
+
+@dataclass
+class Imatrix:
+    """Sums for the tensors of a model.
+
+    Attributes:
+        entries: by name of the weight tensor.
+        datasets: names of the calibration texts.
+        chunks: of text that were evaluated.
+        chunk_size: tokens of a chunk.
+        extra: further metadata, texts only.
+        path: where it was read.
+        sha256: of that file.
+
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    datasets: list[str] = field(default_factory=list)
+    chunks: int = 0
+    chunk_size: int = 512
+    extra: dict[str, str] = field(default_factory=dict)
+    path: Path | None = None
+    sha256: str = ""
+
+    def add(self, name: str, squares: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
+        """Add sums of squares, (matrices, columns), over `counts` inputs, (matrices,)."""
+        entry = self.entries.get(name)
+        if entry is None:
+            self.entries[name] = Entry(squares.astype(np.float64), counts.astype(np.float64))
+        else:
+            entry.sums += squares
+            entry.counts += counts
+
+    def importance(self, name: str, shape: tuple[int, ...]) -> Float | None:
+        """Return the importance of a tensor's columns.
+
+        Args:
+            name: of the tensor.
+            shape: (rows, columns) or (experts, rows, columns).
+
+        Returns:
+            (1 or experts, columns) float32; None if there is no entry.
+
+        Raises:
+            ImatrixError: the entry is of another shape: it belongs to another model.
+
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        matrices, columns = (shape[0] if len(shape) == 3 else 1), shape[-1]
+        if entry.sums.shape != (matrices, columns):
+            there, wanted = " x ".join(map(str, entry.sums.shape)), f"{matrices} x {columns}"
+            raise ImatrixError(f"{self.path}: {name} has {there} values, the model {wanted}; it is of another model")
+        return entry.means()
+
+
+def read(path: str | Path) -> Imatrix:
+    """Read an importance matrix, GGUF or the older .dat.
+
+    Raises:
+        ImatrixError: it is missing, damaged, something else, or holds numbers that make no sense.
+
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImatrixError(f"{path}: {error.strerror or error}; name a file made by `qwen35 imatrix`") from None
+    try:
+        found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(data)
+    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError) as error:
+        raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error})") from None
+    for name, entry in found.entries.items():
+        for values in (entry.sums, entry.counts):
+            if not np.isfinite(values).all() or (values < 0).any():
+                raise ImatrixError(f"{path}: {name} has negative or non-finite sums; make it again")
+    found.path, found.sha256 = path, hashlib.sha256(data).hexdigest()
+    return found
+
+
+def _read_gguf(path: Path) -> Imatrix:
+    reader = gguf.GGUFReader(path)
+    texts = {key: value.contents() for key, value in reader.fields.items() if not key.startswith("GGUF.")}
+    if texts.pop("general.type", None) != "imatrix":
+        raise ValueError("general.type is not imatrix")
+    tensors = {tensor.name: np.array(tensor.data, np.float64) for tensor in reader.tensors}
+    found = Imatrix(
+        datasets=[str(name) for name in texts.pop(DATASETS, [])],
+        chunks=int(texts.pop(CHUNKS, 0)),
+        chunk_size=int(texts.pop(CHUNK_SIZE, 0)),
+        extra={key: value for key, value in texts.items() if isinstance(value, str)},
+    )
+    for name, sums in tensors.items():
+        if name.endswith(SUMS):
+            counts = tensors[name.removesuffix(SUMS) + COUNTS].reshape(-1)
+            found.entries[name.removesuffix(SUMS)] = Entry(sums.reshape(len(counts), -1), counts)
+    if not found.entries:
+        raise ValueError("it has no entries")
+    return found
+
+
+def _read_dat(data: bytes) -> Imatrix:
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        (value,) = struct.unpack_from("<i", data, at)
+        at += 4
+        return int(value)
+
+    def text() -> str:
+        nonlocal at
+        length = number()
+        if not 0 <= length <= LONGEST_NAME or at + length > len(data):
+            raise ValueError("a name has no sensible length")
+        at += length
+        return data[at - length : at].decode("utf-8")
+
+    found = Imatrix()
+    count = number()
+    if not 0 < count <= MOST_ENTRIES:
+        raise ValueError("the number of entries makes no sense")
+    for _ in range(count):
+        name, calls, values = text(), number(), number()
+        if values <= 0 or at + 4 * values > len(data):
+            raise ValueError(f"{name!r} is cut off")
+        sums = np.frombuffer(data, "<f4", values, at).astype(np.float64)
+        at += 4 * values
+        found.entries[name] = Entry(sums[None], np.array([float(max(1, calls))]))
+    if at < len(data):
+        found.chunks = number()
+        found.datasets = [text()]
+    return found
+
+
+def write(imatrix: Imatrix, path: Path) -> None:
+    """Write it as llama-imatrix does, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+
+    """
+    part = path.with_name(path.name + ".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer = gguf.GGUFWriter(part, "imatrix")
+        writer.kv_data[0].pop("general.architecture")  # llama-imatrix writes none
+        writer.add_string("general.type", "imatrix")
+        writer.add_array(DATASETS, imatrix.datasets)
+        writer.add_uint32(CHUNKS, imatrix.chunks)
+        writer.add_uint32(CHUNK_SIZE, imatrix.chunk_size)
+        for key, value in sorted(imatrix.extra.items()):
+            writer.add_string(key, value)
+        for name, entry in sorted(imatrix.entries.items()):
+            writer.add_tensor(name + SUMS, entry.sums.astype(np.float32))
+            writer.add_tensor(name + COUNTS, entry.counts.astype(np.float32)[:, None])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def merge(several: Iterable[Imatrix]) -> Imatrix:
+    """Add importance matrices of one model over several texts up.
+
+    Raises:
+        ImatrixError: their tensors differ in shape.
+
+    """
+    total = Imatrix()
+    for one in several:
+        total.chunk_size = one.chunk_size
+        total.chunks += one.chunks
+        total.datasets += [name for name in one.datasets if name not in total.datasets]
+        for name, entry in one.entries.items():
+            known = total.entries.get(name)
+            if known is not None and known.sums.shape != entry.sums.shape:
+                raise ImatrixError(f"{one.path}: {name} is of another shape than in the others")
+            total.add(name, entry.sums, entry.counts)
+    return total
