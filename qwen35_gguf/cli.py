@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "checksum": Subcommand("qwen35_gguf.release.checksum_command:command", "Write or verify a folder's SHA256SUMS."),
     "convert": Subcommand("qwen35_gguf.convert.command:command", "Convert a checkpoint to GGUF."),
     "doctor": Subcommand("qwen35_gguf.runtime.doctor:command", "Print what this installation can do."),
+    "evaluate": Subcommand("qwen35_gguf.runtime.evaluate_command:command", "Measure what quantization costs."),
     "imatrix": Subcommand("qwen35_gguf.runtime.imatrix_command:command", "Measure which weights matter."),
     "lint": Subcommand("qwen35_gguf.release.lint_command:command", "Find what would break a GGUF file for its users."),
     "merge": Subcommand("qwen35_gguf.release.merge_command:command", "Join the shards of a GGUF file."),

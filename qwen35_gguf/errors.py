@@ -84,6 +84,10 @@ class TextError(Qwen35Error):
     """A text that cannot be read, or is too short to measure anything on."""
 
 
+class LogitsError(Qwen35Error):
+    """A file of reference logits that is missing, damaged, or of another vocabulary."""
+
+
 class ImatrixError(Qwen35Error):
     """An importance matrix that is missing, damaged, or of another model."""
 

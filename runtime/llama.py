@@ -407,6 +407,14 @@ class Context(Closing):
             raise ModelError(f"llama.cpp has no logits of row {row}")
         return np.ctypeslib.as_array(pointer, self._vector)
 
+    def last_logits(self, rows: int) -> FloatArray:
+        """Return the logits of the last call's last `rows`, (rows, n_vocab) float32, valid until the next.
+
+        llama.cpp keeps the rows that were asked for one after another.
+        """
+        first = self.logits(self._rows - rows)
+        return np.ctypeslib.as_array(first.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), (rows, first.size))
+
     def hidden(self, rows: int) -> FloatArray:
         """Return the hidden states of the last call's `rows`, (rows, n_embd) float32, valid until the next."""
         pointer = self._ext.llama_get_embeddings_nextn(self.pointer)

@@ -1,0 +1,136 @@
+"""A reference's log-probabilities in a file: two bytes a token of the vocabulary, the format of llama-perplexity.
+
+A row is a float32 step and a float32 minimum, then 16-bit multiples of the step above the minimum; what is more than
+16 nats below the likeliest token is at the minimum.
+
+Source: llama.cpp tools/perplexity/perplexity.cpp (`--save-all-logits`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.errors import LogitsError, OutputError
+from qwen35_gguf.quant.divergence import Floats, log_softmax
+
+MAGIC = b"_logits_"
+DEPTH, STEPS = np.float32(16), np.float32(65535)
+HEAD = struct.Struct("<Iii")
+LARGEST = 1 << 24  # of chunk sizes and vocabularies
+
+
+def scored(chunk: int) -> int:
+    """How many rows of a chunk count: those of its second half that have a next token."""
+    return chunk - 1 - chunk // 2
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file is of.
+
+    Attributes:
+        chunk: tokens of a chunk.
+        vocabulary: tokens of it.
+        tokens: (chunks, chunk) int32.
+
+    """
+
+    chunk: int
+    vocabulary: int
+    tokens: npt.NDArray[np.int32]
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row in the file."""
+        return 2 * (2 * ((self.vocabulary + 1) // 2) + 4)
+
+    @property
+    def start(self) -> int:
+        """Where the rows begin."""
+        return len(MAGIC) + HEAD.size + self.tokens.nbytes
+
+
+def pack(logits: Floats) -> npt.NDArray[np.uint8]:
+    """Turn (rows, vocabulary) logits to rows of a file."""
+    rows, vocabulary = logits.shape
+    normal = log_softmax(logits)
+    peak = normal.max(-1, keepdims=True)
+    least = np.maximum(normal.min(-1, keepdims=True), peak - DEPTH)
+    step = (peak - least) / STEPS
+    inverse = np.divide(1, step, out=np.zeros_like(step), where=step > 0)
+    out = np.zeros((rows, 4 + 2 * ((vocabulary + 1) // 2)), np.uint16)
+    out[:, 4 : 4 + vocabulary] = np.rint(np.maximum(normal - least, 0) * inverse)
+    out[:, :4].view(np.float32)[:] = np.concatenate([step, least], 1)
+    return out.view(np.uint8)
+
+
+def unpack(rows: npt.NDArray[np.uint8], vocabulary: int) -> Floats:
+    """Turn rows of a file to (rows, vocabulary) log-probabilities."""
+    head = rows[:, :8].view(np.float32)
+    return head[:, :1] * rows[:, 8 : 8 + 2 * vocabulary].view(np.uint16).astype(np.float32) + head[:, 1:]
+
+
+@contextmanager
+def writing(path: Path, header: Header) -> Iterator[IO[bytes]]:
+    """Open a file for rows; under its name it appears whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(MAGIC + HEAD.pack(header.chunk, header.vocabulary, len(header.tokens)))
+            file.write(header.tokens.astype("<i4").tobytes())
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> Header:
+    """Read what a file is of.
+
+    Raises:
+        LogitsError: it is no such file, or cut off.
+
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise LogitsError(f"{path}: is no file of reference logits; make one with --save-logits")
+            raw = file.read(HEAD.size)
+            chunk, vocabulary, chunks = HEAD.unpack(raw) if len(raw) == HEAD.size else (0, 0, 0)
+            sensible = 4 <= chunk < LARGEST and 0 < vocabulary < LARGEST and 0 < chunks < LARGEST
+            raw = file.read(4 * chunk * chunks) if sensible else b""
+            tokens = np.frombuffer(raw[: len(raw) // 4 * 4], "<i4")
+        size = path.stat().st_size
+    except OSError as error:
+        raise LogitsError(f"{path}: {error.strerror or error}; name a GGUF or a file of reference logits") from None
+    header = Header(chunk, vocabulary, tokens.reshape(-1, chunk)) if tokens.size and not tokens.size % chunk else None
+    if (
+        header is None
+        or len(header.tokens) != chunks
+        or size != header.start + chunks * scored(chunk) * header.row_bytes
+        or not ((tokens >= 0) & (tokens < vocabulary)).all()
+    ):
+        raise LogitsError(f"{path}: is cut off or damaged; make it again with --save-logits")
+    return header
+
+
+def read_rows(file: IO[bytes], header: Header, number: int, rows: Sequence[int] | range) -> Floats:
+    """Read some consecutive scored rows of chunk `number` as (rows, vocabulary) log-probabilities."""
+    file.seek(header.start + (number * scored(header.chunk) + rows[0]) * header.row_bytes)
+    raw = np.frombuffer(file.read(len(rows) * header.row_bytes), np.uint8).reshape(len(rows), -1)
+    return unpack(raw, header.vocabulary)

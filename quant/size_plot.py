@@ -1,0 +1,71 @@
+"""A picture of size against divergence for several files: the lower left is where one wants to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwen35_gguf.errors import MissingDependencyError, OutputError
+
+COLOURS = ("#0b6e4f", "#d1495b", "#30638e", "#edae49", "#5f4b8b")
+FORMATS = (".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A file: its name, bits per weight, and mean divergence with its interval, in nats."""
+
+    name: str
+    bits: float
+    divergence: float
+    low: float
+    high: float
+    group: str = ""
+
+
+def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
+    """Draw points as PATH.png and PATH.svg, those of a group joined by a line.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+        OutputError: a file cannot be written.
+
+    """
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        mpl.rcParams["svg.hashsalt"] = "qwen35"  # the same picture gives the same file
+        mpl.rcParams["svg.fonttype"] = "none"
+        from matplotlib import pyplot
+    except ImportError:
+        raise MissingDependencyError(
+            "matplotlib is needed for the plot; install it: pip install 'qwen35-gguf[plot]'"
+        ) from None
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    try:
+        groups = dict.fromkeys(point.group for point in points)
+        for group, colour in zip(groups, COLOURS * len(groups), strict=False):
+            line = sorted((p for p in points if p.group == group), key=lambda p: p.bits)
+            bits, values = [p.bits for p in line], [p.divergence for p in line]
+            spread = [[max(0.0, p.divergence - max(p.low, 1e-12)) for p in line], [p.high - p.divergence for p in line]]
+            axes.errorbar(bits, values, yerr=spread, color=colour, marker="o", markersize=5, capsize=2, label=group)
+            for point in line:
+                axes.annotate(
+                    point.name, (point.bits, point.divergence), (4, 5), textcoords="offset points", fontsize=8
+                )
+        axes.set(xlabel="bits per weight", ylabel="mean KL divergence, nats", yscale="log", title=title)
+        axes.grid(visible=True, which="both", alpha=0.25)
+        if len(groups) > 1:
+            axes.legend()
+        stem = path.with_suffix("") if path.suffix in FORMATS else path
+        made = [stem.with_name(stem.name + suffix) for suffix in FORMATS]
+        try:
+            for target in made:
+                figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else {})
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        pyplot.close(figure)
+    return made
