@@ -13,10 +13,11 @@ SIZE       ?= 0.8b
 ROUNDS     ?=
 TARGET     ?=
 CPU        ?=
+IMAGE      ?=
 STOCK      ?=
 
 BIN  := $(VENV)/bin
-DEMO := examples/demo-checkpoint
+DEMO := examples/tiny-qwen3.5
 
 # What the patched llama-cpp-python depends on, but for the Python that builds it.
 PATCHES := $(wildcard patches/*.patch patches/*.py ggml_ops/simd/*.h ggml_ops/simd/*.cpp \
@@ -40,10 +41,9 @@ help:  ## list the targets
 	@echo '  make convert QUANT=Q4_K_M MODEL=Qwen/Qwen3.5-9B OUT=models   (MODEL may be a directory; FORCE=1 replaces files)'
 	@echo '  make run PROMPT="Hello" MODEL_FILE=models/NAME.gguf          (without MODEL_FILE: the last one converted)'
 
-convert: $(VENV)/.runtime  ## convert MODEL (without it: a demo checkpoint) to GGUF files in OUT
+convert: $(VENV)/.runtime  ## convert MODEL (without it: the tiny model in examples/) to GGUF files in OUT
 ifeq ($(strip $(MODEL)),)
-	@if [ ! -e '$(DEMO)/config.json' ]; then '$(BIN)/python' examples/make_checkpoint.py '$(DEMO)' --size tiny; fi
-	@echo 'No MODEL given: converting the demo checkpoint, whose random weights write nonsense.'
+	@echo 'No MODEL given: converting $(DEMO), which knows little but says it well.'
 	@'$(BIN)/qwen35' convert '$(DEMO)' -q '$(QUANT)' -o '$(OUT)' --force
 	@echo 'This was the demo. A real model: make convert QUANT=$(QUANT) MODEL=Qwen/Qwen3.5-9B (or MODEL=a directory)'
 else
@@ -55,7 +55,7 @@ run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last,
 	if [ -z "$$file" ]; then file=$$(ls -t '$(OUT)'/*.gguf 2>/dev/null | grep -v '/mmproj-[^/]*$$' | head -n 1); fi; \
 	if [ -z "$$file" ]; then echo 'No GGUF file in $(OUT): run make convert first, or name one with MODEL_FILE=' >&2; exit 2; fi; \
 	echo "$$file" >&2; \
-	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT"
+	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT" $(if $(IMAGE),--image '$(IMAGE)')
 
 runtime: $(VENV)/.runtime  ## build llama-cpp-python with our patches (CMAKE_ARGS are passed on) and install it; STOCK=1: without
 	@'$(BIN)/qwen35' doctor
@@ -90,8 +90,8 @@ bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llam
 	'$(BIN)/python' bench/chat.py --size '$(SIZE)'
 	'$(BIN)/python' bench/speculation.py --size '$(SIZE)'
 
-clean:  ## remove .venv, build products, caches and the demo checkpoint; keep OUT
-	rm -rf '$(VENV)' build dist '$(DEMO)' .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove .venv, build products, and caches; keep OUT
+	rm -rf '$(VENV)' build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -106,7 +106,7 @@ $(VENV)/.llama: $(PATCHES) | $(BIN)/python
 
 # One stamp for each set of extras.
 $(VENV)/.runtime: $(SOURCES) $(VENV)/.llama
-	'$(BIN)/python' -m pip install --quiet -e '.[runtime,examples]'
+	'$(BIN)/python' -m pip install --quiet -e '.[runtime,vision,examples]'
 	@touch '$@'
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.llama

@@ -92,7 +92,9 @@ def command(
         click.echo(json.dumps({"reference": str(reference), "models": records}, indent=1))
         return
     if found:
-        show(Console(), found)
+        console = Console()
+        console.width = max(console.width, 132)  # a wrapped table cannot be read
+        show(console, found)
     for path in [*([save_logits] if save_logits else []), *drawn]:
         click.echo(path)
 
@@ -139,7 +141,7 @@ def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
             f"{one.p999.value:.4f}",
             f"{_both(one.same_top, 2, 100)} %",
         )
-    console.print(table, soft_wrap=True)
+    console.print(table)
     one = found[0][1]
     console.print(
         f"{one.tokens} tokens; perplexity of the reference {_both(one.reference_perplexity, 3)}; "

@@ -1,0 +1,1 @@
+"""What examples/train_tiny.py trains with: a seeded corpus, drawn pictures, and the network."""

@@ -1,0 +1,97 @@
+"""What the trained model can do, on text, pictures and clips that it never saw: figures for training.json."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import tokenizers
+import torch
+
+from tiny_model import batches, corpus, pictures
+from tiny_model.batches import Batch
+from tiny_model.network import Network
+from tiny_model.pictures import Scene
+
+HELD_OUT_SEED = "held out"
+
+
+def held_out_documents(count: int) -> list[corpus.Document]:
+    """Make up documents from a seed that training never uses, with the prose that it never saw."""
+    r, prose = Random(HELD_OUT_SEED), corpus.prose(held_out=True)
+    return [corpus.document(r, prose) for _ in range(count)]
+
+
+@torch.no_grad()
+def text_figures(net: Network, tokenizer: tokenizers.Tokenizer, documents: int) -> dict[str, float]:
+    """Return the loss over what the model has to write, in nats a token, and the MTP head's acceptance.
+
+    A draft is accepted when it is the token that the trunk itself finds likeliest, as greedy decoding would have it.
+    """
+    loss = right = drafted = tokens = 0.0
+    for document in held_out_documents(documents):
+        ids, weights = batches.encode(tokenizer, document)
+        row, written = torch.tensor([ids]), torch.tensor(weights) == 1
+        hidden = net.trunk(row)
+        logits = hidden[0] @ net.output.T
+        losses = torch.nn.functional.cross_entropy(logits[:-1], row[0, 1:], reduction="none")
+        loss += losses[written[1:]].sum().item()
+        tokens += written[1:].sum().item()
+        drafts = (net.drafts(row, hidden)[0] @ net.output.T).argmax(-1)[:-1]  # at p: the guess for p + 2
+        own = logits[1:-1].argmax(-1)  # at p: what the trunk says of p + 2 when p + 1 is known
+        right += (drafts == own)[written[2:]].sum().item()
+        drafted += written[2:].sum().item()
+    return {"loss": loss / tokens, "mtp_acceptance": right / drafted}
+
+
+@torch.no_grad()
+def answer(net: Network, tokenizer: tokenizers.Tokenizer, batch_or_ids: Batch | list[int], limit: int = 96) -> str:
+    """Continue a prompt greedily until the end of the turn, and return the text, think block and all."""
+    stop = net.spec.token_id("<|im_end|>")
+    if isinstance(batch_or_ids, Batch):
+        ids, media = batch_or_ids.ids, batch_or_ids.media
+    else:
+        ids, media = torch.tensor([batch_or_ids]), {}
+    net.main.model.rope_deltas = None
+    made = net.main.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit, do_sample=False, eos_token_id=stop,
+        pad_token_id=stop, **media,
+    )  # fmt: skip
+    return tokenizer.decode(made[0, ids.shape[1] :].tolist()).removesuffix("<|im_end|>")
+
+
+def ask(net: Network, tokenizer: tokenizers.Tokenizer, question: str, *, thinking: bool = False) -> str:
+    """Answer one question of text."""
+    text = corpus.prompt(question, thinking=thinking)
+    return answer(net, tokenizer, tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def describe(net: Network, tokenizer: tokenizers.Tokenizer, scene: Scene) -> str:
+    """Describe a picture, or say what happens in a clip."""
+    clip = scene.moved_to is not None
+    question = "What happens in the video?" if clip else "Describe the picture."
+    text = corpus.prompt(pictures.marked(scene) + question, thinking=False)
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids])
+    batch = batches.scene_batch(Random(0), net.spec, tokenizer, [scene])
+    image, video = net.spec.token_id("<|image_pad|>"), net.spec.token_id("<|video_pad|>")
+    kinds = (ids == image) * 1 + (ids == video) * 2
+    return answer(net, tokenizer, Batch(ids, torch.zeros(ids.shape), batch.media | {"mm_token_type_ids": kinds}))
+
+
+def accuracy(net: Network, tokenizer: tokenizers.Tokenizer, scenes: list[Scene]) -> float:
+    """Return the share of the scenes whose description is right to the letter."""
+    return sum(describe(net, tokenizer, s) == pictures.description(s) for s in scenes) / len(scenes)
+
+
+def measure(net: Network, tokenizer: tokenizers.Tokenizer, documents: int = 200, scenes: int = 100) -> dict[str, Any]:
+    """Return all figures: held-out combinations only, and one or two things in a picture told apart."""
+    r = Random(HELD_OUT_SEED)
+    one = [pictures.picture(r, held_out=True, count=1) for _ in range(scenes)]
+    two = [pictures.picture(r, held_out=True, count=2) for _ in range(scenes // 2)]
+    clips = [pictures.clip(r, held_out=True) for _ in range(scenes)]
+    return {
+        **text_figures(net, tokenizer, documents),
+        "picture_accuracy": accuracy(net, tokenizer, one),
+        "two_things_accuracy": accuracy(net, tokenizer, two),
+        "clip_accuracy": accuracy(net, tokenizer, clips),
+    }
