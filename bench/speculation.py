@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=192)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         file = options.model or convert(Path(scratch), options.size, options.quant)

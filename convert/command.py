@@ -24,6 +24,7 @@ from qwen35_gguf.convert import hf_to_gguf
 @click.option("--mmproj-type", default="BF16", show_default=True, help="BF16, F16, F32 or Q8_0.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--name", help="The model's name; by default derived from the checkpoint.")
+@click.option("--recipe", help="Types for single tensors: a file of `qwen35 recipe`, or deltanet.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix, of `qwen35 imatrix`.")
 @click.option("--dry-run", is_flag=True, help="Print the plan without reading weights.")
 @click.option("--force", is_flag=True, help="Replace existing files.")

@@ -31,7 +31,7 @@ from qwen35_gguf.convert.tensor_map import OutputTensor
 from qwen35_gguf.convert.writer import GGUFStream, TensorInfo, check_space, count_parameters
 from qwen35_gguf.errors import ImatrixError, OutputError, QuantizationError
 from qwen35_gguf.quant import imatrix as matrices
-from qwen35_gguf.quant import kernels, recipes
+from qwen35_gguf.quant import kernels, recipe_file, recipes
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,10 +88,12 @@ def plan(
     mmproj_type: str = "BF16",
     revision: str | None = None,
     name: str | None = None,
+    recipe: str | Path | None = None,
     imatrix: str | Path | None = None,
 ) -> Conversion:
     """Decide everything about a conversion from headers alone. Raises Qwen35Error for anything that cannot work."""
-    recipe = recipes.find_recipe(quant)
+    chosen = recipe_file.find(str(recipe), quant) if recipe is not None else None
+    mix = chosen.base if chosen else recipes.find_recipe(quant)
     if mmproj_type.upper() not in VISION_TYPES:
         raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
     weights = matrices.read(imatrix) if imatrix is not None else None
@@ -109,12 +111,14 @@ def plan(
         importance=weights is not None,
     )
     importance = _importance(weights, tensors.text) if weights is not None else {}
-    types = tuple(_text_type(recipe, tensor, architecture, importance) for tensor in tensors.text)
+    types = tuple(
+        _text_type(mix, chosen, tensor, architecture, tensors.mtp_blocks, importance) for tensor in tensors.text
+    )
     parameters = _parameters(tensors.text, checkpoint.arch)
     stem = metadata.output_name(directory, name, config, parameters, source_repo=repo)
     files = [
         PlannedFile(
-            Path(out) / f"{stem}-{recipe.name}.gguf",
+            Path(out) / f"{stem}-{f'{chosen.name}-' if chosen else ''}{mix.name}.gguf",
             checkpoint.arch,
             tensors.text,
             types,
@@ -124,13 +128,14 @@ def plan(
                     directory,
                     arch=checkpoint.arch,
                     mtp_blocks=tensors.mtp_blocks,
-                    file_type=int(recipe.file_type),
+                    file_type=int(mix.file_type),
                     name=name,
                     parameters=parameters,
                     source_repo=repo,
                     revision=commit,
                 ),
                 *tokenizer.vocabulary(directory, int(text_config["vocab_size"])),
+                *(metadata.recipe_metadata(chosen) if chosen is not None else ()),
                 *(metadata.imatrix_metadata(weights) if weights is not None else ()),
             ),
             parameters[0],
@@ -171,6 +176,7 @@ def convert(
     mmproj_type: str = "BF16",
     revision: str | None = None,
     name: str | None = None,
+    recipe: str | Path | None = None,
     imatrix: str | Path | None = None,
     force: bool = False,
     jobs: int = 0,
@@ -186,6 +192,8 @@ def convert(
         mmproj_type: F32, F16, BF16 or Q8_0 for the matrices of the vision tower.
         revision: branch, tag or commit on the Hub.
         name: the model's name, instead of the one derived from the checkpoint.
+        recipe: types for single tensors: a file of `qwen35 recipe`, whose base counts instead of `quant`, or a name of
+            recipe_file.BUILT_IN, for the size of `quant`.
         imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
         force: replace existing files.
         jobs: threads; 0 for one a core.
@@ -206,6 +214,7 @@ def convert(
         mmproj_type=mmproj_type,
         revision=revision,
         name=name,
+        recipe=recipe,
         imatrix=imatrix,
     )
     for note in conversion.notes:
@@ -341,12 +350,19 @@ def _pack(slab: Slab) -> Array:
 
 
 def _text_type(
-    recipe: recipes.Recipe, tensor: OutputTensor, architecture: recipes.Architecture, importance: dict[str, Array]
+    recipe: recipes.Recipe,
+    chosen: recipe_file.FileRecipe | None,
+    tensor: OutputTensor,
+    architecture: recipes.Architecture,
+    mtp_blocks: int,
+    importance: dict[str, Array],
 ) -> GGMLQuantizationType:
     if tensor.floor is not None:
         return tensor.floor
-    type_ = recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
-    if recipes.needs_importance(recipe, tensor.name, type_) and tensor.name not in importance:
+    ruled = chosen.type_of(tensor.name, tensor.shape, architecture.blocks - mtp_blocks) if chosen else None
+    type_ = ruled or recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
+    needed = type_ in recipes.IMPORTANCE_TYPES if ruled else recipes.needs_importance(recipe, tensor.name, type_)
+    if needed and tensor.name not in importance:
         what = "the importance matrix has none" if architecture.importance else "give one with --imatrix"
         raise QuantizationError(
             f"{recipe.name} needs an importance matrix for {tensor.name}: {what}, "

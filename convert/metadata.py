@@ -27,6 +27,7 @@ from gguf.utility import naming_convention, size_label
 from qwen35_gguf.convert.keyvalue import KeyValue, Scalar
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.quant.imatrix import Imatrix
+from qwen35_gguf.quant.recipe_file import FileRecipe
 
 UINT32, INT32, FLOAT32 = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.FLOAT32
 BOOL, STRING, ARRAY = GGUFValueType.BOOL, GGUFValueType.STRING, GGUFValueType.ARRAY
@@ -472,4 +473,12 @@ def imatrix_metadata(weights: Imatrix) -> list[KeyValue]:
         KeyValue("quantize.imatrix.entries_count", len(weights.entries), UINT32),
         KeyValue("quantize.imatrix.chunks_count", weights.chunks, UINT32),
         KeyValue("quantize.imatrix.sha256", weights.sha256, STRING),
+    ]
+
+
+def recipe_metadata(recipe: FileRecipe) -> list[KeyValue]:
+    """Say which recipe decided the types, and its checksum."""
+    return [
+        KeyValue("quantize.recipe.name", recipe.name, STRING),
+        KeyValue("quantize.recipe.sha256", recipe.sha256, STRING),
     ]

@@ -327,7 +327,7 @@ def tensor_type(recipe: Recipe, tensor: str, shape: tuple[int, ...], arch: Archi
             type_ = Type.Q8_0
         else:
             type_ = type_ or Type.Q6_K
-    return _fitting(type_ or recipe.default, shape[-1])
+    return fitting(type_ or recipe.default, shape[-1])
 
 
 def needs_importance(recipe: Recipe, tensor: str, type: Type) -> bool:  # noqa: A002 (ggml's word)
@@ -337,7 +337,8 @@ def needs_importance(recipe: Recipe, tensor: str, type: Type) -> bool:  # noqa: 
     return type in IMPORTANCE_TYPES or (type is Type.Q2_K and recipe.name == "Q2_K_S")
 
 
-def _fitting(type_: Type, columns: int) -> Type:
+def fitting(type_: Type, columns: int) -> Type:
+    """Return a type for rows that are not whole blocks of the wanted one."""
     if columns % GGML_QUANT_SIZES[type_][0]:
         type_ = FALLBACKS.get(type_, type_)
     return Type.F16 if columns % GGML_QUANT_SIZES[type_][0] else type_

@@ -88,6 +88,14 @@ class LogitsError(Qwen35Error):
     """A file of reference logits that is missing, damaged, or of another vocabulary."""
 
 
+class RecipeError(Qwen35Error):
+    """A recipe that is missing or malformed, or a target that no recipe reaches."""
+
+
+class CostsError(Qwen35Error):
+    """A file of measured costs that is missing, damaged, or of another model."""
+
+
 class ImatrixError(Qwen35Error):
     """An importance matrix that is missing, damaged, or of another model."""
 

@@ -27,7 +27,7 @@ PRIOR, PRIOR_WEIGHT = 0.6, 2.0
 MEMORY = 20.0  # observations that an average looks back
 COST_STEP = 0.1  # how fast the costs follow what is measured
 OUTLIER = 2.0  # a step that takes more than so many times as long was interrupted
-PROBING = 0.02  # of the time may go into trying other depths than the best
+PROBING = 0.01  # of the time may go into trying other depths than the best
 PROBE_EVERY = 8  # steps at least between two of them
 WINDOW = 1024  # rows that wait for the head at most; older ones it never sees
 
@@ -106,7 +106,7 @@ class DepthTuner:
     def next(self) -> int:
         """Return the depth of the next step: the best one, and now and then a neighbour, to see whether it is better.
 
-        A probe is counted as if none of its drafts were right; it has to fit into 2 % of the time so far.
+        A probe is counted as if none of its drafts were right; it has to fit into 1 % of the time so far.
         """
         best = self.best()
         self._since_probe += 1

@@ -1,0 +1,120 @@
+"""What each tensor costs in each type, in a file: what `qwen35 sensitivity` writes and `qwen35 recipe` reads."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gguf import GGMLQuantizationType
+
+from qwen35_gguf.errors import CostsError, OutputError
+
+Type = GGMLQuantizationType
+FORMAT = "qwen35 costs 1"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One tensor in one type.
+
+    Attributes:
+        tensor: its name.
+        type: that it was packed in.
+        bytes: that it then takes.
+        error: sum of its weighted squared errors over that of its weights.
+        divergence: mean, in nats; of the drafts for a tensor of the MTP head.
+
+    """
+
+    tensor: str
+    type: Type
+    bytes: int
+    error: float
+    divergence: float
+
+
+@dataclass
+class Costs:
+    """The costs of a model's tensors.
+
+    Attributes:
+        model: the reference's name.
+        identity: of the reference, the text and the importance matrix: only equal ones may be joined.
+        layers: of the trunk.
+        weights: of the whole model.
+        fixed_bytes: of everything that no type is chosen for, header included.
+        fixed_weights: in these tensors.
+        costs: what was measured.
+        measured: whether the divergences were; otherwise they are estimates from the errors.
+
+    """
+
+    model: str
+    identity: str
+    layers: int
+    weights: int
+    fixed_bytes: int
+    fixed_weights: int
+    costs: list[Cost] = field(default_factory=list)
+    measured: bool = True
+
+    def by_tensor(self) -> dict[str, list[Cost]]:
+        """Group them."""
+        found: dict[str, list[Cost]] = {}
+        for cost in self.costs:
+            found.setdefault(cost.tensor, []).append(cost)
+        return found
+
+
+def write(costs: Costs, path: Path) -> None:
+    """Write them as JSON, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written.
+
+    """
+    head = {key: value for key, value in vars(costs).items() if key != "costs"}
+    rows = [[c.tensor, c.type.name, c.bytes, c.error, c.divergence] for c in costs.costs]
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(f'{{"format": "{FORMAT}", {json.dumps(head)[1:-1]}, "costs": [\n{lines}\n]}}\n')
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def read(path: Path) -> Costs:
+    """Read them.
+
+    Raises:
+        CostsError: the file is missing, damaged or something else.
+
+    """
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("format") != FORMAT:
+            raise ValueError("another format")
+        rows: Iterable[Any] = data.pop("costs")
+        found = Costs(**data, costs=[_cost(row) for row in rows])
+        numbers = (found.layers, found.weights, found.fixed_bytes, found.fixed_weights)
+        if not all(isinstance(n, int) and n >= 0 for n in numbers) or not found.weights:
+            raise ValueError("sizes that make no sense")
+    except OSError as error:
+        raise CostsError(f"{path}: {error.strerror or error}; name a file of `qwen35 sensitivity`") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CostsError(f"{path}: is damaged, or no file of `qwen35 sensitivity` ({error})") from None
+    return found
+
+
+def _cost(row: Any) -> Cost:
+    tensor, name, size, error, divergence = row
+    sensible = isinstance(size, int) and size > 0 and math.isfinite(error) and math.isfinite(divergence)
+    if not sensible or divergence < 0:
+        raise ValueError(f"costs of {tensor} that make no sense")
+    return Cost(str(tensor), Type.__members__[name], size, float(error), float(divergence))
