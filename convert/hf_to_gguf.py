@@ -359,7 +359,11 @@ def _text_type(
 ) -> GGMLQuantizationType:
     if tensor.floor is not None:
         return tensor.floor
-    ruled = chosen.type_of(tensor.name, tensor.shape, architecture.blocks - mtp_blocks) if chosen else None
+    ruled = (
+        chosen.type_of(tensor.name, tensor.shape, architecture.blocks - mtp_blocks, tied=architecture.tied)
+        if chosen
+        else None
+    )
     type_ = ruled or recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
     needed = type_ in recipes.IMPORTANCE_TYPES if ruled else recipes.needs_importance(recipe, tensor.name, type_)
     if needed and tensor.name not in importance:

@@ -46,7 +46,8 @@ class Costs:
         identity: of the reference, the text and the importance matrix: only equal ones may be joined.
         layers: of the trunk.
         weights: of the whole model.
-        fixed_bytes: of everything that no type is chosen for, header included.
+        header_bytes: of the file before its tensors.
+        fixed_bytes: of the tensors that no type is chosen for.
         fixed_weights: in these tensors.
         costs: what was measured.
         measured: whether the divergences were; otherwise they are estimates from the errors.
@@ -57,6 +58,7 @@ class Costs:
     identity: str
     layers: int
     weights: int
+    header_bytes: int
     fixed_bytes: int
     fixed_weights: int
     costs: list[Cost] = field(default_factory=list)
@@ -102,7 +104,7 @@ def read(path: Path) -> Costs:
             raise ValueError("another format")
         rows: Iterable[Any] = data.pop("costs")
         found = Costs(**data, costs=[_cost(row) for row in rows])
-        numbers = (found.layers, found.weights, found.fixed_bytes, found.fixed_weights)
+        numbers = (found.layers, found.weights, found.header_bytes, found.fixed_bytes, found.fixed_weights)
         if not all(isinstance(n, int) and n >= 0 for n in numbers) or not found.weights:
             raise ValueError("sizes that make no sense")
     except OSError as error:

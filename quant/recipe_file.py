@@ -8,7 +8,7 @@
     - {tensors: 'ffn_*', type: Q4_K}
 
 The first rule that matches decides. `tensors` are roles with * and ? (`ssm_out`, `attn_*`, `nextn.eh_proj`,
-`token_embd`), one or a list; `layers` are numbers and ranges, or `mtp` for the layers of the MTP head.
+`token_embd`, `output`), one or a list; `layers` are numbers and ranges, or `mtp` for the layers of the MTP head.
 """
 
 from __future__ import annotations
@@ -68,12 +68,16 @@ class FileRecipe:
     rules: tuple[FileRule, ...]
     sha256: str = ""
 
-    def type_of(self, tensor: str, shape: tuple[int, ...], trunk_layers: int) -> Type | None:
-        """Return the type that a rule gives a tensor, None if none does or the tensor stays F32."""
+    def type_of(self, tensor: str, shape: tuple[int, ...], trunk_layers: int, *, tied: bool = False) -> Type | None:
+        """Return the type that a rule gives a tensor, None if none does or the tensor stays F32.
+
+        A tied embedding is also the output matrix: rules for either are rules for it.
+        """
         if len(shape) < 2 or recipes.KEPT_F32.search(tensor):
             return None
         role, layer = place(tensor, trunk_layers)
-        type_ = next((rule.type for rule in self.rules if rule.matches(role, layer)), None)
+        roles = (role, "output") if tied and role == "token_embd" else (role,)
+        type_ = next((rule.type for rule in self.rules if any(rule.matches(r, layer) for r in roles)), None)
         return None if type_ is None else recipes.fitting(type_, shape[-1])
 
 

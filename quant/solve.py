@@ -10,7 +10,7 @@ from qwen35_gguf.errors import RecipeError
 from qwen35_gguf.quant import recipe_file
 from qwen35_gguf.quant.assignment import Assignment, Option, assign, smallest
 from qwen35_gguf.quant.costs import Costs
-from qwen35_gguf.quant.recipe_file import place
+from qwen35_gguf.quant.recipe_file import MTP, place
 
 Type = GGMLQuantizationType
 DRAFT_WEIGHT = 0.05  # of the head's divergence: a wrong draft costs time, and no quality
@@ -30,59 +30,74 @@ class Solution:
     gap: float
 
 
-def options(costs: Costs) -> dict[str, list[Option[Type]]]:
-    """List what there is to choose from for each tensor."""
-    found: dict[str, list[Option[Type]]] = {}
-    for tensor, known in costs.by_tensor().items():
-        head = place(tensor, costs.layers)[1] == -1
-        weight = DRAFT_WEIGHT if head else 1.0
+def options(costs: Costs, *, by_role: bool = False) -> dict[str, list[Option[Type]]]:
+    """List what there is to choose from for each tensor, or for all tensors of a role together."""
+    found: dict[str, dict[Type, Option[Type]]] = {}
+    counts: dict[str, dict[Type, int]] = {}
+    for cost in costs.costs:
+        role, layer = place(cost.tensor, costs.layers)
+        weight = DRAFT_WEIGHT if layer == -1 else 1.0
+        key = (f"{MTP}.{role}" if layer == -1 else role) if by_role else cost.tensor
+        before = found.setdefault(key, {}).get(cost.type, Option(cost.type, 0, 0.0))
         # A tiny term of the error, for what was too small to be measured.
-        found[tensor] = [Option(c.type, c.bytes, weight * (c.divergence + 1e-9 * c.error)) for c in known]
-    return found
+        own = weight * (cost.divergence + 1e-9 * cost.error)
+        found[key][cost.type] = Option(cost.type, before.size + cost.bytes, before.cost + own)
+        counts.setdefault(key, {}).setdefault(cost.type, 0)
+        counts[key][cost.type] += 1
+    # A type that not all tensors of a role could take is none for the role.
+    return {
+        key: [option for type_, option in table.items() if counts[key][type_] == max(counts[key].values())]
+        for key, table in found.items()
+    }
 
 
-def for_size(costs: Costs, size: int) -> Solution:
+def for_size(costs: Costs, size: int, *, by_role: bool = False) -> Solution:
     """Find the best assignment for a file of at most `size` bytes.
 
     Raises:
         RecipeError: even the smallest types do not fit.
 
     """
-    table = options(costs)
-    found = assign(table, size - costs.fixed_bytes)
+    table = options(costs, by_role=by_role)
+    found = assign(table, size - costs.fixed_bytes - costs.header_bytes)
     if found is None:
-        least = costs.fixed_bytes + sum(min(o.size for o in tensor) for tensor in table.values())
+        least = costs.fixed_bytes + costs.header_bytes + sum(min(o.size for o in tensor) for tensor in table.values())
         raise RecipeError(
             f"{size / 1e6:,.1f} MB: is too small; the smallest types that were measured need {least / 1e6:,.1f} MB"
         )
     return _solution(costs, found)
 
 
-def for_bits(costs: Costs, bits: float) -> Solution:
-    """Find the best assignment for so many bits per weight; errors as of `for_size`."""
-    return for_size(costs, int(bits * costs.weights / 8))
+def for_bits(costs: Costs, bits: float, *, by_role: bool = False) -> Solution:
+    """Find the best assignment for so many bits per weight of all tensors; errors as of `for_size`."""
+    return for_size(costs, int(bits * costs.weights / 8) + costs.header_bytes, by_role=by_role)
 
 
-def for_divergence(costs: Costs, limit: float) -> Solution:
-    """Find the smallest assignment whose expected divergence is at most `limit`.
+def for_divergence(costs: Costs, limit: float, *, by_role: bool = False) -> Solution:
+    """Find the smallest assignment whose expected divergence, with the drafts' small share, is at most `limit`.
 
     Raises:
         RecipeError: the largest types are not good enough.
 
     """
-    found = smallest(options(costs), limit)
+    table = options(costs, by_role=by_role)
+    found = smallest(table, limit)
     if found is None:
-        best = sum(min(o.cost for o in tensor) for tensor in options(costs).values())
+        best = sum(min(o.cost for o in tensor) for tensor in table.values())
         raise RecipeError(f"{limit:g}: is less than the best types that were measured can do, {best:.2g}")
     return _solution(costs, found)
 
 
 def _solution(costs: Costs, found: Assignment[Type]) -> Solution:
-    size = found.size + costs.fixed_bytes
+    types: dict[str, Type] = {}
+    for tensor in costs.by_tensor():
+        role, layer = place(tensor, costs.layers)
+        key = tensor if tensor in found.choices else f"{MTP}.{role}" if layer == -1 else role
+        types[tensor] = found.choices[key]
     alone = {(c.tensor, c.type): c.divergence for c in costs.costs}
-    trunk = [name for name in found.choices if place(name, costs.layers)[1] != -1]
-    expected = sum(alone[name, found.choices[name]] for name in trunk)
-    return Solution(dict(found.choices), size, 8 * size / costs.weights, expected, found.gap)
+    expected = sum(alone[name, type_] for name, type_ in types.items() if place(name, costs.layers)[1] != -1)
+    size = found.size + costs.fixed_bytes
+    return Solution(types, size + costs.header_bytes, 8 * size / costs.weights, expected, found.gap)
 
 
 def as_recipe(costs: Costs, solution: Solution, name: str, base: str) -> str:

@@ -24,6 +24,7 @@ PATH = click.Path(path_type=Path)
 @click.option(
     "--max-kld", type=click.FloatRange(0, min_open=True), help="Most divergence, in nats; smallest such file."
 )
+@click.option("--by-role", is_flag=True, help="One type for all layers of a role: a recipe for other sizes as well.")
 @click.option("--base", default="", help="Mix for other tensors, and the file's type; by default the nearest in size.")
 @click.option("--name", default="", help="Of the recipe; by default its bits per weight.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -34,6 +35,7 @@ def command(
     target_size: str | None,
     target_bpw: float | None,
     max_kld: float | None,
+    by_role: bool,
     base: str,
     name: str,
     force: bool,
@@ -45,11 +47,11 @@ def command(
         raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
     costs = files.read(file)
     if target_size is not None:
-        found = solve.for_size(costs, parse_size(target_size))
+        found = solve.for_size(costs, parse_size(target_size), by_role=by_role)
     elif target_bpw is not None:
-        found = solve.for_bits(costs, target_bpw)
+        found = solve.for_bits(costs, target_bpw, by_role=by_role)
     else:
-        found = solve.for_divergence(costs, max_kld or 0.0)
+        found = solve.for_divergence(costs, max_kld or 0.0, by_role=by_role)
     base = recipes.find_recipe(base).name if base else nearest(found.bits)
     text = solve.as_recipe(costs, found, name or f"{found.bits:.2f}bpw", base)
     try:

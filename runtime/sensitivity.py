@@ -41,10 +41,14 @@ Advance = Callable[[int, int], None]
 TYPES = (Type.Q2_K, Type.Q3_K, Type.IQ4_XS, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
 STORED = {Type.F32: np.dtype(np.float32), Type.F16: np.dtype(np.float16), Type.BF16: np.dtype(ml_dtypes.bfloat16)}
 LOOKUPS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
-# Divergence over relative weighted error, by role (`bench/roles.py`).
+# Divergence over relative weighted error, by role (`bench/recipes.py --roles`).
 FACTOR_LAYERS = 8
-OTHER_FACTOR = 0.5
-ROLE_FACTORS: dict[str, float] = {}
+OTHER_FACTOR = 0.003
+ROLE_FACTORS = {
+    "attn_gate": 0.0017, "attn_k": 0.00091, "attn_output": 0.00076, "attn_q": 0.0008, "attn_qkv": 0.0031,
+    "attn_v": 0.00084, "ffn_down": 0.003, "ffn_gate": 0.00052, "ffn_up": 0.0004, "nextn.eh_proj": 0.1,
+    "output": 0.14, "ssm_alpha": 0.000079, "ssm_beta": 0.00032, "ssm_out": 0.0064, "token_embd": 0.14,
+}  # fmt: skip
 SLAB = 1 << 22  # weights that are unpacked at once
 
 
@@ -142,7 +146,10 @@ def measure(
             )
     layers, mtp = memory.trunk_layers(header), memory.has_mtp(header)
     done = dict(known or {})
-    plain = {"load_mode": LOAD_MODES[False, False], "use_extra_bufts": False}  # what is mapped or repacked cannot be overwritten
+    plain = {
+        "load_mode": LOAD_MODES[False, False],
+        "use_extra_bufts": False,
+    }  # what is mapped or repacked cannot be overwritten
     with Model(model, load_mtp=mtp, options=plain) as loaded, tempfile.TemporaryDirectory(prefix="qwen35-") as folder:
         ids = split(loaded)
         count = min(len(ids) // chunk, chunks)

@@ -146,7 +146,8 @@ def _begun(
         identity=hashlib.sha256(json.dumps(said).encode()).hexdigest(),
         layers=memory.trunk_layers(header),
         weights=sum(count.values()),
-        fixed_bytes=sum(t.n_bytes for t in fixed) + max(0, start),
+        header_bytes=max(0, start),
+        fixed_bytes=sum(t.n_bytes for t in fixed),
         fixed_weights=sum(count[t.name] for t in fixed),
         measured=not estimate,
     )

@@ -1,0 +1,144 @@
+"""Recipes in files: rules, what is refused, and that conversion follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+from click.testing import CliRunner
+from gguf import GGMLQuantizationType as Type
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen35_gguf.cli import main
+from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.errors import QuantizationError, RecipeError
+from qwen35_gguf.quant import recipe_file, recipes
+from qwen35_gguf.quant.recipe_file import find, parse
+
+Factory = Callable[..., Path]
+
+TEXT = """
+recipe: 1
+name: mine
+base: Q4_K_M
+rules:
+- {tensors: ssm_out, layers: 0-1 5, type: Q6_K}
+- {tensors: [attn_q, attn_k], layers: mtp, type: q8_0}
+- {tensors: 'ffn_*', type: IQ4_XS}
+- {tensors: output, type: Q5_K}
+"""
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    recipe = parse(TEXT, "mine.yaml")
+    assert (recipe.name, recipe.base.name) == ("mine", "Q4_K_M")
+    shape = (512, 256)
+    for tensor, expected in {
+        "blk.1.ssm_out.weight": Type.Q6_K,
+        "blk.5.ssm_out.weight": Type.Q6_K,
+        "blk.2.ssm_out.weight": None,
+        "blk.7.attn_q.weight": None,
+        "blk.8.attn_q.weight": Type.Q8_0,  # of eight layers, this is the MTP head's
+        "blk.3.ffn_down.weight": Type.IQ4_XS,
+        "blk.3.ffn_gate_inp.weight": None,  # routers stay F32
+        "blk.3.attn_norm.weight": None,
+        "token_embd.weight": None,
+        "output.weight": Type.Q5_K,
+    }.items():
+        assert recipe.type_of(tensor, shape, 8) is expected, tensor
+    assert recipe.type_of("token_embd.weight", shape, 8, tied=True) is Type.Q5_K
+    assert recipe.type_of("blk.3.ffn_down.weight", (512, 96), 8) is Type.IQ4_NL  # rows that are no whole blocks
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("recipe: 1", "recipe: 2"), "has to begin with"),
+        (("name: mine", "name: ../mine"), "needs a name"),
+        (("Q4_K_M", "Q4_K_X"), "base is 'Q4_K_X'"),
+        (("rules:", "rule:"), "does not know rule"),
+        (("Q6_K", "Q6_L"), "rule 1: 'Q6_L' is no type"),
+        (("Q6_K", "I32"), "rule 1: 'I32' is no type"),
+        (("0-1 5", "5-1"), "rule 1: '5-1' is no layer"),
+        (("0-1 5", "''"), "rule 1: layers is empty"),
+        (("layers: mtp", "layer: mtp"), "rule 2 has to have tensors and type"),
+        (("'ffn_*'", "[1]"), "rule 3: tensors is not"),
+        (("- {tensors: ssm", "- tensors: ssm"), "is no YAML in line"),
+    ],
+)
+def test_what_is_wrong_is_said(change: tuple[str, str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message.replace("'", ".")) as error:
+        parse(TEXT.replace(*change), "mine.yaml")
+    assert str(error.value).startswith("mine.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_recipe_or_refused(text: str) -> None:
+    try:
+        parse(text, "x")
+    except RecipeError:
+        return
+    raise AssertionError("random text is no recipe")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [f"blk.{i}.{role}.weight" for i in range(9) for role in ("ssm_out", "ffn_up", "nextn.eh_proj")]
+        ),
+        st.sampled_from([Type.Q4_K, Type.Q5_K, Type.Q6_K]),
+        min_size=1,
+    )
+)
+def test_written_recipes_give_the_types_back(types: dict[str, Type]) -> None:
+    recipe = parse(recipe_file.write("x", "Q4_K_M", types, 8, ["a comment"]), "x")
+    assert {name: recipe.type_of(name, (256, 256), 8) for name in types} == types
+
+
+def test_conversion_follows_the_recipe(checkpoint: Factory, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT)
+    arguments = ["convert", str(checkpoint()), "--recipe", str(path), "-o", str(tmp_path), "--no-vision"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    (file,) = tmp_path.glob("*-mine-Q4_K_M.gguf")
+    reader = gguf.GGUFReader(file)
+    recipe = find(str(path), "Q8_0")
+    layers = int(reader.fields["qwen35.block_count"].contents()) - 1
+    ruled = 0
+    for tensor in reader.tensors:
+        shape = tuple(reversed(tensor.shape.tolist()))
+        wanted = recipe.type_of(tensor.name, shape, layers, tied=True)
+        if wanted is not None:
+            assert tensor.tensor_type == wanted, tensor.name
+            ruled += 1
+    assert ruled > 10
+    assert reader.fields["quantize.recipe.name"].contents() == "mine"
+    assert reader.fields["quantize.recipe.sha256"].contents() == recipe.sha256
+
+
+def test_types_that_need_importance_are_refused_without(checkpoint: Factory, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT.replace("IQ4_XS", "IQ2_S"))
+    with pytest.raises(QuantizationError, match="give one with --imatrix"):
+        hf_to_gguf.convert(checkpoint(), "Q4_K_M", tmp_path, recipe=path)
+
+
+def test_the_recipes_that_come_with_the_package_are_sound() -> None:
+    with pytest.raises(RecipeError, match="is there for Q2_K, Q3_K_M, Q4_K_M, Q5_K_M, Q6_K, not for Q8_0"):
+        find("deltanet", "Q8_0")
+    with pytest.raises(RecipeError, match="name a file of"):
+        find("missing.yaml", "Q4_K_M")
+    for quant in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K"):
+        recipe = find("deltanet", quant)
+        assert recipe.base.name == quant
+        assert recipe.type_of("blk.0.ssm_alpha.weight", (16, 1024), 24) is Type.Q8_0
+        protected = recipe.type_of("blk.0.ssm_out.weight", (1024, 1024), 24)
+        arch = recipes.Architecture(blocks=24, heads=8, kv_heads=2, experts=0, tied=True, importance=True)
+        stock = recipes.tensor_type(recipe.base, "blk.0.ssm_out.weight", (1024, 1024), arch)
+        sizes = gguf.GGML_QUANT_SIZES
+        assert sizes[protected][1] / sizes[protected][0] > sizes[stock][1] / sizes[stock][0]
