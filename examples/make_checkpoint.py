@@ -72,12 +72,35 @@ CHAT_TEMPLATE = r"""{%- macro render(content) -%}
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}{%- set last.user = loop.index0 -%}{%- endif -%}
 {%- endfor -%}
+{%- if tools -%}
+{{- '<|im_start|>system\n' -}}
+{%- if messages[0].role == 'system' -%}{{- render(messages[0].content) + '\n\n' -}}{%- endif -%}
+{{- 'These functions can be called:\n<tools>' -}}
+{%- for tool in tools -%}{{- '\n' + (tool | tojson) -}}{%- endfor -%}
+{{- '\n</tools>\nA call looks like this:\n<tool_call>\n<function=name>\n<parameter=key>\nvalue\n</parameter>\n' -}}
+{{- '</function>\n</tool_call><|im_end|>\n' -}}
+{%- endif -%}
 {%- for message in messages -%}
+{%- if not (tools and loop.first and message.role == 'system') -%}
 {%- set text = render(message.content) -%}
 {%- if message.role == 'assistant' and '</think>' in text and loop.index0 < last.user -%}
 {%- set text = text.split('</think>')[-1].lstrip('\n') -%}
 {%- endif -%}
-{{- '<|im_start|>' + message.role + '\n' + text + '<|im_end|>\n' -}}
+{%- if message.role == 'tool' -%}
+{{- '<|im_start|>user\n<tool_response>\n' + text + '\n</tool_response><|im_end|>\n' -}}
+{%- else -%}
+{{- '<|im_start|>' + message.role + '\n' + text -}}
+{%- for call in message.tool_calls or [] -%}
+{%- set call = call.function or call -%}
+{{- '\n<tool_call>\n<function=' + call.name + '>\n' -}}
+{%- for key, value in call.arguments | items -%}
+{{- '<parameter=' + key + '>\n' + (value if value is string else value | tojson) + '\n</parameter>\n' -}}
+{%- endfor -%}
+{{- '</function>\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
 {{- '<|im_start|>assistant\n<think>\n' -}}

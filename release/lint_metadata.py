@@ -132,8 +132,8 @@ def file_type(subject: Subject) -> Iterator[Finding]:
         yield Finding("warning", "file type", FILE_TYPE, "is missing; programs show an unknown type", "convert again")
         return
     recipe = next((recipe for recipe in recipes.RECIPES if recipe.file_type == value), None)
-    if recipe is None:
-        return  # of a type that is newer than this list
+    if recipe is None or subject.get("quantize.recipe.name"):
+        return  # of a type that is newer than this list; or of a recipe, that decides for each tensor
     expected = {_most_common(_predicted(subject, recipe, importance), subject) for importance in (False, True)}
     if found not in expected:
         fitting = _fitting(subject, found)

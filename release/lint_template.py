@@ -39,7 +39,9 @@ CALLED: Messages = [
     {"role": "tool", "tool_call_id": "call_1", "content": "sunny spells"},
 ]
 PARTS: Messages = [{"role": "user", "content": [{"type": "text", "text": "a text part"}]}]
-PICTURE: Messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what is it"}]}]
+PICTURE: Messages = [
+    {"role": "user", "content": [{"type": "image", "image": ""}, {"type": "text", "text": "what is it"}]}
+]
 
 # name, messages, tools, words that have to be in the text; what is left out of it is lost in silence
 SCENES: tuple[tuple[str, Messages, Any, tuple[str, ...]], ...] = (

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from oracles.converter import stock_convert, stock_tree
 from qwen35_gguf.convert import hf_to_gguf
+
+__all__ = ["files", "stock_convert", "stock_tree"]
 
 
 @pytest.fixture(scope="session")
