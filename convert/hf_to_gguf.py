@@ -225,7 +225,11 @@ def convert(
 
 def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> None:
     """Write the planned files; all of them appear under their names at the end, or none does."""
-    files = conversion.files
+    write_files(conversion.checkpoint, conversion.files, force=force, jobs=jobs)
+
+
+def write_files(checkpoint: Checkpoint, files: Sequence[PlannedFile], *, force: bool = False, jobs: int = 0) -> None:
+    """Write files of one checkpoint; those with the same tensors, in whatever types, in a single pass over it."""
     for file in files:
         if file.path.exists() and not force:
             raise OutputError(f"{file.path}: exists already; use --force to replace it, or -o for another directory")
@@ -238,13 +242,14 @@ def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> None:
 
     with ExitStack() as stack:
         crew = _hire(stack, jobs)
-        streams = []
-        for file in files:
-            stream = stack.enter_context(GGUFStream(file.path, file.arch, file.infos))
-            with progress.progress(file.nbytes, file.path.name) as advance:
-                _write_file(conversion.checkpoint, file, stream, crew, advance)
-            stream.finish()
-            streams.append(stream)
+        streams = [stack.enter_context(GGUFStream(file.path, file.arch, file.infos)) for file in files]
+        for arch in dict.fromkeys(file.arch for file in files):
+            group = [(file, stream) for file, stream in zip(files, streams, strict=True) if file.arch == arch]
+            name = group[0][0].path.name if len(group) == 1 else f"{len(group)} files"
+            with progress.progress(sum(file.nbytes for file, _ in group), name) as advance:
+                _write_group(checkpoint, group, crew, advance)
+            for _, stream in group:
+                stream.finish()
         for stream in streams:
             stream.publish()
 
@@ -270,12 +275,12 @@ class Crew:
 
 @dataclass(frozen=True)
 class Slab:
-    """Rows of one output tensor on their way to its type."""
+    """Rows of one output tensor on their way to its types: number `index` of the file, matrix `matrix` of it."""
 
     tensor: str
     rows: Array
-    type: GGMLQuantizationType
-    importance: Array | None = None  # (columns,)
+    index: int
+    matrix: int
 
 
 def _hire(stack: ExitStack, jobs: int) -> Crew:
@@ -287,24 +292,31 @@ def _hire(stack: ExitStack, jobs: int) -> Crew:
     return Crew(quantizers, writer, threads * SLABS_PER_THREAD)
 
 
-def _write_file(
-    checkpoint: Checkpoint, file: PlannedFile, stream: GGUFStream, crew: Crew, advance: Callable[[int], None]
+def _write_group(
+    checkpoint: Checkpoint,
+    group: Sequence[tuple[PlannedFile, GGUFStream]],
+    crew: Crew,
+    advance: Callable[[int], None],
 ) -> None:
-    stream.write_header(file.metadata)
+    for file, stream in group:
+        stream.write_header(file.metadata)
     pending: deque[tuple[Future[Any], Future[None]]] = deque()
+    last = group[-1][1]
 
-    def write(slab: Slab, packed: Future[Array]) -> None:
+    def write(stream: GGUFStream, slab: Slab, packed: Future[Array]) -> None:
         data = packed.result()
         stream.write(data)
-        checkpoint.release(slab.rows)
+        if stream is last:
+            checkpoint.release(slab.rows)
         advance(data.nbytes)
 
     try:
-        for slab in _slabs(checkpoint, file.tensors, file.types, file.importance):
-            packed = crew.quantizers.submit(_pack, slab)
-            pending.append((packed, crew.writer.submit(write, slab, packed)))
-            if len(pending) >= crew.window:
-                pending.popleft()[1].result()
+        for slab in _slabs(checkpoint, group[0][0].tensors):
+            for file, stream in group:
+                packed = crew.quantizers.submit(_pack, slab, file.types[slab.index], file.importance.get(slab.tensor))
+                pending.append((packed, crew.writer.submit(write, stream, slab, packed)))
+                if len(pending) >= crew.window:
+                    pending.popleft()[1].result()
         while pending:
             pending.popleft()[1].result()
     finally:
@@ -314,15 +326,8 @@ def _write_file(
         wait([written for _, written in pending])  # the file is closed next
 
 
-def _slabs(
-    checkpoint: Checkpoint,
-    tensors: Sequence[OutputTensor],
-    types: Sequence[GGMLQuantizationType],
-    importance: dict[str, Array],
-) -> Iterator[Slab]:
-    for tensor, type_ in zip(tensors, types, strict=True):
-        # One row of weights for each expert, or one for the whole tensor.
-        known = importance.get(tensor.name) if type_ in GGML_QUANT_SIZES and GGML_QUANT_SIZES[type_][0] > 1 else None
+def _slabs(checkpoint: Checkpoint, tensors: Sequence[OutputTensor]) -> Iterator[Slab]:
+    for index, tensor in enumerate(tensors):
         number = 0
         for block in tensor.blocks(checkpoint):
             # A matrix per leading index, so that slicing rows never copies a strided view of the mapped file.
@@ -330,21 +335,19 @@ def _slabs(
                 rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
                 step = max(1, SLAB_ELEMENTS // rows.shape[1])
                 for start in range(0, rows.shape[0], step):
-                    yield Slab(
-                        tensor.name,
-                        rows[start : start + step],
-                        type_,
-                        None if known is None else known[number if len(known) > 1 else 0],
-                    )
+                    yield Slab(tensor.name, rows[start : start + step], index, number)
                 number += 1
         # Operations and FP8 scales made copies, whose slabs cannot be traced back to the mapped pages.
         for source in tensor.sources:
             checkpoint.release_source(source)
 
 
-def _pack(slab: Slab) -> Array:
+def _pack(slab: Slab, type_: GGMLQuantizationType, importance: Array | None) -> Array:
+    """Pack rows; importance is (1 or experts, columns), and counts for types of blocks only."""
+    known = None if importance is None or GGML_QUANT_SIZES[type_][0] == 1 else importance
     try:
-        return kernels.quantize_rows(slab.rows, slab.type, slab.importance)
+        row = None if known is None else known[slab.matrix if len(known) > 1 else 0]
+        return kernels.quantize_rows(slab.rows, type_, row)
     except QuantizationError as error:
         raise QuantizationError(f"{slab.tensor}: {error}") from None
 
