@@ -17,11 +17,13 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import ImatrixError, OutputError
+from qwen35_gguf.errors import GgufError, ImatrixError, OutputError
+from qwen35_gguf.release.container import read_layout
 
 Float = npt.NDArray[np.float32]
 
 DATASETS, CHUNKS, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
+STRING = gguf.GGUFValueType.STRING
 SUMS, COUNTS = ".in_sum2", ".counts"
 LONGEST_NAME, MOST_ENTRIES = 4096, 1 << 20  # of a .dat, whose header has no other check
 
@@ -115,8 +117,8 @@ def read(path: str | Path) -> Imatrix:
     except OSError as error:
         raise ImatrixError(f"{path}: {error.strerror or error}; name a file made by `qwen35 imatrix`") from None
     try:
-        found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(data)
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError) as error:
+        found = _read_gguf(path, data) if data[:4] == b"GGUF" else _read_dat(data)
+    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError, GgufError) as error:
         raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error})") from None
     for name, entry in found.entries.items():
         for values in (entry.sums, entry.counts):
@@ -126,17 +128,23 @@ def read(path: str | Path) -> Imatrix:
     return found
 
 
-def _read_gguf(path: Path) -> Imatrix:
-    reader = gguf.GGUFReader(path)
-    texts = {key: value.contents() for key, value in reader.fields.items() if not key.startswith("GGUF.")}
-    if texts.pop("general.type", None) != "imatrix":
+def _read_gguf(path: Path, data: bytes) -> Imatrix:
+    # Not by the gguf package's reader, which believes a damaged count and fills the memory.
+    layout = read_layout(path)
+    if layout.get("general.type") != "imatrix":
         raise ValueError("general.type is not imatrix")
-    tensors = {tensor.name: np.array(tensor.data, np.float64) for tensor in reader.tensors}
+    tensors: dict[str, npt.NDArray[np.float64]] = {}
+    for tensor in layout.tensors:
+        if tensor.type != gguf.GGMLQuantizationType.F32:
+            raise ValueError(f"{tensor.name} is {tensor.type.name}, not F32")
+        start = layout.data_start + tensor.offset
+        values = np.frombuffer(data[start : start + tensor.nbytes], "<f4")
+        tensors[tensor.name] = values.reshape(tuple(reversed(tensor.shape))).astype(np.float64)
     found = Imatrix(
-        datasets=[str(name) for name in texts.pop(DATASETS, [])],
-        chunks=int(texts.pop(CHUNKS, 0)),
-        chunk_size=int(texts.pop(CHUNK_SIZE, 0)),
-        extra={key: value for key, value in texts.items() if isinstance(value, str)},
+        datasets=[str(name) for name in layout.get(DATASETS, [])],
+        chunks=int(layout.get(CHUNKS, 0)),
+        chunk_size=int(layout.get(CHUNK_SIZE, 0)),
+        extra={e.key: e.decode() for e in layout.entries if e.type == STRING and e.key != "general.type"},
     )
     for name, sums in tensors.items():
         if name.endswith(SUMS):

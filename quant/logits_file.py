@@ -107,15 +107,15 @@ def read_header(path: Path) -> Header:
 
     """
     try:
+        size = path.stat().st_size
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise LogitsError(f"{path}: is no file of reference logits; make one with --save-logits")
             raw = file.read(HEAD.size)
             chunk, vocabulary, chunks = HEAD.unpack(raw) if len(raw) == HEAD.size else (0, 0, 0)
-            sensible = 4 <= chunk < LARGEST and 0 < vocabulary < LARGEST and 0 < chunks < LARGEST
+            sensible = 4 <= chunk < LARGEST and 0 < vocabulary < LARGEST and 0 < 4 * chunk * chunks < size
             raw = file.read(4 * chunk * chunks) if sensible else b""
             tokens = np.frombuffer(raw[: len(raw) // 4 * 4], "<i4")
-        size = path.stat().st_size
     except OSError as error:
         raise LogitsError(f"{path}: {error.strerror or error}; name a GGUF or a file of reference logits") from None
     header = Header(chunk, vocabulary, tokens.reshape(-1, chunk)) if tokens.size and not tokens.size % chunk else None

@@ -102,7 +102,7 @@ def test_merging_adds_sums_and_counts_up() -> None:
         imatrix.merge([made(0), made(1, {name: (1, 64)})])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), old=st.booleans())
 def test_damaged_files_are_refused_in_one_line(tmp_path: Path, data: st.DataObject, old: bool) -> None:
     path = tmp_path / "i"
