@@ -91,6 +91,12 @@ def place(tensor: str, trunk_layers: int) -> tuple[str, int | None]:
     return block[2], layer if layer < trunk_layers else -1
 
 
+def sizes(name: str) -> list[str]:
+    """List the mixes for which there is a recipe that comes with the package."""
+    folder = resources.files("qwen35_gguf.quant").joinpath("builtin").joinpath(name)
+    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+
+
 def find(name: str, quant: str) -> FileRecipe:
     """Read a recipe: a file, or one that comes with the package, for the size of the mix `quant`.
 
@@ -101,7 +107,7 @@ def find(name: str, quant: str) -> FileRecipe:
     if name in BUILT_IN:
         base = recipes.find_recipe(quant).name
         folder = resources.files("qwen35_gguf.quant").joinpath("builtin").joinpath(name)
-        known = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+        known = sizes(name)
         if base not in known:
             raise RecipeError(f"--recipe {name}: is there for {', '.join(known)}, not for {base}")
         return parse(folder.joinpath(f"{base}.yaml").read_text(encoding="utf-8"), f"{name}/{base}")

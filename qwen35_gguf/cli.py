@@ -30,13 +30,18 @@ SUBCOMMANDS = {
     "lint": Subcommand("qwen35_gguf.release.lint_command:command", "Find what would break a GGUF file for its users."),
     "merge": Subcommand("qwen35_gguf.release.merge_command:command", "Join the shards of a GGUF file."),
     "metadata": Subcommand("qwen35_gguf.release.metadata_command:command", "Set or remove metadata of a GGUF file."),
+    "package": Subcommand("qwen35_gguf.release.package_command:command", "Make a release folder of several quants."),
     "plan": Subcommand("qwen35_gguf.runtime.plan_command:command", "Show what a GGUF file needs and where it goes."),
+    "publish": Subcommand("qwen35_gguf.release.publish_command:command", "Upload a release folder to the Hub."),
     "recipe": Subcommand("qwen35_gguf.runtime.recipe_command:command", "Find the types that fit a size best."),
     "run": Subcommand("qwen35_gguf.runtime.run:command", "Answer a prompt with a GGUF file."),
     "sensitivity": Subcommand("qwen35_gguf.runtime.sensitivity_command:command", "Measure what each tensor costs."),
     "split": Subcommand("qwen35_gguf.release.split_command:command", "Cut a GGUF file into shards."),
     "tune": Subcommand("qwen35_gguf.runtime.tune_command:command", "Find the fastest settings here, and keep them."),
     "verify": Subcommand("qwen35_gguf.convert.verify:command", "Compare a GGUF file with its checkpoint."),
+    "verify-release": Subcommand(
+        "qwen35_gguf.release.verify_release_command:command", "Make a release again, and compare."
+    ),
     "worker": Subcommand("qwen35_gguf.runtime.worker_command:command", "Lend this machine's devices to another."),
 }
 

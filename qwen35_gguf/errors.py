@@ -96,6 +96,14 @@ class CostsError(Qwen35Error):
     """A file of measured costs that is missing, damaged, or of another model."""
 
 
+class PackageError(Qwen35Error):
+    """A release that cannot be made, or a folder that is none."""
+
+
+class PublishError(Qwen35Error):
+    """The Hub refuses an upload, or cannot be reached."""
+
+
 class ImatrixError(Qwen35Error):
     """An importance matrix that is missing, damaged, or of another model."""
 
