@@ -87,7 +87,7 @@ def texts(
     Args:
         folder: of the release.
         files: the text models: name, and the shards.
-        towers: the vision towers.
+        towers: what cannot be run alone: vision towers, MTP heads.
         checkpoint: for its own card.
         figures: of divergence, by name.
         license_: of the model; empty: its card's.
@@ -96,6 +96,7 @@ def texts(
         imatrix: whether there is one.
 
     """
+    seeing = [path for path in towers if path.name.startswith("mmproj-")]
     source = front_matter(checkpoint / "README.md")
     name = str(read_layout(files[0][1][0]).get("general.name", checkpoint.name))
     rows, points = [], []
@@ -132,7 +133,7 @@ def texts(
         "license": license_ or source.get("license") or "other",
         **({"base_model": [base_model]} if base_model else {}),
         **({"base_model_relation": "quantized"} if base_model else {}),
-        "pipeline_tag": "image-text-to-text" if towers else "text-generation",
+        "pipeline_tag": "image-text-to-text" if seeing else "text-generation",
         "library_name": "gguf",
         **({"language": source["language"]} if source.get("language") else {}),
         "tags": ["gguf", "qwen3.5", "llama.cpp", "quantized", *(["imatrix"] if imatrix else [])],
@@ -144,21 +145,25 @@ def texts(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         name=name,
         base=f"[{base_model}](https://huggingface.co/{base_model})" if base_model else name,
-        vision=", and the vision tower is a file of its own" if towers else "",
+        vision=", and the vision tower is a file of its own" if seeing else "",
         contexts=" / ".join(f"{n // 1024}k" for n in CONTEXTS),
         rows="\n".join(rows),
-        towers="".join(
-            f"| {path.name} | vision tower | {path.stat().st_size / 1e6:,.1f} | | | | |\n" for path in towers
-        ),
+        towers="".join(aside(path) for path in towers),
         tokens=f"{tokens:,}" if tokens else "no",
         plot=plot,
         first=start,
-        mmproj=f" --mmproj {towers[0].name}" if towers else "",
+        mmproj=f" --mmproj {seeing[0].name}" if seeing else "",
         tag=name.lower().replace(" ", "-"),
         version=__version__,
         how=how,
     )
     return {"README.md": text, "Modelfile": modelfile(folder / start)}
+
+
+def aside(path: Path) -> str:
+    """Write the row of a file that cannot be run alone."""
+    kind = "MTP head" if path.name.startswith("mtp-") else "vision tower"
+    return f"| {path.name} | {kind} | {path.stat().st_size / 1e6:,.1f} | | | | |\n"
 
 
 def needed(parts: Sequence[Path], size: int) -> str:

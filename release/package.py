@@ -49,6 +49,7 @@ class Options:
         imatrix: an importance matrix; empty: none.
         mmproj_types: of the vision tower.
         plain: also files without the MTP head.
+        heads: also files with the MTP head alone, as draft models.
         max_shard_size: bytes.
 
     """
@@ -61,6 +62,7 @@ class Options:
     imatrix: str = ""
     mmproj_types: tuple[str, ...] = ("BF16",)
     plain: bool = False
+    heads: bool = False
     max_shard_size: int = 48_000_000_000
 
 
@@ -108,6 +110,8 @@ def plan(options: Options, folder: Path) -> Planned:
         found = hf_to_gguf.plan(options.model, quant, folder, vision=False, recipe=recipe, **common)
         checkpoint = checkpoint or found.checkpoint
         made += [replace(file, path=_renamed(file.path, options)) for file in found.files]
+        if options.heads:
+            made += [_head(file) for file in made[-len(found.files) :]]
         if options.plain:
             without = hf_to_gguf.plan(options.model, quant, folder, vision=False, mtp=False, recipe=recipe, **common)
             made += [replace(f, path=_renamed(f.path, options, "nomtp-")) for f in without.files]
@@ -147,6 +151,30 @@ def _renamed(path: Path, options: Options, prefix: str = "") -> Path:
     stem, _, quant = path.stem.rpartition("-")
     stem = stem.removesuffix(f"-{options.recipe}") if options.recipe else stem
     return path.with_name(f"{stem}-{prefix}{quant}.gguf")
+
+
+def _head(file: PlannedFile) -> PlannedFile:
+    """Plan the file of the MTP head alone: its block, and the embedding, norm and output that it shares.
+
+    Raises:
+        PackageError: the checkpoint has none.
+
+    """
+    first = next((name for t in file.tensors if ".nextn." in (name := t.name)), "")
+    if not first:
+        raise PackageError(f"{file.path.name}: has no MTP head; leave out --heads")
+    block = first.split(".nextn.")[0] + "."
+    kept = [
+        (tensor, type_)
+        for tensor, type_ in zip(file.tensors, file.types, strict=True)
+        if tensor.name.startswith(block) or not tensor.name.startswith("blk.")
+    ]
+    return replace(
+        file,
+        path=file.path.with_name(f"mtp-{file.path.name}"),
+        tensors=tuple(tensor for tensor, _ in kept),
+        types=tuple(type_ for _, type_ in kept),
+    )
 
 
 def checkpoint_identity(checkpoint: Checkpoint) -> str:
@@ -205,8 +233,8 @@ def package(
     if options.imatrix and not (folder / IMATRIX).exists():
         shutil.copy(options.imatrix, folder / IMATRIX)
     _write(folder / RECIPE, json.dumps(record(options, planned), indent=2) + "\n")
-    whole = [file for file in planned.files if file.arch != "clip"]
-    towers = [file for file in planned.files if file.arch == "clip"]
+    whole = [file for file in planned.files if is_model(file)]
+    towers = [file for file in planned.files if not is_model(file)]
     for name, content in card.texts(
         folder,
         [(file.path.name, _parts(folder, file.path)) for file in whole],
@@ -233,6 +261,11 @@ def record(options: Options, planned: Planned) -> dict[str, Any]:
         "options": asdict(options)
         | {"imatrix": IMATRIX if options.imatrix else "", "model": hub_id(options.model) or Path(options.model).name},
     }
+
+
+def is_model(file: PlannedFile) -> bool:
+    """Whether a file can be run alone: it is no vision tower, and no MTP head."""
+    return file.arch != "clip" and not file.path.name.startswith("mtp-")
 
 
 def hub_id(model: str) -> str:
@@ -310,7 +343,7 @@ def _measure(
     from qwen35_gguf.runtime.llama import default_threads
     from qwen35_gguf.runtime.texts import splitter
 
-    missing = [f for f in planned.files if f.arch != "clip" and f.path.name not in state.figures]
+    missing = [f for f in planned.files if is_model(f) and f.path.name not in state.figures]
     if not missing:
         return
     threads = jobs or default_threads()

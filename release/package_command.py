@@ -23,6 +23,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--recipe", default="", help="deltanet: for all quants that it has one for.")
 @click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, by commas.")
 @click.option("--plain", is_flag=True, help="Also files without the MTP head.")
+@click.option("--heads", is_flag=True, help="Also the MTP head alone, mtp-*.gguf, as a draft model.")
 @click.option("--max-shard-size", type=parse_size, default="48GB", show_default=True, help="Larger files are split.")
 @click.option("--no-measure", is_flag=True, help="Do not measure divergence.")
 @click.option("-f", "--text", type=PATH, help="Text for it; by default one that comes with the package.")
@@ -40,6 +41,7 @@ def command(
     recipe: str,
     mmproj_types: str,
     plain: bool,
+    heads: bool,
     max_shard_size: int,
     no_measure: bool,
     text: Path | None,
@@ -62,6 +64,7 @@ def command(
         imatrix=str(imatrix) if imatrix else "",
         mmproj_types=tuple(part.strip().upper() for part in mmproj_types.split(",") if part.strip()),
         plain=plain,
+        heads=heads,
         max_shard_size=max_shard_size,
     )
     for path in package.package(

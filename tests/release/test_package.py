@@ -132,6 +132,25 @@ def test_large_files_are_split(tmp_path: Path) -> None:
     assert package.verify(folder, str(TINY)) == []
 
 
+def test_heads_are_draft_models_of_their_own(tmp_path: Path) -> None:
+    from qwen35_gguf.runtime.llama import Model
+
+    folder = tmp_path / "release"
+    package.package(Options(str(TINY), ("Q4_0",), heads=True), folder, measure=False)
+    head, whole = next(folder.glob("mtp-*.gguf")), next(folder.glob("Tiny*.gguf"))
+    expected = {t.name: t for t in gguf.GGUFReader(whole).tensors}
+    names = []
+    for tensor in gguf.GGUFReader(head).tensors:
+        np.testing.assert_array_equal(tensor.data, expected[tensor.name].data)
+        names.append(tensor.name)
+    assert {name.split(".")[1] for name in names if name.startswith("blk.")} == {"8"}
+    assert {"token_embd.weight", "output_norm.weight"} <= set(names)
+    assert run("lint", head).exit_code == 0
+    with Model(head, load_mtp=True) as loaded:
+        assert loaded.n_vocab == 8192
+    assert "| MTP head |" in (folder / "README.md").read_text()
+
+
 def test_bad_input_is_refused(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     for arguments, message in (
