@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,3 +52,14 @@ def model(files: list[Path]) -> Iterator[Qwen35]:
     """The tiny model, loaded without drafts."""
     with Qwen35(files[0], n_ctx=2048, n_threads=1, draft=0) as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="session")
+def stock_tools() -> Any:
+    """The programs of a stock llama.cpp; the first time they are built, which takes minutes."""
+    path = Path(__file__).parents[2] / "bench" / "stock.py"
+    spec = importlib.util.spec_from_file_location("stock", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["stock"] = module  # dataclasses look their module up while it is being executed
+    spec.loader.exec_module(module)
+    return module.build_stock()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,20 +109,11 @@ def test_the_command_prints_draws_and_keeps(pair: tuple[Path, Path], tmp_path: P
         assert (failed.exit_code, message in failed.stderr) == (2, True), failed.stderr
 
 
-def stock_tools() -> object:
-    path = Path(__file__).parents[2] / "bench" / "stock.py"
-    spec = importlib.util.spec_from_file_location("stock", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stock"] = module
-    spec.loader.exec_module(module)
-    return module.build_stock()
-
-
 @pytest.mark.slow
-def test_figures_are_those_of_llama_perplexity(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_figures_are_those_of_llama_perplexity(pair: tuple[Path, Path], tmp_path: Path, stock_tools: Any) -> None:
     text, ours, theirs = tmp_path / "text.txt", tmp_path / "ours", tmp_path / "theirs"
     text.write_text("".join(f"{word} is {n} and not {n + 7}.\n" for n, word in enumerate(dir(str) * 12)))
-    tool = str(stock_tools().perplexity)
+    tool = str(stock_tools.perplexity)
     common = [tool, "-c", "128", "-b", "128", "-t", "2", "-fa", "off"]
     save = [*common, "-m", str(pair[0]), "-f", str(text), "--kl-divergence-base", str(theirs)]
     assert subprocess.run(save, capture_output=True, check=False).returncode == 0

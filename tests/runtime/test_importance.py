@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -31,6 +33,7 @@ MODULES = {
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 CHUNK, CHUNKS = 64, 3
+TINY = Path(__file__).parents[2] / "examples" / "tiny-qwen3.5"
 
 
 @torch.no_grad()
@@ -172,3 +175,33 @@ def test_the_packaged_texts_are_apart_and_chats_go_through_the_template(files: l
         start = model.tokenize("<|im_start|>")
         assert len(start) == 1
         assert ids.count(start[0]) > 20
+
+
+@pytest.mark.slow
+def test_sums_equal_those_of_llama_imatrix_and_its_quantizer_takes_ours(tmp_path: Path, stock_tools: Any) -> None:
+    (file,) = hf_to_gguf.convert(TINY, "F32", tmp_path, vision=False)
+    text, theirs, ours = TINY / "calibration.txt", tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
+    options = ["-c", "128", "-b", "128", "--chunks", "20", "-t", "2", "--process-output", "--parse-special"]
+    command = [str(stock_tools.imatrix), "-m", str(file), "-f", str(text), "-o", str(theirs), *options]
+    subprocess.run(command, check=True, capture_output=True)
+    arguments = ["imatrix", str(file), "-f", str(text), "-o", str(ours), "--chunk", "128", "--chunks", "20"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    stock, found = imatrix.read(theirs), imatrix.read(ours)
+    compared = 0
+    for name, entry in stock.entries.items():
+        if name != "token_embd.weight":  # of the output ours looks at fewer rows
+            expected = entry.means()
+            np.testing.assert_allclose(found.entries[name].means(), expected, rtol=2e-2, atol=1e-6, err_msg=name)
+            compared += 1
+    assert compared > 50
+    assert set(found.entries) >= set(stock.entries)
+
+    plain = hf_to_gguf.convert(TINY, "BF16", tmp_path, vision=False)[0]
+    quantized = tmp_path / "stock-Q4_K_M.gguf"
+    command = [str(stock_tools.quantize), "--imatrix", str(ours), str(plain), str(quantized), "Q4_K_M", "2"]
+    subprocess.run(command, check=True, capture_output=True)
+    (converted,) = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path, vision=False, imatrix=ours)
+    wanted = {t.name: t for t in gguf.GGUFReader(quantized).tensors}
+    for tensor in gguf.GGUFReader(converted).tensors:
+        assert tensor.tensor_type == wanted[tensor.name].tensor_type
+        np.testing.assert_array_equal(tensor.data.ravel(), wanted[tensor.name].data.ravel(), err_msg=tensor.name)
