@@ -9,7 +9,6 @@ folder, divergence on evaluation.txt. `--roles` prints the factors of runtime/se
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -21,8 +20,7 @@ from qwen35_gguf.quant.calibration import CALIBRATION, EVALUATION
 from qwen35_gguf.quant.costs import Costs
 from qwen35_gguf.quant.recipe_file import place
 from qwen35_gguf.quant.size_plot import Point, draw
-from qwen35_gguf.runtime import evaluate, importance, memory, sensitivity
-from qwen35_gguf.runtime.files import read_model
+from qwen35_gguf.runtime import evaluate, importance, sensitivity
 from qwen35_gguf.runtime.recipe_command import nearest
 from qwen35_gguf.runtime.texts import splitter
 
@@ -90,23 +88,12 @@ def main() -> None:
 
 def measure(reference: Path, matrix: Path, split: object, chunks: int, threads: int) -> Costs:
     """Measure all costs."""
-    header = read_model(reference)
-    counts = {t.name: math.prod(t.shape) for t in header.tensors}
-    chosen = set(sensitivity.candidates({t.name: t.shape for t in header.tensors}))
-    fixed = [t for t in header.tensors if t.name not in chosen]
+    found = sensitivity.describe(reference, "")
     made = sensitivity.measure(
         reference, split, imatrix=imatrix.read(matrix), types=TYPES, chunk=CHUNK, chunks=chunks, threads=threads
     )  # type: ignore[arg-type]
-    return Costs(
-        model=reference.stem,
-        identity="",
-        layers=memory.trunk_layers(header),
-        weights=sum(counts.values()),
-        header_bytes=reference.stat().st_size - sum(t.n_bytes for t in header.tensors),
-        fixed_bytes=sum(t.n_bytes for t in fixed),
-        fixed_weights=sum(counts[t.name] for t in fixed),
-        costs=list(made),
-    )
+    found.costs = list(made)
+    return found
 
 
 def compare(points: list[Point]) -> None:

@@ -9,6 +9,7 @@ The trunk does not see the MTP head: for the head's tensors it is the divergence
 from __future__ import annotations
 
 import ctypes
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 
 from qwen35_gguf.errors import ModelError, QuantizationError, TextError
 from qwen35_gguf.quant import kernels, recipes
-from qwen35_gguf.quant.costs import Cost
+from qwen35_gguf.quant.costs import Cost, Costs
 from qwen35_gguf.quant.divergence import Floats, compare, log_softmax
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import place
@@ -103,6 +104,24 @@ def quantized(
 def candidates(names: Mapping[str, tuple[int, ...]]) -> list[str]:
     """List the tensors that recipes decide about: matrices, but for those that always stay F32."""
     return [name for name, shape in names.items() if len(shape) >= 2 and not recipes.KEPT_F32.search(name)]
+
+
+def describe(model: Path, identity: str, *, measured: bool = True) -> Costs:
+    """Return the frame of a reference's costs: its sizes, and no costs yet."""
+    header = read_model(model)
+    counts = {tensor.name: math.prod(tensor.shape) for tensor in header.tensors}
+    chosen = set(candidates({tensor.name: tensor.shape for tensor in header.tensors}))
+    fixed = [tensor for tensor in header.tensors if tensor.name not in chosen]
+    return Costs(
+        model=model.stem,
+        identity=identity,
+        layers=memory.trunk_layers(header),
+        weights=sum(counts.values()),
+        header_bytes=max(0, model.stat().st_size - sum(tensor.n_bytes for tensor in header.tensors)),
+        fixed_bytes=sum(tensor.n_bytes for tensor in fixed),
+        fixed_weights=sum(counts[tensor.name] for tensor in fixed),
+        measured=measured,
+    )
 
 
 def measure(

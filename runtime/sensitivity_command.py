@@ -20,8 +20,7 @@ from qwen35_gguf.quant.calibration import CALIBRATION
 from qwen35_gguf.quant.costs import Costs, Type
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import place
-from qwen35_gguf.runtime import memory, sensitivity
-from qwen35_gguf.runtime.files import read_model
+from qwen35_gguf.runtime import sensitivity
 from qwen35_gguf.runtime.llama import default_threads
 from qwen35_gguf.runtime.prefix_cache import model_identity
 from qwen35_gguf.runtime.texts import splitter
@@ -126,13 +125,6 @@ def _begun(
     file: Path, out: Path, text: Path | None, weights: Imatrix | None, size: tuple[int, int], *, estimate: bool
 ) -> Costs:
     """Describe the reference, with what an interrupted run has left."""
-    header = read_model(file)
-    count = {tensor.name: 1 for tensor in header.tensors}
-    for tensor in header.tensors:
-        for n in tensor.shape:
-            count[tensor.name] *= n
-    chosen = set(sensitivity.candidates({t.name: t.shape for t in header.tensors}))
-    fixed = [t for t in header.tensors if t.name not in chosen]
     said = [
         model_identity(file),
         hashlib.sha256(text.read_bytes()).hexdigest() if text and text.is_file() else str(text),
@@ -140,17 +132,7 @@ def _begun(
         size,
         estimate,
     ]
-    start = file.stat().st_size - sum(t.n_bytes for t in header.tensors)
-    new = Costs(
-        model=file.stem,
-        identity=hashlib.sha256(json.dumps(said).encode()).hexdigest(),
-        layers=memory.trunk_layers(header),
-        weights=sum(count.values()),
-        header_bytes=max(0, start),
-        fixed_bytes=sum(t.n_bytes for t in fixed),
-        fixed_weights=sum(count[t.name] for t in fixed),
-        measured=not estimate,
-    )
+    new = sensitivity.describe(file, hashlib.sha256(json.dumps(said).encode()).hexdigest(), measured=not estimate)
     if not out.exists():
         return new
     before = files.read(out)
