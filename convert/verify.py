@@ -171,9 +171,10 @@ def command(file: Path, against: str, revision: str | None, behaviour: bool | No
 def _behaves(console: Console, file: Path, against: str, revision: str | None, wanted: bool | None) -> int:
     """Print a line for each comparison; how many failed. Unless it was asked for, what is missing is no error."""
     from qwen35_gguf.runtime import behaviour
+    from qwen35_gguf.runtime.gguf_header import read_header
     from qwen35_gguf.runtime.llama import default_threads
 
-    if wanted is None and (not behaviour.installed() or GGUFReader(file).get_field("clip.has_vision_encoder")):
+    if wanted is None and (not behaviour.installed() or read_header(file).architecture == "clip"):
         return 0
     failed = 0
     try:

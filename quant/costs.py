@@ -48,7 +48,6 @@ class Costs:
         weights: of the whole model.
         header_bytes: of the file before its tensors.
         fixed_bytes: of the tensors that no type is chosen for.
-        fixed_weights: in these tensors.
         costs: what was measured.
         measured: whether the divergences were; otherwise they are estimates from the errors.
 
@@ -60,7 +59,6 @@ class Costs:
     weights: int
     header_bytes: int
     fixed_bytes: int
-    fixed_weights: int
     costs: list[Cost] = field(default_factory=list)
     measured: bool = True
 
@@ -104,7 +102,7 @@ def read(path: Path) -> Costs:
             raise ValueError("another format")
         rows: Iterable[Any] = data.pop("costs")
         found = Costs(**data, costs=[_cost(row) for row in rows])
-        numbers = (found.layers, found.weights, found.header_bytes, found.fixed_bytes, found.fixed_weights)
+        numbers = (found.layers, found.weights, found.header_bytes, found.fixed_bytes)
         if not all(isinstance(n, int) and n >= 0 for n in numbers) or not found.weights:
             raise ValueError("sizes that make no sense")
     except OSError as error:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -82,3 +83,15 @@ def _line(description: str, done: int, total: int, tenths: int, seconds: float) 
         line += f", {rate / 1e6:.1f} MB/s"
         line += f", {max(total - done, 0) / rate:.0f} s left" if done < total else f", {seconds:.0f} s"
     return line
+
+
+def steps() -> Progress:
+    """Return a bar on stderr for work that is counted in steps; use it in a `with`, with `counted` for each task."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=_console)
+
+
+def counted(bar: Progress, description: str) -> Callable[[int, int], None]:
+    """Begin a task of a bar of `steps`; the result takes how many steps are done, and how many there are."""
+    task = bar.add_task(description, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)

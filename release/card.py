@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,7 @@ def texts(
         quant = file.removesuffix(".gguf").rpartition("-")[2]
         size = sum(path.stat().st_size for path in parts)
         tensors = [tensor for path in parts for tensor in read_header(path).tensors]
-        weights = 0
-        for tensor in tensors:
-            count = 1
-            for n in tensor.shape:
-                count *= n
-            weights += count
+        weights = sum(math.prod(tensor.shape) for tensor in tensors)
         bits = 8 * sum(tensor.n_bytes for tensor in tensors) / max(1, weights)
         one = figures.get(file)
         measured = f"{one['mean']:.5f} ({one['low']:.5f} to {one['high']:.5f})" if one else ""

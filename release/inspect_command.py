@@ -70,8 +70,11 @@ def short(entry: Entry) -> str:
     """Write a value on one line; of long arrays the first elements."""
     value = entry.decode()
     if entry.type == GGUFValueType.ARRAY and entry.count > 8:
-        return f"{entry.count:,} values: {json.dumps(value[:4], ensure_ascii=False)[:-1]}, ..."
-    text = json.dumps(value, ensure_ascii=False)
+        return _cut(f"{entry.count:,}: {json.dumps(value[:4], ensure_ascii=False)[:-1]}, ...")
+    return _cut(json.dumps(value, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

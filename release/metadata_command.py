@@ -10,9 +10,8 @@ import click
 from qwen35_gguf.command_errors import reports_errors
 from qwen35_gguf.errors import MetadataError
 from qwen35_gguf.release import metadata_edit
-from qwen35_gguf.release.container import ARRAY, STRING, Entry, read_layout
-
-SHOWN = 100  # characters of a value
+from qwen35_gguf.release.container import STRING, read_layout
+from qwen35_gguf.release.inspect_command import short
 
 out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="Change a copy instead of the file.")
 force_option = click.option("--force", is_flag=True, help="Replace an existing copy.")
@@ -27,7 +26,7 @@ def command(ctx: click.Context, file: Path) -> None:
     ctx.obj = file
     if ctx.invoked_subcommand is None:
         for entry in read_layout(file).entries:
-            click.echo(f"{entry.key}  {metadata_edit.Kind(entry.type, entry.element)}  {_short(entry)}")
+            click.echo(f"{entry.key}  {metadata_edit.Kind(entry.type, entry.element)}  {short(entry)}")
 
 
 @command.command("get")
@@ -75,12 +74,3 @@ def set_value(
 def unset(file: Path, key: str, out: Path | None, force: bool) -> None:
     """Remove KEY."""
     click.echo(metadata_edit.change(file, remove=[key], copy=out, force=force))
-
-
-def _short(entry: Entry) -> str:
-    value = entry.decode()
-    if entry.type == ARRAY and entry.count > 8:
-        text = f"{entry.count:,}: {json.dumps(value[:4], ensure_ascii=False)[:-1]}, ..."
-    else:
-        text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

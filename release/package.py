@@ -18,7 +18,7 @@ from typing import Any
 from gguf import GGUFValueType
 
 from qwen35_gguf import __version__
-from qwen35_gguf.convert import hf_to_gguf, hub
+from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.hf_to_gguf import PlannedFile
 from qwen35_gguf.convert.keyvalue import KeyValue
@@ -407,7 +407,6 @@ def verify(folder: Path, against: str, *, revision: str = "", jobs: int = 0, say
     if options.imatrix:
         options = replace(options, imatrix=str(folder / IMATRIX))
     problems = [f"{v.name}: {v.problem}" for v in checksums.verify(folder, jobs=jobs) if v.problem]
-    hub.resolve(against, revision or None)
     with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-verify-") as scratch:
         again = Path(scratch)
         planned = plan(options, again)

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from qwen35_gguf import progress
 from qwen35_gguf.command_errors import reports_errors
 from qwen35_gguf.quant import logits_file
 from qwen35_gguf.quant.calibration import EVALUATION
@@ -59,19 +59,7 @@ def command(
     for file in files:
         read_model(file)
     threads = threads or default_threads()
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    with tempfile.TemporaryDirectory(prefix="qwen35-") as folder, bar:
-
-        def following(name: str) -> evaluate.Advance:
-            task = bar.add_task(f"{name}, chunks", total=None)
-            return lambda done, total: bar.update(task, completed=done, total=total)
-
+    with tempfile.TemporaryDirectory(prefix="qwen35-") as folder, progress.steps() as bar:
         if _is_logits(reference):
             kept = reference
         else:
@@ -83,9 +71,15 @@ def command(
                 chunk=chunk,
                 chunks=chunks,
                 threads=threads,
-                advance=following(reference.name),
+                advance=progress.counted(bar, f"{reference.name}, chunks"),
             )
-        found = [(file, evaluate.evaluate(file, kept, threads=threads, advance=following(file.name))) for file in files]
+        found = [
+            (
+                file,
+                evaluate.evaluate(file, kept, threads=threads, advance=progress.counted(bar, f"{file.name}, chunks")),
+            )
+            for file in files
+        ]
     records = [record(file, divergence) for file, divergence in found]
     drawn = draw([point(one) for one in records], plot, f"Divergence from {reference.name}") if plot else []
     if as_json:

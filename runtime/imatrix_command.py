@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from qwen35_gguf import progress
 from qwen35_gguf.command_errors import reports_errors
 from qwen35_gguf.errors import ImatrixError, OutputError
 from qwen35_gguf.quant import imatrix
@@ -46,9 +46,7 @@ def command(
         raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
     read = [imatrix.read(other) for other in others]
     split = splitter(text, CALIBRATION)
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with bar:
-        task = bar.add_task(f"{file.name}, chunks", total=None)
+    with progress.steps() as bar:
         found = importance.collect(
             file,
             split,
@@ -57,7 +55,7 @@ def command(
             chunk=chunk,
             chunks=chunks,
             threads=threads or default_threads(),
-            advance=lambda done, total: bar.update(task, completed=done, total=total),
+            advance=progress.counted(bar, f"{file.name}, chunks"),
         )
     if read:
         found = imatrix.merge([found, *read])

@@ -106,6 +106,26 @@ def candidates(names: Mapping[str, tuple[int, ...]]) -> list[str]:
     return [name for name, shape in names.items() if len(shape) >= 2 and not recipes.KEPT_F32.search(name)]
 
 
+def _originals(model: Path) -> dict[str, Array]:
+    """Map the weights of the tensors that recipes decide about, in the type and shape of the file.
+
+    Raises:
+        ModelError: one of them is quantized.
+
+    """
+    stored = {tensor.name: tensor for tensor in GGUFReader(model).tensors}
+    shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in stored.items()}
+    found = {}
+    for name in candidates(shapes):
+        type_ = stored[name].tensor_type
+        if type_ not in STORED:
+            raise ModelError(
+                f"{model}: {name} is {type_.name}; give a reference in F32, F16 or BF16 (`qwen35 convert -q BF16`)"
+            )
+        found[name] = np.asarray(stored[name].data).view(STORED[type_]).reshape(shapes[name])
+    return found
+
+
 def describe(model: Path, identity: str, *, measured: bool = True) -> Costs:
     """Return the frame of a reference's costs: its sizes, and no costs yet."""
     header = read_model(model)
@@ -119,7 +139,6 @@ def describe(model: Path, identity: str, *, measured: bool = True) -> Costs:
         weights=sum(counts.values()),
         header_bytes=max(0, model.stat().st_size - sum(tensor.n_bytes for tensor in header.tensors)),
         fixed_bytes=sum(tensor.n_bytes for tensor in fixed),
-        fixed_weights=sum(counts[tensor.name] for tensor in fixed),
         measured=measured,
     )
 
@@ -155,14 +174,7 @@ def measure(
 
     """
     header = read_model(model)
-    stored = {tensor.name: tensor for tensor in GGUFReader(model).tensors}
-    names = candidates({name: tuple(reversed(t.shape.tolist())) for name, t in stored.items()})
-    for name in names:
-        if stored[name].tensor_type not in STORED:
-            raise ModelError(
-                f"{model}: {name} is {stored[name].tensor_type.name}; give a reference in F32, F16 or BF16 "
-                "(`qwen35 convert -q BF16`)"
-            )
+    originals = _originals(model)
     layers, mtp = memory.trunk_layers(header), memory.has_mtp(header)
     done = dict(known or {})
     plain = {
@@ -174,22 +186,19 @@ def measure(
         count = min(len(ids) // chunk, chunks)
         if not count:
             raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; give more")
-        addresses = _locate(loaded, ids[:chunk], names, mtp, threads)
-        names = [name for name in names if name in addresses]
+        addresses = _locate(loaded, ids[:chunk], list(originals), mtp, threads)
         tasks = [
             (name, type_)
-            for name in names
+            for name, original in originals.items()
             for type_ in types
-            if not int(stored[name].shape[0]) % GGML_QUANT_SIZES[type_][0]
+            if name in addresses and not original.shape[-1] % GGML_QUANT_SIZES[type_][0]
         ]
         with _Bench(loaded, [ids[i * chunk : (i + 1) * chunk] for i in range(count)], mtp, threads, folder) as bench:
             base = {head: bench.divergence(head=head) for head in (False, True) if mtp or not head}
             for number, (name, type_) in enumerate(tasks):
                 if (name, type_) not in done:
-                    tensor = stored[name]
-                    shape = tuple(int(n) for n in reversed(tensor.shape))
-                    original = np.asarray(tensor.data).view(STORED[tensor.tensor_type])
-                    weight = Weight(name, addresses[name], original.reshape(-1, *shape[-2:]))
+                    shape = originals[name].shape
+                    weight = Weight(name, addresses[name], originals[name].reshape(-1, *shape[-2:]))
                     head = place(name, layers)[1] == -1
                     importance = imatrix.importance(name, shape) if imatrix else None
                     cost = _cost(weight, type_, importance, partial(bench.divergence, head=head), threads)
@@ -318,14 +327,10 @@ def estimate(
     """
     header = read_model(model)
     layers = memory.trunk_layers(header)
-    stored = {tensor.name: tensor for tensor in GGUFReader(model).tensors}
-    names = candidates({name: tuple(reversed(t.shape.tolist())) for name, t in stored.items()})
-    for number, name in enumerate(names):
-        tensor = stored[name]
-        if tensor.tensor_type not in STORED:
-            raise ModelError(f"{model}: {name} is {tensor.tensor_type.name}; give a reference in F32, F16 or BF16")
-        shape = tuple(int(n) for n in reversed(tensor.shape))
-        original = np.asarray(tensor.data).view(STORED[tensor.tensor_type]).reshape(-1, *shape[-2:])
+    originals = _originals(model)
+    for number, (name, stored) in enumerate(originals.items()):
+        shape = stored.shape
+        original = stored.reshape(-1, *shape[-2:])
         importance = imatrix.importance(name, shape) if imatrix else None
         role = place(name, layers)[0]
         factor = ROLE_FACTORS.get(role, OTHER_FACTOR)
@@ -340,4 +345,4 @@ def estimate(
                 continue
             size = original.shape[0] * original.shape[1] * kernels.row_bytes(type_, shape[-1])
             yield Cost(name, type_, size, error, factor * error)
-        advance(number + 1, len(names))
+        advance(number + 1, len(originals))

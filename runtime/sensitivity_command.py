@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from qwen35_gguf import progress
 from qwen35_gguf.command_errors import reports_errors
 from qwen35_gguf.errors import CostsError, OutputError
 from qwen35_gguf.quant import costs as files
@@ -79,20 +79,9 @@ def command(
     weights = matrices.read(imatrix) if imatrix else None
     found = _begun(file, out, text, weights, (chunk, chunks), estimate=estimate)
     known = {(cost.tensor, cost.type): cost for cost in found.costs}
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
     saved = time.monotonic()
-    with bar:
-        task = bar.add_task(file.name, total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
+    with progress.steps() as bar:
+        advance = progress.counted(bar, file.name)
         if estimate:
             made = sensitivity.estimate(file, imatrix=weights, types=types, threads=threads, advance=advance)
         else:
