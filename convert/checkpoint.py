@@ -109,16 +109,19 @@ class Checkpoint:
         if stored.scale is not None:
             self.release(self._view(stored.scale))
 
-    def _view(self, stored: StoredTensor) -> Array:
+    def raw(self, stored: StoredTensor) -> Array:
+        """Return the bytes of a tensor as the file has them: a view of the mapped file."""
         if stored.file not in self._maps:
             with stored.file.open("rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps[stored.file] = (mapping, np.frombuffer(mapping, np.uint8))
-        raw = self._maps[stored.file][1][stored.start : stored.stop]
+        return self._maps[stored.file][1][stored.start : stored.stop]
+
+    def _view(self, stored: StoredTensor) -> Array:
         shape = stored.shape
         if stored.channels_last:
             shape = (shape[0], *shape[2:], shape[1])
-        return raw.view(FLOAT_DTYPES[stored.dtype]).reshape(shape)
+        return self.raw(stored).view(FLOAT_DTYPES[stored.dtype]).reshape(shape)
 
     def _block_size(self) -> tuple[int, int]:
         rows, columns = self.config.get("quantization_config", {}).get("weight_block_size") or (128, 128)

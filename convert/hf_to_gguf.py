@@ -16,154 +16,28 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf import progress
-from qwen35_gguf.convert import hub, metadata, tensor_map, tokenizer
-from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
-from qwen35_gguf.convert.keyvalue import KeyValue
+from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.planning import Conversion, PlannedFile, plan
 from qwen35_gguf.convert.tensor_map import OutputTensor
-from qwen35_gguf.convert.writer import GGUFStream, TensorInfo, check_space, count_parameters
-from qwen35_gguf.errors import ImatrixError, OutputError, QuantizationError
-from qwen35_gguf.quant import imatrix as matrices
-from qwen35_gguf.quant import kernels, recipe_file, recipes
+from qwen35_gguf.convert.weights_digest import WeightsDigest
+from qwen35_gguf.convert.writer import GGUFStream, check_space
+from qwen35_gguf.errors import OutputError, QuantizationError
+from qwen35_gguf.quant import kernels
+
+__all__ = ["Conversion", "PlannedFile", "convert", "plan", "run", "write_files"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SLAB_ELEMENTS = 1 << 20  # 4 MiB as F32: large enough to hide the calls, small enough to stay in a core's cache share
 SLABS_PER_THREAD = 3
-
-VISION_TYPES = {
-    "F32": LlamaFileType.ALL_F32,
-    "F16": LlamaFileType.MOSTLY_F16,
-    "BF16": LlamaFileType.MOSTLY_BF16,
-    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
-}
-
-
-@dataclass(frozen=True)
-class PlannedFile:
-    """One GGUF to be written: where, which tensors in which types, and its metadata."""
-
-    path: Path
-    arch: str
-    tensors: tuple[OutputTensor, ...]
-    types: tuple[GGMLQuantizationType, ...]
-    metadata: tuple[KeyValue, ...]
-    parameters: int
-    importance: dict[str, Array] = field(default_factory=dict)  # (1 or experts, columns) by tensor
-
-    @property
-    def infos(self) -> list[TensorInfo]:
-        """The tensors as the GGUF header lists them."""
-        return [_info(tensor, type_) for tensor, type_ in zip(self.tensors, self.types, strict=True)]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of tensor data."""
-        return sum(info.nbytes for info in self.infos)
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """Everything decided before a weight is read: what `--dry-run` prints and `convert` does."""
-
-    checkpoint: Checkpoint
-    files: tuple[PlannedFile, ...]
-    notes: tuple[str, ...]
-
-
-def plan(
-    model: str | Path,
-    quant: str = "Q4_K_M",
-    out: str | Path = "models",
-    *,
-    mtp: bool = True,
-    vision: bool = True,
-    mmproj_type: str = "BF16",
-    revision: str | None = None,
-    name: str | None = None,
-    recipe: str | Path | None = None,
-    imatrix: str | Path | None = None,
-) -> Conversion:
-    """Decide everything about a conversion from headers alone. Raises Qwen35Error for anything that cannot work."""
-    chosen = recipe_file.find(str(recipe), quant) if recipe is not None else None
-    mix = chosen.base if chosen else recipes.find_recipe(quant)
-    if mmproj_type.upper() not in VISION_TYPES:
-        raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
-    weights = matrices.read(imatrix) if imatrix is not None else None
-    directory, repo, commit = hub.resolve(str(model), revision)
-    checkpoint = open_checkpoint(directory)
-    tensors = tensor_map.plan(checkpoint, mtp=mtp, vision=vision)
-
-    config, text_config = checkpoint.config, checkpoint.text_config
-    architecture = recipes.Architecture(
-        blocks=int(text_config["num_hidden_layers"]) + tensors.mtp_blocks,
-        heads=int(text_config["num_attention_heads"]),
-        kv_heads=int(text_config["num_key_value_heads"]),
-        experts=int(text_config.get("num_experts") or 0) if checkpoint.arch == "qwen35moe" else 0,
-        tied=all(tensor.name != "output.weight" for tensor in tensors.text),
-        importance=weights is not None,
-    )
-    importance = _importance(weights, tensors.text) if weights is not None else {}
-    types = tuple(
-        _text_type(mix, chosen, tensor, architecture, tensors.mtp_blocks, importance) for tensor in tensors.text
-    )
-    parameters = _parameters(tensors.text, checkpoint.arch)
-    stem = metadata.output_name(directory, name, config, parameters, source_repo=repo)
-    files = [
-        PlannedFile(
-            Path(out) / f"{stem}-{f'{chosen.name}-' if chosen else ''}{mix.name}.gguf",
-            checkpoint.arch,
-            tensors.text,
-            types,
-            (
-                *metadata.text_metadata(
-                    config,
-                    directory,
-                    arch=checkpoint.arch,
-                    mtp_blocks=tensors.mtp_blocks,
-                    file_type=int(mix.file_type),
-                    name=name,
-                    parameters=parameters,
-                    source_repo=repo,
-                    revision=commit,
-                ),
-                *tokenizer.vocabulary(directory, int(text_config["vocab_size"])),
-                *(metadata.recipe_metadata(chosen) if chosen is not None else ()),
-                *(metadata.imatrix_metadata(weights) if weights is not None else ()),
-            ),
-            parameters[0],
-            importance,
-        )
-    ]
-    if tensors.vision:
-        file_type = VISION_TYPES[mmproj_type.upper()]
-        parameters = _parameters(tensors.vision, "clip")
-        files.append(
-            PlannedFile(
-                Path(out) / f"mmproj-{stem}-{mmproj_type.upper()}.gguf",
-                "clip",
-                tensors.vision,
-                tuple(_vision_type(tensor, mmproj_type.upper()) for tensor in tensors.vision),
-                tuple(
-                    metadata.vision_metadata(
-                        config,
-                        directory,
-                        file_type=int(file_type),
-                        name=name or (repo and repo.rpartition("/")[2]),
-                        parameters=parameters,
-                    )
-                ),
-                parameters[0],
-            )
-        )
-    return Conversion(checkpoint, tuple(files), tensors.notes)
 
 
 def convert(
@@ -228,30 +102,56 @@ def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> None:
     write_files(conversion.checkpoint, conversion.files, force=force, jobs=jobs)
 
 
-def write_files(checkpoint: Checkpoint, files: Sequence[PlannedFile], *, force: bool = False, jobs: int = 0) -> None:
-    """Write files of one checkpoint; those with the same tensors, in whatever types, in a single pass over it."""
+def write_files(
+    checkpoint: Checkpoint, files: Sequence[PlannedFile], *, force: bool = False, jobs: int = 0, digest_key: str = ""
+) -> str:
+    """Write files of one checkpoint in a single pass: each tensor is read once, and packed once for each type.
+
+    Args:
+        checkpoint: the source.
+        files: what to write; all of them appear under their names at the end, or none does.
+        force: replace existing files.
+        jobs: threads; 0 for one a core.
+        digest_key: a metadata entry of the files that gets the checksum of the weights, taken on the way.
+
+    Returns:
+        The checksum of the weights, or "" if there is no `digest_key`.
+
+    Raises:
+        OutputError: a file exists already, cannot be written, or there is no space.
+        QuantizationError: weights cannot be packed.
+
+    """
     for file in files:
         if file.path.exists() and not force:
             raise OutputError(f"{file.path}: exists already; use --force to replace it, or -o for another directory")
-    directory = files[0].path.parent
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{directory}: cannot be made ({error.strerror}); choose another with -o") from None
-    check_space(directory, sum(file.nbytes for file in files))
+    for directory in dict.fromkeys(file.path.parent for file in files):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{directory}: cannot be made ({error.strerror}); choose another with -o") from None
+        check_space(directory, sum(file.nbytes for file in files if file.path.parent == directory))
 
+    digest = WeightsDigest(checkpoint) if digest_key else None
     with ExitStack() as stack:
         crew = _hire(stack, jobs)
         streams = [stack.enter_context(GGUFStream(file.path, file.arch, file.infos)) for file in files]
-        for arch in dict.fromkeys(file.arch for file in files):
-            group = [(file, stream) for file, stream in zip(files, streams, strict=True) if file.arch == arch]
-            name = group[0][0].path.name if len(group) == 1 else f"{len(group)} files"
-            with progress.progress(sum(file.nbytes for file, _ in group), name) as advance:
-                _write_group(checkpoint, group, crew, advance)
-            for _, stream in group:
-                stream.finish()
+        # a bar for the text model and one for the tower, or one for all files of a release
+        names = [file.path.name for file in files]
+        with progress.progress(sum(file.nbytes for file in files), _named(names)) as advance:
+            _write(checkpoint, list(zip(files, streams, strict=True)), crew, digest, advance)
+        found = digest.hexdigest() if digest else ""
+        for stream in streams:
+            if found:
+                stream.amend(digest_key, found)
+            stream.finish()
         for stream in streams:
             stream.publish()
+    return found
+
+
+def _named(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} files"
 
 
 def peak_memory(conversion: Conversion, jobs: int = 0) -> int:
@@ -273,14 +173,20 @@ class Crew:
     window: int  # slabs between the transforms and the disk
 
 
-@dataclass(frozen=True)
-class Slab:
-    """Rows of one output tensor on their way to its types: number `index` of the file, matrix `matrix` of it."""
+class Slab(NamedTuple):
+    """Rows of an output tensor on their way to its types: of its matrix number `matrix`."""
 
     tensor: str
     rows: Array
-    index: int
     matrix: int
+
+
+class Target(NamedTuple):
+    """One of the files that a tensor goes to, its type there, and its importance (1 or experts, columns)."""
+
+    stream: GGUFStream
+    type: GGMLQuantizationType
+    importance: Array | None
 
 
 def _hire(stack: ExitStack, jobs: int) -> Crew:
@@ -292,54 +198,86 @@ def _hire(stack: ExitStack, jobs: int) -> Crew:
     return Crew(quantizers, writer, threads * SLABS_PER_THREAD)
 
 
-def _write_group(
+def _write(
     checkpoint: Checkpoint,
-    group: Sequence[tuple[PlannedFile, GGUFStream]],
+    files: Sequence[tuple[PlannedFile, GGUFStream]],
     crew: Crew,
+    digest: WeightsDigest | None,
     advance: Callable[[int], None],
 ) -> None:
-    for file, stream in group:
+    targets: dict[str, list[Target]] = {}
+    for file, stream in files:
         stream.write_header(file.metadata)
+        for tensor, type_ in zip(file.tensors, file.types, strict=True):
+            targets.setdefault(tensor.name, []).append(Target(stream, type_, file.importance.get(tensor.name)))
     pending: deque[tuple[Future[Any], Future[None]]] = deque()
-    last = group[-1][1]
+    hashed: dict[str, Future[None]] = {}
 
-    def write(stream: GGUFStream, slab: Slab, packed: Future[Array]) -> None:
+    def write(stream: GGUFStream, slab: Slab, packed: Future[Array], last: bool) -> None:
         data = packed.result()
         stream.write(data)
-        if stream is last:
+        if last:
             checkpoint.release(slab.rows)
         advance(data.nbytes)
 
     try:
-        for slab in _slabs(checkpoint, group[0][0].tensors):
-            for file, stream in group:
-                packed = crew.quantizers.submit(_pack, slab, file.types[slab.index], file.importance.get(slab.tensor))
-                pending.append((packed, crew.writer.submit(write, stream, slab, packed)))
-                if len(pending) >= crew.window:
-                    pending.popleft()[1].result()
+        for tensor in in_order([file for file, _ in files]):
+            for source in tensor.sources:
+                if digest is not None and source not in hashed:
+                    hashed[source] = crew.quantizers.submit(digest.add, source)
+            goals = targets[tensor.name]
+            for slab in _slabs(checkpoint, tensor):
+                packs: dict[tuple[GGMLQuantizationType, int], Future[Array]] = {}
+                for number, (stream, type_, importance) in enumerate(goals, 1):
+                    key = type_, id(importance)  # files of one release share most of their types
+                    if key not in packs:
+                        packs[key] = crew.quantizers.submit(_pack, slab, type_, importance)
+                    written = crew.writer.submit(write, stream, slab, packs[key], number == len(goals))
+                    pending.append((packs[key], written))
+                    if len(pending) >= crew.window:
+                        pending.popleft()[1].result()
         while pending:
             pending.popleft()[1].result()
+        for one in hashed.values():
+            one.result()
     finally:
+        for one in hashed.values():
+            one.cancel()
         for packed, written in pending:
             packed.cancel()
             written.cancel()
         wait([written for _, written in pending])  # the file is closed next
 
 
-def _slabs(checkpoint: Checkpoint, tensors: Sequence[OutputTensor]) -> Iterator[Slab]:
-    for index, tensor in enumerate(tensors):
-        number = 0
-        for block in tensor.blocks(checkpoint):
-            # A matrix per leading index, so that slicing rows never copies a strided view of the mapped file.
-            for matrix in [block] if block.ndim <= 2 else list(block.reshape(-1, *block.shape[-2:])):
-                rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
-                step = max(1, SLAB_ELEMENTS // rows.shape[1])
-                for start in range(0, rows.shape[0], step):
-                    yield Slab(tensor.name, rows[start : start + step], index, number)
-                number += 1
-        # Operations and FP8 scales made copies, whose slabs cannot be traced back to the mapped pages.
-        for source in tensor.sources:
-            checkpoint.release_source(source)
+def in_order(files: Sequence[PlannedFile]) -> list[OutputTensor]:
+    """List the tensors of all files, each once, in an order that is that of every file.
+
+    The files of a checkpoint have all tensors of a part (text, tower) or some of them, in the order of the tensor map.
+    """
+    listed: dict[str, OutputTensor] = {}
+    for file in sorted(files, key=lambda file: -len(file.tensors)):  # the longest of a part first
+        known = [tensor.name in listed for tensor in file.tensors]
+        if all(known):
+            continue
+        if any(known):
+            raise OutputError(f"{file.path}: has tensors in part those of another file; please report this")
+        listed |= {tensor.name: tensor for tensor in file.tensors}
+    return list(listed.values())
+
+
+def _slabs(checkpoint: Checkpoint, tensor: OutputTensor) -> Iterator[Slab]:
+    number = 0
+    for block in tensor.blocks(checkpoint):
+        # A matrix per leading index, so that slicing rows never copies a strided view of the mapped file.
+        for matrix in [block] if block.ndim <= 2 else list(block.reshape(-1, *block.shape[-2:])):
+            rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
+            step = max(1, SLAB_ELEMENTS // rows.shape[1])
+            for start in range(0, rows.shape[0], step):
+                yield Slab(tensor.name, rows[start : start + step], number)
+            number += 1
+    # Operations and FP8 scales made copies, whose slabs cannot be traced back to the mapped pages.
+    for source in tensor.sources:
+        checkpoint.release_source(source)
 
 
 def _pack(slab: Slab, type_: GGMLQuantizationType, importance: Array | None) -> Array:
@@ -350,69 +288,6 @@ def _pack(slab: Slab, type_: GGMLQuantizationType, importance: Array | None) -> 
         return kernels.quantize_rows(slab.rows, type_, row)
     except QuantizationError as error:
         raise QuantizationError(f"{slab.tensor}: {error}") from None
-
-
-def _text_type(
-    recipe: recipes.Recipe,
-    chosen: recipe_file.FileRecipe | None,
-    tensor: OutputTensor,
-    architecture: recipes.Architecture,
-    mtp_blocks: int,
-    importance: dict[str, Array],
-) -> GGMLQuantizationType:
-    if tensor.floor is not None:
-        return tensor.floor
-    ruled = (
-        chosen.type_of(tensor.name, tensor.shape, architecture.blocks - mtp_blocks, tied=architecture.tied)
-        if chosen
-        else None
-    )
-    type_ = ruled or recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
-    needed = type_ in recipes.IMPORTANCE_TYPES if ruled else recipes.needs_importance(recipe, tensor.name, type_)
-    if needed and tensor.name not in importance:
-        what = "the importance matrix has none" if architecture.importance else "give one with --imatrix"
-        raise QuantizationError(
-            f"{recipe.name} needs an importance matrix for {tensor.name}: {what}, "
-            "or choose Q2_K, Q3_K_S, IQ3_S or larger"
-        )
-    return type_
-
-
-def _importance(weights: matrices.Imatrix, tensors: Sequence[OutputTensor]) -> dict[str, Array]:
-    """Find the importance of each tensor that has one.
-
-    Raises:
-        ImatrixError: the matrix is of another model.
-
-    """
-    found = {tensor.name: weights.importance(tensor.name, tensor.shape) for tensor in tensors if len(tensor.shape) > 1}
-    known = {name: values for name, values in found.items() if values is not None}
-    if not known:
-        raise ImatrixError(f"{weights.path}: has no entry for any tensor of this model; it is of another one")
-    return known
-
-
-def _vision_type(tensor: OutputTensor, wanted: str) -> GGMLQuantizationType:
-    """Choose as the stock converter: patch embeddings stay F32 (F16 in an F16 file), odd rows fall back to F16."""
-    if tensor.name.startswith("v.patch_embd.weight"):
-        return GGMLQuantizationType.F16 if wanted == "F16" else GGMLQuantizationType.F32
-    if tensor.floor is not None:
-        return tensor.floor
-    if wanted == "Q8_0" and tensor.shape[-1] % 32:
-        return GGMLQuantizationType.F16
-    return GGMLQuantizationType[wanted]
-
-
-def _info(tensor: OutputTensor, type_: GGMLQuantizationType) -> TensorInfo:
-    rows = 1
-    for n in tensor.shape[:-1]:
-        rows *= n
-    return TensorInfo(tensor.name, tensor.shape, type_, rows * kernels.row_bytes(type_, tensor.shape[-1]))
-
-
-def _parameters(tensors: Sequence[OutputTensor], arch: str) -> tuple[int, int, int, int]:
-    infos = [TensorInfo(tensor.name, tensor.shape, GGMLQuantizationType.F32, 0) for tensor in tensors]
-    return count_parameters(arch, infos)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import contextlib
 import errno
 import os
 import shutil
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from qwen35_gguf.convert.keyvalue import KeyValue
 from qwen35_gguf.errors import OutputError
@@ -51,6 +52,7 @@ class GGUFStream:
         self._gguf.kv_data[0].clear()  # general.architecture comes with the other metadata
         self._lock: IO[bytes] | None = None
         self._remaining = [info.nbytes for info in infos]
+        self._data_start = 0
 
     def __enter__(self) -> GGUFStream:
         with _disk_errors(self.part):
@@ -73,6 +75,21 @@ class GGUFStream:
             self._gguf.write_kv_data_to_file()
             self._gguf.write_ti_data_to_file()
             self._pad(self._file.tell())
+            self._data_start = self._file.tell()
+
+    def amend(self, key: str, text: str) -> None:
+        """Put a text into the header in place of one of the same length, which was not known when it was written."""
+        name, new = key.encode(), text.encode()
+        with _disk_errors(self.part):
+            self._file.flush()
+            with self.part.open("r+b") as file:
+                header = file.read(self._data_start)
+                begin = struct.pack("<Q", len(name)) + name + struct.pack("<IQ", GGUFValueType.STRING, len(new))
+                at = header.find(begin)
+                if at < 0:
+                    raise OutputError(f"{self.path}: has no {key} of {len(new)} bytes; please report this")
+                file.seek(at + len(begin))
+                file.write(new)
 
     def write(self, data: np.ndarray[Any, Any]) -> None:
         """Append packed rows of the current tensor; after its last byte the file is padded for the next one."""
