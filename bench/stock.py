@@ -1,4 +1,4 @@
-"""The stock tools of llama.cpp, as published inside llama-cpp-python's sdist: converter, quantizer, measurements.
+"""The stock tools of llama.cpp, as published inside llama-cpp-python's sdist: converter, quantizer, measures, splitter.
 
 They are made once and kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf. Alone, this makes them and prints where they are:
 
@@ -7,6 +7,7 @@ They are made once and kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf. Alone, thi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from sdist import NAME, VERSION, cache_folder, fail, fetch_sdist, run
 
 ROOT = f"{NAME}/vendor/llama.cpp"
 CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py")
-TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix")
+TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-gguf-split")
 
 # Everything that these do not need is off. Static, so that the programs still run after they were moved.
 CMAKE_OPTIONS = {
@@ -65,6 +66,11 @@ class Stock:
         return self.tree / TOOLS[2]
 
     @property
+    def split(self) -> Path:
+        """llama-gguf-split."""
+        return self.tree / TOOLS[3]
+
+    @property
     def complete(self) -> bool:
         """Whether everything is there."""
         return all((self.tree / name).is_file() for name in (CONVERTER[0], *TOOLS))
@@ -73,7 +79,7 @@ class Stock:
 def build_stock(cache: Path | None = None) -> Stock:
     """Return the stock tools; the first call fetches and builds them, which takes minutes."""
     cache = cache or cache_folder()
-    target = cache / f"stock-{VERSION}"
+    target = cache / f"stock-{VERSION}-{_key()}"
     stock = Stock(target)
     if not stock.complete:
         if not shutil.which("cmake"):
@@ -82,6 +88,11 @@ def build_stock(cache: Path | None = None) -> Stock:
         with tempfile.TemporaryDirectory(dir=cache, prefix=f"stock-{VERSION}-") as folder:
             _make(Path(folder), target)
     return stock
+
+
+def _key() -> str:
+    """Say what is built, and how: another list of tools or options is another folder."""
+    return hashlib.sha256(repr((CONVERTER, TOOLS, sorted(CMAKE_OPTIONS.items()))).encode()).hexdigest()[:8]
 
 
 def _make(scratch: Path, target: Path) -> None:
@@ -114,4 +125,4 @@ def _build(sources: Path, folder: Path) -> list[Path]:
 
 if __name__ == "__main__":
     made = build_stock()
-    print(made.converter, made.quantize, made.perplexity, made.imatrix, sep="\n")
+    print(made.converter, made.quantize, made.perplexity, made.imatrix, made.split, sep="\n")

@@ -1,48 +1,41 @@
-"""The texts of a release: model card, Ollama's Modelfile, the plot."""
+"""The texts of a release: the model card and its plot, and the Modelfile."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from qwen35_gguf import __version__
 from qwen35_gguf.errors import MissingDependencyError
 from qwen35_gguf.quant.size_plot import Point, draw
-from qwen35_gguf.release.container import read_layout
+from qwen35_gguf.release.modelfile import modelfile
 from qwen35_gguf.runtime import memory
-from qwen35_gguf.runtime.gguf_header import read_header
+from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
 
 NAMES = ("README.md", "Modelfile", "size-quality.png", "size-quality.svg")
 CONTEXTS = (8192, 32768, 262144)
-STOPS = ("<|im_end|>", "<|endoftext|>")
 PREFERRED = ("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q6_K", "Q8_0")
 
-MODELFILE = '''FROM ./{file}
-TEMPLATE """{{{{- range .Messages }}}}<|im_start|>{{{{ .Role }}}}
-{{{{ .Content }}}}<|im_end|>
-{{{{ end }}}}<|im_start|>assistant
-"""
-{parameters}'''
+HUB = "https://huggingface.co/"
 
 CARD = """---
 {front}---
 
 # {name} in GGUF
 
-{base} for llama.cpp and what is built on it. The text model has its multi-token-prediction head{vision}.
+{base} for llama.cpp and what is built on it. {parts}
 
 ## Files
 
-| File | Type | MB | Bits per weight | KL divergence from BF16 | Same top token | Memory at {contexts} tokens, GB |
+| File | Type | MB | Bits per weight | KL divergence | Same top token | Memory at {contexts} tokens, GB |
 |---|---|--:|--:|--:|--:|--:|
 {rows}
-{towers}
-Divergence is in nats, the mean over {tokens} tokens, with the interval that holds the true mean in 95 of 100 cases.
-Memory is what `qwen35 plan` computes for the CPU, weights included, pictures not.
+
+{measured}Memory is what `qwen35 plan` computes for the CPU, weights included, pictures not.
 {plot}
 ## How to run it
 
@@ -65,124 +58,159 @@ LM Studio: put the files into one folder below its models folder; it finds the v
 
 ## How it was made
 
-qwen35-gguf {version}{how}.
-`recipe.json` has the options and checksums of what went in: with the same checkpoint
-`qwen35 verify-release . --against CHECKPOINT` makes the same bytes again. `qwen35 checksum .` verifies a download.
+{how}. {again}`qwen35 checksum .` verifies a download.
 """
+MEASURED = """Divergence is from the unquantized weights, in nats: the mean over {tokens:,} tokens, with the interval
+that holds the true mean in 95 of 100 cases.
+"""
+AGAIN = """`recipe.json` has the options and checksums of what went in: with the same checkpoint
+`qwen35 verify-release . --against CHECKPOINT` makes the same bytes again. """
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights come from and how the files were made.
+
+    Attributes:
+        front: the front matter of the checkpoint's own card.
+        name: of the model.
+        license: as the Hub names it; empty: what `front` says.
+        base_model: its id on the Hub, or empty.
+        how: the files were made, as a sentence without its full stop.
+        verifiable: whether they can be made again from a checkpoint.
+        imatrix: whether an importance matrix lies beside.
+
+    """
+
+    front: Mapping[str, Any]
+    name: str
+    license: str = ""
+    base_model: str = ""
+    how: str = ""
+    verifiable: bool = False
+    imatrix: bool = False
 
 
 def texts(
     folder: Path,
-    files: Sequence[tuple[str, list[Path]]],
-    towers: Sequence[Path],
+    models: Sequence[tuple[str, list[Path]]],
+    beside: Sequence[Path],
     *,
-    checkpoint: Path,
     figures: Mapping[str, Any],
-    license_: str,
-    base_model: str,
-    recipe: str,
-    imatrix: bool,
+    origin: Origin,
 ) -> dict[str, str]:
     """Write the card and the Modelfile, and draw the plot if anything was measured.
 
     Args:
         folder: of the release.
-        files: the text models: name, and the shards.
-        towers: what cannot be run alone: vision towers, MTP heads.
-        checkpoint: for its own card.
+        models: the text models: name, and the shards.
+        beside: what cannot be run alone: vision towers, MTP heads.
         figures: of divergence, by name.
-        license_: of the model; empty: its card's.
-        base_model: its id on the Hub, or empty.
-        recipe: its name, or empty.
-        imatrix: whether there is one.
+        origin: where it all comes from.
 
     """
-    seeing = [path for path in towers if path.name.startswith("mmproj-")]
-    source = front_matter(checkpoint / "README.md")
-    name = str(read_layout(files[0][1][0]).get("general.name", checkpoint.name))
-    rows, points = [], []
-    for file, parts in files:
-        quant = file.removesuffix(".gguf").rpartition("-")[2]
-        size = sum(path.stat().st_size for path in parts)
-        tensors = [tensor for path in parts for tensor in read_header(path).tensors]
-        weights = sum(math.prod(tensor.shape) for tensor in tensors)
-        bits = 8 * sum(tensor.n_bytes for tensor in tensors) / max(1, weights)
-        one = figures.get(file)
-        measured = f"{one['mean']:.5f} ({one['low']:.5f} to {one['high']:.5f})" if one else ""
-        same = f"{100 * one['same_top']:.2f} %" if one else ""
-        label = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
-        rows.append(
-            f"| {label} | {quant} | {size / 1e6:,.1f} | {bits:.2f} | {measured} | {same} | {needed(parts, size)} |"
-        )
-        if one:
-            points.append(Point(quant, bits, one["mean"], one["low"], one["high"]))
-    first = next((parts[0] for quant in PREFERRED for file, parts in files if file.endswith(f"-{quant}.gguf")), None)
-    start = (first or files[0][1][0]).name
+    seeing = [path for path in beside if path.name.startswith("mmproj-")]
+    preferred = (parts for quant in PREFERRED for file, parts in models if quant_of(file) == quant)
+    start = next(preferred, models[0][1])
+    rows = [row(file, parts, figures.get(file)) for file, parts in models] + [aside(path) for path in beside]
+    # without the head a model says the same
+    points = [point(file, parts, figures[file]) for file, parts in models if file in figures and "-nomtp-" not in file]
     plot = ""
     if points:
         try:
-            draw(points, folder / "size-quality.png", name)
+            draw(points, folder / "size-quality.png", origin.name)
             plot = "\n![size against divergence](size-quality.svg)\n"
         except MissingDependencyError:
             plot = ""
-    front = {
-        "license": license_ or source.get("license") or "other",
-        **({"base_model": [base_model]} if base_model else {}),
-        **({"base_model_relation": "quantized"} if base_model else {}),
-        "pipeline_tag": "image-text-to-text" if seeing else "text-generation",
-        "library_name": "gguf",
-        **({"language": source["language"]} if source.get("language") else {}),
-        "tags": ["gguf", "qwen3.5", "llama.cpp", "quantized", *(["imatrix"] if imatrix else [])],
-    }
-    how = f", recipe {recipe}" if recipe else ""
-    how += ", with the importance matrix that lies beside" if imatrix else ""
-    tokens = next(iter(figures.values()))["tokens"] if figures else 0
+    tokens = next((one["tokens"] for one in figures.values()), 0)
+    licensed = str(origin.license or origin.front.get("license") or "other")
+    base = f"[{origin.base_model}]({HUB}{origin.base_model})" if origin.base_model else origin.name
     text = CARD.format(
-        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
-        name=name,
-        base=f"[{base_model}](https://huggingface.co/{base_model})" if base_model else name,
-        vision=", and the vision tower is a file of its own" if seeing else "",
+        front=front(origin, licensed, seeing=bool(seeing)),
+        name=origin.name,
+        base=base,
+        parts=described([parts[0] for _, parts in models], seeing=bool(seeing)),
         contexts=" / ".join(f"{n // 1024}k" for n in CONTEXTS),
         rows="\n".join(rows),
-        towers="".join(aside(path) for path in towers),
-        tokens=f"{tokens:,}" if tokens else "no",
+        measured=MEASURED.format(tokens=tokens) if points else "",
         plot=plot,
-        first=start,
+        first=start[0].name,
         mmproj=f" --mmproj {seeing[0].name}" if seeing else "",
-        tag=name.lower().replace(" ", "-"),
-        version=__version__,
-        how=how,
+        tag=origin.name.lower().replace(" ", "-"),
+        how=origin.how,
+        again=AGAIN if origin.verifiable else "",
     )
-    return {"README.md": text, "Modelfile": modelfile(folder / start)}
+    return {"README.md": text, "Modelfile": modelfile(start, seeing, licensed if licensed != "other" else "")}
+
+
+def front(origin: Origin, licensed: str, *, seeing: bool) -> str:
+    """Write the YAML by which the Hub sorts a repository."""
+    entries = {
+        "license": licensed,
+        **({"base_model": [origin.base_model], "base_model_relation": "quantized"} if origin.base_model else {}),
+        "pipeline_tag": "image-text-to-text" if seeing else "text-generation",
+        "library_name": "gguf",
+        **({"language": origin.front["language"]} if origin.front.get("language") else {}),
+        "tags": ["gguf", "qwen3.5", "llama.cpp", "quantized", *(["imatrix"] if origin.imatrix else [])],
+    }
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+
+
+def described(models: Sequence[Path], *, seeing: bool) -> str:
+    """Say what the files hold."""
+    drafting = [path for path in models if memory.has_mtp(read_header(path))]
+    said = "The text models have their multi-token-prediction head" if drafting else "The text models have no MTP head"
+    if 0 < len(drafting) < len(models):
+        said += ", but for those called nomtp"
+    return said + (", and the vision tower is a file of its own." if seeing else ".")
+
+
+def header_of(parts: Sequence[Path]) -> GgufHeader:
+    """Read the header of a model, with the tensors of all its shards."""
+    headers = [read_header(part) for part in parts]
+    return replace(headers[0], tensors=tuple(tensor for header in headers for tensor in header.tensors))
+
+
+def bits_per_weight(parts: Sequence[Path]) -> float:
+    """Return the bits of all tensors, over the weights in them."""
+    tensors = header_of(parts).tensors
+    return 8 * sum(t.n_bytes for t in tensors) / max(1, sum(math.prod(t.shape) for t in tensors))
+
+
+def quant_of(file: str) -> str:
+    """Return what a file is quantized to, by its name."""
+    return file.removesuffix(".gguf").rpartition("-")[2]
+
+
+def row(file: str, parts: Sequence[Path], figures: Mapping[str, Any] | None) -> str:
+    """Write the row of a text model."""
+    size = sum(path.stat().st_size for path in parts) / 1e6
+    measured = f"{figures['mean']:.5f} ({figures['low']:.5f} to {figures['high']:.5f})" if figures else ""
+    same = f"{100 * figures['same_top']:.2f} %" if figures else ""
+    label = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
+    bits = bits_per_weight(parts)
+    return f"| {label} | {quant_of(file)} | {size:,.1f} | {bits:.2f} | {measured} | {same} | {needed(parts)} |"
+
+
+def point(file: str, parts: Sequence[Path], figures: Mapping[str, Any]) -> Point:
+    """Make the point of a model in the plot."""
+    return Point(quant_of(file), bits_per_weight(parts), figures["mean"], figures["low"], figures["high"])
 
 
 def aside(path: Path) -> str:
     """Write the row of a file that cannot be run alone."""
     kind = "MTP head" if path.name.startswith("mtp-") else "vision tower"
-    return f"| {path.name} | {kind} | {path.stat().st_size / 1e6:,.1f} | | | | |\n"
+    return f"| {path.name} | {kind} | {path.stat().st_size / 1e6:,.1f} | | | | |"
 
 
-def needed(parts: Sequence[Path], size: int) -> str:
+def needed(parts: Sequence[Path]) -> str:
     """Say how many GB a model needs at each context, or that it has no such context."""
-    if len(parts) > 1:
-        return f"over {size / 1e9:.1f}"
-    header = read_header(parts[0])
+    header = header_of(parts)
     said = []
     for n_ctx in CONTEXTS:
         fits = n_ctx <= memory.native_context(header)
         said.append(f"{memory.estimate(header, n_ctx=n_ctx).total / 1e9:.1f}" if fits else "-")
     return " / ".join(said)
-
-
-def modelfile(model: Path) -> str:
-    """Write Ollama's Modelfile: template, sampling of the file, and where answers end."""
-    layout = read_layout(model)
-    parameters = [f'PARAMETER stop "{stop}"' for stop in STOPS]
-    for key, ollama in (("temp", "temperature"), ("top_k", "top_k"), ("top_p", "top_p")):
-        value = layout.get(f"general.sampling.{key}")
-        if value is not None:
-            parameters.append(f"PARAMETER {ollama} {round(value, 4)}")
-    return MODELFILE.format(file=model.name, parameters="\n".join(parameters) + "\n")
 
 
 def front_matter(path: Path) -> dict[str, Any]:

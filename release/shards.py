@@ -101,7 +101,13 @@ def _check_tensors(shards: Sequence[Layout]) -> None:
 
 
 def split(
-    file: Path, out: Path, max_bytes: int, *, force: bool = False, advance: Advance = lambda _: None
+    file: Path,
+    out: Path,
+    max_bytes: int,
+    *,
+    prefix: str = "",
+    force: bool = False,
+    advance: Advance = lambda _: None,
 ) -> list[Path]:
     """Cut a GGUF file into shards of at most `max_bytes`; all of them appear at the end, or none does.
 
@@ -109,6 +115,7 @@ def split(
         file: the GGUF file.
         out: the shards' folder; made if absent.
         max_bytes: of a shard, with its header.
+        prefix: of the shards' names; empty: that of the file.
         force: replace existing files.
         advance: called with the bytes of every tensor written.
 
@@ -126,8 +133,8 @@ def split(
     groups = _groups(layout, max_bytes)
     if len(groups) > MAX_SHARDS:
         raise OutputError(f"{max_bytes:,} bytes a shard would make {len(groups):,} of them; choose a larger size")
-    prefix = file.name.removesuffix(".gguf")
-    paths = [shard_path(out, prefix, index, len(groups)) for index in range(len(groups))]
+    stem = prefix or file.name.removesuffix(".gguf")
+    paths = [shard_path(out, stem, index, len(groups)) for index in range(len(groups))]
     _check_outputs(paths, layout.size, force=force)
     with ExitStack() as stack, file.open("rb") as source:
         drafts = []

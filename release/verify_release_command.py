@@ -8,7 +8,7 @@ import click
 
 from qwen35_gguf import progress
 from qwen35_gguf.command_errors import reports_errors
-from qwen35_gguf.release import package
+from qwen35_gguf.release import verify_release
 
 
 @click.command("verify-release")
@@ -19,7 +19,7 @@ from qwen35_gguf.release import package
 @reports_errors
 def command(folder: Path, against: str, revision: str, jobs: int) -> None:
     """Make the release in FOLDER again and compare every byte; exit code 0 if all are the same, 1 otherwise."""
-    problems = package.verify(folder, against, revision=revision, jobs=jobs, say=progress.say)
+    problems = verify_release.verify(folder, against, revision=revision, jobs=jobs, say=progress.say)
     for problem in problems:
         click.echo(f"FAIL {problem}")
     click.echo(f"{folder}: {'PASS' if not problems else f'FAIL, {len(problems)} differences'}")

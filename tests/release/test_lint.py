@@ -14,10 +14,12 @@ from click.testing import CliRunner, Result
 
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.release import metadata_edit
+from qwen35_gguf.quant import recipe_file
+from qwen35_gguf.release import metadata_edit, shards
 from qwen35_gguf.release.container import read_layout
 
 Factory = Callable[..., Path]
+TINY = Path(__file__).parents[2] / "examples" / "tiny-qwen3.5"
 
 
 def run(*arguments: object) -> Result:
@@ -63,10 +65,63 @@ def test_nothing_is_found_where_nothing_is(clean: Path) -> None:
     assert run("lint", clean / "model.gguf").exit_code == 0
 
 
-@pytest.mark.parametrize("quant", ["Q2_K", "Q3_K_M", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "F16", "BF16", "F32"])
-def test_what_convert_writes_is_clean(checkpoint: Factory, tmp_path: Path, quant: str) -> None:
-    for file in hf_to_gguf.convert(checkpoint(tied=False), quant, tmp_path):
-        assert findings(file) == [], file.name
+CHECKPOINTS: dict[str, dict[str, object]] = {
+    "dense, tied": {"tied": True},
+    "dense, untied, three value heads per key": {"tied": False, "value_heads_per_key": 3},
+    "mixture of experts": {"moe": True},
+    "without MTP": {"mtp": False},
+    "text only": {"text_only": True},
+    "in shards": {"shards": 3},
+}
+QUANTS = ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "F16", "BF16", "F32"]
+
+
+NO_DRAFTS = [("note", "nextn")]  # what is said of a model without MTP
+
+
+def found_in(files: list[Path]) -> list[tuple[str, str]]:
+    return [(one["severity"], one["check"]) for file in files for one in findings(file)]
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q2_K", "Q8_0", "IQ4_XS", "BF16", "F32"])
+def test_no_fault_in_what_convert_writes(checkpoint: Factory, tmp_path: Path, kind: str, quant: str) -> None:
+    files = hf_to_gguf.convert(checkpoint(**CHECKPOINTS[kind]), quant, tmp_path)
+    assert len(files) == (1 if kind == "text only" else 2)
+    assert found_in(files) == (NO_DRAFTS if kind == "without MTP" else [])
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_no_fault_in_any_mix_of_the_trained_model(tmp_path: Path, quant: str) -> None:
+    assert found_in(hf_to_gguf.convert(TINY, quant, tmp_path)) == []
+
+
+@pytest.mark.parametrize("kind", ["dense, tied", "dense, untied, three value heads per key", "mixture of experts"])
+@pytest.mark.parametrize("quant", recipe_file.sizes("deltanet"))
+def test_no_fault_in_the_recipe_deltanet(checkpoint: Factory, tmp_path: Path, kind: str, quant: str) -> None:
+    files = hf_to_gguf.convert(checkpoint(**CHECKPOINTS[kind]), quant, tmp_path, vision=False, recipe="deltanet")
+    assert found_in(files) == []
+
+
+@pytest.mark.parametrize("source", ["random", "trained"])
+@pytest.mark.parametrize("mmproj_type", ["BF16", "F16", "F32", "Q8_0"])
+def test_no_fault_in_a_tower_of_any_type(checkpoint: Factory, tmp_path: Path, source: str, mmproj_type: str) -> None:
+    made_of = TINY if source == "trained" else checkpoint(tied=True)
+    model, tower = hf_to_gguf.convert(made_of, "Q8_0", tmp_path, mmproj_type=mmproj_type)
+    assert found_in([model, tower]) == []
+    assert findings(model, "--mmproj", tower) == findings(model)
+
+
+@pytest.mark.parametrize("without", ["mtp", "vision"])
+def test_no_fault_where_a_part_was_left_out(checkpoint: Factory, tmp_path: Path, without: str) -> None:
+    files = hf_to_gguf.convert(checkpoint(tied=True), "Q4_K_M", tmp_path, **{without: False})
+    assert found_in(files) == (NO_DRAFTS if without == "mtp" else [])
+
+
+def test_no_fault_in_shards(clean: Path, tmp_path: Path) -> None:
+    parts = shards.split(clean / "model.gguf", tmp_path, 1_000_000)
+    assert len(parts) > 1
+    assert findings(parts[0]) == []
 
 
 NO_SYSTEM = (

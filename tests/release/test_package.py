@@ -1,29 +1,32 @@
-"""A release: one pass gives what single conversions give, it can go on, be made again, and be published."""
+"""A release: one pass gives what single conversions give, it can go on, and be made again."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import http.server
 import json
 import os
+import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
-import yaml
 from click.testing import CliRunner, Result
 
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.tensor_map import OutputTensor
 from qwen35_gguf.errors import OutputError, PackageError
-from qwen35_gguf.release import package
-from qwen35_gguf.release.package import Options
+from qwen35_gguf.release import package, shards
+from qwen35_gguf.release import state as states
+from qwen35_gguf.release.package import Finish
+from qwen35_gguf.release.planning import Options
+from qwen35_gguf.release.verify_release import verify
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny-qwen3.5"
 
@@ -32,14 +35,28 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+FAST = Finish(measure=False)
+
+
 @pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some of what the tiny model never saw."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text((TINY / "evaluation.txt").read_text(encoding="utf-8")[:12_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def release(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package") / "release"
-    text = TINY / "evaluation.txt"
     options = ["--quants", "Q4_K_M,Q8_0", "--license", "apache-2.0", "--base-model", "a/b", "-f", text]
     result = run("package", TINY, "-o", folder, *options)
     assert result.exit_code == 0, result.output
     return folder
+
+
+def checksums_of_models(folder: Path) -> list[str]:
+    return [line for line in (folder / "SHA256SUMS").read_text().splitlines() if line.endswith(".gguf")]
 
 
 def test_one_pass_gives_what_single_conversions_give(release: Path, tmp_path: Path) -> None:
@@ -89,54 +106,111 @@ def test_a_change_is_found(release: Path, tmp_path: Path) -> None:
     raw = bytearray(file.read_bytes())
     raw[-9] ^= 1
     file.write_bytes(raw)
-    result = run("verify-release", tmp_path, "--against", TINY, "--jobs", 1)
-    assert (result.exit_code, f"{file.name}: is not what this checkpoint gives" in result.output) == (1, True)
+    result = run("verify-release", tmp_path, "--against", TINY)
+    assert (result.exit_code, f"{file.name}: differs" in result.output) == (1, True), result.output
     assert run("publish", tmp_path, "--repo", "a/b", "--dry-run").exit_code == 2
+    assert run("checksum", tmp_path, "--write").exit_code == 0  # now the list agrees with the change
+    result = run("verify-release", tmp_path, "--against", TINY)
+    assert (result.exit_code, f"{file.name}: is not what this checkpoint gives" in result.output) == (1, True)
+    (tmp_path / "other-Q8_0.gguf").write_bytes(raw)
+    next(tmp_path.glob("mmproj*")).unlink()
+    result = run("verify-release", tmp_path, "--against", TINY)
+    assert "is missing" in result.output
+    assert "other-Q8_0.gguf: is not part of the release" in result.output
+
+
+@pytest.mark.parametrize(("cpu", "jobs"), [("portable", 1), ("avx2", 3)])
+def test_the_bytes_do_not_depend_on_threads_or_instructions(release: Path, tmp_path: Path, cpu: str, jobs: int) -> None:
+    command = [sys.executable, "-m", "qwen35_gguf.cli", "package", str(TINY), "-o", str(tmp_path / "again")]
+    command += ["--quants", "Q4_K_M,Q8_0", "--no-measure", "--jobs", str(jobs)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"QWEN35_CPU": cpu}, timeout=300)
+    assert checksums_of_models(tmp_path / "again") == checksums_of_models(release)
+
+
+def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
+    """For all quants, with and without the head, the heads alone, the towers, and what divergence is measured from."""
+    read: Counter[str] = Counter()
+    real = OutputTensor.blocks
+
+    def counting(tensor: OutputTensor, checkpoint: Checkpoint) -> Iterator[Any]:
+        read[tensor.name] += 1
+        return real(tensor, checkpoint)
+
+    monkeypatch.setattr(OutputTensor, "blocks", counting)
+    options = Options(str(TINY), ("Q4_0", "Q8_0"), mmproj_types=("BF16", "F16"), plain=True, heads=True)
+    package.package(options, tmp_path / "release", Finish(text=text))
+    assert len(list((tmp_path / "release").glob("*.gguf"))) == 8
+    assert set(read.values()) == {1}
+    assert {"token_embd.weight", "v.post_ln.weight", "blk.8.nextn.eh_proj.weight"} <= set(read)
+    figures = json.loads((tmp_path / "release" / states.STATE).read_text())["figures"]
+    assert len(figures) == 4
 
 
 def test_an_interrupted_release_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "release"
     options = Options(str(TINY), ("Q4_K_M", "Q4_0"), plain=True)
-    passes: list[int] = []
-    real = hf_to_gguf.write_files
+    real = hf_to_gguf._pack
 
-    def counting(checkpoint: object, files: list[object], **arguments: object) -> None:
-        passes.append(len(files))
-        if len(passes) == 2:
-            raise KeyboardInterrupt
-        real(checkpoint, files, **arguments)
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(hf_to_gguf, "write_files", counting)
+    monkeypatch.setattr(hf_to_gguf, "_pack", stop)
     with pytest.raises(KeyboardInterrupt):
-        package.package(options, folder, measure=False)
+        package.package(options, folder, FAST)
+    assert [path.name for path in folder.iterdir()] == []  # nothing is half there
+    monkeypatch.setattr(hf_to_gguf, "_pack", real)
+    monkeypatch.setattr(package, "write_texts", stop)
+    with pytest.raises(KeyboardInterrupt):
+        package.package(options, folder, FAST)
+    monkeypatch.undo()
     done = {path: path.stat().st_mtime_ns for path in folder.glob("*.gguf")}
-    assert len(done) == passes[0] == 2
-    passes[:] = [0, 0, 0]
-    files = package.package(options, folder, measure=False)
-    assert passes[3:] == [2, 1]  # without the MTP head, and the tower
-    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    assert len(done) == 5
+    lost = next(folder.glob("*nomtp-Q4_0.gguf"))
+    before = lost.read_bytes()
+    lost.write_bytes(before[:-1])
+    said: list[str] = []
+    files = package.package(options, folder, FAST, say=said.append)
+    assert "4 of 5 files are there already" in said
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items() if path != lost)
+    assert lost.read_bytes() == before  # the checksum of the weights, which were not all read again, included
     assert len([path for path in files if path.suffix == ".gguf"]) == 5
-    names = {t.name for t in gguf.GGUFReader(next(folder.glob("*nomtp-Q4_0.gguf"))).tensors}
-    assert not any("nextn" in name for name in names)
+    assert not any("nextn" in tensor.name for tensor in gguf.GGUFReader(lost).tensors)
     with pytest.raises(PackageError, match="begun with other options"):
-        package.package(Options(str(TINY), ("Q6_K",)), folder, measure=False)
+        package.package(Options(str(TINY), ("Q6_K",)), folder, FAST)
+    (folder / states.STATE).write_text("{}")
+    with pytest.raises(PackageError, match="is damaged; remove it"):
+        package.package(options, folder, FAST)
+
+
+def test_a_lost_shard_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    options = Options(str(TINY), ("Q4_0",), max_shard_size=2_000_000)
+    package.package(options, folder, FAST)
+    before = checksums_of_models(folder)
+    sorted(folder.glob("Tiny*.gguf"))[1].unlink()
+    package.package(options, folder, FAST)
+    assert checksums_of_models(folder) == before
 
 
 def test_large_files_are_split(tmp_path: Path) -> None:
     folder = tmp_path / "release"
-    package.package(Options(str(TINY), ("Q4_0",), max_shard_size=2_000_000), folder, measure=False)
+    package.package(Options(str(TINY), ("Q4_0",), max_shard_size=2_000_000), folder, FAST)
     parts = sorted(folder.glob("Tiny*.gguf"))
     assert len(parts) > 1
     assert all("-of-" in path.name for path in parts)
-    assert "and" in next(line for line in (folder / "README.md").read_text().splitlines() if "-00001-of" in line)
-    assert package.verify(folder, str(TINY)) == []
+    row = next(line for line in (folder / "README.md").read_text().splitlines() if line.startswith("| Tiny"))
+    assert f"-00001-of-{len(parts):05}.gguf and {len(parts) - 1} more" in row
+    bits = 8 * sum(t.n_bytes for path in parts for t in gguf.GGUFReader(path).tensors)
+    weights = sum(int(t.n_elements) for path in parts for t in gguf.GGUFReader(path).tensors)
+    assert f" {bits / weights:.2f} " in row
+    assert verify(folder, str(TINY)) == []
 
 
 def test_heads_are_draft_models_of_their_own(tmp_path: Path) -> None:
     from qwen35_gguf.runtime.llama import Model
 
     folder = tmp_path / "release"
-    package.package(Options(str(TINY), ("Q4_0",), heads=True), folder, measure=False)
+    package.package(Options(str(TINY), ("Q4_0",), heads=True), folder, FAST)
     head, whole = next(folder.glob("mtp-*.gguf")), next(folder.glob("Tiny*.gguf"))
     expected = {t.name: t for t in gguf.GGUFReader(whole).tensors}
     names = []
@@ -151,7 +225,100 @@ def test_heads_are_draft_models_of_their_own(tmp_path: Path) -> None:
     assert "| MTP head |" in (folder / "README.md").read_text()
 
 
-def test_bad_input_is_refused(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_break_for_its_users_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "checkpoint"
+    shutil.copytree(TINY, source)
+    (source / "chat_template.jinja").unlink()
+    options = ["--quants", "Q4_0", "--no-measure"]
+    result = run("package", source, "-o", tmp_path / "release", *options)
+    assert result.exit_code == 2
+    assert "would break for its users: chat template: tokenizer.chat_template: is missing" in result.stderr
+    assert "--no-lint" in result.stderr
+    assert not (tmp_path / "release" / "SHA256SUMS").exists()  # so that it cannot be published
+    assert run("package", source, "-o", tmp_path / "release", *options, "--no-lint").exit_code == 0
+
+
+# ---- of files that are there -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GGUF files as they lie about: odd names, one set of shards."""
+    folder = tmp_path_factory.mktemp("ready")
+    text, tower = hf_to_gguf.convert(TINY, "Q4_K_M", folder / "made")
+    (exact,) = hf_to_gguf.convert(TINY, "BF16", folder / "made", vision=False)
+    shutil.copy(text, folder / "tiny.q4_k_m.gguf")
+    shutil.copy(tower, folder / "mmproj.gguf")
+    shards.split(exact, folder, 5_000_000, prefix="Tiny-exact")
+    return folder
+
+
+def test_files_that_are_there_become_a_release(ready: Path, tmp_path: Path, text: Path) -> None:
+    folder = tmp_path / "release"
+    files = [ready / "tiny.q4_k_m.gguf", ready / "mmproj.gguf", *sorted(ready.glob("Tiny-exact-*.gguf"))]
+    result = run("package", *files, "-o", folder, "-f", text, "--base-model", "a/b")
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in folder.glob("*.gguf")}
+    count = len(files) - 2
+    assert names == {
+        "tiny-Q4_K_M.gguf", "mmproj-tiny-BF16.gguf", *(f"tiny-BF16-{i + 1:05}-of-{count:05}.gguf" for i in range(count))
+    }  # fmt: skip
+    assert (folder / "tiny-Q4_K_M.gguf").read_bytes() == files[0].read_bytes()
+    assert run("checksum", folder).exit_code == 0
+    card = (folder / "README.md").read_text()
+    row = next(line for line in card.splitlines() if line.startswith("| tiny-Q4_K_M"))
+    assert 0.0005 < float(row.split("|")[5].split()[0]) < 0.01
+    assert "verify-release" not in card
+    assert "FROM ./tiny-Q4_K_M.gguf" in (folder / "Modelfile").read_text()
+    said = json.loads((folder / "recipe.json").read_text())
+    assert [one["source"][0] for one in said["files"]][:2] == ["tiny.q4_k_m.gguf", "mmproj.gguf"]
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("*.gguf")}
+    assert run("package", *files, "-o", folder, "-f", text, "--base-model", "a/b").exit_code == 0  # goes on
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    result = run("verify-release", folder, "--against", TINY)
+    assert (result.exit_code, "was made of GGUF files" in result.stderr) == (2, True)
+
+
+def test_large_files_that_are_there_are_cut(ready: Path, tmp_path: Path) -> None:
+    file = ready / "tiny.q4_k_m.gguf"
+    result = run("package", file, "-o", tmp_path / "release", "--max-shard-size", "2MB", "--name", "Small")
+    assert result.exit_code == 0, result.output
+    assert "no divergence was measured" in result.stderr
+    parts = sorted((tmp_path / "release").glob("Small-Q4_K_M-*.gguf"))
+    assert len(parts) > 1
+    assert shards.merge(parts[0], tmp_path / "joined.gguf").read_bytes() == file.read_bytes()
+
+
+def test_files_that_do_not_belong_together_are_refused(
+    ready: Path, tmp_path: Path, checkpoint: Callable[..., Path]
+) -> None:
+    file, tower = ready / "tiny.q4_k_m.gguf", ready / "mmproj.gguf"
+    other = hf_to_gguf.convert(checkpoint(tied=False), "Q8_0", tmp_path / "other", vision=False)[0]
+    twin = tmp_path / "twin.gguf"
+    twin.write_bytes(file.read_bytes())
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(file.read_bytes()[:-100])
+    for arguments, message in (
+        ((file, other), "is of another model than"),
+        ((file, twin), "leave one out"),
+        ((tower,), "is no text model"),
+        ((file, TINY), "not both"),
+        ((file, tmp_path / "none.gguf"), "none.gguf"),
+        ((damaged,), "is cut off"),
+        ((file, "--quants", "Q4_0"), "--quants is for a checkpoint"),
+        ((file, "--heads"), "--heads is for a checkpoint"),
+        ((TINY, TINY), "give one checkpoint"),
+        ((TINY, "--reference", file), "--reference is for GGUF files"),
+    ):
+        result = run("package", *arguments, "-o", tmp_path / "release")
+        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+    assert not list((tmp_path / "release").glob("*.gguf")) if (tmp_path / "release").exists() else True
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     for arguments, message in (
         (("package", TINY, "-o", tmp_path), "has holiday.jpg, which does not belong there"),
@@ -159,9 +326,9 @@ def test_bad_input_is_refused(release: Path, tmp_path: Path, monkeypatch: pytest
         (("package", TINY, "-o", tmp_path / "a", "--quants", ","), "is empty"),
         (("package", TINY, "-o", tmp_path / "a", "--quants", "Q9"), "Q9"),
         (("package", TINY, "-o", tmp_path / "a", "--recipe", "x.yaml"), "a release takes one of deltanet"),
+        (("package", TINY, "-o", tmp_path / "a", "--mmproj-types", "BF16,bf16"), "BF16 is named twice"),
+        (("package", TINY, "-o", tmp_path / "a", "--mmproj-types", "Q4_0"), "--mmproj-type Q4_0: unknown"),
         (("verify-release", tmp_path, "--against", TINY), "has no recipe.json"),
-        (("publish", release, "--repo", "no name", "--dry-run"), "is no name such as"),
-        (("publish", tmp_path, "--repo", "a/b", "--dry-run"), "SHA256SUMS"),
     ):
         result = run(*arguments)
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
@@ -169,119 +336,6 @@ def test_bad_input_is_refused(release: Path, tmp_path: Path, monkeypatch: pytest
 
     usage = type("Usage", (), {"free": 1000, "total": 1000, "used": 0})
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _path: usage)
-    with pytest.raises(OutputError):
-        package.package(Options(str(TINY), ("Q4_0",)), tmp_path / "full", measure=False)
+    with pytest.raises(OutputError, match=r"needs \d\.\d\d GB, but only 0\.00 GB are free"):
+        package.package(Options(str(TINY), ("Q4_0",)), tmp_path / "full", FAST)
     assert not list((tmp_path / "full").glob("*.gguf"))
-
-
-def test_a_dry_run_prints_what_would_go(release: Path) -> None:
-    result = run("publish", release, "--repo", "user/name", "--dry-run")
-    assert result.exit_code == 0
-    assert "SHA256SUMS" in result.stdout
-    assert ".qwen35-package.json" not in result.stdout
-    assert result.stdout.endswith("would go to user/name; nothing was sent\n")
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """What of the Hub's HTTP API an upload needs, in memory."""
-
-    def do_POST(self) -> None:
-        hub, path = self.server, self.path.split("?")[0]
-        raw = self._body()
-        if self.headers.get("Authorization") != "Bearer hf_secret":
-            self._answer({"error": "Invalid credentials"}, 401)
-        elif path == "/api/repos/create":
-            hub.created = json.loads(raw)
-            self._answer({"url": f"{hub.address}/user/name", "name": "user/name"})
-        elif path == "/api/validate-yaml":
-            self._answer({"errors": [], "warnings": []})
-        elif path.endswith("/preupload/main"):
-            files = json.loads(raw)["files"]
-            modes = [
-                {
-                    "path": f["path"],
-                    "uploadMode": "lfs" if f["path"].endswith("gguf") else "regular",
-                    "shouldIgnore": False,
-                }
-                for f in files
-            ]
-            self._answer({"files": modes})
-        elif path.endswith("/info/lfs/objects/batch"):
-            objects = [
-                {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{hub.address}/lfs/{o['oid']}"}}}
-                for o in json.loads(raw)["objects"]
-            ]
-            self._answer({"transfer": "basic", "objects": objects})
-        elif path.endswith("/commit/main"):
-            for line in raw.decode().splitlines():
-                item = json.loads(line)
-                value = item["value"]
-                if item["key"] == "file":
-                    hub.files[value["path"]] = base64.b64decode(value["content"])
-                elif item["key"] == "lfsFile":
-                    hub.files[value["path"]] = hub.objects[value["oid"]]
-            self._answer({"commitUrl": f"{hub.address}/user/name/commit/1", "commitOid": "1" * 40, "success": True})
-        else:
-            self._answer({"error": f"unknown {path}"}, 404)
-
-    def do_PUT(self) -> None:
-        raw = self._body()
-        self.server.objects[hashlib.sha256(raw).hexdigest()] = raw
-        self._answer({})
-
-    def do_GET(self) -> None:
-        self._answer({"id": "user/name", "sha": "0" * 40, "siblings": [], "type": "user", "name": "user"})
-
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
-    def _answer(self, content: object, status: int = 200) -> None:
-        raw = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[http.server.ThreadingHTTPServer]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files, server.objects, server.created = {}, {}, None
-    server.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def publish(release: Path, address: str, token: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-m", "qwen35_gguf.cli", "publish", str(release), "--repo", "user/name", "--private"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
-
-
-def test_a_release_arrives_whole(release: Path, hub: http.server.ThreadingHTTPServer, tmp_path: Path) -> None:
-    done = publish(release, hub.address, "hf_secret", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert hub.created.get("private") is True or hub.created.get("visibility") == "private"
-    expected = {p.name: p.read_bytes() for p in release.iterdir() if not p.name.startswith(".")}
-    assert {name: raw for name, raw in hub.files.items() if name != ".gitattributes"} == expected
-    assert "hf_secret" not in done.stdout + done.stderr
-    assert yaml.safe_load(hub.files["README.md"].decode().split("---")[1])["base_model"] == ["a/b"]
-
-
-def test_refusals_are_one_line_without_the_token(
-    release: Path, hub: http.server.ThreadingHTTPServer, tmp_path: Path
-) -> None:
-    for token, message in (("hf_wrong", "the Hub refuses"), ("", "nobody is logged in")):
-        done = publish(release, hub.address, token, tmp_path)
-        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
-        assert "Traceback" not in done.stderr
-        assert "hf_wrong" not in done.stderr

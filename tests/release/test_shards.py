@@ -1,9 +1,13 @@
-"""Shards against llama.cpp, which loads and names them, and the gguf package, which reads and writes them."""
+"""Shards against llama.cpp, which loads, names, cuts and joins them, and the gguf package, which does the same."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import itertools
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
@@ -200,3 +204,67 @@ def test_metadata_of_a_shard_can_be_changed_but_not_what_makes_it_a_shard(parts:
     assert shards.read_set(mine[1])[0].get("general.name") == "A much longer name than before"
     with pytest.raises(Exception, match="how the file is laid out"):
         metadata_edit.change(mine[0], remove=["split.count"])
+
+
+# ---- llama-gguf-split --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gguf_split() -> Callable[..., None]:
+    """Run llama-gguf-split of a stock llama.cpp; the first time it is built, which takes minutes."""
+    path = Path(__file__).parents[2] / "bench" / "stock.py"
+    spec = importlib.util.spec_from_file_location("stock", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["stock"] = module  # dataclasses look their module up while it is being executed
+    spec.loader.exec_module(module)
+    tool = module.build_stock().split
+
+    def run(*arguments: object) -> None:
+        done = subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [("--split-max-size", "1M"), ("--split-max-tensors", "7"), ("--no-tensor-first-split", "--split-max-size", "2M")],
+)
+@pytest.mark.parametrize("file", [0, 1], ids=["model", "tower"])
+def test_joins_what_llama_gguf_split_has_cut(
+    files: list[Path], gguf_split: Callable[..., None], tmp_path: Path, how: tuple[str, ...], file: int
+) -> None:
+    gguf_split("--split", *how, files[file], tmp_path / "theirs")
+    found = sorted(tmp_path.glob("theirs-*.gguf"))
+    assert len(found) > 1
+    assert found == [shards.shard_path(tmp_path, "theirs", index, len(found)) for index in range(len(found))]
+    joined = shards.merge(found[-1], tmp_path / "joined.gguf")
+    assert joined.read_bytes() == files[file].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [0, 1], ids=["model", "tower"])
+def test_llama_gguf_split_joins_what_we_have_cut(
+    files: list[Path], gguf_split: Callable[..., None], tmp_path: Path, file: int
+) -> None:
+    parts = shards.split(files[file], tmp_path / "parts", SIZE)
+    gguf_split("--merge", parts[0], tmp_path / "joined.gguf")
+    expected, joined = read_layout(files[file]), read_layout(tmp_path / "joined.gguf")
+    # It leaves the keys of shards in the file, with no shards in them.
+    assert [entry for entry in joined.entries if entry.key not in shards.SPLIT_KEYS] == list(expected.entries)
+    assert joined.get("split.count") == 0
+    assert joined.tensors == expected.tensors
+    assert joined.path.read_bytes()[joined.data_start :] == expected.path.read_bytes()[expected.data_start :]
+
+
+@pytest.mark.slow
+def test_shards_of_the_same_tensors_are_the_same_files(
+    files: list[Path], gguf_split: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    gguf_split("--split", "--split-max-tensors", "1", files[0], tmp_path / "theirs" / files[0].stem)
+    ours = shards.split(files[0], tmp_path / "ours", 1)
+    assert [path.name for path in ours] == sorted(path.name for path in (tmp_path / "theirs").iterdir())
+    for path in ours:
+        assert path.read_bytes() == (tmp_path / "theirs" / path.name).read_bytes(), path.name
