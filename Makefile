@@ -15,6 +15,9 @@ TARGET     ?=
 CPU        ?=
 IMAGE      ?=
 STOCK      ?=
+CUDA       ?=
+
+BUILD_FLAGS = $(if $(filter-out 0,$(STOCK)),--stock) $(if $(CUDA),--cuda '$(CUDA)')
 
 BIN  := $(VENV)/bin
 DEMO := examples/tiny-qwen3.5
@@ -33,7 +36,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs at once would break the environment
-.PHONY: help convert run runtime test test-all lint bench-convert bench-quant bench-ops bench-runtime bench-chat clean
+.PHONY: help convert run runtime test test-all lint bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -57,7 +60,10 @@ run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last,
 	echo "$$file" >&2; \
 	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT" $(if $(IMAGE),--image '$(IMAGE)')
 
-runtime: $(VENV)/.runtime  ## build llama-cpp-python with our patches (CMAKE_ARGS are passed on) and install it; STOCK=1: without
+runtime: $(VENV)/.runtime  ## build llama-cpp-python with our patches (CMAKE_ARGS are passed on) and install it; CUDA=86: for NVIDIA GPUs of that architecture; STOCK=1: without patches
+ifneq ($(strip $(BUILD_FLAGS)),)
+	'$(BIN)/python' patches/build.py $(BUILD_FLAGS)
+endif
 	@'$(BIN)/qwen35' doctor
 
 test: $(VENV)/.dev  ## run the tests that take seconds
@@ -90,6 +96,9 @@ bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llam
 	'$(BIN)/python' bench/chat.py --size '$(SIZE)'
 	'$(BIN)/python' bench/speculation.py --size '$(SIZE)'
 
+bench-offload: $(VENV)/.dev  ## splits over a GPU: parity with the CPU, memory against the plan, tuned settings against the defaults
+	'$(BIN)/python' bench/offload.py $(if $(filter command,$(origin SIZE)),--size '$(SIZE)') --save
+
 clean:  ## remove .venv, build products, and caches; keep OUT
 	rm -rf '$(VENV)' build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -101,7 +110,7 @@ $(BIN)/python:
 
 # llama-cpp-python is published as source only, so that a patched build costs no more than an install; it is kept.
 $(VENV)/.llama: $(PATCHES) | $(BIN)/python
-	'$(BIN)/python' patches/build.py $(if $(filter-out 0,$(STOCK)),--stock)
+	'$(BIN)/python' patches/build.py $(BUILD_FLAGS)
 	@touch '$@'
 
 # One stamp for each set of extras.

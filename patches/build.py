@@ -1,10 +1,11 @@
 """Build and install llama-cpp-python with the patches in this folder.
 
-python patches/build.py [--stock] [--python VENV/bin/python]
+python patches/build.py [--stock] [--cuda ARCHITECTURE] [--python VENV/bin/python]
 
 The source comes from the package index by pip and is held against a checksum; the kernels of ggml_ops are put beside
-ggml's, and the patches are applied with `git apply`. Options in CMAKE_ARGS are passed on, so that CUDA, Metal and
-Vulkan builds have the patches too. The wheel is kept, so that the next environment installs it in seconds.
+ggml's, and the patches are applied with `git apply`. Options in CMAKE_ARGS are passed on, so that Metal and Vulkan
+builds have the patches too; those for CUDA are found by cuda_options.py. The wheel is kept, so that the next
+environment installs it in seconds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from cuda_options import cuda_options
 from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run
 
 HERE = Path(__file__).resolve().parent
@@ -35,19 +37,20 @@ def main() -> None:
     """Build, unless the wheel is there; install."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stock", action="store_true", help="without the patches, to compare with")
+    parser.add_argument("--cuda", metavar="ARCHITECTURE", default="", help="for NVIDIA GPUs: 86, 89, ... or native")
     parser.add_argument("--python", default=sys.executable, help="of the environment to install into")
     options = parser.parse_args()
     patches = [] if options.stock else sorted(HERE.glob("[0-9]*.patch"))
-    wheel = build(patches)
+    wheel = build(patches, cuda_options(options.cuda) if options.cuda else "")
     pip = [options.python, "-m", "pip", "install", "--quiet"]
     run([*pip, str(wheel)], "llama-cpp-python cannot be installed")
     # The same version may be there already, with other patches or none.
     run([*pip, "--force-reinstall", "--no-deps", str(wheel)], "llama-cpp-python cannot be installed")
 
 
-def build(patches: list[Path]) -> Path:
+def build(patches: list[Path], more_args: str = "") -> Path:
     """Return the wheel of the patched source for this Python, building it if it is not kept."""
-    cmake_args = f"{DEFAULT_CMAKE_ARGS} {os.environ.get('CMAKE_ARGS', '')}".strip()
+    cmake_args = " ".join(filter(None, (DEFAULT_CMAKE_ARGS, more_args, os.environ.get("CMAKE_ARGS", ""))))
     folder = cache_folder() / "wheels" / key(patches, cmake_args)
     found = list(folder.glob("*.whl"))
     if found:
