@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "patches"))
+from amx import options_without_amx
 from sdist import NAME, VERSION, cache_folder, fail, fetch_sdist, run
 
 ROOT = f"{NAME}/vendor/llama.cpp"
@@ -36,7 +37,7 @@ CMAKE_OPTIONS = {
     "LLAMA_BUILD_TOOLS": "ON",
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_OPENSSL": "OFF",  # it would serve downloads only
-}
+} | options_without_amx()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from amx import options_without_amx
 from cuda_options import cuda_options
 from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run
 
@@ -50,7 +51,8 @@ def main() -> None:
 
 def build(patches: list[Path], more_args: str = "") -> Path:
     """Return the wheel of the patched source for this Python, building it if it is not kept."""
-    cmake_args = " ".join(filter(None, (DEFAULT_CMAKE_ARGS, more_args, os.environ.get("CMAKE_ARGS", ""))))
+    stock = " ".join(f"-D{name}='{value}'" for name, value in options_without_amx().items()) if not patches else ""
+    cmake_args = " ".join(filter(None, (DEFAULT_CMAKE_ARGS, stock, more_args, os.environ.get("CMAKE_ARGS", ""))))
     folder = cache_folder() / "wheels" / key(patches, cmake_args)
     found = list(folder.glob("*.whl"))
     if found:
