@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -44,8 +44,16 @@ def listed_files(folder: Path) -> list[Path]:
     return found
 
 
-def write(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) -> Path:
+def write(
+    folder: Path, *, known: Mapping[str, str] | None = None, jobs: int = 0, advance: Advance = lambda _: None
+) -> Path:
     """Make or replace the folder's SHA256SUMS.
+
+    Args:
+        folder: with the files.
+        known: checksums that were taken already, by name; these files are not read.
+        jobs: threads; 0 for one a core.
+        advance: called with the bytes that were read.
 
     Raises:
         ChecksumError: there is nothing to list, a name cannot be written, or a file cannot be read.
@@ -59,11 +67,14 @@ def write(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) -> 
     for name in names:
         if "\n" in name or "\r" in name or "\\" in name:
             raise ChecksumError(f"{folder}: the name {name!r} cannot stand in {LIST}; rename the file")
-    digests = _digests(files, jobs, advance)
+    found = dict(known or {})
+    unknown = [(name, path) for name, path in zip(names, files, strict=True) if name not in found]
+    taken = digests([path for _, path in unknown], jobs, advance)
+    found |= dict(zip((name for name, _ in unknown), taken, strict=True))
     target = folder / LIST
     with draft(target, replace=True) as made:
         with disk_errors(made.part):
-            made.file.writelines(f"{d}  {n}\n".encode() for d, n in zip(digests, names, strict=True))
+            made.file.writelines(f"{found[name]}  {name}\n".encode() for name in names)
         made.finish()
         made.publish()
     return target
@@ -108,13 +119,13 @@ def verify(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) ->
     """
     expected = read_list(folder)
     there = [name for name in expected if (folder / name).is_file()]
-    digests = dict(zip(there, _digests([folder / name for name in there], jobs, advance), strict=True))
+    found = dict(zip(there, digests([folder / name for name in there], jobs, advance), strict=True))
     verdicts = []
     for name, digest in expected.items():
-        if name not in digests:
+        if name not in found:
             verdicts.append(Verdict(name, "is missing"))
         else:
-            verdicts.append(Verdict(name, "" if digests[name] == digest else "differs; download it again"))
+            verdicts.append(Verdict(name, "" if found[name] == digest else "differs; download it again"))
     return verdicts
 
 
@@ -136,7 +147,12 @@ def digest(path: Path, advance: Advance = lambda _: None) -> str:
     return total.hexdigest()
 
 
-def _digests(paths: Sequence[Path], jobs: int, advance: Advance) -> list[str]:
-    """Hash files side by side: hashlib lets other threads run."""
+def digests(paths: Sequence[Path], jobs: int = 0, advance: Advance = lambda _: None) -> list[str]:
+    """Return the SHA-256 of files, taken side by side: hashlib lets other threads run.
+
+    Raises:
+        ChecksumError: one cannot be read.
+
+    """
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         return list(pool.map(lambda path: digest(path, advance), paths))

@@ -197,13 +197,15 @@ def convert(
     key = "" if state.weights else DIGEST_KEY
     found = hf_to_gguf.write_files(planned.source.checkpoint, [*made, *extra], jobs=jobs, digest_key=key)
     state.weights = state.weights or found
+    paths: list[Path] = []
     for file in made:
-        paths = [file.path]
         if file.arch != "clip" and file.path.stat().st_size > max_shard_size:  # towers load from one file
-            paths = shards.split(file.path, folder, max_shard_size, force=True)
+            paths += shards.split(file.path, folder, max_shard_size, force=True)
             file.path.unlink()
-        for path in paths:
-            state.files[path.name] = checksums.digest(path)
+        else:
+            paths.append(file.path)
+    digests = checksums.digests(paths, jobs)
+    state.files |= {path.name: digest for path, digest in zip(paths, digests, strict=True)}
     states.save(folder, state)
 
 
@@ -266,7 +268,7 @@ def write_texts(
     beside = [path for name in names if name not in models for path in states.parts_of(folder, name)]
     for name, content in card.texts(folder, whole, beside, figures=state.figures, origin=origin).items():
         states.write_text(folder / name, content)
-    checksums.write(folder, jobs=jobs)
+    checksums.write(folder, known=state.files, jobs=jobs)
     return checksums.listed_files(folder)
 
 
