@@ -1,9 +1,10 @@
 """The search of `qwen35 tune` against an exhaustive sweep of a small grid, for each goal, on a real model.
 
-.venv/bin/python bench/tune.py [--model FILE] [--size 0.8b] [--quant Q4_K_M]
+.venv/bin/python bench/tune.py [--model FILE] [--size 0.8b] [--quant Q4_K_M] [--device NAME]... [--rpc HOST:PORT]...
 
 The sweep measures every combination once. Then for each goal the sweep's best, what the search found, and the defaults
-are measured in turns; printed are ratios of medians, and how many different settings either side had to try.
+are measured in turns; printed are ratios of medians, and how many different settings either side had to try. With
+devices (by default this machine's GPUs; --device cpu: none) the combinations are those of placements and threads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from qwen35_gguf.runtime import offload
+from qwen35_gguf.runtime.available import available_bytes
+from qwen35_gguf.runtime.gguf_header import read_header
 from qwen35_gguf.runtime.llama import default_threads
 from qwen35_gguf.runtime.settings import Settings
 from qwen35_gguf.runtime.trial import Trials
@@ -22,6 +26,7 @@ from qwen35_gguf.runtime.tune import GOALS, Coordinate, Measurement, coordinates
 from runtime import convert
 
 GRID = ("threads", "threads_batch", "repack", "n_batch", "flash_attention")
+GRID_WITH_DEVICES = ("split", "gpu_layers", "host_feed_forward", "threads")
 N_CTX = 2048
 
 
@@ -32,26 +37,35 @@ def main() -> None:
     parser.add_argument("--quant", default="Q4_K_M")
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", action="append", default=[], help="a GPU of this machine, or cpu for none")
+    parser.add_argument("--rpc", action="append", default=[], help="a worker: host:port")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         file = options.model or convert(Path(scratch), options.size, options.quant)
-        cores = default_threads()
-        listed = [c for c in coordinates(cores=cores, n_ctx=N_CTX) if c.name in GRID]
-        with Trials(file, N_CTX, kept=2) as trials:
+        cores, gpus = default_threads(), offload.find(options.device, options.rpc)
+        layers = offload.most_layers(read_header(file))
+        with Trials(file, N_CTX, options.device, options.rpc, gpus, available_bytes()) as trials:
+            names = GRID_WITH_DEVICES if gpus else GRID
+            found = coordinates(cores=cores, n_ctx=N_CTX, devices=len(gpus), layers=layers, rank=trials.rank)
+            listed = [coordinate for coordinate in found if coordinate.name in names]
             compare(trials, listed, replace(Settings.default(), draft=False), options.rounds)
+
+
+def combinations(trials: Trials, listed: list[Coordinate], start: Settings) -> list[Settings]:
+    """Combine all values; of what comes to the same, one."""
+    values = {coordinate.name: coordinate.values for coordinate in listed}
+    grid = [replace(start, **dict(zip(values, chosen, strict=True))) for chosen in itertools.product(*values.values())]
+    return list({trials.effect(settings): settings for settings in grid}.values())
 
 
 def compare(trials: Trials, listed: list[Coordinate], start: Settings, rounds: int) -> None:
     """Print a line for each goal."""
-    grid = [
-        replace(start, **dict(zip([c.name for c in listed], values, strict=True)))
-        for values in itertools.product(*(c.values for c in listed))
-    ]
+    grid = combinations(trials, listed, start)
     print(f"{len(grid)} combinations of {', '.join(f'{c.name} {list(c.values)}' for c in listed)}", flush=True)
     swept = {settings: trials.measure(settings) for settings in grid}
     for goal in GOALS:
         best = max(grid, key=lambda settings, goal=goal: score(swept[settings], goal))  # type: ignore[misc]
-        found = search(start, listed, trials.measure, goal)
+        found = search(start, listed, trials.measure, goal, effect=trials.effect)
         sides = {"defaults": start, "tuned": found.settings, "sweep": best}
         seen: dict[str, list[Measurement]] = {side: [] for side in sides}
         for turn in range(rounds):

@@ -82,7 +82,7 @@ def describe(ggml: Any, pointer: int, endpoint: str = "") -> Device:
 
 def is_loopback(endpoint: str) -> bool:
     """Say whether host:port is on this machine."""
-    host = endpoint.rpartition(":")[0]
+    host = endpoint.rpartition(":")[0].lower()
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

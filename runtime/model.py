@@ -8,13 +8,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from qwen35_gguf.errors import BusyError, ClosedError, MessageError, WorkerError
+from qwen35_gguf.errors import BusyError, ClosedError, MemoryLimitError, MessageError, ModelError, WorkerError
 from qwen35_gguf.runtime import many, memory, offload, profiles, results, thinking
 from qwen35_gguf.runtime.available import available_bytes
+from qwen35_gguf.runtime.devices import Device
 from qwen35_gguf.runtime.engine import CHECKPOINTS, Depth, Engine
 from qwen35_gguf.runtime.files import find_mmproj, read_model
 from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
@@ -27,7 +28,7 @@ from qwen35_gguf.runtime.prompt import Prompt, called_tool, chat_prompt
 from qwen35_gguf.runtime.reply import RawText, ReplyParser
 from qwen35_gguf.runtime.results import ChatCompletion, ChatCompletionChunk, Completion, Delta, FinishReason, Timings
 from qwen35_gguf.runtime.sampling import NOT_THINKING, RAW, THINKING, Sampler, Sampling, choose, grammar_text, new_seed
-from qwen35_gguf.runtime.settings import Settings, context_options, model_options
+from qwen35_gguf.runtime.settings import Settings, context_options, model_options, needs
 from qwen35_gguf.runtime.template import ChatTemplate
 from qwen35_gguf.runtime.video import VideoLimits
 from qwen35_gguf.runtime.vision import Vision, check_mmproj
@@ -104,7 +105,8 @@ class Qwen35(Closing):
             n_batch: tokens of a prompt that are evaluated at once, by default 512.
             n_threads: by default one for each physical core.
             n_gpu_layers: layers on other devices, where llama.cpp was built for some; -1 for all. "auto", the default,
-                places layers and tensors as `qwen35 plan` shows.
+                places layers and tensors as `qwen35 plan` shows. What is given leaves a profile's placement aside; one
+                that does not fit, as with a longer context than that of the trials, is replaced by a plan.
             devices: names of GPUs that may be used, or "cpu" for none; by default all.
             rpc: workers (host:port) whose devices may be used as well.
             kv_type: of the KV cache, f16 (the default), q8_0 and so on.
@@ -147,36 +149,45 @@ class Qwen35(Closing):
         if not has_head and draft not in (None, 0, "auto"):
             raise MessageError(f"draft: {self.path} has no MTP head; use 0")
         available = offload.find(devices, rpc)
-        self.tuned = profiles.load(self.path, [device.name for device in available]) if profile else None
+        self.tuned = profiles.load(self.path, available) if profile else None
         settings = self.tuned.settings if self.tuned else Settings.default()
         if self.tuned:
             log.info("%s: %s", self.path.name, self.tuned)
         self._draft: Depth = 0 if not has_head else settings.depth if draft is None else draft
-        self._threads = settings.threads if n_threads is None else n_threads
-        self._kv_type = settings.kv_type if kv_type is None else kv_type
-        self._n_batch = settings.n_batch if n_batch is None else n_batch
+        given: dict[str, Any] = {"threads": n_threads, "threads_batch": n_threads, "n_batch": n_batch}
+        given |= {"kv_type": kv_type, "gpu_layers": n_gpu_layers}
+        settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+        if n_gpu_layers is not None:  # the rest of a placement was measured with other layers
+            settings = replace(settings, host_feed_forward=0, split=())
+        self._threads, self._n_batch, self._kv_type = settings.threads, settings.n_batch, settings.kv_type
         self._options = memory.rope_scaling(header, self.n_ctx) | context_options(settings)
-        if n_threads is not None:
-            self._options["n_threads_batch"] = n_threads
         self._load_options = model_options(settings)
         if self._mmproj is not None:
             check_mmproj(self._mmproj, int(header.require("embedding_length")))
-        needs = self._needs(header, cache_bytes)
-        layers = n_gpu_layers
-        if layers is None:
-            layers = settings.gpu_layers if self.tuned else "auto"
-        self.offload = offload.choose(header, layers, available, ram=available_bytes(), **needs)
-        if layers != "auto" and layers == settings.gpu_layers:
-            self.offload = offload.with_host_feed_forward(self.offload, header, settings.host_feed_forward)
-        self._check_memory = check_memory and self.offload.n_gpu_layers == 0
-        if self._check_memory:
-            memory.check_fits(header, **needs, image_pixels=self._image_pixels())
-        if note := memory.rope_note(header, self.n_ctx, self._kv_type):
-            log.warning("%s", note)
         self._cache_bytes, self._folder, self._lost = cache_bytes, None, False
         if state_dir is not None:
             identity = model_identity(self.path, kv=self._kv_type, **memory.rope_scaling(header, self.n_ctx))
             self._folder = StateFolder(Path(state_dir), identity)
+        try:
+            self._place(header, settings, available, check_memory)
+        except (MemoryLimitError, ModelError) as error:  # a profile's context was shorter
+            planned = replace(settings, gpu_layers="auto", host_feed_forward=0, split=())
+            if n_gpu_layers is not None or settings == planned:
+                raise
+            log.warning("%s: layers are placed as planned; as tuned they cannot be (%s)", self.path.name, error)
+            self._place(header, planned, available, check_memory)
+
+    def _place(self, header: GgufHeader, settings: Settings, devices: Sequence[Device], check_memory: bool) -> None:
+        """Decide what goes where, and load it there."""
+        checkpoints = CHECKPOINTS if self._cache_bytes is None else memory.states_in(header, self._cache_bytes)
+        needed = needs(settings, self._draft, n_ctx=self.n_ctx, checkpoints=checkpoints)
+        needed["mmproj"] = read_header(self._mmproj) if self._mmproj else None
+        self.offload = offload.of_settings(header, settings, devices, ram=available_bytes(), **needed)
+        self._check_memory = check_memory and self.offload.n_gpu_layers == 0
+        if self._check_memory:
+            memory.check_fits(header, **needed, image_pixels=self._image_pixels())
+        if note := memory.rope_note(header, self.n_ctx, self._kv_type):
+            log.warning("%s", note)
         self._load()
 
     def _load(self) -> None:
@@ -202,20 +213,6 @@ class Qwen35(Closing):
         except BaseException:
             self._model.close()
             raise
-
-    def _needs(self, header: GgufHeader, cache_bytes: int | None) -> dict[str, Any]:
-        """Say what is to be made, as `memory.estimate` and `plan.place` take it."""
-        rollback = MAX_DEPTH if self._draft == "auto" else self._draft
-        return {
-            "n_ctx": self.n_ctx,
-            "n_batch": self._n_batch,
-            "kv_type": self._kv_type,
-            "rollback": rollback,
-            "outputs": 1 + rollback,
-            "mtp": rollback > 0,
-            "checkpoints": CHECKPOINTS if cache_bytes is None else memory.states_in(header, cache_bytes),
-            "mmproj": read_header(self._mmproj) if self._mmproj else None,
-        }
 
     def _image_pixels(self) -> int:
         return self._media_limits.max_pixels if self._media_limits else memory.IMAGE_PIXELS

@@ -18,6 +18,7 @@ from qwen35_gguf.runtime.gguf_header import GgufHeader
 from qwen35_gguf.runtime.installed import installed_runtime
 from qwen35_gguf.runtime.llama import library
 from qwen35_gguf.runtime.plan import HOST, Machine, Plan, make_plan
+from qwen35_gguf.runtime.settings import Settings
 from qwen35_gguf.runtime.workers import connect
 
 Layers = int | Literal["auto"]
@@ -31,7 +32,7 @@ class Offload:
     Attributes:
         devices: that get layers, in this order.
         n_gpu_layers: layers on them, counted from the end, the output and the MTP block among them; -1 for all.
-        tensor_split: how many of these each device gets; empty: in proportion to its free memory.
+        tensor_split: how many of these each device gets, or in which proportion; empty: in that of free memory.
         overrides: pairs of a pattern for names of tensors and the name of the device that they are to be on.
 
     """
@@ -51,8 +52,9 @@ class Offload:
             return "all layers on the host"
         names = ", ".join(f"{d.name} ({d.endpoint})" if d.endpoint else d.name for d in self.devices)
         count = "all layers" if self.n_gpu_layers < 0 else f"{self.n_gpu_layers} layers"
+        shares = f" ({':'.join(f'{share:g}' for share in self.tensor_split)})" if self.tensor_split else ""
         moved = f", {len(self.overrides)} overrides" if self.overrides else ""
-        return f"{count} on {names}{moved}"
+        return f"{count} on {names}{shares}{moved}"
 
 
 class _Override(ctypes.Structure):
@@ -85,23 +87,40 @@ def _names_a_worker(names: Sequence[str], remote: Sequence[Device]) -> bool:
     return any(device.name.lower() == name.lower() for name in names for device in remote)
 
 
+def most_layers(header: GgufHeader) -> int:
+    """Count the layers that may be on devices: with the output and the MTP block."""
+    return memory.trunk_layers(header) + 1 + memory.has_mtp(header)
+
+
 def of_plan(plan: Plan, devices: Sequence[Device]) -> Offload:
     """Tell llama.cpp what a plan says; devices without a layer are left out."""
-    taken = [(device, count) for device, count in zip(devices, plan.tensor_split, strict=True) if count]
+    if not plan.n_gpu_layers:
+        return Offload()
     used = {name for _, name in plan.overrides}
     kept = [
         (device, count)
         for device, count in zip(devices, plan.tensor_split, strict=True)
         if count or device.name in used
     ]
-    if not taken:
-        return Offload()
-    return Offload(
-        tuple(device for device, _ in kept), plan.n_gpu_layers, tuple(float(count) for _, count in kept), plan.overrides
-    )
+    split = tuple(float(count) for _, count in kept) if len(kept) > 1 else ()
+    most = plan.placements[-1].layer + 1
+    return Offload(tuple(device for device, _ in kept), _all_as_one(plan.n_gpu_layers, most), split, plan.overrides)
 
 
-def choose(header: GgufHeader, layers: Layers, devices: Sequence[Device], *, ram: int, **options: Any) -> Offload:
+def _all_as_one(layers: int, most: int) -> int:
+    """Write all layers in one way, so that what places alike is equal."""
+    return ALL if layers == most else layers
+
+
+def choose(
+    header: GgufHeader,
+    layers: Layers,
+    devices: Sequence[Device],
+    *,
+    ram: int,
+    split: Sequence[int] = (),
+    **options: Any,
+) -> Offload:
     """Decide what goes where: as many layers as told, or what a plan finds best.
 
     Args:
@@ -109,23 +128,41 @@ def choose(header: GgufHeader, layers: Layers, devices: Sequence[Device], *, ram
         layers: a count, -1 for all, or "auto".
         devices: that may get some.
         ram: bytes of the host that may be used.
+        split: shares of the layers that these devices get, 0 for none; empty: as planned, or in proportion to memory.
         options: those of `plan.place`.
 
     Raises:
-        DeviceError: layers for devices, and there are none.
+        DeviceError: layers for devices, and there are none; or as many shares are not as devices.
         MemoryLimitError: no plan fits.
 
     """
+    if split and len(split) != len(devices):
+        raise DeviceError(f"{len(split)} shares for {len(devices)} devices: give one for each")
+    taken = [device for device, share in zip(devices, split, strict=True) if share] if split else list(devices)
+    shares = tuple(float(share) for share in split if share) if len(taken) > 1 else ()
     if layers == "auto":
-        return of_plan(make_plan(header, Machine(ram, tuple(devices)), **options), devices) if devices else Offload()
+        if not taken:
+            return Offload()
+        planned = of_plan(make_plan(header, Machine(ram, tuple(taken)), **options), taken)
+        return replace(planned, devices=tuple(taken), tensor_split=shares) if planned.devices and shares else planned
     if layers == 0:
         return Offload()
-    if not devices:
+    if not taken:
         raise DeviceError("layers on a GPU: this llama.cpp finds none; use 0, or name workers")
-    most = memory.trunk_layers(header) + 1 + memory.has_mtp(header)
+    most = most_layers(header)
     if layers > most:
         raise DeviceError(f"{layers} layers on a GPU: {header.path.name} has {most} with the output; use -1 for all")
-    return Offload(tuple(devices), layers)
+    return Offload(tuple(taken), _all_as_one(layers, most), shares)
+
+
+def of_settings(
+    header: GgufHeader, settings: Settings, devices: Sequence[Device], *, ram: int, **options: Any
+) -> Offload:
+    """Decide what goes where as settings say; arguments and errors are those of `choose`."""
+    placed = choose(header, settings.gpu_layers, devices, ram=ram, split=settings.split, **options)
+    if settings.gpu_layers == "auto":
+        return placed
+    return with_host_feed_forward(placed, header, settings.host_feed_forward)
 
 
 def with_host_feed_forward(offload: Offload, header: GgufHeader, count: int) -> Offload:
@@ -146,10 +183,9 @@ def model_params(offload: Offload) -> tuple[dict[str, Any], list[Any]]:
         DeviceError: an override names a device that is not there.
 
     """
-    if not offload.devices:
-        return {}, []
     runtime = installed_runtime()
     ggml: Any = ggml_library(runtime) if runtime else None
+    # Also where it is empty: without a list llama.cpp takes all that are there, and computes long prompts on them.
     handles = (ctypes.c_void_p * (len(offload.devices) + 1))(*(device.pointer for device in offload.devices), None)
     fields: dict[str, Any] = {"devices": ctypes.addressof(handles), "n_gpu_layers": offload.n_gpu_layers}
     keep: list[Any] = [handles]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from qwen35_gguf.runtime.engine import CHECKPOINTS, Depth
 from qwen35_gguf.runtime.llama import default_threads
+from qwen35_gguf.runtime.mtp import MAX_DEPTH
 
 LOAD_MODES = {(False, False): 0, (True, False): -1, (False, True): 2, (True, True): 3}  # of llama_load_mode; -1: maps
 AUTOMATIC, OFF = -1, 0  # of llama_flash_attn_type
@@ -24,8 +26,11 @@ class Settings:
         repack: copy weights into another order at load (`use_extra_bufts`).
         mmap: map the file instead of reading it.
         mlock: keep its pages in memory.
-        gpu_layers: how many layers are on other devices.
-        host_feed_forward: of how many of these the feed-forward parts are on the host all the same.
+        gpu_layers: how many layers are on other devices, -1 for all; "auto": what a plan finds best, none if there is
+            no device.
+        host_feed_forward: of how many of these the feed-forward parts are on the host all the same; a plan decides that
+            itself.
+        split: shares of these layers that the devices get, 0 for none; empty: as planned, or in proportion to memory.
         draft: whether the MTP head may draft.
 
     """
@@ -38,8 +43,9 @@ class Settings:
     repack: bool = True
     mmap: bool = True
     mlock: bool = False
-    gpu_layers: int = 0
+    gpu_layers: int | Literal["auto"] = "auto"
     host_feed_forward: int = 0
+    split: tuple[int, ...] = ()
     draft: bool = True
 
     @classmethod
@@ -56,6 +62,33 @@ class Settings:
     def but(self, name: str, value: Any) -> Settings:
         """Return a copy with one of them changed."""
         return replace(self, **{name: value})
+
+
+def from_record(record: dict[str, Any]) -> Settings:
+    """Return what `dataclasses.asdict` gave, after a way through JSON, which has lists only."""
+    return Settings(**record | {"split": tuple(record["split"])})
+
+
+def needs(settings: Settings, depth: Depth, *, n_ctx: int, checkpoints: int = CHECKPOINTS) -> dict[str, Any]:
+    """Say what is to be made, as `memory.estimate` and `plan.place` take it.
+
+    Args:
+        settings: to be loaded with.
+        depth: of drafts.
+        n_ctx: cells.
+        checkpoints: states that the prefix cache keeps.
+
+    """
+    rollback = MAX_DEPTH if depth == "auto" else depth
+    return {
+        "n_ctx": n_ctx,
+        "n_batch": settings.n_batch,
+        "kv_type": settings.kv_type,
+        "rollback": rollback,
+        "outputs": 1 + rollback,
+        "mtp": rollback > 0,
+        "checkpoints": checkpoints,
+    }
 
 
 def model_options(settings: Settings) -> dict[str, Any]:

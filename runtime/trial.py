@@ -1,19 +1,23 @@
 """One trial of settings, in a process of its own: what it breaks, and what it takes of memory, ends with it.
 
 `python -m qwen35_gguf.runtime.trial` reads a line of JSON that says what to load, then measures whenever another line
-comes, and answers each with a line of JSON. `Trials` is the other side.
+comes, and answers each with a line of JSON. `Trials` is the other side. Both find the same plan for "auto", since both
+plan with the memory that was free before the first trial.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import os
 import select
 import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,11 +26,15 @@ import numpy as np
 
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.runtime import offload
-from qwen35_gguf.runtime.gguf_header import read_header
+from qwen35_gguf.runtime.devices import Device
+from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
 from qwen35_gguf.runtime.llama import Context, FloatArray, Model
 from qwen35_gguf.runtime.mtp import MAX_DEPTH, Drafter, measure_costs, speed_up
-from qwen35_gguf.runtime.settings import Settings, context_options, model_options
+from qwen35_gguf.runtime.offload import Offload
+from qwen35_gguf.runtime.plan import HOST
+from qwen35_gguf.runtime.settings import Settings, context_options, from_record, model_options, needs
 from qwen35_gguf.runtime.tune import Measurement
+from qwen35_gguf.runtime.workers import say_hello
 
 PROMPT, ANSWER = 512, 24  # tokens of a measurement; the prompt is at least one batch
 BEHIND = 64  # tokens evaluated before the answer
@@ -38,35 +46,42 @@ TEXT = (
 )
 
 
+def place(header: GgufHeader, settings: Settings, devices: Sequence[Device], *, ram: int, n_ctx: int) -> Offload:
+    """Decide where a trial's layers go: where they would be when the model is loaded with these settings."""
+    return offload.of_settings(header, settings, devices, ram=ram, **needs(settings, settings.depth, n_ctx=n_ctx))
+
+
 # ---- in the process ----------------------------------------------------------------------------------------------
 
 
 def serve() -> None:
     """Load what the first line says, and measure for each further one."""
-    job = json.loads(sys.stdin.readline())
-    settings = Settings(**job["settings"])
-    try:
-        with _Loaded(Path(job["model"]), settings, job["n_ctx"], job["devices"], job["rpc"]) as loaded:
-            _say({})
-            for _ in sys.stdin:
-                _say(asdict(loaded.measure()))
-    except (Qwen35Error, MemoryError) as error:
-        _say({"problem": str(error) or "out of memory"})
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print
 
+        def say(answer: dict[str, Any]) -> None:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
 
-def _say(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+        try:
+            with _Loaded(json.loads(sys.stdin.readline())) as loaded:
+                say({})
+                for _ in sys.stdin:
+                    say(asdict(loaded.measure()))
+        except (Qwen35Error, MemoryError) as error:
+            say({"problem": str(error) or "out of memory"})
 
 
 class _Loaded:
     """A model and a context with certain settings."""
 
-    def __init__(self, path: Path, settings: Settings, n_ctx: int, devices: Sequence[str], rpc: Sequence[str]) -> None:
-        self.settings, self.n_ctx = settings, n_ctx
-        header = read_header(path)
-        placed = offload.choose(header, settings.gpu_layers, offload.find(devices, rpc), ram=0)
-        placed = offload.with_host_feed_forward(placed, header, settings.host_feed_forward)
+    def __init__(self, job: dict[str, Any]) -> None:
+        path, self.settings, self.n_ctx = Path(job["model"]), from_record(job["settings"]), job["n_ctx"]
+        settings, devices = self.settings, []
+        if job["free"]:
+            found = offload.find(job["devices"], job["rpc"])
+            devices = [replace(device, free=free) for device, free in zip(found, job["free"], strict=True)]
+        placed = place(read_header(path), settings, devices, ram=job["ram"], n_ctx=self.n_ctx)
         options, keep = offload.model_params(placed)
         self.model = Model(path, load_mtp=settings.draft, options=options | model_options(settings), keep=keep)
         self.context = self._context(settings.kv_type)
@@ -74,6 +89,8 @@ class _Loaded:
         ids = self.model.tokenize(TEXT)
         self.ids = (ids * (1 + max(PROMPT, settings.n_batch, BEHIND) // len(ids)))[: max(PROMPT, settings.n_batch)]
         self._evaluate(self.context, self.ids[:BEHIND])  # pages of the file come in, threads start
+        if placed.devices:
+            self._rates()  # kernels are compiled, work memory is taken
 
     def __enter__(self) -> _Loaded:
         return self
@@ -104,8 +121,8 @@ class _Loaded:
             context.evaluate(part, at, outputs=outputs if at + len(part) == len(ids) else 0)
         context.logits(-1)  # waits
 
-    def measure(self) -> Measurement:
-        """Take the figures."""
+    def _rates(self) -> tuple[float, float]:
+        """Return tokens per second of the prompt and of the answer."""
         start = time.perf_counter()
         self._evaluate(self.context, self.ids)
         prefill = len(self.ids) / (time.perf_counter() - start)
@@ -114,7 +131,11 @@ class _Loaded:
         for i in range(ANSWER):
             self.context.evaluate([self.ids[BEHIND + i]], BEHIND + i, outputs=1)
             self.context.logits(-1)
-        decode = ANSWER / (time.perf_counter() - start)
+        return prefill, ANSWER / (time.perf_counter() - start)
+
+    def measure(self) -> Measurement:
+        """Take the figures."""
+        prefill, decode = self._rates()
         if self._once is None:
             self._once = self._divergence(), self._drafting()
         return Measurement(prefill, decode, *self._once, memory=peak_memory())
@@ -186,7 +207,11 @@ class Trials:
         n_ctx: of the contexts.
         devices: names of the GPUs that may be used, or "cpu".
         rpc: workers.
+        found: the devices of these names, with what is free there.
+        ram: bytes of the host that may be used.
         kept: how many processes live at once; one where memory holds the model only once.
+        side_by_side: whether two of them may use devices at once: not where these hold the model only once, nor with a
+            worker, which serves one client at a time.
         patience: seconds that loading or a measurement may take.
 
     """
@@ -195,9 +220,13 @@ class Trials:
     n_ctx: int
     devices: Sequence[str] = ()
     rpc: Sequence[str] = ()
+    found: Sequence[Device] = ()
+    ram: int = 0
     kept: int = 2
+    side_by_side: bool = False
     patience: float = 300.0
     _live: OrderedDict[Settings, subprocess.Popen[str]] = field(default_factory=OrderedDict)
+    _placed: dict[Settings, Offload] = field(default_factory=dict)
 
     def __enter__(self) -> Trials:
         return self
@@ -207,6 +236,34 @@ class Trials:
     ) -> None:
         while self._live:
             self._end(next(iter(self._live)))
+
+    @functools.cached_property
+    def _header(self) -> GgufHeader:
+        return read_header(self.model)
+
+    def place(self, settings: Settings) -> Offload:
+        """Say where a trial's layers go; errors are those of `offload.choose`."""
+        if settings not in self._placed:
+            self._placed[settings] = place(self._header, settings, self.found, ram=self.ram, n_ctx=self.n_ctx)
+        return self._placed[settings]
+
+    def effect(self, settings: Settings) -> Hashable:
+        """Return what of settings makes a difference: where layers are, instead of how that was said."""
+        try:
+            placed = self.place(settings)
+        except Qwen35Error:  # to be measured, which fails
+            return settings
+        return replace(settings, gpu_layers=0, host_feed_forward=0, split=()), placed
+
+    def rank(self, settings: Settings) -> float:
+        """Count the layers on devices; parts of layers that are moved to the host or from there are half of one."""
+        try:
+            placed = self.place(settings)
+        except Qwen35Error:
+            return 0.0
+        count = offload.most_layers(self._header) if placed.n_gpu_layers == offload.ALL else placed.n_gpu_layers
+        moved = {name for _, name in placed.overrides}
+        return count - 0.5 if HOST in moved else count + 0.5 if moved else count
 
     def measure(self, settings: Settings) -> Measurement:
         """Measure settings; what goes wrong is in `problem`."""
@@ -222,16 +279,31 @@ class Trials:
             return Measurement(problem=str(error))
 
     def _start(self, settings: Settings) -> subprocess.Popen[str]:
-        while len(self._live) >= self.kept:
-            self._end(next(iter(self._live)))
+        try:
+            self._make_room(settings)
+        except Qwen35Error as error:
+            raise _TrialError(str(error)) from None
         command = [sys.executable, "-m", "qwen35_gguf.runtime.trial"]
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, text=True)
         self._live[settings] = process
-        job = {"model": str(self.model), "settings": asdict(settings), "n_ctx": self.n_ctx}
-        job |= {"devices": list(self.devices), "rpc": list(self.rpc)}
+        job = {"model": str(self.model), "settings": asdict(settings), "n_ctx": self.n_ctx, "ram": self.ram}
+        # what needs no device looks for none: a worker may be busy with another trial
+        found = self.found if self.place(settings).devices else ()
+        job |= {"devices": list(self.devices), "rpc": list(self.rpc), "free": [device.free for device in found]}
         self._ask(process, json.dumps(job) + "\n")
         return process
+
+    def _make_room(self, settings: Settings) -> None:
+        """End the processes that this one may not live beside, and wait until workers are free."""
+        on_devices = bool(self.place(settings).devices)
+        if on_devices and not self.side_by_side:
+            for other in [other for other in self._live if self.place(other).devices]:
+                self._end(other)
+        while len(self._live) >= self.kept:
+            self._end(next(iter(self._live)))
+        for endpoint in self.rpc if on_devices else ():
+            say_hello(endpoint, self.patience)  # it answers when it is done with what a process asked that has ended
 
     def _ask(self, process: subprocess.Popen[str], line: str) -> dict[str, Any]:
         if process.stdin is None or process.stdout is None:
@@ -241,19 +313,15 @@ class Trials:
             process.stdin.flush()
         except OSError:
             raise _TrialError(_ending(process)) from None
-        deadline = time.monotonic() + self.patience
-        while (left := deadline - time.monotonic()) > 0:
-            if not select.select([process.stdout], [], [], left)[0]:
-                break
-            text = process.stdout.readline()
-            if not text:
-                raise _TrialError(_ending(process))
-            if text.startswith("{"):  # libraries may print other lines
-                answer: dict[str, Any] = json.loads(text)
-                if answer.get("problem"):
-                    raise _TrialError(answer["problem"])
-                return answer
-        raise _TrialError(f"took longer than {self.patience:.0f} s")
+        if not select.select([process.stdout], [], [], self.patience)[0]:
+            raise _TrialError(f"took longer than {self.patience:.0f} s")
+        text = process.stdout.readline()
+        if not text:
+            raise _TrialError(_ending(process))
+        answer: dict[str, Any] = json.loads(text)
+        if answer.get("problem"):
+            raise _TrialError(answer["problem"])
+        return answer
 
     def _end(self, settings: Settings) -> None:
         process = self._live.pop(settings, None)
@@ -262,7 +330,8 @@ class Trials:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(OSError):  # what it was asked when it was dead already
+                        pipe.close()
 
 
 class _TrialError(Exception):

@@ -3,7 +3,8 @@
 Settings are changed one at a time, those first that usually matter most. A challenger races the best so far: both are
 measured in turns, so that a machine that slows down slows both; a clear loser is dropped after one turn, and to win it
 has to be ahead in the median of the turns and in most of them. In the end the winner races the defaults once more.
-Nothing here measures: `measure` does, and a failure (out of memory, say) is an answer like any other.
+Nothing here measures: `measure` does, and a failure (out of memory, say) is an answer like any other. What comes to the
+same (a plan, and the number of layers that it finds) is measured once: `effect` says what makes a difference.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ GOALS: tuple[Goal, ...] = ("decode", "prefill", "balanced")
 TURNS = 3  # of a race
 DROPPED = 0.06  # so much slower in the first turn is out
 MARGIN = 0.02  # a challenger has to be so much faster: less is noise, and the defaults are well tried
+OVER_FAILURE = 2.0  # the ratio of what works over what does not, or no longer does
 REQUEST = (1000, 200)  # tokens of a prompt and of an answer that "balanced" means
 
 
@@ -57,9 +59,10 @@ class Coordinate:
 
     Attributes:
         name: a field of `Settings`.
-        values: those to try; of ordered ones, from small to large.
+        values: those to try.
         ordered: neighbours are tried first, and further values only in the direction that pays.
         goal: what it is judged by; None: by the goal of the search.
+        rank: by which ordered values are sorted; None: they are listed from one end to the other.
 
     """
 
@@ -67,6 +70,14 @@ class Coordinate:
     values: tuple[Any, ...]
     ordered: bool = False
     goal: Goal | None = None
+    rank: Callable[[Settings], float] | None = None
+
+    def around(self, best: Settings) -> tuple[Any, ...]:
+        """Return the values, in order for these settings."""
+        rank = self.rank
+        if rank is None:
+            return self.values
+        return tuple(sorted(self.values, key=lambda value: rank(best.but(self.name, value))))
 
 
 @dataclass
@@ -96,7 +107,7 @@ class Result:
 
     Attributes:
         settings: the fastest.
-        gain: of its score over the defaults', from the last race; 1 if the defaults stay.
+        gain: of its score over the defaults', from the last race; 1 if the defaults stay, 2 if they work no more.
         default, best: medians of the last race.
         races: all of them, in order.
         measurements: how many were made.
@@ -124,15 +135,27 @@ def score(found: Measurement, goal: Goal) -> float:
 
 
 def coordinates(
-    *, cores: int, n_ctx: int, devices: int = 0, layers: int = 0, logical: int | None = None
+    *,
+    cores: int,
+    n_ctx: int,
+    devices: int = 0,
+    layers: int = 0,
+    rank: Callable[[Settings], float] | None = None,
+    host_fits: bool = True,
+    logical: int | None = None,
 ) -> list[Coordinate]:
     """List what is tried, in order of what it usually changes.
+
+    With devices: which of them, since a slow one makes all of them lose; then the ends, since crossing to a device has
+    a price that neighbours hide, as both pay it; then neighbours.
 
     Args:
         cores: physical ones.
         n_ctx: of the context; no batch is larger.
-        devices: GPUs.
+        devices: GPUs and workers.
         layers: of the model, the output included.
+        rank: how much of the model settings put on devices, so that "auto" has its place among numbers of layers.
+        host_fits: whether the host can hold the whole model.
         logical: cores as the operating system counts them.
 
     """
@@ -141,20 +164,33 @@ def coordinates(
     batches = tuple(size for size in (128, 256, 512, 1024, 2048) if size <= n_ctx)
     listed = []
     if devices:
-        steps = tuple(sorted({round(layers * part / 8) for part in range(9)}))
-        listed.append(Coordinate("gpu_layers", steps, ordered=True))
-        listed.append(Coordinate("host_feed_forward", tuple(sorted({0, layers // 4, layers // 2})), ordered=True))
+        ends = (0, layers) if host_fits else (layers,)
+        steps = sorted({*ends, *(round(layers * part / 8) for part in range(1, 9))})
+        listed = [
+            Coordinate("split", splits(devices)),
+            Coordinate("gpu_layers", ("auto", *ends)),
+            Coordinate("gpu_layers", ("auto", *steps), ordered=True, rank=rank),
+            Coordinate("host_feed_forward", tuple(sorted({0, layers // 4, layers // 2})), ordered=True),
+        ]
     listed += [
         Coordinate("threads", threads, ordered=True, goal="decode"),
         Coordinate("threads_batch", threads, ordered=True, goal="prefill"),
         Coordinate("repack", (False, True)),
         Coordinate("n_batch", batches, ordered=True, goal="prefill"),
         Coordinate("flash_attention", (True, False)),
-        Coordinate("kv_type", ("f16", "q8_0")),
+        Coordinate("kv_type", ("f16", "q8_0", "q4_0"), ordered=True),
         Coordinate("mmap", (True, False)),
         Coordinate("mlock", (False, True)),
     ]
     return [coordinate for coordinate in listed if len(coordinate.values) > 1]
+
+
+def splits(devices: int) -> tuple[tuple[int, ...], ...]:
+    """Return shares of several devices: as planned, each alone, and the same for all."""
+    if devices < 2:
+        return ((),)
+    alone = (tuple(int(one == other) for other in range(devices)) for one in range(devices))
+    return (), *alone, (1,) * devices
 
 
 def search(
@@ -165,6 +201,7 @@ def search(
     *,
     deadline: float = math.inf,
     max_divergence: float = 1e-3,
+    effect: Callable[[Settings], Hashable] = lambda settings: settings,
     clock: Callable[[], float] = time.monotonic,
     on_race: Callable[[Race], None] = lambda _: None,
 ) -> Result:
@@ -177,6 +214,7 @@ def search(
         goal: what is to be fast.
         deadline: of `clock`; no race starts after it.
         max_divergence: what costs more of it cannot win.
+        effect: equal for settings that come to the same.
         clock: seconds.
         on_race: is told of each race after it.
 
@@ -187,41 +225,46 @@ def search(
     counted = _Counted(measure)
     races: list[Race] = []
     best = start
+    raced = {effect(start)}
 
     for coordinate in listed:
-        values = _values(coordinate, getattr(best, coordinate.name))
+        values = _values(coordinate, best)
         value = next(values, None)
         while value is not None and clock() < deadline:
-            race = Race(coordinate.name, best.but(coordinate.name, value))
-            race.won = _run(counted, best, race, coordinate.goal or goal, max_divergence)
-            races.append(race)
-            on_race(race)
-            if race.won:
-                best = race.challenger
+            challenger = best.but(coordinate.name, value)
+            won = None
+            if effect(challenger) not in raced:  # else it is the best itself, or has lost to one that was no better
+                raced.add(effect(challenger))
+                race = Race(coordinate.name, challenger)
+                won = race.won = _run(counted, best, race, coordinate.goal or goal, max_divergence)
+                races.append(race)
+                on_race(race)
+                best = challenger if won else best
             try:
-                value = values.send(race.won)
+                value = values.send(won)
             except StopIteration:
                 break
     return _settle(counted, start, best, goal, races)
 
 
-def _values(coordinate: Coordinate, start: Any) -> Generator[Any, bool, None]:
-    """Yield what to try; each time it is told whether that won."""
-    if not coordinate.ordered or start not in coordinate.values:
-        for value in coordinate.values:
+def _values(coordinate: Coordinate, best: Settings) -> Generator[Any, bool | None, None]:
+    """Yield what to try; each time it is told whether that won, or None if nothing was raced."""
+    values, start = coordinate.around(best), getattr(best, coordinate.name)
+    if not coordinate.ordered or start not in values:
+        for value in values:
             if value != start:
                 yield value
         return
-    middle = coordinate.values.index(start)
-    for further in (coordinate.values[:middle][::-1], coordinate.values[middle + 1 :]):
-        for number, value in enumerate(further):
-            if not (yield value):
-                if number:  # the one before won, so that the other direction has lost already
-                    return
+    middle = values.index(start)
+    for further in (values[:middle][::-1], values[middle + 1 :]):
+        ahead = False
+        for value in further:
+            won = yield value
+            if won is False:
                 break
-        else:
-            if further:
-                return
+            ahead = ahead or won is True
+        if ahead:  # the other direction has lost already
+            return
 
 
 class _Counted:
@@ -247,8 +290,7 @@ def _run(measure: Measure, best: Settings, race: Race, goal: Goal, max_divergenc
         race.seen.append(seen)
         if seen.problem or seen.divergence > max_divergence:
             return False
-        held = score(found[best], goal)
-        race.ratios.append(score(seen, goal) / held if held else 1.0)
+        race.ratios.append(_ratio(seen, found[best], goal))
         if turn == 0 and race.ratios[0] < 1 - DROPPED:
             return False
     ahead = sum(ratio > 1 for ratio in race.ratios)
@@ -262,12 +304,17 @@ def _settle(measure: _Counted, start: Settings, best: Settings, goal: Goal, race
     for turn in range(TURNS):
         for settings in list(reversed(seen)) if turn % 2 else list(seen):
             seen[settings].append(measure(settings))
-        held = score(seen[start][-1], goal)
-        ratios.append(score(seen[best][-1], goal) / held if held else 1.0)
+        ratios.append(_ratio(seen[best][-1], seen[start][-1], goal))
     gain = statistics.median(ratios)
     if gain < 1:
         best, gain = start, 1.0
     return Result(best, gain, _median(seen[start]), _median(seen[best]), races, measure.count, len(measure.different))
+
+
+def _ratio(one: Measurement, other: Measurement, goal: Goal) -> float:
+    """Compare scores; a failure is worse than anything, and no better than another."""
+    held, ahead = score(other, goal), score(one, goal)
+    return ahead / held if held else OVER_FAILURE if ahead else 1.0
 
 
 def _median(seen: Sequence[Measurement]) -> Measurement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,8 @@ from qwen35_gguf.runtime import memory, offload, profiles
 from qwen35_gguf.runtime.available import available_bytes
 from qwen35_gguf.runtime.files import read_model
 from qwen35_gguf.runtime.llama import default_threads
-from qwen35_gguf.runtime.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.options import Endpoints
-from qwen35_gguf.runtime.settings import Settings
+from qwen35_gguf.runtime.settings import Settings, needs
 from qwen35_gguf.runtime.trial import Trials
 from qwen35_gguf.runtime.tune import GOALS, Goal, Race, Result, coordinates, score, search
 
@@ -86,18 +86,31 @@ def command(
     """
     header = read_model(file)
     gpus = offload.find(devices, rpc)
-    cores = default_threads()
     start = replace(Settings.default(), draft=memory.has_mtp(header))
     n_ctx = min(CONTEXT, memory.native_context(header))
-    layers = memory.trunk_layers(header) + 1 + memory.has_mtp(header)
-    listed = coordinates(cores=cores, n_ctx=n_ctx, devices=len(gpus), layers=layers)
+    ram = available_bytes()
+    options = needs(start, start.depth, n_ctx=n_ctx, checkpoints=0)
+    needed = memory.estimate(header, **options).total
+    twice = not rpc and all(gpu.free >= 2 * needed for gpu in gpus)
+    trials = Trials(file, n_ctx, devices, rpc, gpus, ram, kept=2 if 2 * needed <= ram else 1, side_by_side=twice)
+    listed = coordinates(
+        cores=default_threads(),
+        n_ctx=n_ctx,
+        devices=len(gpus),
+        layers=offload.most_layers(header),
+        rank=trials.rank,
+        host_fits=needed <= ram,
+    )
     if dry_run:
         for coordinate in listed:
-            click.echo(f"{coordinate.name}: {', '.join(map(str, coordinate.values))}")
+            click.echo(f"{coordinate.name}: {', '.join(map(shown, coordinate.around(start)))}")
         return
-    needed = memory.check_fits(header, n_ctx=n_ctx, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, mtp=start.draft).total
+    if gpus:
+        trials.place(start)  # raises if no plan fits
+    else:
+        memory.check_fits(header, budget=ram, **options)
     console = Console(stderr=True)
-    with Trials(file, n_ctx, devices, rpc, kept=2 if 2 * needed <= available_bytes() else 1) as trials:
+    with trials:
         console.print(f"{file.name}: {goal}, at most {budget:.0f} s", highlight=False)
         first = trials.measure(start)
         if first.problem:
@@ -109,24 +122,33 @@ def command(
             goal,
             deadline=time.monotonic() + budget,
             max_divergence=max_divergence,
+            effect=trials.effect,
             on_race=lambda race: console.print(line(race), highlight=False),
         )
+    if result.best.problem:
+        raise ModelError(f"{file}: what worked does not any more ({result.best.problem})")
     settings = replace(result.settings, draft=start.draft and result.best.drafting >= DRAFTS_PAY)
     profile = profiles.Profile(
         settings, goal, result.gain, datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
     )
-    path = None if no_save else profiles.save(profile, file, [gpu.name for gpu in gpus])
+    path = None if no_save else profiles.save(profile, file, gpus)
+    words = {"default": str(trials.place(start)), "tuned": str(trials.place(settings))} if gpus else {}
     if as_json:
-        click.echo(json.dumps(as_record(result, settings, goal, path), indent=1))
+        click.echo(json.dumps(as_record(result, settings, goal, path, words), indent=1))
         return
-    picture(Console(), result, settings, goal)
+    picture(Console(), result, settings, goal, words)
     if path is not None:
         click.echo(f"kept as {path}; run, chat and Qwen35 use it (--no-profile: not)")
 
 
+def shown(value: Any) -> str:
+    """Write a value; shares of devices as 3:1."""
+    return str(value) if not isinstance(value, tuple) else ":".join(map(str, value)) or "planned"
+
+
 def line(race: Race) -> str:
     """Say how a race went."""
-    value = getattr(race.challenger, race.changed)
+    value = shown(getattr(race.challenger, race.changed))
     if race.problem:
         return f"  {race.changed} {value}: no figures ({race.problem})"
     found = race.seen[-1]
@@ -138,32 +160,36 @@ def line(race: Race) -> str:
     )
 
 
-def picture(console: Console, result: Result, settings: Settings, goal: Goal) -> None:
-    """Draw what was found: every race as a bar, then the defaults beside the winner."""
+def picture(console: Console, result: Result, settings: Settings, goal: Goal, words: Mapping[str, str]) -> None:
+    """Draw what was found: every race as a bar, then the defaults beside the winner, and where their layers are."""
     plot = Table(title=None, box=None, pad_edge=False, show_header=False)
     for race in result.races:
         ratio = race.ratio
         bar = "x" if race.problem else "█" * max(1, min(BAR, round(ratio * BAR / 2)))
         mark = "+" if race.won else ""
-        plot.add_row(f"{race.changed} {getattr(race.challenger, race.changed)}", f"{ratio:.2f}{mark}", bar)
+        plot.add_row(f"{race.changed} {shown(getattr(race.challenger, race.changed))}", f"{ratio:.2f}{mark}", bar)
     console.print(plot)
     table = Table(box=None, pad_edge=False)
     for name in ("", "defaults", "tuned", "ratio"):
         table.add_column(name, justify="left" if not name else "right")
     for name in ("prefill", "decode"):
         before, after = getattr(result.default, name), getattr(result.best, name)
-        table.add_row(f"{name}, tokens/s", f"{before:,.1f}", f"{after:,.1f}", f"{after / before:.2f}")
-    table.add_row("memory, MB", f"{result.default.memory / 1e6:,.0f}", f"{result.best.memory / 1e6:,.0f}", "")
+        table.add_row(f"{name}, tokens/s", f"{before:,.1f}", f"{after:,.1f}", f"{after / before:.2f}" if before else "")
+    table.add_row("host memory, MB", f"{result.default.memory / 1e6:,.0f}", f"{result.best.memory / 1e6:,.0f}", "")
     table.add_row(goal, "", "", f"{result.gain:.2f}")
     console.print(table)
-    chosen = ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
+    for side, placed in words.items():
+        console.print(f"{side}: {placed}", highlight=False)
+    chosen = ", ".join(f"{name} {shown(value)}" for name, value in asdict(settings).items())
     console.print(f"{chosen}\n{result.measurements} measurements of {result.trials} settings", highlight=False)
     if settings.draft:
         console.print(f"drafts of the MTP head gain at most {result.best.drafting:.2f} times here", highlight=False)
 
 
-def as_record(result: Result, settings: Settings, goal: Goal, path: Path | None) -> dict[str, Any]:
-    """Give the result as what JSON knows."""
+def as_record(
+    result: Result, settings: Settings, goal: Goal, path: Path | None, words: Mapping[str, str]
+) -> dict[str, Any]:
+    """Give the result as what JSON knows; `words` say where the layers are, if there are devices for them."""
     races = [
         {"changed": race.changed, "value": getattr(race.challenger, race.changed), "ratio": race.ratio, "won": race.won}
         | {"problem": race.problem, "measurements": [asdict(found) for found in race.seen]}
@@ -180,4 +206,4 @@ def as_record(result: Result, settings: Settings, goal: Goal, path: Path | None)
         "trials": result.trials,
         "races": races,
         "profile": str(path) if path else None,
-    }
+    } | ({"placement": dict(words)} if words else {})

@@ -1,16 +1,30 @@
-"""Measurements in processes of their own: figures, and what happens when a process ends."""
+"""Measurements in processes of their own: figures, and what happens when a process or a worker ends."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from qwen35_gguf.runtime.settings import Settings
+from qwen35_gguf.cli import main
+from qwen35_gguf.errors import WorkerError
+from qwen35_gguf.runtime import Qwen35, offload
+from qwen35_gguf.runtime.available import available_bytes
+from qwen35_gguf.runtime.settings import Settings, from_record
 from qwen35_gguf.runtime.trial import Trials
+from qwen35_gguf.runtime.workers import say_hello
 
 
 def test_a_trial_gives_figures(files: list[Path]) -> None:
@@ -47,12 +61,15 @@ def test_too_little_memory_is_a_result(files: list[Path]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def test_a_process_that_is_killed_is_a_result(files: list[Path]) -> None:
-    """As the kernel does when memory runs out."""
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_process_that_is_killed_is_a_result(files: list[Path], dead: bool) -> None:
+    """As the kernel does when memory runs out; its end may come before it is asked or after."""
     settings = Settings(1, 1, draft=False)
     with Trials(files[0], 1024) as trials:
         trials.measure(settings)
         os.kill(trials._live[settings].pid, signal.SIGKILL)
+        if dead:
+            trials._live[settings].wait()
         assert trials.measure(settings).problem == "ended by signal 9 (out of memory?)"
         assert not trials.measure(settings).problem  # a new one
 
@@ -74,3 +91,132 @@ def test_no_more_processes_than_memory_allows(files: list[Path], kept: int) -> N
         processes = list(trials._live.values())
         assert len(processes) == kept
     assert all(process.poll() is not None for process in processes)
+
+
+# ---- with a worker -----------------------------------------------------------------------------------------------
+
+SOME, ALL, HOST = (Settings(1, 1, gpu_layers=count, draft=False) for count in (3, 6, 0))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextlib.contextmanager
+def worker(endpoint: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "qwen35_gguf.cli", "worker", "--listen", endpoint, "--threads", "1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    say_hello(endpoint)
+                    break
+                except WorkerError:
+                    assert time.monotonic() < deadline
+                    assert process.poll() is None
+                    time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> str:
+    """One for all, since llama.cpp numbers devices by the addresses that a process has met."""
+    return f"127.0.0.1:{free_port()}"
+
+
+def trials_with(file: Path, endpoint: str) -> Trials:
+    return Trials(file, 1024, (), (endpoint,), offload.find(workers=(endpoint,)), available_bytes())
+
+
+def test_trials_take_turns_at_a_worker(files: list[Path], endpoint: str) -> None:
+    """It serves one client at a time; what is on the host alone needs no turn."""
+    with worker(endpoint), trials_with(files[0], endpoint) as trials:
+        for settings in (SOME, ALL, HOST, SOME, ALL):
+            assert trials.measure(settings).problem == "", settings
+            assert sum(settings.gpu_layers != 0 for settings in trials._live) <= 1
+        assert list(trials._live) == [HOST, ALL]
+
+
+def test_a_plan_for_the_host_alone_needs_no_turn(files: list[Path], endpoint: str) -> None:
+    """The worker's memory is the host's, and the host is faster."""
+    planned = replace(ALL, gpu_layers="auto")
+    with worker(endpoint), trials_with(files[0], endpoint) as trials:
+        assert not trials.place(planned).devices
+        assert trials.effect(planned) == trials.effect(HOST) != trials.effect(ALL)
+        assert (trials.rank(planned), trials.rank(SOME), trials.rank(ALL)) == (0, 3, 6)
+        for settings in (ALL, planned):
+            assert trials.measure(settings).problem == ""
+        assert list(trials._live) == [ALL, planned]
+
+
+def test_after_a_killed_process_the_worker_serves_the_next(files: list[Path], endpoint: str) -> None:
+    with worker(endpoint), trials_with(files[0], endpoint) as trials:
+        assert trials.measure(ALL).problem == ""
+        os.kill(trials._live[ALL].pid, signal.SIGKILL)
+        assert trials.measure(ALL).problem == "ended by signal 9 (out of memory?)"
+        assert trials.measure(SOME).problem == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_busy_worker_is_waited_for(files: list[Path], endpoint: str) -> None:
+    """Longer than a command waits: it may be busy with what a process asked for that was killed meanwhile."""
+    with worker(endpoint) as process, trials_with(files[0], endpoint) as trials:
+        assert trials.measure(ALL).problem == ""
+        os.kill(process.pid, signal.SIGSTOP)
+        trials.patience = 0.5
+        assert trials.measure(ALL).problem == "took longer than 0 s"
+        trials.patience = 60
+        timer = threading.Timer(6, os.kill, (process.pid, signal.SIGCONT))
+        timer.start()
+        assert trials.measure(SOME).problem == ""
+        timer.join()
+
+
+def test_a_worker_that_dies_is_a_result(files: list[Path], endpoint: str) -> None:
+    with worker(endpoint) as process, trials_with(files[0], endpoint) as trials:
+        assert trials.measure(ALL).problem == ""
+        process.kill()
+        process.wait()
+        assert f"worker {endpoint}: is gone" in trials.measure(ALL).problem
+        assert f"worker {endpoint}: cannot be reached" in trials.measure(ALL).problem
+        assert trials.measure(HOST).problem == ""
+        with worker(endpoint):
+            assert trials.measure(ALL).problem == ""
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_tune_with_a_worker_keeps_a_profile_for_it(
+    files: list[Path], endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN35_CACHE", str(tmp_path))
+    with worker(endpoint):
+        code, out, err = run("tune", files[0], "--rpc", endpoint, "--budget", "5s", "--goal", "decode", "--json")
+        assert code == 0, err
+        found = json.loads(out)
+        assert found["races"][0]["changed"] == "gpu_layers"
+        assert found["races"][0]["problem"] == ""
+        assert found["default"]["problem"] == ""
+        assert found["default"]["decode"] > 0
+        assert found["placement"]["default"] == "all layers on the host"  # as planned
+        arguments = ["run", files[0], "one", "--raw", "-n", 2, "--temp", 0, "--ctx", 256]
+        code, _, err = run(*arguments, "--rpc", endpoint)
+        assert code == 0
+        assert [line.startswith("tuned for decode on 20") for line in err.splitlines()].count(True) == 1
+        assert "tuned for" not in run(*arguments)[2]
+        with Qwen35(files[0], n_ctx=256, rpc=(endpoint,)) as model:
+            assert model.tuned is not None
+            assert model.tuned.settings == from_record(found["settings"])
+
+
+def test_tune_when_the_worker_is_gone(files: list[Path], endpoint: str) -> None:
+    code, _, err = run("tune", files[0], "--rpc", endpoint, "--budget", "5s")
+    assert code == 2
+    assert err == f"Error: worker {endpoint}: cannot be reached (Connection refused)\n"
