@@ -1,13 +1,14 @@
 """How much memory llama.cpp reserves for the activations of a Qwen3.5 graph, without llama.cpp.
 
-ggml places every intermediate result of a graph in one buffer: best fit, in the order of computation, in the place of
-an operand where the operation allows that. The buffer ends up fragmented, so that no formula comes near its size;
-going through the same motions does. The graph here holds shapes alone. Weights and caches are left out, since they
-have memory of their own.
+The graph here holds shapes alone, and where weights and caches are: `scheduling` finds from that which device computes
+what, `allocation` how large the buffers of the devices get. Weights and caches have memory of their own.
+
+Splits over workers are compared with llama.cpp's allocator. What GPUs do beside that (they take large products of the
+host's weights, and copies of a cache that is not F16) is as the source of the CUDA backend says, and not compared.
 
 Sources: llama.cpp of llama-cpp-python 0.3.36, stock and with this project's patches: src/models/qwen35.cpp,
-qwen35moe.cpp and delta-net-base.cpp, src/llama-graph.cpp and tools/mtmd for the order of the operations,
-ggml/src/ggml-alloc.c for the placement.
+qwen35moe.cpp and delta-net-base.cpp, src/llama-graph.cpp, src/llama-context.cpp (graph_get_cb) and tools/mtmd for the
+operations and their order.
 
 Shapes have the fastest dimension first, as ggml's do; sizes are in bytes.
 """
@@ -18,11 +19,32 @@ import functools
 import math
 from typing import NamedTuple
 
-F16, F32, I32, I64 = 2, 4, 4, 8
-CPU_ALIGNMENT = 32
+from qwen35_gguf.runtime.allocation import (
+    ANYWHERE,
+    CPU_ALIGNMENT,
+    F16,
+    F32,
+    I32,
+    I64,
+    Graph,
+    Node,
+    buffer_size,
+    buffer_sizes,
+    new,
+    outside,
+    part_of_outside,
+    row_bytes,
+    same,
+    store,
+    view,
+)
+from qwen35_gguf.runtime.scheduling import schedule
+
 ROTATED = 64  # least block of the rotation that a quantized KV cache gets
 POSITIONS = 4  # numbers per token: M-RoPE's time, height, width, and one more
-ENDLESS = 1 << 62
+GPU_BATCH = 32  # tokens from which on a GPU takes products of the host's weights (GGML_OP_OFFLOAD_MIN_BATCH)
+GPU_ALIGNMENT = 128
+PIPELINED = 4  # calls that several devices compute at once (GGML_SCHED_MAX_COPIES)
 
 
 class Shape(NamedTuple):
@@ -59,167 +81,118 @@ class Run(NamedTuple):
     kv_type: str = "f16"
     patched: bool = True  # this project's llama.cpp, which updates the states of a single sequence where they are
 
-    host_states: bool = True  # they are in memory that the CPU reads
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the states of the DeltaNet layers stay where they are."""
-        return self.patched and self.sequences == 1 and self.host_states
+class Layout(NamedTuple):
+    """Which device has which weights; devices are numbers, the host is the last.
 
-
-class Node:
-    """A tensor: `parents` it is computed from, and whether it `may_replace` one of the same shape.
-
-    A view has the tensor it shows as `root`; what is written to a cache is `outside`; a result of the graph is `kept`.
+    A block's KV cache or state is where its mixer is. GPUs, unlike workers, compute products of the host's weights if
+    the call is large, for which they copy the weights.
     """
 
-    __slots__ = ("kept", "may_replace", "n_bytes", "outside", "parents", "root", "shape")
+    gpus: tuple[bool, ...]  # of each device other than the host: whether it is one, or a worker
+    mixers: tuple[int, ...]  # of each block, the MTP block the last, whether or not it is loaded
+    feed_forwards: tuple[int, ...]  # of each block, the experts' part if there are experts
+    output: int
+    full: bool = False  # the output and all blocks are on devices, but for single tensors
+    # what a GPU copies of the host's weights, in bytes
+    mixer_weights: tuple[int, ...] = ()  # the largest tensor of each block's mixer
+    feed_forward_weights: tuple[int, ...] = ()  # and of its feed-forward part
+    output_weights: int = 0
+    draft_weights: int = 0  # the rows of the output that an MTP block predicts
 
-    def __init__(self, shape: tuple[int, ...], parents: tuple[Node, ...] = (), size: int = F32) -> None:
-        while len(shape) > 1 and shape[-1] == 1:
-            shape = shape[:-1]
-        self.shape, self.parents, self.n_bytes = shape, parents, math.prod(shape) * size
-        self.root: Node | None = None
-        self.may_replace, self.outside, self.kept = False, False, False
+    @property
+    def host(self) -> int:
+        """Number of the host."""
+        return len(self.gpus)
 
+    @property
+    def taker(self) -> int:
+        """Number of the device that computes products of the host's weights, `ANYWHERE` if none does."""
+        return self.gpus.index(True) if True in self.gpus else ANYWHERE
 
-def new(*shape: int, of: tuple[Node, ...], size: int = F32) -> Node:
-    """Make the result of an operation that needs memory of its own (a product, a concatenation, a copy)."""
-    return Node(shape, of, size)
-
-
-def same(*parents: Node) -> Node:
-    """Make the result of an operation by element, shaped as the first parent."""
-    node = Node(parents[0].shape, parents)
-    node.may_replace = True
-    return node
-
-
-def view(source: Node, *shape: int) -> Node:
-    """Show a tensor, a part of it, or its elements in another order; nothing may replace it."""
-    node = Node(shape, (source,))
-    node.root = source.root or source
-    return node
+    @property
+    def copies(self) -> int:
+        """How many calls are computed at once: several if all layers are on several devices, with all their parts."""
+        return PIPELINED if len(self.gpus) > 1 and self.full and self.mixers == self.feed_forwards else 1
 
 
-def _store(*parents: Node) -> Node:
-    """Write to a cache."""
-    node = Node((0,), parents)
-    node.outside = True
-    return node
-
-
-class Graph:
-    """Operations in the order of their computation, and the inputs, which are placed before all."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.inputs: list[Node] = []
-        self._seen: set[Node] = set()
-
-    def add(self, node: Node) -> Node:
-        """Append a tensor, and before it all that it is computed from and that is not there yet."""
-        if node not in self._seen:
-            self._seen.add(node)
-            for parent in node.parents:
-                self.add(parent)
-            (self.nodes if node.parents else self.inputs).append(node)
-        return node
-
-
-# ---- placement ---------------------------------------------------------------------------------------------------
-
-
-class _Buffer:
-    """Free blocks `[offset, size]` in the order of their offsets; the last one has no end."""
-
-    def __init__(self, alignment: int) -> None:
-        self.alignment, self.peak = alignment, 0
-        self.free = [[0, ENDLESS]]
-
-    def rounded(self, n_bytes: int) -> int:
-        return -(-n_bytes // self.alignment) * self.alignment
-
-    def take(self, n_bytes: int) -> int:
-        """Take the smallest block that is large enough; the last of equal ones, the endless one if there is none."""
-        size = self.rounded(n_bytes)
-        fitting = [(block[1], -i) for i, block in enumerate(self.free[:-1]) if block[1] >= size]
-        index = -min(fitting)[1] if fitting else len(self.free) - 1
-        block = self.free[index]
-        offset = block[0]
-        block[0], block[1] = offset + size, block[1] - size
-        if block[1] == 0:
-            del self.free[index]
-        self.peak = max(self.peak, offset + size)
-        return offset
-
-    def give(self, offset: int, n_bytes: int) -> None:
-        """Return a range, and join it with its neighbours."""
-        size = self.rounded(n_bytes)
-        if size == 0:
-            return
-        index = next((i for i, block in enumerate(self.free) if block[0] > offset), len(self.free))
-        self.free.insert(index, [offset, size])
-        if index + 1 < len(self.free) and offset + size == self.free[index + 1][0]:
-            self.free[index][1] += self.free.pop(index + 1)[1]
-        if index > 0 and sum(self.free[index - 1]) == offset:
-            self.free[index - 1][1] += self.free.pop(index)[1]
-
-
-def buffer_size(graph: Graph, alignment: int = CPU_ALIGNMENT) -> int:
-    """Place all tensors of a graph and return the bytes that its buffer needs."""
-    buffer = _Buffer(alignment)
-    place: dict[Node, int] = {}  # of those that have memory at this moment
-    users: dict[Node, int] = dict.fromkeys(graph.inputs, 0)
-    views: dict[Node, int] = dict.fromkeys(graph.inputs, 0)
-    for node in graph.nodes:
-        users.setdefault(node, 0)
-        views.setdefault(node, 0)
-        if node.root is not None:
-            views[node.root] = views.get(node.root, 0) + 1
-        for parent in node.parents:
-            users[parent] = users.get(parent, 0) + 1
-
-    def replaced(node: Node) -> Node | None:
-        """Find the tensor whose memory the node takes over, one that nobody needs after it."""
-        for parent in node.parents if node.may_replace else ():
-            if (
-                parent in place
-                and not parent.kept
-                and users[parent] == 1
-                and not views[parent]
-                and parent.shape == node.shape
-            ):
-                return parent
-        return None
-
-    def release(node: Node) -> None:
-        if node in place and not node.kept and users[node] == 0 and views[node] == 0:
-            buffer.give(place.pop(node), node.n_bytes)
-
-    for node in graph.inputs:
-        place[node] = buffer.take(node.n_bytes)
-    for node in graph.nodes:
-        if node.root is None and not node.outside:
-            old = replaced(node)
-            if old is None:
-                place[node] = buffer.take(node.n_bytes)
-            else:
-                place[node] = place.pop(old)
-                size = buffer.rounded(node.n_bytes)
-                buffer.give(place[node] + size, buffer.rounded(old.n_bytes) - size)
-        for parent in node.parents:
-            users[parent] -= 1
-            if users[parent] == 0 and views[parent] == 0:
-                if parent.root is None:
-                    release(parent)
-                else:
-                    views[parent.root] -= 1
-                    release(parent.root)
-    return buffer.peak
+def on_host(shape: Shape) -> Layout:
+    """Return the layout of a machine without other devices."""
+    blocks = (0,) * (len(shape.recurrent) + 1)
+    return Layout((), blocks, blocks, 0)
 
 
 # ---- the graphs of Qwen3.5 ---------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """Weights that are together: where they are, and where products of them are computed."""
+
+    home: int
+    host: int
+    taker: int  # of the host's products; `ANYWHERE` for the host itself
+    weights: int  # bytes of the largest tensor
+
+    def product(self, *shape: int, of: tuple[Node, ...]) -> Node:
+        """Make a product of weights and `of`."""
+        return new(*shape, of=(*self._copied(self.weights), *of), on=self._device)
+
+    def scaled(self, x: Node) -> Node:
+        """Make a product or sum by element, with as many weights as a row has elements."""
+        return same(x, *self._copied(x.shape[0] * F32), on=self._device)
+
+    @property
+    def _taken(self) -> bool:
+        return self.home == self.host and self.taker != ANYWHERE
+
+    @property
+    def _device(self) -> int:
+        return self.taker if self._taken else self.home
+
+    def _copied(self, n_bytes: int) -> tuple[Node, ...]:
+        return (outside(n_bytes, self.home),) if self._taken else ()
+
+
+class _Site(NamedTuple):
+    """Where a block has its weights, and where its norms are computed: `ANYWHERE` if that is not told."""
+
+    mixer: _Part
+    feed_forward: _Part
+    norms: int
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the mixer and its state are on the host."""
+        return self.mixer.home == self.mixer.host
+
+    @property
+    def reads_elsewhere(self) -> bool:
+        """Whether a GPU may compute what reads a cache of the host's."""
+        return self.on_host and self.mixer.taker != ANYWHERE
+
+    def norm(self, x: Node) -> Node:
+        return self.mixer.scaled(same(x, on=self.norms))
+
+
+def _sites(run: Run, layout: Layout) -> list[_Site]:
+    host, blocks = layout.host, len(layout.mixers)
+    taker = layout.taker if run.tokens >= GPU_BATCH else ANYWHERE
+    norms = layout.full or run.tokens < GPU_BATCH
+    mixer_weights = layout.mixer_weights or (0,) * blocks
+    feed_forward_weights = layout.feed_forward_weights or (0,) * blocks
+    return [
+        _Site(
+            _Part(layout.mixers[i], host, taker, mixer_weights[i]),
+            _Part(layout.feed_forwards[i], host, taker, feed_forward_weights[i]),
+            layout.mixers[i] if norms else ANYWHERE,
+        )
+        for i in range(blocks)
+    ]
+
+
+def _output(rows: int, layout: Layout) -> _Part:
+    taker = layout.taker if rows >= GPU_BATCH else ANYWHERE
+    return _Part(layout.output, layout.host, taker, layout.output_weights)
 
 
 class _Inputs(NamedTuple):
@@ -231,25 +204,24 @@ class _Inputs(NamedTuple):
     value_cells: Node
     key_rotation: Node | None
     value_rotation: Node | None
-    states: Node | None
+    states: Node | None  # numbers of the sequences' states
+    other_states: Node | None
 
 
-def _inputs(shape: Shape, run: Run, *, states: bool) -> _Inputs:
+def _inputs(shape: Shape, run: Run, host: int, *, states: bool) -> _Inputs:
     rotation = shape.head_size % ROTATED == 0 and run.kv_type not in ("f32", "f16", "bf16")
     block = math.gcd(shape.head_size, 1 << 30)  # the largest power of two in it
+    rows = Node((run.sequences,), size=I32, device=host)
     return _Inputs(
-        position=Node((run.tokens * POSITIONS,), size=I32),
-        mask=Node((run.cells, run.tokens), size=F16),
-        key_cells=Node((run.tokens,), size=I64),
-        value_cells=Node((run.tokens,), size=I64),
-        key_rotation=Node((block, block)) if rotation else None,
-        value_rotation=Node((ROTATED, ROTATED)) if rotation else None,
-        states=Node((run.sequences,), size=I32) if states else None,
+        position=Node((run.tokens * POSITIONS,), size=I32, device=host),
+        mask=Node((run.cells, run.tokens), size=F16, device=host),
+        key_cells=Node((run.tokens,), size=I64, device=host),
+        value_cells=Node((run.tokens,), size=I64, device=host),
+        key_rotation=Node((block, block), device=host) if rotation else None,
+        value_rotation=Node((ROTATED, ROTATED), device=host) if rotation else None,
+        states=view(rows, run.sequences) if states else None,
+        other_states=view(rows, 0) if states else None,
     )
-
-
-def _norm(x: Node) -> Node:
-    return same(same(x))  # the norm, and the product with its weights
 
 
 def _rotate(x: Node, rotation: Node) -> Node:
@@ -258,16 +230,18 @@ def _rotate(x: Node, rotation: Node) -> Node:
     return view(new(*flat.shape, of=(rotation, flat)), *x.shape)
 
 
-def _attention(graph: Graph, shape: Shape, run: Run, inputs: _Inputs, x: Node, *, side_by_side: bool) -> Node:
-    tokens, size = run.tokens, shape.head_size
-    query_and_gate = new(2 * size * shape.heads, tokens, of=(x,))
-    key = new(size * shape.kv_heads, tokens, of=(x,))
-    value = new(size * shape.kv_heads, tokens, of=(x,))
+def _attention(
+    graph: Graph, shape: Shape, run: Run, site: _Site, inputs: _Inputs, x: Node, *, side_by_side: bool
+) -> Node:
+    tokens, size, product = run.tokens, shape.head_size, site.mixer.product
+    query_and_gate = product(2 * size * shape.heads, tokens, of=(x,))
+    key = product(size * shape.kv_heads, tokens, of=(x,))
+    value = product(size * shape.kv_heads, tokens, of=(x,))
     if side_by_side:
-        for product in (query_and_gate, key, value):
-            graph.add(product)
-    query = _norm(view(query_and_gate, size, shape.heads, tokens))
-    key = _norm(view(key, size, shape.kv_heads, tokens))
+        for result in (query_and_gate, key, value):
+            graph.add(result)
+    query = site.norm(view(query_and_gate, size, shape.heads, tokens))
+    key = site.norm(view(key, size, shape.kv_heads, tokens))
     gate = new(size * shape.heads, tokens, of=(view(query_and_gate, size, shape.heads, tokens),))
     value = view(value, size, shape.kv_heads, tokens)
     query, key = same(query, inputs.position), same(key, inputs.position)
@@ -277,103 +251,121 @@ def _attention(graph: Graph, shape: Shape, run: Run, inputs: _Inputs, x: Node, *
         value = _rotate(value, inputs.value_rotation)
     for projected in (query, value, key):
         graph.add(projected)
-    graph.add(_store(view(key, size * shape.kv_heads, tokens), inputs.key_cells))
-    graph.add(_store(view(value, size * shape.kv_heads, tokens), inputs.value_cells))
+    graph.add(store(view(key, size * shape.kv_heads, tokens), inputs.key_cells, on=site.mixer.home))
+    graph.add(store(view(value, size * shape.kv_heads, tokens), inputs.value_cells, on=site.mixer.home))
     seen = view(view(query, size, shape.heads, tokens), size, tokens, shape.heads)
-    narrowed = []
-    if run.kv_type == "f32":  # attention reads F16
-        cache = Node((0,))  # stands for the cache
-        narrowed = [new(size, run.cells, shape.kv_heads, of=(cache,), size=F16) for _ in range(2)]
-    attended = new(size, shape.heads, tokens, of=(seen, *narrowed, inputs.mask))
+    attended = new(size, shape.heads, tokens, of=(seen, *_cached(shape, run, site), inputs.mask))
+    if run.kv_type not in ("f16", "f32"):
+        attended.work = 2 * F16 * run.cells * shape.kv_heads * size  # the cache as a GPU may take it
     result = graph.add(view(attended, size * shape.heads, tokens))
     if inputs.value_rotation is not None:
         result = _rotate(result, inputs.value_rotation)
-    return new(shape.embedding, tokens, of=(same(result, same(gate)),))
+    return product(shape.embedding, tokens, of=(same(result, same(gate)),))
 
 
-def _with_states(graph: Graph, inputs: _Inputs, result: Node) -> Node:
+def _cached(shape: Shape, run: Run, site: _Site) -> list[Node]:
+    """Return keys and values as attention reads them, if they take memory beside the cache, or may be copied."""
+    floats = run.cells * shape.kv_heads * shape.head_size
+    caches = [Node((0,)), Node((0,))]  # stand for the caches
+    if site.reads_elsewhere:
+        caches = [part_of_outside(row_bytes(run.kv_type, floats), site.mixer.home) for _ in range(2)]
+    if run.kv_type == "f32":  # attention reads F16
+        return [new(shape.head_size, run.cells, shape.kv_heads, of=(cache,), size=F16) for cache in caches]
+    return caches if site.reads_elsewhere else []
+
+
+def _with_states(graph: Graph, site: _Site, inputs: _Inputs, result: Node) -> Node:
     """Add what reads the states of the sequences, and the copying of others, of which there are none here."""
-    assert inputs.states is not None
+    assert inputs.other_states is not None
+    graph.nodes.append(store(on=site.mixer.home))  # clears a state that begins
     graph.add(result)
-    graph.add(_store(new(0, of=(view(inputs.states, 0),))))
+    graph.add(store(new(0, of=(inputs.other_states,)), on=site.mixer.home))
     return result
 
 
-def _gathered(graph: Graph, run: Run, inputs: _Inputs, floats: int) -> Node:
+def _gathered(graph: Graph, run: Run, site: _Site, inputs: _Inputs, floats: int) -> Node:
     assert inputs.states is not None
-    return _with_states(graph, inputs, new(floats, run.sequences, of=(view(inputs.states, run.sequences),)))
+    return _with_states(graph, site, inputs, new(floats, run.sequences, of=(inputs.states,)))
 
 
-def _convolution(graph: Graph, shape: Shape, run: Run, inputs: _Inputs, mixed: Node) -> Node:
+def _convolution(
+    graph: Graph, shape: Shape, run: Run, site: _Site, inputs: _Inputs, mixed: Node, *, in_place: bool
+) -> Node:
     channels, each, past = mixed.shape[0], run.tokens // run.sequences, shape.conv_state // mixed.shape[0]
-    if run.in_place:
+    if in_place:
         assert inputs.states is not None
-        result = new(channels, run.tokens, of=(mixed, view(inputs.states, run.sequences)))
-        return _with_states(graph, inputs, result)
-    states = view(_gathered(graph, run, inputs, shape.conv_state), past, channels, run.sequences)
+        result = new(channels, run.tokens, of=(mixed, inputs.states), on=site.mixer.home)
+        result.host_only = True
+        return _with_states(graph, site, inputs, result)
+    states = view(_gathered(graph, run, site, inputs, shape.conv_state), past, channels, run.sequences)
     transposed = view(mixed, each, channels, run.sequences)
     window = new(past + each, channels, run.sequences, of=(states, transposed))
+    span = window.n_bytes // F32
     for _ in range(run.snapshots):
-        graph.add(_store(view(window, past, channels, run.sequences)))
-    return same(new(channels, each, run.sequences, of=(window,)))
+        graph.add(store(view(window, past, channels, run.sequences, span=span), on=site.mixer.home))
+    return same(site.mixer.product(channels, each, run.sequences, of=(window,)))
 
 
-def _delta_net(graph: Graph, shape: Shape, run: Run, inputs: _Inputs, x: Node) -> Node:
-    tokens, each, sequences = run.tokens, run.tokens // run.sequences, run.sequences
+def _delta_net(graph: Graph, shape: Shape, run: Run, site: _Site, inputs: _Inputs, x: Node) -> Node:
+    tokens, each, sequences, product = run.tokens, run.tokens // run.sequences, run.sequences, site.mixer.product
+    in_place = run.patched and sequences == 1 and site.on_host  # of memory that the processor reads
     channels, heads = 2 * shape.keys + shape.values, shape.value_heads
     size = shape.values // heads
     key_heads = shape.keys // size
-    mixed = view(new(channels, tokens, of=(x,)), channels, each, sequences)
-    z, beta, alpha = new(shape.values, tokens, of=(x,)), new(heads, tokens, of=(x,)), new(heads, tokens, of=(x,))
+    mixed = view(product(channels, tokens, of=(x,)), channels, each, sequences)
+    z, beta, alpha = (product(width, tokens, of=(x,)) for width in (shape.values, heads, heads))
     if run.patched:
-        for product in (mixed, z, beta, alpha):
-            graph.add(product)
+        for result in (mixed, z, beta, alpha):
+            graph.add(result)
     beta = same(view(beta, 1, heads, each, sequences))
-    gate = view(same(same(same(view(alpha, heads, each, sequences)))), 1, heads, each, sequences)
+    gate = same(site.mixer.scaled(view(alpha, heads, each, sequences)))
+    gate = view(site.mixer.scaled(gate), 1, heads, each, sequences)
     state = None
-    if run.patched and not run.in_place:
-        state = _gathered(graph, run, inputs, shape.state)
-    convolved = _convolution(graph, shape, run, inputs, mixed)
+    if run.patched and not in_place:
+        state = _gathered(graph, run, site, inputs, shape.state)
+    convolved = _convolution(graph, shape, run, site, inputs, mixed, in_place=in_place)
     if not run.patched:
-        state = _gathered(graph, run, inputs, shape.state)
+        state = _gathered(graph, run, site, inputs, shape.state)
     query, key = (same(same(view(convolved, size, key_heads, each, sequences))) for _ in range(2))
     operands = (query, key, view(convolved, size, heads, each, sequences), gate, beta)
     if state is None:
         assert inputs.states is not None
-        output = new(shape.values, tokens, of=(*operands, view(inputs.states, sequences)))
-        output = view(_with_states(graph, inputs, output), size, heads, each, sequences)
+        output = new(shape.values, tokens, of=(*operands, inputs.states))
+        output.host_only = True
+        output = view(_with_states(graph, site, inputs, output), size, heads, each, sequences)
     else:
         state = view(state, size, size, heads, sequences)
         floats = shape.values * tokens + run.snapshots * shape.state * sequences
         both = new(floats, of=(*operands, state))
         output = view(both, size, heads, each, sequences)
-        graph.add(_store(view(both, shape.state, sequences, run.snapshots)))
-    output = same(_norm(output), same(view(z, size, heads, each, sequences)))
-    return view(
-        new(shape.embedding, tokens, of=(view(output, shape.values, each, sequences),)), shape.embedding, tokens
-    )
+        graph.add(store(view(both, shape.state, sequences, run.snapshots), on=site.mixer.home))
+    output = same(site.norm(output), same(view(z, size, heads, each, sequences)))
+    mixed = product(shape.embedding, tokens, of=(view(output, shape.values, each, sequences),))
+    return view(mixed, shape.embedding, tokens)
 
 
-def _feed_forward(width: int, shape: Shape, run: Run, x: Node) -> Node:
-    up, gate = new(width, run.tokens, of=(x,)), new(width, run.tokens, of=(x,))
-    return new(shape.embedding, run.tokens, of=(new(width, run.tokens, of=(gate, up)),))
+def _feed_forward(width: int, shape: Shape, run: Run, part: _Part, x: Node) -> Node:
+    up, gate = part.product(width, run.tokens, of=(x,)), part.product(width, run.tokens, of=(x,))
+    return part.product(shape.embedding, run.tokens, of=(new(width, run.tokens, of=(gate, up)),))
 
 
-def _experts(graph: Graph, shape: Shape, run: Run, x: Node) -> Node:
+def _experts(graph: Graph, shape: Shape, run: Run, site: _Site, x: Node) -> Node:
     tokens, used, width = run.tokens, shape.experts_used, shape.expert_feed_forward
-    chances = same(new(shape.experts, tokens, of=(x,)))
-    chosen = view(new(shape.experts, tokens, of=(chances,), size=I32), used, tokens)
+    product = site.feed_forward.product
+    chances = same(site.mixer.product(shape.experts, tokens, of=(x,)))
+    chosen = new(shape.experts, tokens, of=(chances,), size=I32)
+    chosen = view(chosen, used, tokens, span=shape.experts * (tokens - 1) + used)
     weights = new(1, used, tokens, of=(view(chances, 1, shape.experts, tokens), chosen))
     weights = view(weights, used, tokens)
     weights = view(same(weights, same(new(1, tokens, of=(weights,)))), 1, used, tokens)
     graph.add(weights)
     each = view(x, shape.embedding, 1, tokens)
     if shape.merged_experts:
-        both = new(2 * width, used, tokens, of=(each, chosen))
+        both = product(2 * width, used, tokens, of=(each, chosen))
         gate, up = view(both, width, used, tokens), view(both, width, used, tokens)
     else:
-        gate, up = (new(width, used, tokens, of=(each, chosen)) for _ in range(2))
-    down = new(shape.embedding, used, tokens, of=(new(width, used, tokens, of=(gate, up)), chosen))
+        gate, up = (product(width, used, tokens, of=(each, chosen)) for _ in range(2))
+    down = product(shape.embedding, used, tokens, of=(new(width, used, tokens, of=(gate, up)), chosen))
     weighted = graph.add(same(down, weights))
     parts = [graph.add(view(weighted, shape.embedding, tokens)) for _ in range(used)]
     total = parts[0]
@@ -381,60 +373,94 @@ def _experts(graph: Graph, shape: Shape, run: Run, x: Node) -> Node:
         total = graph.add(same(total, part))
     if not shape.shared_feed_forward:
         return total
-    shared = _feed_forward(shape.shared_feed_forward, shape, run, x)
-    return same(total, same(shared, same(new(1, tokens, of=(x,)))))
+    shared = _feed_forward(shape.shared_feed_forward, shape, run, site.mixer, x)
+    return same(total, same(shared, same(site.mixer.product(1, tokens, of=(x,)))))
 
 
-def _block(graph: Graph, shape: Shape, run: Run, residual: Node, mixed: Node) -> Node:
+def _block(graph: Graph, shape: Shape, run: Run, site: _Site, residual: Node, mixed: Node) -> Node:
     """Add the residual, and what follows the mixing of tokens: norm, feed-forward, residual."""
     x = same(mixed, residual)
-    normed = _norm(x)
-    out = (
-        _experts(graph, shape, run, normed) if shape.experts else _feed_forward(shape.feed_forward, shape, run, normed)
-    )
-    return same(out, x)
+    normed = site.norm(x)
+    if shape.experts:
+        return same(_experts(graph, shape, run, site, normed), x)
+    return same(_feed_forward(shape.feed_forward, shape, run, site.feed_forward, normed), x)
 
 
-def trunk_graph(shape: Shape, run: Run) -> Graph:
+def trunk_graph(shape: Shape, run: Run, layout: Layout) -> Graph:
     """Build the graph of the layers without the MTP block."""
-    graph, inputs = Graph(), _inputs(shape, run, states=True)
-    hidden = graph.add(new(shape.embedding, run.tokens, of=(Node((run.tokens,), size=I32),)))
-    graph.add(Node((shape.embedding, run.tokens)))  # embeddings of images; placed though there are none
-    rows = Node((run.outputs,), size=I32)
-    for recurrent in shape.recurrent:
-        normed = graph.add(_norm(hidden))
+    graph, host = Graph(), layout.host
+    inputs = _inputs(shape, run, host, states=True)
+    sites = _sites(run, layout)
+    words = Node((run.tokens,), size=I32, device=host)
+    hidden = graph.add(new(shape.embedding, run.tokens, of=(words,), on=host))
+    graph.add(Node((shape.embedding, run.tokens), device=host))  # embeddings of images; placed though there are none
+    rows = Node((run.outputs,), size=I32, device=host)
+    for recurrent, site in zip(shape.recurrent, sites, strict=False):
+        normed = graph.add(site.norm(hidden))
         if recurrent:
-            mixed = _delta_net(graph, shape, run, inputs, normed)
+            mixed = _delta_net(graph, shape, run, site, inputs, normed)
         else:
-            mixed = _attention(graph, shape, run, inputs, normed, side_by_side=run.patched)
-        hidden = _block(graph, shape, run, hidden, mixed)
-    final = _norm(hidden)
+            mixed = _attention(graph, shape, run, site, inputs, normed, side_by_side=run.patched)
+        hidden = _block(graph, shape, run, site, hidden, mixed)
+    final = _output(run.tokens, layout).scaled(same(hidden))
     chosen = new(shape.embedding, run.outputs, of=(final, rows))
-    logits = new(shape.vocabulary, run.outputs, of=(chosen,))
+    logits = _output(run.outputs, layout).product(shape.vocabulary, run.outputs, of=(chosen,))
     for result in (final, chosen, logits):
         result.kept = True
     graph.add(logits)
     return graph
 
 
-def mtp_graph(shape: Shape, run: Run) -> Graph:
+def mtp_graph(shape: Shape, run: Run, layout: Layout) -> Graph:
     """Build the graph of the MTP block."""
-    graph, inputs = Graph(), _inputs(shape, run, states=False)
-    embedded = new(shape.embedding, run.tokens, of=(Node((run.tokens,), size=I32),))
-    hidden = Node((shape.embedding, run.tokens))
-    rows = Node((run.outputs,), size=I32)
+    graph, host = Graph(), layout.host
+    inputs = _inputs(shape, run, host, states=False)
+    sites = _sites(run, layout)
+    site = sites[-1]
+    words = Node((run.tokens,), size=I32, device=host)
+    embedded = new(shape.embedding, run.tokens, of=(words,), on=host)
+    hidden = Node((shape.embedding, run.tokens), device=host)
+    rows = Node((run.outputs,), size=I32, device=host)
     # the norm of the hidden state comes second in the concatenation
-    joined = new(2 * shape.embedding, run.tokens, of=(_norm(embedded), _norm(hidden)))
-    x = new(shape.embedding, run.tokens, of=(joined,))
-    out = _block(graph, shape, run, x, _attention(graph, shape, run, inputs, _norm(x), side_by_side=False))
-    final = _norm(out)
-    logits = new(shape.draft_vocabulary, run.outputs, of=(new(shape.embedding, run.outputs, of=(final, rows)),))
+    joined = new(2 * shape.embedding, run.tokens, of=(site.norm(embedded), site.norm(hidden)))
+    x = site.mixer.product(shape.embedding, run.tokens, of=(joined,))
+    mixed = _attention(graph, shape, run, site, inputs, site.norm(x), side_by_side=False)
+    final = site.mixer.scaled(same(_block(graph, shape, run, site, x, mixed)))
+    chosen = new(shape.embedding, run.outputs, of=(final, rows))
     if shape.draft_vocabulary < shape.vocabulary:
+        first = part_of_outside(layout.draft_weights, layout.output)  # does not decide the device, as weights do
+        logits = new(shape.draft_vocabulary, run.outputs, of=(first, chosen))
         others = same(Node((shape.vocabulary - shape.draft_vocabulary, run.outputs)))
         logits = new(shape.vocabulary, run.outputs, of=(logits, others))
+    else:
+        logits = _output(run.outputs, layout).product(shape.vocabulary, run.outputs, of=(chosen,))
     final.kept = logits.kept = True
     graph.add(logits)
     return graph
+
+
+def _sizes(graph: Graph, layout: Layout) -> tuple[int, ...]:
+    if layout.gpus:
+        schedule(graph, layout.host, layout.copies)
+    gpus = {number for number, gpu in enumerate(layout.gpus) if gpu}
+    for node in graph.nodes:
+        if node.work and node.device not in gpus:
+            node.work = 0
+    if not layout.gpus:
+        return (buffer_size(graph),)
+    return tuple(buffer_sizes(graph, [GPU_ALIGNMENT] * layout.host + [CPU_ALIGNMENT]))
+
+
+@functools.lru_cache(maxsize=4096)
+def trunk_sizes(shape: Shape, run: Run, layout: Layout) -> tuple[int, ...]:
+    """Bytes of each device's buffer for the trunk's activations, the host's last."""
+    return _sizes(trunk_graph(shape, run, layout), layout)
+
+
+@functools.lru_cache(maxsize=4096)
+def mtp_sizes(shape: Shape, run: Run, layout: Layout) -> tuple[int, ...]:
+    """Bytes of each device's buffer for the MTP block's activations, the host's last."""
+    return _sizes(mtp_graph(shape, run, layout), layout)
 
 
 # ---- the graph of the vision tower ---------------------------------------------------------------------------------
@@ -511,13 +537,11 @@ def vision_bytes(shape: VisionShape, columns: int, rows: int) -> int:
     return buffer_size(vision_graph(shape, columns, rows))
 
 
-@functools.lru_cache(maxsize=4096)
 def trunk_bytes(shape: Shape, run: Run) -> int:
-    """Bytes of the buffer for the trunk's activations."""
-    return buffer_size(trunk_graph(shape, run))
+    """Bytes of the buffer for the trunk's activations, all of them on the host."""
+    return trunk_sizes(shape, run, on_host(shape))[0]
 
 
-@functools.lru_cache(maxsize=4096)
 def mtp_bytes(shape: Shape, run: Run) -> int:
-    """Bytes of the buffer for the MTP block's activations."""
-    return buffer_size(mtp_graph(shape, run))
+    """Bytes of the buffer for the MTP block's activations, all of them on the host."""
+    return mtp_sizes(shape, run, on_host(shape))[0]

@@ -21,6 +21,7 @@ from qwen35_gguf import ggml_ops
 from qwen35_gguf.errors import ContextError, MemoryLimitError, ModelError
 from qwen35_gguf.quant import recipes
 from qwen35_gguf.runtime import activations
+from qwen35_gguf.runtime.allocation import row_bytes
 from qwen35_gguf.runtime.available import available_bytes
 from qwen35_gguf.runtime.gguf_header import GgufHeader, TensorInfo
 from qwen35_gguf.runtime.installed import installed_runtime
@@ -194,12 +195,6 @@ def vision_shape(header: GgufHeader) -> activations.VisionShape:
 
 
 # ---- the parts ---------------------------------------------------------------------------------------------------
-
-
-def row_bytes(kv_type: str, count: int) -> int:
-    """How many bytes `count` numbers of a KV cache take."""
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[kv_type.upper()]]
-    return -(-count // block) * size
 
 
 def kv_cell_bytes(shape: activations.Shape, kv_type: str) -> int:

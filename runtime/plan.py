@@ -14,16 +14,17 @@ host first, and the one that moves the least is taken; passing from one device t
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from qwen35_gguf.errors import DeviceError, MemoryLimitError
-from qwen35_gguf.runtime import activations, memory
+from qwen35_gguf.runtime import memory
+from qwen35_gguf.runtime.buffers import Bounds, Buffers, Choice, Graphs, bounds_of, buffers_of
 from qwen35_gguf.runtime.devices import WORKER, Device
-from qwen35_gguf.runtime.gguf_header import GgufHeader, TensorInfo
+from qwen35_gguf.runtime.gguf_header import GgufHeader
+from qwen35_gguf.runtime.units import Unit, largest_tensors, overrides_of, units_of
 
 HOST = "CPU"
 WEIGHTS = ("embedding", "DeltaNet", "attention", "feed-forward", "experts", "MTP", "output")
@@ -31,8 +32,6 @@ GPU_RESERVE = 512 << 20  # of each GPU: the driver's context, and work memory ou
 GPU_SPEED = 8  # times as fast as the host reads memory; only the order of plans depends on it
 CROSSING = 1 << 20  # bytes that the host reads in the time that passing to another device takes
 MESSAGE = 16 << 20  # and to another machine, about a millisecond
-FULL = 0.5  # part of the context that is in use, on average
-DRAFTS = 1  # tokens drafted a step, on average
 
 
 @dataclass(frozen=True)
@@ -41,27 +40,6 @@ class Machine:
 
     ram: int
     gpus: tuple[Device, ...] = ()
-
-
-class Unit(NamedTuple):
-    """Something that is placed as a whole: of a layer its mixer with its state, or its feed-forward part.
-
-    Attributes:
-        layer: number; the output is the one after the last.
-        kind: attention, DeltaNet, feed-forward, experts, MTP or output.
-        weights: bytes.
-        state: bytes, of the KV cache or the recurrent state.
-        moved: bytes for a token.
-        movable: whether llama.cpp can place it apart from its layer.
-
-    """
-
-    layer: int
-    kind: str
-    weights: int
-    state: int
-    moved: int
-    movable: bool
 
 
 @dataclass(frozen=True)
@@ -135,96 +113,44 @@ def reserve_of(device: Device) -> int:
     return 0 if device.kind == WORKER else GPU_RESERVE
 
 
-# ---- the parts of a model ----------------------------------------------------------------------------------------
-
-
-def _role(tensor: TensorInfo) -> str:
-    name = tensor.name.split(".")[2]
-    if name.endswith("_exps"):
-        return "experts"
-    if name in ("ffn_gate", "ffn_up", "ffn_down"):
-        return "feed-forward"
-    return "mixer"  # with norms, the router and the shared expert
-
-
-def units_of(
-    header: GgufHeader, *, n_ctx: int, kv_type: str, sequences: int, rollback: int, mtp: bool
-) -> tuple[list[Unit], int]:
-    """Take a model apart, in the order of computation, and return also the bytes of the embedding."""
-    shape = memory.model_shape(header, patched=memory.patched_runtime())
-    layers = memory.trunk_layers(header)
-    cache = memory.cells_of(n_ctx) * memory.kv_cell_bytes(shape, kv_type)
-    one_state = memory.state_bytes(shape)
-    weights: dict[tuple[int, str], int] = {}
-    others: dict[str, int] = {}
-    for tensor in header.tensors:
-        layer = memory.layer_of(tensor)
-        if layer is None:
-            others[tensor.name] = tensor.n_bytes
-        elif layer < layers or mtp:
-            key = layer, _role(tensor)
-            weights[key] = weights.get(key, 0) + tensor.n_bytes
-    drafts = DRAFTS if mtp else 0
-    units = []
-    for (layer, role), n_bytes in sorted(weights.items(), key=lambda item: (item[0][0], item[0][1] != "mixer")):
-        state, moved, kind = 0, n_bytes, role
-        if role == "experts":
-            moved = n_bytes * shape.experts_used // max(1, shape.experts)
-        elif role == "mixer" and layer < layers and shape.recurrent[layer]:
-            kind, state = "DeltaNet", one_state * sequences * (1 + rollback)
-            moved += one_state * (2 + rollback)  # one is read, one is written, and one for each token to be taken back
-        elif role == "mixer":
-            kind, state = "attention" if layer < layers else "MTP", cache
-            moved += int(cache * FULL) // sequences
-        uses = drafts if layer >= layers else 1
-        units.append(Unit(layer, kind, n_bytes, state, moved * uses, role != "mixer"))
-    embedding = others.pop("token_embd.weight")
-    matrix = others.pop("output.weight", embedding)
-    draft_rows = matrix * shape.draft_vocabulary // shape.vocabulary
-    norms = sum(others.values())
-    last = int(header.require("block_count"))
-    units.append(Unit(last, "output", matrix + norms, 0, matrix + norms + drafts * draft_rows, False))
-    return units, embedding
-
-
-def overrides_of(units: Sequence[Unit], device: str) -> Iterator[tuple[str, str]]:
-    """Yield the patterns for tensors that are not where their layer is."""
-    names = {"experts": r"ffn_\w+_exps\.", "feed-forward": r"ffn_(gate|up|down)\."}
-    for kind, tensors in names.items():
-        layers = "|".join(str(unit.layer) for unit in units if unit.kind == kind)
-        if layers:
-            yield rf"^blk\.({layers})\.{tensors}", device
-
-
 # ---- placing -----------------------------------------------------------------------------------------------------
 
 
-class _Room(NamedTuple):
+class _Task(NamedTuple):
     """What is known before anything is placed."""
 
-    estimate: memory.Estimate
-    capacity: tuple[int, ...]  # of each GPU for units
-    gpu_compute: int
-    gpu_mtp_compute: int
-    idle_compute: int  # of a host that computes nothing but the embedding
+    header: GgufHeader
+    machine: Machine
+    n_ctx: int
+    kv_type: str
+    needed: memory.Estimate  # on the host alone; of the weights nothing is used: a copy takes as much as a page
+    units: tuple[Unit, ...]
+    embedding: int
+    graphs: Graphs
+
+    @property
+    def last(self) -> int:
+        """Number of the output's layer."""
+        return self.units[-1].layer
 
 
-def _room(header: GgufHeader, machine: Machine, options: dict[str, Any]) -> _Room:
-    needed = memory.estimate(header, **options)  # of the weights nothing is used: a copy takes as much as a page
-    patched = memory.patched_runtime()
-    shape = memory.model_shape(header, patched=patched)
-    sequences, rollback = options["sequences"], options["rollback"]
-    run = memory.run_of(
-        options["n_ctx"], options["n_batch"], options["kv_type"], sequences, rollback, options["outputs"], patched
-    )._replace(host_states=False)
-    compute = activations.trunk_bytes(shape, run)
-    head = activations.mtp_bytes(shape, run._replace(outputs=min(run.tokens, sequences))) if options["mtp"] else 0
-    idle = run.tokens * (2 * activations.F32 * shape.embedding + activations.F16 * run.cells)
-    capacity = tuple(gpu.free - reserve_of(gpu) - compute for gpu in machine.gpus)
-    return _Room(needed, capacity, compute, head, idle)
+def _task(header: GgufHeader, machine: Machine, options: dict[str, Any]) -> _Task:
+    needed = memory.estimate(header, **options)
+    patched, mtp = memory.patched_runtime(), options["mtp"]
+    context = {key: options[key] for key in ("n_ctx", "kv_type", "sequences", "rollback")}
+    units, embedding = units_of(header, **context, mtp=mtp)
+    graphs = Graphs(
+        shape=memory.model_shape(header, patched=patched),
+        run=memory.run_of(**context, n_batch=options["n_batch"], outputs=options["outputs"], patched=patched),
+        mtp=mtp,
+        gpus=tuple(gpu.kind != WORKER for gpu in machine.gpus),
+        largest=largest_tensors(header),
+        output=units[-1].weights,
+    )
+    return _Task(header, machine, options["n_ctx"], options["kv_type"], needed, tuple(units), embedding, graphs)
 
 
-def _fill(layers: Sequence[int], capacity: Sequence[int]) -> list[int] | None:
+def _fill(layers: Sequence[int], capacity: Sequence[int]) -> tuple[int, ...] | None:
     """Put layers of these sizes on GPUs in their order; return how many each GPU gets, None if they do not all fit."""
     counts, gpu, left = [0] * len(capacity), 0, capacity[0]
     for size in layers:
@@ -234,49 +160,93 @@ def _fill(layers: Sequence[int], capacity: Sequence[int]) -> list[int] | None:
                 return None
             left = capacity[gpu]
         counts[gpu], left = counts[gpu] + 1, left - size
-    return counts
+    return tuple(counts)
 
 
-def _candidates(units: list[Unit], last: int, room: _Room) -> Iterator[tuple[int, list[int], set[Unit], set[Unit]]]:
-    """Yield n_gpu_layers, layers of each GPU, what is moved from there to the host, and what is moved to the first GPU.
+def _choices(task: _Task, bounds: Bounds) -> Iterator[Choice]:
+    """Yield what to try, at first nothing on GPUs, then every number of layers.
 
-    Every number of layers is tried; what does not fit goes to the host, the least valuable first, as few as possible.
+    What does not fit goes to the host, the least valuable first, as few as possible.
     """
-    # whichever GPU gets the MTP block also needs what its context computes
-    capacity = [size - room.gpu_mtp_compute for size in room.capacity]
-    for n_gpu_layers in range(1, last + 2):
+    gpus, units, last = task.machine.gpus, task.units, task.last
+    yield Choice(0, (0,) * len(gpus))
+
+    def capacity(start: int, gone: int) -> list[int]:
+        assumed = bounds.of(start, last + 1 - start, gone)
+        return [gpu.free - reserve_of(gpu) - compute for gpu, compute in zip(gpus, assumed, strict=False)]
+
+    for n_gpu_layers in range(1, last + 2) if gpus else ():
         start = last + 1 - n_gpu_layers
         there = [unit for unit in units if unit.layer >= start]
         movable = sorted((unit for unit in there if unit.movable), key=lambda unit: unit.moved / unit.weights)
 
         def counts_without(
             count: int, start: int = start, there: list[Unit] = there, movable: list[Unit] = movable
-        ) -> list[int] | None:
+        ) -> tuple[int, ...] | None:
             sizes = [0] * (last + 1 - start)  # an MTP block that is not loaded counts as a layer
             for unit in there:
                 sizes[unit.layer - start] += unit.weights + unit.state
             for unit in movable[:count]:
                 sizes[unit.layer - start] -= unit.weights
-            return _fill(sizes, capacity)
+            return _fill(sizes, capacity(start, count))
 
         low, high = 0, len(movable)
-        if counts_without(high) is None:
-            continue
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if counts_without(middle) is not None else (middle + 1, high)
+        if counts_without(0) is None:
+            if not high or counts_without(high) is None:
+                continue
+            low = 1
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if counts_without(middle) is not None else (middle + 1, high)
         counts = counts_without(low)
         assert counts is not None
-        gone = set(movable[:low])
         added: set[Unit] = set()
-        if not gone:
+        if not low and counts[0]:
             kept = sum(unit.weights + unit.state for unit in there if unit.layer < start + counts[0])
-            left = capacity[0] - kept if counts[0] else 0
+            left = capacity(start, 0)[0] - kept
             for unit in reversed([unit for unit in units if unit.layer < start and unit.movable]):
                 if unit.weights <= left:
                     added.add(unit)
                     left -= unit.weights
-        yield n_gpu_layers, counts, gone, added
+        yield Choice(n_gpu_layers, counts, frozenset(movable[:low]), frozenset(added))
+
+
+class _Outcome(NamedTuple):
+    """A plan, and by how many bytes it does not fit."""
+
+    plan: Plan
+    shortage: int
+
+
+def _outcome(task: _Task, choice: Choice, buffers: Buffers) -> _Outcome:
+    plan = _finish(task, choice, buffers)
+    return _Outcome(plan, _shortage(plan, task.machine))
+
+
+def _assumed(task: _Task, choice: Choice, bounds: Bounds) -> tuple[int, ...]:
+    return bounds.of(task.last + 1 - choice.n_gpu_layers, choice.n_gpu_layers, len(choice.gone))
+
+
+def _expected(task: _Task, bounds: Bounds) -> tuple[Choice, _Outcome]:
+    """Find the best choice with buffers of the sizes that are assumed."""
+    nothing = (0,) * (len(task.machine.gpus) + 1)
+    pairs = (
+        (choice, _outcome(task, choice, Buffers(_assumed(task, choice, bounds), nothing)))
+        for choice in _choices(task, bounds)
+    )
+    return min(pairs, key=lambda pair: (pair[1].shortage, pair[1].plan.cost))
+
+
+def _best(task: _Task, bounds: Bounds) -> tuple[Choice, Buffers, _Outcome]:
+    """Find a choice that is the best with the buffers that it turns out to need."""
+    while True:
+        choice, expected = _expected(task, bounds)
+        buffers = buffers_of(task.graphs, choice)
+        found = _outcome(task, choice, buffers)
+        higher = bounds.raised(_assumed(task, choice, bounds), buffers.together)
+        if found.shortage <= expected.shortage or higher == bounds:
+            return choice, buffers, found
+        bounds = higher
 
 
 def place(
@@ -312,14 +282,13 @@ def place(
     mtp = mtp and memory.has_mtp(header)
     options = {"n_ctx": n_ctx, "n_batch": n_batch, "kv_type": kv_type, "sequences": sequences, "rollback": rollback}
     options |= {"outputs": outputs, "mtp": mtp, "checkpoints": checkpoints, "mmproj": mmproj}
-    room = _room(header, machine, options)
-    units, embedding = units_of(header, n_ctx=n_ctx, kv_type=kv_type, sequences=sequences, rollback=rollback, mtp=mtp)
-    last = units[-1].layer
-    finish = functools.partial(_finish, header, machine, room, units, embedding, n_ctx, kv_type)
-    plans = [finish(0, [0] * len(machine.gpus), set(), set())]
-    if machine.gpus:
-        plans += [finish(*candidate) for candidate in _candidates(units, last, room)]
-    return min(((plan, _shortage(plan, machine)) for plan in plans), key=lambda pair: (pair[1], pair[0].cost))
+    task = _task(header, machine, options)
+    bounds = bounds_of(task.graphs)
+    choice, buffers, found = _best(task, bounds)
+    if 0 < found.shortage <= sum(_assumed(task, choice, bounds)):  # it may be that too much was assumed
+        closer = _best(task, bounds.replaced(_assumed(task, choice, bounds), buffers.together))[2]
+        found = min(found, closer, key=lambda outcome: outcome.shortage)
+    return found
 
 
 def _shortage(plan: Plan, machine: Machine) -> int:
@@ -329,22 +298,11 @@ def _shortage(plan: Plan, machine: Machine) -> int:
     return max(0, host - machine.ram) + sum(max(0, usage.used - usage.capacity) for usage in others)
 
 
-def _finish(
-    header: GgufHeader,
-    machine: Machine,
-    room: _Room,
-    units: list[Unit],
-    embedding: int,
-    n_ctx: int,
-    kv_type: str,
-    n_gpu_layers: int,
-    counts: list[int],
-    gone: set[Unit],
-    added: set[Unit],
-) -> Plan:
+def _finish(task: _Task, choice: Choice, buffers: Buffers) -> Plan:
     """Add up what each device has."""
-    start = units[-1].layer + 1 - n_gpu_layers
-    ends = list(itertools.accumulate(counts, initial=start))
+    header, machine, units, needed = task.header, task.machine, task.units, task.needed
+    start = task.last + 1 - choice.n_gpu_layers
+    ends = list(itertools.accumulate(choice.counts, initial=start))
     names = [gpu.name for gpu in machine.gpus]
 
     def home(unit: Unit) -> str:
@@ -361,22 +319,22 @@ def _finish(
             parts[device][part] = parts[device].get(part, 0) + n_bytes
 
     tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
-    add(HOST, "embedding", embedding)
+    add(HOST, "embedding", task.embedding)
     for unit in units:
-        device = HOST if unit in gone else names[0] if unit in added else home(unit)
+        device = HOST if unit in choice.gone else names[0] if unit in choice.added else home(unit)
         placements.append(Placement(unit.layer, unit.kind, device))
-        shown = unit.weights - embedding if unit.kind == "output" and tied and device == HOST else unit.weights
+        shown = unit.weights - task.embedding if unit.kind == "output" and tied and device == HOST else unit.weights
         add(device, unit.kind, shown)
         add(home(unit), "recurrent states" if unit.kind == "DeltaNet" else "KV cache", unit.state)
         moved[device] += unit.moved
-    needed, used = room.estimate, {placement.device for placement in placements}
-    for name in names:
-        if name in used:
-            add(name, "compute", room.gpu_compute)
-            add(name, "reserve", reserve_of(next(gpu for gpu in machine.gpus if gpu.name == name)))
-    head = next((place.device for place in placements if place.kind == "MTP"), HOST)
-    add(HOST, "compute", needed.compute if HOST in used else room.idle_compute)
-    add(head, "compute", needed.mtp_compute if head == HOST else room.gpu_mtp_compute)
+    used = {placement.device for placement in placements}
+    for name, trunk, head in zip([*names, HOST], buffers.trunk, buffers.mtp, strict=True):
+        if name == HOST or name in used:
+            add(name, "compute", trunk)
+            add(name, "MTP compute", head)
+    for gpu in machine.gpus:
+        if gpu.name in used:
+            add(gpu.name, "reserve", reserve_of(gpu))
     add(HOST, "logits", needed.outputs + needed.mtp_outputs)
     add(HOST, "prefix cache", needed.checkpoints)
     add(HOST, "vision", needed.vision_weights + needed.vision_compute)
@@ -387,16 +345,16 @@ def _finish(
     order = [HOST, *(place.device for place in placements), HOST]
     return Plan(
         model=header.path.name,
-        n_ctx=n_ctx,
-        kv_type=kv_type,
+        n_ctx=task.n_ctx,
+        kv_type=task.kv_type,
         usage=tuple(Usage(name, capacity[name], parts[name], moved[name], speed[name]) for name in parts),
         placements=tuple(placements),
-        n_gpu_layers=n_gpu_layers,
-        tensor_split=tuple(counts),
+        n_gpu_layers=choice.n_gpu_layers,
+        tensor_split=choice.counts,
         overrides=tuple(
             itertools.chain(
-                overrides_of([unit for unit in units if unit in gone], HOST),
-                overrides_of([unit for unit in units if unit in added], names[0] if names else HOST),
+                overrides_of([unit for unit in units if unit in choice.gone], HOST),
+                overrides_of([unit for unit in units if unit in choice.added], names[0] if names else HOST),
             )
         ),
         crossings=sum(one != other for one, other in itertools.pairwise(order)),

@@ -168,6 +168,19 @@ def _said() -> dict[str, float]:
     return found
 
 
+def said_of_devices() -> dict[str, dict[str, float]]:
+    """MiB by kind of buffer and by device, CPU or the address of a worker, from the log since it was cleared."""
+    found: dict[str, dict[str, float]] = {}
+    for name, kind, size in re.findall(
+        r"(\S+) (model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB", "".join(_lines)
+    ):
+        worker = re.search(r"\[(.*)\]", name)
+        sizes = found.setdefault(kind, {})
+        device = worker[1] if worker else "CPU"
+        sizes[device] = sizes.get(device, 0) + float(size)
+    return found
+
+
 @contextmanager
 def loaded(path: Path, *, weights: bool, **options: Any) -> Iterator[tuple[Any, dict[str, float]]]:
     """Load a model, its MTP head too, with its weights or as llama.cpp's own memory planning does; give MiB."""

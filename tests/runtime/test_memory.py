@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from oracles import allocator, llama
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ContextError, MemoryLimitError, ModelError
-from qwen35_gguf.runtime import activations, available, memory
+from qwen35_gguf.runtime import allocation, available, memory
 from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
 
 MIB = 1 << 20
@@ -185,18 +185,18 @@ def resident() -> int:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_placement_is_between_what_is_alive_and_the_sum(data: st.DataObject) -> None:
-    nodes = [activations.Node((data.draw(st.integers(1, 50)),), size=32)]
-    graph = activations.Graph()
+    nodes = [allocation.Node((data.draw(st.integers(1, 50)),), size=32)]
+    graph = allocation.Graph()
     for _ in range(data.draw(st.integers(1, 25))):
         parents = tuple(data.draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=3, unique=True)))
         kind = data.draw(st.sampled_from(["new", "same", "view"]))
         if kind == "new":
-            node = activations.new(data.draw(st.integers(1, 50)), of=parents, size=32)
+            node = allocation.new(data.draw(st.integers(1, 50)), of=parents, size=32)
         elif kind == "same":
-            node = activations.same(*parents)
+            node = allocation.same(*parents)
             node.n_bytes = parents[0].n_bytes if parents[0].root is None else 32
         else:
-            node = activations.view(parents[0], 1)
+            node = allocation.view(parents[0], 1)
         nodes.append(graph.add(node))
     own = [node for node in graph.nodes + graph.inputs if node.root is None]
     last = {node: i for i, user in enumerate(graph.nodes) for node in (p.root or p for p in user.parents)}
@@ -205,7 +205,7 @@ def test_placement_is_between_what_is_alive_and_the_sum(data: st.DataObject) -> 
         + (0 if node.root or node.may_replace else node.n_bytes)
         for node in graph.nodes
     ]
-    assert max(alive) <= activations.buffer_size(graph) <= sum(node.n_bytes for node in own)
+    assert max(alive) <= allocation.buffer_size(graph) <= sum(node.n_bytes for node in own)
     assert last  # every graph has users
 
 

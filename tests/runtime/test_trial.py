@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from oracles.rpc import free_port, worker
 from qwen35_gguf.cli import main
-from qwen35_gguf.errors import WorkerError
 from qwen35_gguf.runtime import Qwen35, offload
 from qwen35_gguf.runtime.available import available_bytes
 from qwen35_gguf.runtime.settings import Settings, from_record
 from qwen35_gguf.runtime.trial import Trials
-from qwen35_gguf.runtime.workers import say_hello
 
 
 def test_a_trial_gives_figures(files: list[Path]) -> None:
@@ -98,28 +94,8 @@ def test_no_more_processes_than_memory_allows(files: list[Path], kept: int) -> N
 SOME, ALL, HOST = (Settings(1, 1, gpu_layers=count, draft=False) for count in (3, 6, 0))
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-@contextlib.contextmanager
-def worker(endpoint: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "qwen35_gguf.cli", "worker", "--listen", endpoint, "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 20
-            while True:
-                try:
-                    say_hello(endpoint)
-                    break
-                except WorkerError:
-                    assert time.monotonic() < deadline
-                    assert process.poll() is None
-                    time.sleep(0.05)
-            yield process
-        finally:
-            process.kill()
+def serving(endpoint: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return worker(int(endpoint.rpartition(":")[2]))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +110,7 @@ def trials_with(file: Path, endpoint: str) -> Trials:
 
 def test_trials_take_turns_at_a_worker(files: list[Path], endpoint: str) -> None:
     """It serves one client at a time; what is on the host alone needs no turn."""
-    with worker(endpoint), trials_with(files[0], endpoint) as trials:
+    with serving(endpoint), trials_with(files[0], endpoint) as trials:
         for settings in (SOME, ALL, HOST, SOME, ALL):
             assert trials.measure(settings).problem == "", settings
             assert sum(settings.gpu_layers != 0 for settings in trials._live) <= 1
@@ -144,7 +120,7 @@ def test_trials_take_turns_at_a_worker(files: list[Path], endpoint: str) -> None
 def test_a_plan_for_the_host_alone_needs_no_turn(files: list[Path], endpoint: str) -> None:
     """The worker's memory is the host's, and the host is faster."""
     planned = replace(ALL, gpu_layers="auto")
-    with worker(endpoint), trials_with(files[0], endpoint) as trials:
+    with serving(endpoint), trials_with(files[0], endpoint) as trials:
         assert not trials.place(planned).devices
         assert trials.effect(planned) == trials.effect(HOST) != trials.effect(ALL)
         assert (trials.rank(planned), trials.rank(SOME), trials.rank(ALL)) == (0, 3, 6)
@@ -154,7 +130,7 @@ def test_a_plan_for_the_host_alone_needs_no_turn(files: list[Path], endpoint: st
 
 
 def test_after_a_killed_process_the_worker_serves_the_next(files: list[Path], endpoint: str) -> None:
-    with worker(endpoint), trials_with(files[0], endpoint) as trials:
+    with serving(endpoint), trials_with(files[0], endpoint) as trials:
         assert trials.measure(ALL).problem == ""
         os.kill(trials._live[ALL].pid, signal.SIGKILL)
         assert trials.measure(ALL).problem == "ended by signal 9 (out of memory?)"
@@ -164,7 +140,7 @@ def test_after_a_killed_process_the_worker_serves_the_next(files: list[Path], en
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_a_busy_worker_is_waited_for(files: list[Path], endpoint: str) -> None:
     """Longer than a command waits: it may be busy with what a process asked for that was killed meanwhile."""
-    with worker(endpoint) as process, trials_with(files[0], endpoint) as trials:
+    with serving(endpoint) as process, trials_with(files[0], endpoint) as trials:
         assert trials.measure(ALL).problem == ""
         os.kill(process.pid, signal.SIGSTOP)
         trials.patience = 0.5
@@ -177,14 +153,14 @@ def test_a_busy_worker_is_waited_for(files: list[Path], endpoint: str) -> None:
 
 
 def test_a_worker_that_dies_is_a_result(files: list[Path], endpoint: str) -> None:
-    with worker(endpoint) as process, trials_with(files[0], endpoint) as trials:
+    with serving(endpoint) as process, trials_with(files[0], endpoint) as trials:
         assert trials.measure(ALL).problem == ""
         process.kill()
         process.wait()
         assert f"worker {endpoint}: is gone" in trials.measure(ALL).problem
         assert f"worker {endpoint}: cannot be reached" in trials.measure(ALL).problem
         assert trials.measure(HOST).problem == ""
-        with worker(endpoint):
+        with serving(endpoint):
             assert trials.measure(ALL).problem == ""
 
 
@@ -197,7 +173,7 @@ def test_tune_with_a_worker_keeps_a_profile_for_it(
     files: list[Path], endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QWEN35_CACHE", str(tmp_path))
-    with worker(endpoint):
+    with serving(endpoint):
         code, out, err = run("tune", files[0], "--rpc", endpoint, "--budget", "5s", "--goal", "decode", "--json")
         assert code == 0, err
         found = json.loads(out)

@@ -7,10 +7,8 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from oracles import allocator
+from oracles.rpc import free_port, worker
 from qwen35_gguf.cli import main
 from qwen35_gguf.errors import DeviceError, WorkerError
 from qwen35_gguf.runtime import Qwen35, memory, offload, workers
@@ -28,32 +27,6 @@ from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
 from qwen35_gguf.runtime.llama import Context, Model
 from qwen35_gguf.runtime.offload import Offload
 from qwen35_gguf.runtime.plan import HOST, Machine, Plan, make_plan
-
-STARTS = 20.0  # seconds that a worker may take to start
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-@contextlib.contextmanager
-def worker(port: int) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "qwen35_gguf.cli", "worker", "--listen", f"127.0.0.1:{port}", "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + STARTS
-            while True:
-                try:
-                    workers.say_hello(f"127.0.0.1:{port}")
-                    break
-                except WorkerError:
-                    assert time.monotonic() < deadline
-                    assert process.poll() is None, process.stderr and process.stderr.read()
-                    time.sleep(0.05)
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.fixture(scope="module")
