@@ -136,9 +136,8 @@ def write_files(
     with ExitStack() as stack:
         crew = _hire(stack, jobs)
         streams = [stack.enter_context(GGUFStream(file.path, file.arch, file.infos)) for file in files]
-        # a bar for the text model and one for the tower, or one for all files of a release
-        names = [file.path.name for file in files]
-        with progress.progress(sum(file.nbytes for file in files), _named(names)) as advance:
+        name = files[0].path.name if len(files) == 1 else f"{len(files)} files"
+        with progress.progress(sum(file.nbytes for file in files), name) as advance:
             _write(checkpoint, list(zip(files, streams, strict=True)), crew, digest, advance)
         found = digest.hexdigest() if digest else ""
         for stream in streams:
@@ -148,10 +147,6 @@ def write_files(
         for stream in streams:
             stream.publish()
     return found
-
-
-def _named(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} files"
 
 
 def peak_memory(conversion: Conversion, jobs: int = 0) -> int:
