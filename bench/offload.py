@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from divergence import divergence
 
 from qwen35_gguf.runtime import memory, offload, profiles
 from qwen35_gguf.runtime.available import available_bytes
@@ -140,7 +141,7 @@ def splits(model: Path, device: Device, n_ctx: int, rounds: int) -> list[dict[st
             seen[label].append(look(model, chosen[label], device, n_ctx))
     expected = seen["none"][0]
     other = rounding(model, n_ctx)
-    rows: list[dict[str, Any]] = [{"split": "rounding", "kl": divergence(expected.logits, other)}]
+    rows: list[dict[str, Any]] = [{"split": "rounding", "kl": float(divergence(expected.logits, other).mean())}]
     same = float((expected.logits.argmax(-1) == other.argmax(-1)).mean())
     heads = ("KL", "same top", "greedy", "prefill", "decode", "MB used", "planned")
     print(f"{'split':<8} " + " ".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
@@ -150,7 +151,7 @@ def splits(model: Path, device: Device, n_ctx: int, rounds: int) -> list[dict[st
         row = {
             "split": label,
             "placement": str(chosen[label]),
-            "kl": divergence(expected.logits, first.logits),
+            "kl": float(divergence(expected.logits, first.logits).mean()),
             "same_top": float((expected.logits.argmax(-1) == first.logits.argmax(-1)).mean()),
             "greedy": common(expected.greedy, first.greedy),
             "prefill": statistics.median(one.prefill for one in many),
@@ -210,18 +211,6 @@ def planned(plan: Plan, device: Device) -> int:
     """Return what a plan takes of the device, without what it leaves for the driver."""
     usage = next(usage for usage in plan.usage if usage.device == device.name)
     return usage.used - usage.parts.get("reserve", 0)
-
-
-def divergence(expected: Any, found: Any) -> float:
-    """Return the mean KL divergence of (rows, vocabulary) logits, in nats."""
-
-    def normal(logits: Any) -> Any:
-        wide = logits.astype(np.float64)
-        wide -= wide.max(-1, keepdims=True)
-        return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
-
-    p, q = normal(expected), normal(found)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
 def common(expected: list[int], found: list[int]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from qwen35_gguf.convert.metadata import HUB
 from qwen35_gguf.errors import MissingDependencyError
 from qwen35_gguf.quant.size_plot import Point, draw
 from qwen35_gguf.release.modelfile import modelfile
@@ -19,8 +20,6 @@ from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
 NAMES = ("README.md", "Modelfile", "size-quality.png", "size-quality.svg")
 CONTEXTS = (8192, 32768, 262144)
 PREFERRED = ("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q6_K", "Q8_0")
-
-HUB = "https://huggingface.co/"
 
 CARD = """---
 {front}---
@@ -124,7 +123,7 @@ def texts(
             plot = ""
     tokens = next((one["tokens"] for one in figures.values()), 0)
     licensed = str(origin.license or origin.front.get("license") or "other")
-    base = f"[{origin.base_model}]({HUB}{origin.base_model})" if origin.base_model else origin.name
+    base = f"[{origin.base_model}]({HUB}/{origin.base_model})" if origin.base_model else origin.name
     text = CARD.format(
         front=front(origin, licensed, seeing=bool(seeing)),
         name=origin.name,

@@ -24,7 +24,17 @@ from qwen35_gguf.release import measure as measuring
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.card import Origin
 from qwen35_gguf.release.draft import disk_errors
-from qwen35_gguf.release.planning import DIGEST_KEY, IMATRIX, Options, Planned, hub_id, is_model, plan, with_digest
+from qwen35_gguf.release.planning import (
+    DIGEST_KEY,
+    IMATRIX,
+    Options,
+    Planned,
+    hub_id,
+    is_model,
+    plan,
+    signed,
+    with_digest,
+)
 from qwen35_gguf.release.ready_made import ReadyMade
 from qwen35_gguf.release.state import State
 
@@ -94,9 +104,7 @@ def package(
             measuring.measure(
                 unmeasured, first, folder, state, text=finish.text, scratch=Path(scratch), jobs=jobs, say=say
             )
-    if options.imatrix and not (folder / IMATRIX).exists():
-        with disk_errors(folder / IMATRIX):
-            shutil.copy(options.imatrix, folder / IMATRIX)
+    bring_imatrix(options.imatrix, folder)
     checkpoint = planned.source.checkpoint.directory
     origin = Origin(
         front=card.front_matter(checkpoint / "README.md"),
@@ -135,9 +143,7 @@ def package_files(
             measuring.measure(
                 unmeasured, reference, folder, state, text=finish.text, scratch=Path(scratch), jobs=jobs, say=say
             )
-    if files.imatrix and not (folder / IMATRIX).exists():
-        with disk_errors(folder / IMATRIX):
-            shutil.copy(files.imatrix, folder / IMATRIX)
+    bring_imatrix(files.imatrix, folder)
     origin = replace(
         ready_made.origin(models[0]),
         how=f"Packaged by qwen35-gguf {__version__} from files that were there; their bytes are unchanged",
@@ -181,13 +187,12 @@ def convert(
         OutputError: there is no space, or a file cannot be written.
 
     """
-    missing = [file for file in planned.files if not states.is_done(folder, file.path.name, state)]
-    if len(missing) < len(planned.files):
-        say(f"{len(planned.files) - len(missing)} of {len(planned.files)} files are there already")
-    for file in missing:
-        for stale in states.parts_of(folder, file.path.name):
-            stale.unlink(missing_ok=True)
-    made = [with_digest(file, state.weights) if state.weights else file for file in missing]
+    missing = states.to_be_made(folder, [file.path.name for file in planned.files], state, say)
+    made = [
+        with_digest(file, state.weights) if state.weights else file
+        for file in planned.files
+        if file.path.name in missing
+    ]
     extra = [reference] if reference is not None and reference.path.parent != folder else []
     if not made and not extra:
         return
@@ -216,11 +221,7 @@ def _reference(planned: Planned, scratch: Path) -> PlannedFile:
     if found is not None:
         return found
     made = planning.text_file(replace(planned.source, weights=None), "BF16", scratch)
-    return replace(made, path=scratch / "BF16.gguf", metadata=(*made.metadata, *_digest_entry(planned)))
-
-
-def _digest_entry(planned: Planned) -> Sequence[Any]:
-    return [kv for kv in planned.files[0].metadata if kv.key == DIGEST_KEY]
+    return replace(signed(made), path=scratch / "BF16.gguf")  # with a place for the checksum, as those it is made with
 
 
 def _vocabulary(planned: Planned) -> int:
@@ -250,6 +251,13 @@ def check(folder: Path, names: Sequence[str], state: State, *, jobs: int = 0, sa
             )
         state.linted.append(name)
         states.save(folder, state)
+
+
+def bring_imatrix(file: str, folder: Path) -> None:
+    """Copy the importance matrix, if there is one, unless that was done before."""
+    if file and not (folder / IMATRIX).exists():
+        with disk_errors(folder / IMATRIX):
+            shutil.copy(file, folder / IMATRIX)
 
 
 def write_texts(

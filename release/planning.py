@@ -108,7 +108,7 @@ def plan(options: Options, folder: Path) -> Planned:
     names = [file.path.name for file in files]
     if clash := sorted({name for name in names if names.count(name) > 1}):
         raise PackageError(f"{clash[0]}: two files would have this name; leave one of them out")
-    return Planned(source, tuple(_signed(file, UNKNOWN) for file in files), header_checksum(source.checkpoint))
+    return Planned(source, tuple(signed(file) for file in files), header_checksum(source.checkpoint))
 
 
 def _check(options: Options, quants: list[str]) -> None:
@@ -126,11 +126,14 @@ def _check(options: Options, quants: list[str]) -> None:
         planning.check_names(quants[0], mmproj_type=type_)
 
 
-def _signed(file: PlannedFile, digest: str) -> PlannedFile:
-    """Say in the metadata what made the file and of which weights; the importance matrix goes along under its name."""
+def signed(file: PlannedFile) -> PlannedFile:
+    """Say in the metadata what made the file and of which weights; the importance matrix goes along under its name.
+
+    The checksum of the weights is not known yet: its place is filled when they were read, or by `with_digest`.
+    """
     entries = [kv._replace(value=IMATRIX) if kv.key == "quantize.imatrix.file" else kv for kv in file.metadata]
     entries.append(KeyValue("quantize.tool", f"qwen35-gguf {__version__}", GGUFValueType.STRING))
-    entries.append(KeyValue(DIGEST_KEY, digest, GGUFValueType.STRING))
+    entries.append(KeyValue(DIGEST_KEY, UNKNOWN, GGUFValueType.STRING))
     return replace(file, metadata=tuple(entries))
 
 

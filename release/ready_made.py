@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from gguf import LlamaFileType
 
+from qwen35_gguf.convert.metadata import HUB
 from qwen35_gguf.convert.writer import check_space
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.release import card, checksums, lint_tensors, shards
+from qwen35_gguf.release import checksums, lint_tensors, shards
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.card import Origin
 from qwen35_gguf.release.container import Layout
@@ -179,14 +180,10 @@ def copy(
         GgufError: a file is damaged.
 
     """
-    missing = [one for one in planned if not states.is_done(folder, one.name, state)]
-    if len(missing) < len(planned):
-        say(f"{len(planned) - len(missing)} of {len(planned)} files are there already")
+    names = states.to_be_made(folder, [one.name for one in planned], state, say)
+    missing = [one for one in planned if one.name in names]
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        for stale in states.parts_of(folder, one.name):
-            stale.unlink(missing_ok=True)
     check_space(folder, sum(part.stat().st_size for one in missing for part in one.parts))
     for one in missing:
         stem = one.name.removesuffix(".gguf")
@@ -231,5 +228,5 @@ def origin(model: Ready) -> Origin:
         front={"language": languages} if languages else {},
         name=str(layout.get("general.name") or model.name.removesuffix(f"-{model.quant}.gguf")),
         license=str(layout.get("general.license") or ""),
-        base_model=url.removeprefix(card.HUB) if url.startswith(card.HUB) else "",
+        base_model=url.removeprefix(f"{HUB}/") if url.startswith(f"{HUB}/") else "",
     )

@@ -6,7 +6,7 @@ So an interrupted run goes on, and a folder that has other files, or was begun w
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,17 @@ def is_done(folder: Path, name: str, state: State) -> bool:
     shard = SHARD_NAME.fullmatch(parts[0].name)
     whole = shard is None or int(shard["count"]) == len(parts)
     return whole and all(path.name in state.files for path in parts)
+
+
+def to_be_made(folder: Path, names: Sequence[str], state: State, say: Callable[[str], None]) -> set[str]:
+    """Return which files are not done, and remove what is left of them."""
+    missing = {name for name in names if not is_done(folder, name, state)}
+    if len(missing) < len(names):
+        say(f"{len(names) - len(missing)} of {len(names)} files are there already")
+    for name in missing:
+        for stale in parts_of(folder, name):
+            stale.unlink(missing_ok=True)
+    return missing
 
 
 def write_text(path: Path, content: str) -> None:

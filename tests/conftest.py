@@ -44,3 +44,14 @@ def checkpoint(make_checkpoint: ModuleType, tmp_path_factory: pytest.TempPathFac
         return made[key]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def stock_tools() -> Any:
+    """The programs of a stock llama.cpp; the first time they are built, which takes minutes."""
+    path = Path(__file__).parents[1] / "bench" / "stock.py"
+    spec = importlib.util.spec_from_file_location("stock", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["stock"] = module  # dataclasses look their module up while it is being executed
+    spec.loader.exec_module(module)
+    return module.build_stock()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import itertools
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -210,14 +209,9 @@ def test_metadata_of_a_shard_can_be_changed_but_not_what_makes_it_a_shard(parts:
 
 
 @pytest.fixture(scope="module")
-def gguf_split() -> Callable[..., None]:
-    """Run llama-gguf-split of a stock llama.cpp; the first time it is built, which takes minutes."""
-    path = Path(__file__).parents[2] / "bench" / "stock.py"
-    spec = importlib.util.spec_from_file_location("stock", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stock"] = module  # dataclasses look their module up while it is being executed
-    spec.loader.exec_module(module)
-    tool = module.build_stock().split
+def gguf_split(stock_tools: Any) -> Callable[..., None]:
+    """Run llama-gguf-split of a stock llama.cpp."""
+    tool = stock_tools.split
 
     def run(*arguments: object) -> None:
         done = subprocess.run([tool, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120)

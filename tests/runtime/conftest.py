@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from oracles import allocator
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.runtime import Qwen35
 
@@ -55,11 +53,12 @@ def model(files: list[Path]) -> Iterator[Qwen35]:
 
 
 @pytest.fixture(scope="session")
-def stock_tools() -> Any:
-    """The programs of a stock llama.cpp; the first time they are built, which takes minutes."""
-    path = Path(__file__).parents[2] / "bench" / "stock.py"
-    spec = importlib.util.spec_from_file_location("stock", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["stock"] = module  # dataclasses look their module up while it is being executed
-    spec.loader.exec_module(module)
-    return module.build_stock()
+def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Models of real shapes by name, whose weights are holes in the file; made when they are asked for."""
+    folder = tmp_path_factory.mktemp("shapes")
+
+    def make(name: str) -> Path:
+        path = folder / f"{name}.gguf"
+        return path if path.exists() else allocator.sparse_model(path, name)
+
+    return make

@@ -40,17 +40,6 @@ SMALLEST = 0.0051  # llama.cpp gives two decimals
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("shapes")
-
-    def make(name: str) -> Path:
-        path = folder / f"{name}.gguf"
-        return path if path.exists() else allocator.sparse_model(path, name)
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def tiny(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tuple(hf_to_gguf.convert(checkpoint(tied=False, seed=3), "Q8_0", tmp_path_factory.mktemp("tiny")))
 

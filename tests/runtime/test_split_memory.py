@@ -51,17 +51,6 @@ CASES: dict[str, tuple[str, float, tuple[float, ...], dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("shapes")
-
-    def make(name: str) -> Path:
-        path = folder / f"{name}.gguf"
-        return path if path.exists() else allocator.sparse_model(path, name)
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def devices() -> Iterator[list[Device]]:
     ports = [free_port(), free_port()]
     with worker(ports[0]), worker(ports[1]):
