@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qwen35_gguf import quant
@@ -130,6 +130,8 @@ def test_a_column_does_not_depend_on_its_neighbours(name: str, target: str) -> N
 def test_targets_agree(name: str, rows: int, columns: int, blocks: int, scale: float, seed: int) -> None:
     packed, x = make(name, rows, columns, 256 * blocks, seed)
     x *= np.float32(10**scale)
+    # In Q8_0 the scale of 32 activations is an F16, in ggml as here: beyond it there is no number to compare with.
+    assume(name != "Q8_0" or np.abs(x).max() / 127 <= np.finfo(np.float16).max)
     wanted = expected(packed, name, x)
     for target in _native.mul_mat_targets():
         assert_close(multiply(packed, name, x, target), wanted)
