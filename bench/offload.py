@@ -34,15 +34,16 @@ from typing import Any
 import numpy as np
 from divergence import divergence
 
-from qwen35_gguf.runtime import memory, offload, profiles
-from qwen35_gguf.runtime.available import available_bytes
-from qwen35_gguf.runtime.devices import Device, find_devices
-from qwen35_gguf.runtime.gguf_header import read_header
-from qwen35_gguf.runtime.installed import installed_runtime
-from qwen35_gguf.runtime.llama import Context, Model, default_threads
-from qwen35_gguf.runtime.offload import Offload
-from qwen35_gguf.runtime.plan import Machine, Plan, place
-from qwen35_gguf.runtime.tune import GOALS
+from qwen35_gguf.gguf_file.header import read_header
+from qwen35_gguf.runtime.llama.devices import Device, find_devices
+from qwen35_gguf.runtime.llama.install import installed_runtime
+from qwen35_gguf.runtime.llama.library import Context, Model, default_threads
+from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning.available_memory import available_bytes
+from qwen35_gguf.runtime.planning.offload import Offload
+from qwen35_gguf.runtime.planning.placement import Machine, Plan, place
+from qwen35_gguf.runtime.tuning import profiles
+from qwen35_gguf.runtime.tuning.search import GOALS
 from runtime import convert
 
 TEXT = 256  # tokens whose logits are compared

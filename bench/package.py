@@ -26,7 +26,7 @@ from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.release import package
 from qwen35_gguf.release.package import Finish
-from qwen35_gguf.release.planning import Options
+from qwen35_gguf.release.plan import Options
 
 ROOT = Path(__file__).resolve().parents[1]
 

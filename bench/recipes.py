@@ -13,16 +13,17 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from qwen35_gguf.commands.quality.recipe import nearest
 from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.quant import costs as files
-from qwen35_gguf.quant import imatrix, solve
-from qwen35_gguf.quant.calibration import CALIBRATION, EVALUATION
-from qwen35_gguf.quant.costs import Costs
+from qwen35_gguf.evaluation import collect_imatrix, kl_divergence, sensitivity
+from qwen35_gguf.evaluation.size_plot import Point, draw
+from qwen35_gguf.evaluation.texts.packaged import CALIBRATION, EVALUATION
+from qwen35_gguf.evaluation.texts.tokenized import splitter
+from qwen35_gguf.quant import imatrix
 from qwen35_gguf.quant.recipe_file import place
-from qwen35_gguf.quant.size_plot import Point, draw
-from qwen35_gguf.runtime import evaluate, importance, sensitivity
-from qwen35_gguf.runtime.recipe_command import nearest
-from qwen35_gguf.runtime.texts import splitter
+from qwen35_gguf.quant.search import costs as files
+from qwen35_gguf.quant.search import solve
+from qwen35_gguf.quant.search.costs import Costs
 
 MIXES = ("IQ2_M", "Q2_K_S", "IQ3_XXS", "Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K")
 DELTANET = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
@@ -47,21 +48,23 @@ def main() -> None:
         reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False)[0]
         matrix = folder / "imatrix.gguf"
         split = splitter(calibration, CALIBRATION)
-        importance.collect(reference, split, matrix, dataset="calibration", chunk=CHUNK, threads=options.threads)
+        collect_imatrix.collect(reference, split, matrix, dataset="calibration", chunk=CHUNK, threads=options.threads)
         measured = measure(reference, matrix, split, options.chunks, options.threads)
         if options.roles:
             print_roles(measured)
             return
         base = folder / "reference"
-        evaluate.save_reference(reference, splitter(evaluation, EVALUATION), base, chunk=CHUNK, threads=options.threads)
+        kl_divergence.save_reference(
+            reference, splitter(evaluation, EVALUATION), base, chunk=CHUNK, threads=options.threads
+        )
 
         def point(group: str, name: str, quant: str, recipe: str | Path | None = None) -> Point:
             file = hf_to_gguf.convert(
                 options.checkpoint, quant, folder / "files", vision=False, imatrix=matrix, recipe=recipe, force=True
             )[0]
-            found = evaluate.evaluate(file, base, threads=options.threads)
+            found = kl_divergence.evaluate(file, base, threads=options.threads)
             size, mean = file.stat().st_size, found.mean
-            bits = evaluate.bits_per_weight(file)
+            bits = kl_divergence.bits_per_weight(file)
             print(
                 f"{group:10} {name:8} {size / 1e6:7.3f} MB  {bits:5.2f} bits  KLD {mean.value:.5f} "
                 f"({mean.low:.5f} to {mean.high:.5f})  same top {100 * found.same_top.value:.2f} %",

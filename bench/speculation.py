@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from qwen35_gguf.runtime.engine import Depth, Engine
-from qwen35_gguf.runtime.llama import Model
-from qwen35_gguf.runtime.mtp import MAX_DEPTH, best_depth, measure_costs, speed_up
-from qwen35_gguf.runtime.sampling import RAW, Sampler, choose
+from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, best_depth, measure_costs, speed_up
+from qwen35_gguf.runtime.engine.sampling import RAW, Sampler, choose
+from qwen35_gguf.runtime.engine.sequence import Depth, Engine
+from qwen35_gguf.runtime.llama.library import Model
 from runtime import convert
 
 ACCEPTANCE = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)

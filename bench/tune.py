@@ -16,13 +16,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from qwen35_gguf.runtime import offload
-from qwen35_gguf.runtime.available import available_bytes
-from qwen35_gguf.runtime.gguf_header import read_header
-from qwen35_gguf.runtime.llama import default_threads
+from qwen35_gguf.gguf_file.header import read_header
+from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.planning import offload
+from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.settings import Settings
-from qwen35_gguf.runtime.trial import Trials
-from qwen35_gguf.runtime.tune import GOALS, Coordinate, Measurement, coordinates, score, search
+from qwen35_gguf.runtime.tuning.search import GOALS, Coordinate, Measurement, coordinates, score, search
+from qwen35_gguf.runtime.tuning.trial import Trials
 from runtime import convert
 
 GRID = ("threads", "threads_batch", "repack", "n_batch", "flash_attention")

@@ -12,6 +12,7 @@ Also runs as a script with the arguments of `qwen35 convert`.
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -25,11 +26,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf import progress
 from qwen35_gguf.convert.checkpoint import Checkpoint
-from qwen35_gguf.convert.planning import Conversion, PlannedFile, plan
+from qwen35_gguf.convert.plan_files import Conversion, PlannedFile, plan
 from qwen35_gguf.convert.tensor_map import OutputTensor
 from qwen35_gguf.convert.weights_digest import WeightsDigest
-from qwen35_gguf.convert.writer import GGUFStream, check_space
 from qwen35_gguf.errors import OutputError, QuantizationError
+from qwen35_gguf.gguf_file.writer import GGUFStream, check_space
 from qwen35_gguf.quant import kernels
 
 __all__ = ["Conversion", "PlannedFile", "convert", "plan", "run", "write_files"]
@@ -286,6 +287,6 @@ def _pack(slab: Slab, type_: GGMLQuantizationType, importance: Array | None) -> 
 
 
 if __name__ == "__main__":
-    from qwen35_gguf.convert.command import command
+    from qwen35_gguf.cli import main
 
-    command()
+    main(["convert", *sys.argv[1:]])

@@ -24,8 +24,8 @@ import yaml
 from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, Metadata, RopeScalingType, VisionProjectorType
 from gguf.utility import naming_convention, size_label
 
-from qwen35_gguf.convert.keyvalue import KeyValue, Scalar
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.gguf_file.keyvalue import KeyValue, Scalar
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import FileRecipe
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from gguf import GGUFValueType, Keys, TokenType
 
-from qwen35_gguf.convert.keyvalue import KeyValue
 from qwen35_gguf.errors import CheckpointError, MissingDependencyError
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

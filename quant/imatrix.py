@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.errors import GgufError, ImatrixError, OutputError
-from qwen35_gguf.release.container import read_layout
+from qwen35_gguf.gguf_file.layout import read_layout
 
 Float = npt.NDArray[np.float32]
 

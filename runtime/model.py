@@ -13,26 +13,45 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from qwen35_gguf.errors import BusyError, ClosedError, MemoryLimitError, MessageError, ModelError, WorkerError
-from qwen35_gguf.runtime import many, memory, offload, profiles, results, thinking
-from qwen35_gguf.runtime.available import available_bytes
-from qwen35_gguf.runtime.devices import Device
-from qwen35_gguf.runtime.engine import CHECKPOINTS, Depth, Engine
-from qwen35_gguf.runtime.files import find_mmproj, read_model
-from qwen35_gguf.runtime.gguf_header import GgufHeader, read_header
-from qwen35_gguf.runtime.llama import KV_TYPES, Closing, Model
-from qwen35_gguf.runtime.media import MediaLimits
-from qwen35_gguf.runtime.mtp import MAX_DEPTH
-from qwen35_gguf.runtime.offload import Layers
-from qwen35_gguf.runtime.prefix_cache import StateFolder, model_identity
-from qwen35_gguf.runtime.prompt import Prompt, called_tool, chat_prompt
-from qwen35_gguf.runtime.reply import RawText, ReplyParser
-from qwen35_gguf.runtime.results import ChatCompletion, ChatCompletionChunk, Completion, Delta, FinishReason, Timings
-from qwen35_gguf.runtime.sampling import NOT_THINKING, RAW, THINKING, Sampler, Sampling, choose, grammar_text, new_seed
+from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.runtime.chat import openai_types, thinking
+from qwen35_gguf.runtime.chat.openai_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    Delta,
+    FinishReason,
+    Timings,
+)
+from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
+from qwen35_gguf.runtime.chat.prompt import Prompt, called_tool, chat_prompt
+from qwen35_gguf.runtime.chat.template import ChatTemplate
+from qwen35_gguf.runtime.engine import scheduler
+from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
+from qwen35_gguf.runtime.engine.prefix_cache import StateFolder, model_identity
+from qwen35_gguf.runtime.engine.sampling import (
+    NOT_THINKING,
+    RAW,
+    THINKING,
+    Sampler,
+    Sampling,
+    choose,
+    grammar_text,
+    new_seed,
+)
+from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Depth, Engine
+from qwen35_gguf.runtime.llama.devices import Device
+from qwen35_gguf.runtime.llama.library import KV_TYPES, Closing, Model
+from qwen35_gguf.runtime.llama.rpc import say_hello
+from qwen35_gguf.runtime.media.image import MediaLimits
+from qwen35_gguf.runtime.media.video import VideoLimits
+from qwen35_gguf.runtime.media.vision_encoder import Vision, check_mmproj
+from qwen35_gguf.runtime.model_files import find_mmproj, read_model
+from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning.available_memory import available_bytes
+from qwen35_gguf.runtime.planning.offload import Layers
 from qwen35_gguf.runtime.settings import Settings, context_options, model_options, needs
-from qwen35_gguf.runtime.template import ChatTemplate
-from qwen35_gguf.runtime.video import VideoLimits
-from qwen35_gguf.runtime.vision import Vision, check_mmproj
-from qwen35_gguf.runtime.workers import say_hello
+from qwen35_gguf.runtime.tuning import profiles
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +79,7 @@ class _Request:
 class _Outcome:
     """How an answer ended."""
 
-    message: results.Message
+    message: openai_types.Message
     finish_reason: FinishReason
     timings: Timings
     reasoning_tokens: int
@@ -358,8 +377,8 @@ class Qwen35(Closing):
 
         """
         self._check_ready()
-        if not isinstance(parallel, int) or not 1 <= parallel <= many.MAX_PARALLEL:
-            raise MessageError(f"parallel: {parallel!r} is not a whole number from 1 to {many.MAX_PARALLEL}")
+        if not isinstance(parallel, int) or not 1 <= parallel <= scheduler.MAX_PARALLEL:
+            raise MessageError(f"parallel: {parallel!r} is not a whole number from 1 to {scheduler.MAX_PARALLEL}")
         jobs = []
         first = new_seed(seed)
         for number, prompt in enumerate(prompts):
@@ -370,9 +389,9 @@ class Qwen35(Closing):
             tokens = [item for item in made.items if isinstance(item, int)]
             if len(tokens) != len(made.items):
                 raise MessageError(f"prompts[{number}]: has pictures; use chat")
-            jobs.append(many.Job(tokens, made.inside, raw, request.settings, request.seed, request.limit))
+            jobs.append(scheduler.Job(tokens, made.inside, raw, request.settings, request.seed, request.limit))
         with self._turn():
-            return many.run(
+            return scheduler.run(
                 self._model,
                 jobs,
                 parallel=parallel,
@@ -451,11 +470,11 @@ class Qwen35(Closing):
     # ---- answers -------------------------------------------------------------------------------------------------
 
     def _chunks(self, request: _Request, on_progress: Progress | None) -> Generator[ChatCompletionChunk, None, None]:
-        name, created = results.new_id(), int(time.time())
+        name, created = openai_types.new_id(), int(time.time())
 
         def chunk(delta: Delta, **ending: Any) -> ChatCompletionChunk:
             reason = ending.pop("finish_reason", None)
-            return ChatCompletionChunk(self.name, [results.ChunkChoice(delta, reason)], name, created, **ending)
+            return ChatCompletionChunk(self.name, [openai_types.ChunkChoice(delta, reason)], name, created, **ending)
 
         answer = self._answer(request, on_progress)
         with contextlib.closing(answer):
@@ -469,14 +488,14 @@ class Qwen35(Closing):
         yield chunk(
             Delta(),
             finish_reason=outcome.finish_reason,
-            usage=results.usage(outcome.timings, outcome.reasoning_tokens),
+            usage=openai_types.usage(outcome.timings, outcome.reasoning_tokens),
             timings=outcome.timings,
         )
 
     def _completion(self, outcome: _Outcome) -> ChatCompletion:
-        choice = results.Choice(outcome.message, outcome.finish_reason)
+        choice = openai_types.Choice(outcome.message, outcome.finish_reason)
         return ChatCompletion(
-            self.name, [choice], results.usage(outcome.timings, outcome.reasoning_tokens), outcome.timings
+            self.name, [choice], openai_types.usage(outcome.timings, outcome.reasoning_tokens), outcome.timings
         )
 
     def _answer(

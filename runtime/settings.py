@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from qwen35_gguf.runtime.engine import CHECKPOINTS, Depth
-from qwen35_gguf.runtime.llama import default_threads
-from qwen35_gguf.runtime.mtp import MAX_DEPTH
+from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
+from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Depth
+from qwen35_gguf.runtime.llama.library import default_threads
 
 LOAD_MODES = {(False, False): 0, (True, False): -1, (False, True): 2, (True, True): 3}  # of llama_load_mode; -1: maps
 AUTOMATIC, OFF = -1, 0  # of llama_flash_attn_type

@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from qwen35_gguf.convert import hf_to_gguf, tensor_map, verify, writer
+from oracles.paths import ROOT
+from qwen35_gguf.convert import hf_to_gguf, tensor_map, verify
 from qwen35_gguf.convert.checkpoint import open_checkpoint
 from qwen35_gguf.errors import OutputError, QuantizationError
+from qwen35_gguf.gguf_file import writer
 
 Factory = Callable[..., Path]
-SCRIPT = Path(__file__).parents[2] / "convert" / "hf_to_gguf.py"
+SCRIPT = ROOT / "convert" / "hf_to_gguf.py"
 
 
 def left_behind(directory: Path) -> list[str]:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFValueType, LlamaFileType
 
-from qwen35_gguf.convert.keyvalue import KeyValue
 from qwen35_gguf.convert.metadata import output_name, text_metadata, vision_metadata
 from qwen35_gguf.convert.tokenizer import vocabulary
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
 
 Factory = Callable[..., Path]
 Entries = dict[str, tuple[list[str], Any]]

@@ -15,11 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from oracles.paths import ROOT
 from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.quant.calibration import read_text
-from qwen35_gguf.runtime import Qwen35, evaluate
+from qwen35_gguf.evaluation import kl_divergence
+from qwen35_gguf.evaluation.texts.packaged import read_text
+from qwen35_gguf.runtime import Qwen35
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 TINY = EXAMPLES / "tiny-qwen3.5"
 
 
@@ -94,10 +96,12 @@ def test_it_sees_pictures_that_it_was_never_shown(folder: Path) -> None:
 
 def test_two_bits_hurt_and_eight_do_not(folder: Path, tmp_path: Path) -> None:
     text = read_text(TINY / "evaluation.txt")
-    evaluate.save_reference(
+    kl_divergence.save_reference(
         gguf(folder, "F32"), lambda model: model.tokenize(text), tmp_path / "base", chunk=256, chunks=40, threads=2
     )
-    found = {quant: evaluate.evaluate(gguf(folder, quant), tmp_path / "base", threads=2) for quant in ("Q8_0", "Q2_K")}
+    found = {
+        quant: kl_divergence.evaluate(gguf(folder, quant), tmp_path / "base", threads=2) for quant in ("Q8_0", "Q2_K")
+    }
     assert found["Q8_0"].mean.value < 2e-4
     assert found["Q2_K"].mean.value > 100 * found["Q8_0"].mean.value
     assert found["Q2_K"].log_ratio.low > 0.002  # worse beyond doubt

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from oracles.delta_rule import recurrence
+from oracles.paths import ROOT
 
 Array = np.ndarray[Any, Any]
 
-KERNELS = Path(__file__).parents[2] / "ggml_ops" / "delta_net"
+KERNELS = ROOT / "ggml_ops" / "delta_net"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-static", "-DSIMD_ARM64", f"-I{KERNELS}"]
 SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]

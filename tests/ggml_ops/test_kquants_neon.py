@@ -17,9 +17,10 @@ import pytest
 
 from oracles.ggml import ggml_accepts, ggml_quantize
 from oracles.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
+from oracles.paths import ROOT
 from qwen35_gguf.ggml_ops import _native
 
-KERNELS = Path(__file__).parents[2] / "ggml_ops" / "kquants"
+KERNELS = ROOT / "ggml_ops" / "kquants"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-static", "-DSIMD_ARM64", f"-I{KERNELS}"]
 SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]

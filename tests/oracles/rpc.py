@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from qwen35_gguf.errors import WorkerError
-from qwen35_gguf.runtime import workers
+from qwen35_gguf.runtime.llama import rpc
 
 STARTS = 20.0  # seconds that a worker may take to start
 
@@ -29,7 +29,7 @@ def worker(port: int) -> Iterator[subprocess.Popen[str]]:
             deadline = time.monotonic() + STARTS
             while True:
                 try:
-                    workers.say_hello(f"127.0.0.1:{port}")
+                    rpc.say_hello(f"127.0.0.1:{port}")
                     break
                 except WorkerError:
                     assert time.monotonic() < deadline

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qwen35_gguf.errors import LogitsError
-from qwen35_gguf.quant import logits_file
+from qwen35_gguf.evaluation import logits_file
+from qwen35_gguf.evaluation.logits_file import Header
 from qwen35_gguf.quant.divergence import Accumulator, log_softmax
-from qwen35_gguf.quant.logits_file import Header
 
 
 def random_logits(rows: int, vocabulary: int, seed: int = 0, scale: float = 3.0) -> np.ndarray:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from qwen35_gguf.commands.files import checksum
 from qwen35_gguf.errors import ChecksumError
-from qwen35_gguf.release import checksum_command, checksums
+from qwen35_gguf.release import checksums
 
 FILES = {"a.gguf": b"a" * 9_000_000, "b c.gguf": b"", "sub/ü.txt": b"text\n"}
 
@@ -81,15 +82,15 @@ def test_line_ends_of_windows(folder: Path) -> None:
 
 def test_command(folder: Path) -> None:
     run = CliRunner().invoke
-    missing = run(checksum_command.command, [str(folder)])
+    missing = run(checksum.command, [str(folder)])
     assert (missing.exit_code, len(missing.stderr.splitlines())) == (2, 1)
-    assert run(checksum_command.command, [str(folder), "--write"]).exit_code == 0
-    good = run(checksum_command.command, [str(folder)])
+    assert run(checksum.command, [str(folder), "--write"]).exit_code == 0
+    good = run(checksum.command, [str(folder)])
     assert (good.exit_code, good.stdout) == (0, "a.gguf: OK\nb c.gguf: OK\nsub/ü.txt: OK\n")
     (folder / "new.txt").write_text("x")
     (folder / "a.gguf").write_text("x")
-    bad = run(checksum_command.command, [str(folder), "--jobs", "1"])
+    bad = run(checksum.command, [str(folder), "--jobs", "1"])
     assert bad.exit_code == 1
     assert "a.gguf: differs" in bad.stdout
     assert "new.txt is not in SHA256SUMS" in bad.stderr
-    assert run(checksum_command.command, [str(folder / "absent")]).exit_code == 2
+    assert run(checksum.command, [str(folder / "absent")]).exit_code == 2

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.tensor_map import OutputTensor
 from qwen35_gguf.errors import OutputError, PackageError
-from qwen35_gguf.release import package, shards
+from qwen35_gguf.gguf_file import shards
+from qwen35_gguf.release import package
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.package import Finish
-from qwen35_gguf.release.planning import Options
+from qwen35_gguf.release.plan import Options
 from qwen35_gguf.release.verify_release import verify
-
-TINY = Path(__file__).parents[2] / "examples" / "tiny-qwen3.5"
 
 
 def run(*arguments: object) -> Result:
@@ -207,7 +207,7 @@ def test_large_files_are_split(tmp_path: Path) -> None:
 
 
 def test_heads_are_draft_models_of_their_own(tmp_path: Path) -> None:
-    from qwen35_gguf.runtime.llama import Model
+    from qwen35_gguf.runtime.llama.library import Model
 
     folder = tmp_path / "release"
     package.package(Options(str(TINY), ("Q4_0",), heads=True), folder, FAST)
@@ -332,7 +332,7 @@ def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ):
         result = run(*arguments)
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
-    from qwen35_gguf.convert import writer
+    from qwen35_gguf.gguf_file import writer
 
     usage = type("Usage", (), {"free": 1000, "total": 1000, "used": 0})
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _path: usage)

@@ -15,10 +15,9 @@ from click.testing import CliRunner, Result
 
 import sdist
 from oracles.hub import NAME, TOKEN, Hub, serve
+from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.release import checksums
-
-TINY = Path(__file__).parents[2] / "examples" / "tiny-qwen3.5"
 
 # huggingface_hub waits up to half a minute between its attempts, which is not what is tested here.
 IMPATIENT = """

@@ -15,10 +15,11 @@ import pytest
 from oracles.clips import clip
 from qwen35_gguf import errors
 from qwen35_gguf.errors import MemoryLimitError
-from qwen35_gguf.runtime import Qwen35, memory
-from qwen35_gguf.runtime.media import Picture
-from qwen35_gguf.runtime.thinking import OUT_OF_BUDGET
-from qwen35_gguf.runtime.video import VideoLimits
+from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.runtime.chat.thinking import OUT_OF_BUDGET
+from qwen35_gguf.runtime.media.image import Picture
+from qwen35_gguf.runtime.media.video import VideoLimits
+from qwen35_gguf.runtime.planning import memory
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 TOOL = {

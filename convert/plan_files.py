@@ -1,0 +1,317 @@
+"""What files there will be: where, which tensors in which types, and their metadata, before a weight is read.
+
+`plan` decides about a conversion. A release, which makes many files of one checkpoint, takes the pieces: what all files
+share (`Source`: headers, vocabulary, importance) is read once, then each file is planned alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType, LlamaFileType
+
+from qwen35_gguf.convert import hub, metadata, tensor_map, tokenizer
+from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from qwen35_gguf.convert.tensor_map import OutputTensor, TensorPlan
+from qwen35_gguf.errors import ImatrixError, QuantizationError
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
+from qwen35_gguf.gguf_file.writer import TensorInfo, count_parameters
+from qwen35_gguf.quant import imatrix as matrices
+from qwen35_gguf.quant import kernels, recipe_file, recipes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Parameters = tuple[int, int, int, int]  # total, shared, one expert's, experts
+
+VISION_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One GGUF to be written: where, which tensors in which types, and its metadata."""
+
+    path: Path
+    arch: str
+    tensors: tuple[OutputTensor, ...]
+    types: tuple[GGMLQuantizationType, ...]
+    metadata: tuple[KeyValue, ...]
+    parameters: int
+    importance: dict[str, Array] = field(default_factory=dict)  # (1 or experts, columns) by tensor
+
+    @property
+    def infos(self) -> list[TensorInfo]:
+        """The tensors as the GGUF header lists them."""
+        return [_info(tensor, type_) for tensor, type_ in zip(self.tensors, self.types, strict=True)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data."""
+        return sum(info.nbytes for info in self.infos)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Everything decided before a weight is read: what `--dry-run` prints and `convert` does."""
+
+    checkpoint: Checkpoint
+    files: tuple[PlannedFile, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, and what all files that are made of it share.
+
+    Attributes:
+        checkpoint: its configuration, and the headers of its weights.
+        repo: on the Hub, if it came from there; `commit` likewise.
+        commit: that was downloaded.
+        name: of the model, if it was given.
+        weights: an importance matrix, if one was given.
+
+    """
+
+    checkpoint: Checkpoint
+    repo: str | None = None
+    commit: str | None = None
+    name: str | None = None
+    weights: matrices.Imatrix | None = None
+
+    @functools.cached_property
+    def tensors(self) -> TensorPlan:
+        """All tensors that can be made."""
+        return tensor_map.plan(self.checkpoint)
+
+    @functools.cached_property
+    def vocabulary(self) -> tuple[KeyValue, ...]:
+        """The tokenizer's metadata; for the vocabulary of Qwen3.5 this takes most of a second."""
+        return tuple(tokenizer.vocabulary(self.checkpoint.directory, int(self.checkpoint.text_config["vocab_size"])))
+
+    @functools.cached_property
+    def importance(self) -> dict[str, Array]:
+        """The importance of each tensor that has one.
+
+        Raises:
+            ImatrixError: the matrix is of another model.
+
+        """
+        return _importance(self.weights, self.tensors.text) if self.weights is not None else {}
+
+    def stem(self, tensors: Sequence[OutputTensor]) -> str:
+        """Name the text model of these tensors by the GGUF naming convention, without what it is quantized to."""
+        parameters = _parameters(tensors, self.checkpoint.arch)
+        directory, config = self.checkpoint.directory, self.checkpoint.config
+        return metadata.output_name(directory, self.name, config, parameters, source_repo=self.repo)
+
+
+def open_source(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    name: str | None = None,
+    imatrix: str | Path | None = None,
+) -> Source:
+    """Find a checkpoint, downloading it if it is a Hub id, and check its headers.
+
+    Raises:
+        Qwen35Error: it is not there, damaged, or none of Qwen3.5; or the importance matrix cannot be read.
+
+    """
+    weights = matrices.read(imatrix) if imatrix is not None else None
+    directory, repo, commit = hub.resolve(str(model), revision)
+    return Source(open_checkpoint(directory), repo, commit, name, weights)
+
+
+def plan(
+    model: str | Path,
+    quant: str = "Q4_K_M",
+    out: str | Path = "models",
+    *,
+    mtp: bool = True,
+    vision: bool = True,
+    mmproj_type: str = "BF16",
+    revision: str | None = None,
+    name: str | None = None,
+    recipe: str | Path | None = None,
+    imatrix: str | Path | None = None,
+) -> Conversion:
+    """Decide everything about a conversion from headers alone. Raises Qwen35Error for anything that cannot work."""
+    check_names(quant, recipe, mmproj_type)  # before anything is downloaded
+    source = open_source(model, revision=revision, name=name, imatrix=imatrix)
+    files = [text_file(source, quant, Path(out), mtp=mtp, recipe=recipe)]
+    if vision and source.tensors.vision:
+        files.append(vision_file(source, mmproj_type, Path(out), stem=source.stem(files[0].tensors)))
+    return Conversion(source.checkpoint, tuple(files), source.tensors.notes)
+
+
+def check_names(quant: str, recipe: str | Path | None = None, mmproj_type: str = "BF16") -> None:
+    """Refuse what names no mix, no recipe, or no type of a vision tower.
+
+    Raises:
+        QuantizationError: a name is unknown.
+        RecipeError: the recipe is missing or malformed.
+
+    """
+    _mix(quant, recipe)
+    if mmproj_type.upper() not in VISION_TYPES:
+        raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
+
+
+def text_file(
+    source: Source, quant: str, out: Path, *, mtp: bool = True, recipe: str | Path | None = None
+) -> PlannedFile:
+    """Plan the text model in `quant`.
+
+    Args:
+        source: the checkpoint.
+        quant: any llama.cpp quantization name.
+        out: the file's directory.
+        mtp: with the multi-token-prediction head, if the checkpoint has one.
+        recipe: as of `hf_to_gguf.convert`.
+
+    Raises:
+        QuantizationError: the name is unknown, or a type needs an importance that is not there.
+        RecipeError: the recipe is missing or malformed.
+        ImatrixError: the importance matrix is of another model.
+
+    """
+    chosen, mix = _mix(quant, recipe)
+    checkpoint, text_config = source.checkpoint, source.checkpoint.text_config
+    found = source.tensors if mtp else tensor_map.plan(checkpoint, mtp=False)
+    architecture = recipes.Architecture(
+        blocks=int(text_config["num_hidden_layers"]) + found.mtp_blocks,
+        heads=int(text_config["num_attention_heads"]),
+        kv_heads=int(text_config["num_key_value_heads"]),
+        experts=int(text_config.get("num_experts") or 0) if checkpoint.arch == "qwen35moe" else 0,
+        tied=all(tensor.name != "output.weight" for tensor in found.text),
+        importance=source.weights is not None,
+    )
+    importance = {
+        tensor.name: source.importance[tensor.name] for tensor in found.text if tensor.name in source.importance
+    }
+    types = tuple(_text_type(mix, chosen, tensor, architecture, found.mtp_blocks, importance) for tensor in found.text)
+    parameters = _parameters(found.text, checkpoint.arch)
+    label = f"{chosen.name}-" if chosen else ""
+    return PlannedFile(
+        out / f"{source.stem(found.text)}-{label}{mix.name}.gguf",
+        checkpoint.arch,
+        found.text,
+        types,
+        (
+            *metadata.text_metadata(
+                checkpoint.config,
+                checkpoint.directory,
+                arch=checkpoint.arch,
+                mtp_blocks=found.mtp_blocks,
+                file_type=int(mix.file_type),
+                name=source.name,
+                parameters=parameters,
+                source_repo=source.repo,
+                revision=source.commit,
+            ),
+            *source.vocabulary,
+            *(metadata.recipe_metadata(chosen) if chosen is not None else ()),
+            *(metadata.imatrix_metadata(source.weights) if source.weights is not None else ()),
+        ),
+        parameters[0],
+        importance,
+    )
+
+
+def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedFile:
+    """Plan the vision tower, whose matrices are F32, F16, BF16 or Q8_0; `stem` is the text model's name."""
+    wanted, tensors = type_.upper(), source.tensors.vision
+    parameters = _parameters(tensors, "clip")
+    return PlannedFile(
+        out / f"mmproj-{stem}-{wanted}.gguf",
+        "clip",
+        tensors,
+        tuple(_vision_type(tensor, wanted) for tensor in tensors),
+        tuple(
+            metadata.vision_metadata(
+                source.checkpoint.config,
+                source.checkpoint.directory,
+                file_type=int(VISION_TYPES[wanted]),
+                name=source.name or (source.repo and source.repo.rpartition("/")[2]),
+                parameters=parameters,
+            )
+        ),
+        parameters[0],
+    )
+
+
+def _mix(quant: str, recipe: str | Path | None) -> tuple[recipe_file.FileRecipe | None, recipes.Recipe]:
+    chosen = recipe_file.find(str(recipe), quant) if recipe is not None else None
+    return chosen, chosen.base if chosen else recipes.find_recipe(quant)
+
+
+def _text_type(
+    recipe: recipes.Recipe,
+    chosen: recipe_file.FileRecipe | None,
+    tensor: OutputTensor,
+    architecture: recipes.Architecture,
+    mtp_blocks: int,
+    importance: dict[str, Array],
+) -> GGMLQuantizationType:
+    if tensor.floor is not None:
+        return tensor.floor
+    ruled = (
+        chosen.type_of(tensor.name, tensor.shape, architecture.blocks - mtp_blocks, tied=architecture.tied)
+        if chosen
+        else None
+    )
+    type_ = ruled or recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
+    needed = type_ in recipes.IMPORTANCE_TYPES if ruled else recipes.needs_importance(recipe, tensor.name, type_)
+    if needed and tensor.name not in importance:
+        what = "the importance matrix has none" if architecture.importance else "give one with --imatrix"
+        raise QuantizationError(
+            f"{recipe.name} needs an importance matrix for {tensor.name}: {what}, "
+            "or choose Q2_K, Q3_K_S, IQ3_S or larger"
+        )
+    return type_
+
+
+def _importance(weights: matrices.Imatrix, tensors: Sequence[OutputTensor]) -> dict[str, Array]:
+    """Find the importance of each tensor that has one.
+
+    Raises:
+        ImatrixError: the matrix is of another model.
+
+    """
+    found = {tensor.name: weights.importance(tensor.name, tensor.shape) for tensor in tensors if len(tensor.shape) > 1}
+    known = {name: values for name, values in found.items() if values is not None}
+    if not known:
+        raise ImatrixError(f"{weights.path}: has no entry for any tensor of this model; it is of another one")
+    return known
+
+
+def _vision_type(tensor: OutputTensor, wanted: str) -> GGMLQuantizationType:
+    """Choose as the stock converter: patch embeddings stay F32 (F16 in an F16 file), odd rows fall back to F16."""
+    if tensor.name.startswith("v.patch_embd.weight"):
+        return GGMLQuantizationType.F16 if wanted == "F16" else GGMLQuantizationType.F32
+    if tensor.floor is not None:
+        return tensor.floor
+    if wanted == "Q8_0" and tensor.shape[-1] % 32:
+        return GGMLQuantizationType.F16
+    return GGMLQuantizationType[wanted]
+
+
+def _info(tensor: OutputTensor, type_: GGMLQuantizationType) -> TensorInfo:
+    rows = 1
+    for n in tensor.shape[:-1]:
+        rows *= n
+    return TensorInfo(tensor.name, tensor.shape, type_, rows * kernels.row_bytes(type_, tensor.shape[-1]))
+
+
+def _parameters(tensors: Sequence[OutputTensor], arch: str) -> Parameters:
+    infos = [TensorInfo(tensor.name, tensor.shape, GGMLQuantizationType.F32, 0) for tensor in tensors]
+    return count_parameters(arch, infos)

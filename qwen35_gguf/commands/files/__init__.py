@@ -1,0 +1,1 @@
+"""Work with GGUF files."""

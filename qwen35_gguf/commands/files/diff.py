@@ -1,0 +1,102 @@
+"""Say in what two GGUF files differ."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.files.inspect import short
+from qwen35_gguf.errors import Qwen35Error
+from qwen35_gguf.gguf_file.layout import Layout, Tensor
+from qwen35_gguf.gguf_file.shards import read_set
+from qwen35_gguf.quant import kernels
+
+SLAB = 1 << 22  # weights that are compared at once
+SPLIT = "split."  # what only says how a file is cut
+
+
+@click.command("diff")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--no-values", is_flag=True, help="Compare metadata, shapes and types only.")
+@reports_errors
+def command(first: Path, second: Path, no_values: bool) -> None:
+    """Print in what FIRST and SECOND differ; exit code 0 if in nothing, 1 otherwise."""
+    a, b = read_set(first), read_set(second)
+    count = 0
+    for line in [*metadata(a, b), *tensors(a, b, values=not no_values)]:
+        click.echo(line)
+        count += 1
+    click.echo(f"{count} differences" if count else "no difference")
+    if count:
+        raise SystemExit(1)
+
+
+def metadata(a: Sequence[Layout], b: Sequence[Layout]) -> Iterator[str]:
+    """Yield a line for each entry that differs; how the files are cut does not count."""
+    left, right = ({e.key: e for e in side[0].entries if not e.key.startswith(SPLIT)} for side in (a, b))
+    for key in sorted({**left, **right}):
+        if key not in right:
+            yield f"- {key} = {short(left[key])}"
+        elif key not in left:
+            yield f"+ {key} = {short(right[key])}"
+        elif (left[key].type, left[key].value) != (right[key].type, right[key].value):
+            yield f"~ {key}: {short(left[key])} -> {short(right[key])}"
+
+
+def tensors(a: Sequence[Layout], b: Sequence[Layout], *, values: bool) -> Iterator[str]:
+    """Yield a line for each tensor that differs, with the relative error if only its numbers do."""
+    left, right = ({t.name: (shard, t) for shard in side for t in shard.tensors} for side in (a, b))
+    for name in sorted({**left, **right}):
+        if name not in right:
+            yield f"- {name} {left[name][1].type.name}"
+            continue
+        if name not in left:
+            yield f"+ {name} {right[name][1].type.name}"
+            continue
+        (_, one), (_, other) = left[name], right[name]
+        if one.shape != other.shape:
+            yield f"~ {name}: {list(reversed(one.shape))} -> {list(reversed(other.shape))}"
+            continue
+        types = "" if one.type == other.type else f" {one.type.name} -> {other.type.name}"
+        if values:
+            error = difference(left[name], right[name], same_type=not types)
+            if types or error is not None:
+                yield f"~ {name}:{types} relative error {error or 0:.2e}"
+        elif types:
+            yield f"~ {name}:{types}"
+
+
+def difference(a: tuple[Layout, Tensor], b: tuple[Layout, Tensor], *, same_type: bool) -> float | None:
+    """Return rms(difference) / rms(first) of two tensors' weights; None if they are equal to the bit."""
+    left, right = _data(*a), _data(*b)
+    if same_type and np.array_equal(left, right):
+        return None
+    columns = a[1].shape[0]
+    apart = energy = 0.0
+    step = max(1, SLAB // columns)
+    x_rows, y_rows = (
+        side.reshape(-1, kernels.row_bytes(tensor.type, columns))
+        for side, (_, tensor) in ((left, a), (right, b))
+    )  # fmt: skip
+    for start in range(0, len(x_rows), step):
+        x = kernels.dequantize(x_rows[start : start + step], a[1].type, columns).astype(np.float64)
+        y = kernels.dequantize(y_rows[start : start + step], b[1].type, columns).astype(np.float64)
+        apart += float(np.vdot(x - y, x - y))
+        energy += float(np.vdot(x, x))
+    return float(np.sqrt(apart / energy)) if energy else float(apart > 0)
+
+
+def _data(layout: Layout, tensor: Tensor) -> npt.NDArray[np.uint8]:
+    try:
+        with layout.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise Qwen35Error(f"{layout.path}: cannot be read ({error})") from None
+    return np.frombuffer(mapped, np.uint8, tensor.nbytes, layout.data_start + tensor.offset)

@@ -1,0 +1,76 @@
+"""Set or remove metadata of a GGUF file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.files.inspect import short
+from qwen35_gguf.errors import MetadataError
+from qwen35_gguf.gguf_file.layout import STRING, read_layout
+from qwen35_gguf.release import metadata_edit
+
+out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="Change a copy instead of the file.")
+force_option = click.option("--force", is_flag=True, help="Replace an existing copy.")
+
+
+@click.group("metadata", invoke_without_command=True)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_context
+@reports_errors
+def command(ctx: click.Context, file: Path) -> None:
+    """List the metadata of FILE, or change it with set and unset; `get` prints one value whole."""
+    ctx.obj = file
+    if ctx.invoked_subcommand is None:
+        for entry in read_layout(file).entries:
+            click.echo(f"{entry.key}  {metadata_edit.Kind(entry.type, entry.element)}  {short(entry)}")
+
+
+@command.command("get")
+@click.argument("key")
+@click.pass_obj
+@reports_errors
+def get(file: Path, key: str) -> None:
+    """Print the value of KEY: text as it is, anything else as JSON."""
+    entry = read_layout(file).find(key)
+    if entry is None:
+        raise MetadataError(f"{file}: has no {key}; `qwen35 metadata FILE` lists what it has")
+    value = entry.decode()
+    click.echo(value if entry.type == STRING else json.dumps(value, ensure_ascii=False), nl=entry.type != STRING)
+
+
+@command.command("set")
+@click.argument("key")
+@click.argument("value")
+@click.option("--file", "from_file", is_flag=True, help="VALUE is the name of a file that holds it.")
+@click.option("--type", "kind", help="For a new key: uint32, float32, bool, string, array[int32] and so on.")
+@out_option
+@force_option
+@click.pass_obj
+@reports_errors
+def set_value(
+    file: Path, key: str, value: str, from_file: bool, kind: str | None, out: Path | None, force: bool
+) -> None:
+    """Give KEY the value VALUE; a key that is there keeps its type."""
+    if from_file:
+        try:
+            # No newline translation: the value is what the file holds.
+            value = Path(value).read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MetadataError(f"{value}: cannot be read as text ({error})") from None
+    entry = metadata_edit.new_entry(read_layout(file), key, value, metadata_edit.parse_kind(kind) if kind else None)
+    click.echo(metadata_edit.change(file, replace=[entry], copy=out, force=force))
+
+
+@command.command("unset")
+@click.argument("key")
+@out_option
+@force_option
+@click.pass_obj
+@reports_errors
+def unset(file: Path, key: str, out: Path | None, force: bool) -> None:
+    """Remove KEY."""
+    click.echo(metadata_edit.change(file, remove=[key], copy=out, force=force))

@@ -1,0 +1,150 @@
+"""Measure what quantization costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from qwen35_gguf import progress
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.evaluation import kl_divergence, logits_file
+from qwen35_gguf.evaluation.size_plot import Point, draw
+from qwen35_gguf.evaluation.texts.packaged import EVALUATION
+from qwen35_gguf.evaluation.texts.tokenized import splitter
+from qwen35_gguf.quant.divergence import Divergence, Figure
+from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.model_files import read_model
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command("evaluate")
+@click.argument("files", metavar="MODEL...", nargs=-1, type=PATH)
+@click.option("--reference", type=PATH, required=True, help="The GGUF to compare with, or a file of --save-logits.")
+@click.option("-f", "--text", type=PATH, help="Text to be predicted; by default one that comes with the package.")
+@click.option(
+    "--chunk", type=click.IntRange(16, 32768), default=512, show_default=True, help="Tokens; half are scored."
+)
+@click.option("--chunks", type=click.IntRange(min=1), help="At most so many; by default the whole text.")
+@click.option("--save-logits", type=PATH, help="Keep the reference's log-probabilities (as llama-perplexity does).")
+@click.option("--plot", type=PATH, help="Draw size against divergence: NAME.png and NAME.svg.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
+@reports_errors
+def command(
+    files: tuple[Path, ...],
+    reference: Path,
+    text: Path | None,
+    chunk: int,
+    chunks: int | None,
+    save_logits: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    threads: int | None,
+) -> None:
+    """Compare each MODEL with a reference: perplexity, KL divergence, how often the likeliest token is the same.
+
+    The reference is evaluated once. The figures are those of llama-perplexity --kl-divergence on the same chunks.
+    """
+    if not files and save_logits is None:
+        raise click.UsageError("name at least one MODEL to compare, or --save-logits")
+    for file in files:
+        read_model(file)
+    threads = threads or default_threads()
+    with tempfile.TemporaryDirectory(prefix="qwen35-") as folder, progress.steps() as bar:
+        if _is_logits(reference):
+            kept = reference
+        else:
+            kept = save_logits or Path(folder) / "reference"
+            kl_divergence.save_reference(
+                reference,
+                splitter(text, EVALUATION),
+                kept,
+                chunk=chunk,
+                chunks=chunks,
+                threads=threads,
+                advance=progress.counted(bar, f"{reference.name}, chunks"),
+            )
+        found = [
+            (
+                file,
+                kl_divergence.evaluate(
+                    file, kept, threads=threads, advance=progress.counted(bar, f"{file.name}, chunks")
+                ),
+            )
+            for file in files
+        ]
+    records = [record(file, divergence) for file, divergence in found]
+    drawn = draw([point(one) for one in records], plot, f"Divergence from {reference.name}") if plot else []
+    if as_json:
+        click.echo(json.dumps({"reference": str(reference), "models": records}, indent=1))
+        return
+    if found:
+        console = Console()
+        console.width = max(console.width, 132)  # a wrapped table cannot be read
+        show(console, found)
+    for path in [*([save_logits] if save_logits else []), *drawn]:
+        click.echo(path)
+
+
+def _is_logits(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(logits_file.MAGIC)) == logits_file.MAGIC
+    except OSError:
+        return False
+
+
+def record(file: Path, divergence: Divergence) -> dict[str, Any]:
+    """Give one file's figures as what JSON knows."""
+    return {
+        "file": str(file),
+        "bytes": file.stat().st_size,
+        "bits_per_weight": kl_divergence.bits_per_weight(file),
+        **divergence.to_dict(),
+    }
+
+
+def point(one: dict[str, Any]) -> Point:
+    """Make a record a point of the plot."""
+    mean = one["mean"]
+    return Point(Path(one["file"]).stem, one["bits_per_weight"], mean["value"], mean["low"], mean["high"])
+
+
+def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
+    """Print the table; ± is half of the interval of 95 %."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "MB", "bits", "perplexity", "ratio", "mean KLD", "median", "99.9 %", "same top"):
+        table.add_column(name, justify="left" if not name else "right")
+    for file, one in found:
+        ratio = one.log_ratio
+        table.add_row(
+            file.name,
+            f"{file.stat().st_size / 1e6:,.1f}",
+            f"{kl_divergence.bits_per_weight(file):.2f}",
+            _both(one.perplexity, 3),
+            f"{math.exp(ratio.value):.4f}",
+            _both(one.mean, 5),
+            f"{one.median.value:.5f}",
+            f"{one.p999.value:.4f}",
+            f"{_both(one.same_top, 2, 100)} %",
+        )
+    console.print(table)
+    one = found[0][1]
+    console.print(
+        f"{one.tokens} tokens; perplexity of the reference {_both(one.reference_perplexity, 3)}; "
+        "± holds the true value in 95 of 100 cases",
+        highlight=False,
+    )
+
+
+def _both(figure: Figure, digits: int, scale: float = 1) -> str:
+    half = (figure.high - figure.low) / 2
+    return f"{scale * figure.value:,.{digits}f} ± {scale * half:.{digits}f}"

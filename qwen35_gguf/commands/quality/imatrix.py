@@ -1,0 +1,66 @@
+"""Measure which weights matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qwen35_gguf import progress
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.errors import ImatrixError, OutputError
+from qwen35_gguf.evaluation import collect_imatrix
+from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
+from qwen35_gguf.evaluation.texts.tokenized import splitter
+from qwen35_gguf.quant import imatrix
+from qwen35_gguf.runtime.llama.library import default_threads
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command("imatrix")
+@click.argument("file", metavar="MODEL", type=PATH)
+@click.option("-f", "--text", type=PATH, help="Calibration text; by default one that comes with the package.")
+@click.option("-o", "--out", type=PATH, required=True, help="The GGUF to be made.")
+@click.option("--chunk", type=click.IntRange(16, 32768), default=512, show_default=True, help="Tokens at once.")
+@click.option("--chunks", type=click.IntRange(min=1), help="At most so many; by default the whole text.")
+@click.option("--merge", "others", type=PATH, multiple=True, help="Add this matrix of the same model; may be repeated.")
+@click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@reports_errors
+def command(
+    file: Path,
+    text: Path | None,
+    out: Path,
+    chunk: int,
+    chunks: int | None,
+    others: tuple[Path, ...],
+    threads: int | None,
+    force: bool,
+) -> None:
+    """Sum up what goes into each matrix of MODEL over a text; interrupted, the same command goes on.
+
+    The file is that of llama-imatrix, and can be used by either side's quantizer.
+    """
+    if out.exists() and not force:
+        raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
+    read = [imatrix.read(other) for other in others]
+    split = splitter(text, CALIBRATION)
+    with progress.steps() as bar:
+        found = collect_imatrix.collect(
+            file,
+            split,
+            out,
+            dataset="qwen35-gguf calibration" if text is None else text.name,
+            chunk=chunk,
+            chunks=chunks,
+            threads=threads or default_threads(),
+            advance=progress.counted(bar, f"{file.name}, chunks"),
+        )
+    if read:
+        found = imatrix.merge([found, *read])
+        imatrix.write(found, out)
+    if not found.entries:
+        raise ImatrixError(f"{file}: no matrix was used; nothing can be said")
+    click.echo(f"{out}  {len(found.entries)} tensors, {found.chunks} chunks of {found.chunk_size} tokens")
+    click.echo(f"Use it: qwen35 convert CHECKPOINT -q Q4_K_M --imatrix {out}")

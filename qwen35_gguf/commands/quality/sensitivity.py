@@ -1,0 +1,149 @@
+"""Measure what each tensor costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from qwen35_gguf import progress
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.errors import CostsError, OutputError
+from qwen35_gguf.evaluation import sensitivity
+from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
+from qwen35_gguf.evaluation.texts.tokenized import splitter
+from qwen35_gguf.quant import imatrix as matrices
+from qwen35_gguf.quant.imatrix import Imatrix
+from qwen35_gguf.quant.recipe_file import place
+from qwen35_gguf.quant.search import costs as files
+from qwen35_gguf.quant.search.costs import Costs, Type
+from qwen35_gguf.runtime.engine.prefix_cache import model_identity
+from qwen35_gguf.runtime.llama.library import default_threads
+
+PATH = click.Path(path_type=Path)
+SAVE_SECONDS = 20
+
+
+class Types(click.ParamType[object]):
+    """Types of weights, separated by commas."""
+
+    name = "types"
+
+    def convert(
+        self, value: str | tuple[Type, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Type, ...]:
+        """Return them; a name that is none is refused."""
+        if isinstance(value, tuple):
+            return value
+        names = [name.strip().upper() for name in value.split(",")]
+        for name in names:
+            if name not in Type.__members__:
+                self.fail(f"{name!r} is no type of weights, such as Q4_K", param, ctx)
+        return tuple(Type.__members__[name] for name in names)
+
+
+@click.command("sensitivity")
+@click.argument("file", metavar="REFERENCE", type=PATH)
+@click.option("-o", "--out", type=PATH, required=True, help="The JSON to be made; if it is there, it is completed.")
+@click.option("-f", "--text", type=PATH, help="Text; by default the packaged calibration text.")
+@click.option("--imatrix", type=PATH, help="The importance matrix that the conversion will have.")
+@click.option("--types", type=Types(), default=",".join(t.name for t in sensitivity.TYPES), show_default=True)
+@click.option("--chunk", type=click.IntRange(16, 32768), default=256, show_default=True, help="Tokens; half count.")
+@click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option("--estimate", is_flag=True, help="Do not evaluate: estimate from the weighted errors of the weights.")
+@click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
+@reports_errors
+def command(
+    file: Path,
+    out: Path,
+    text: Path | None,
+    imatrix: Path | None,
+    types: tuple[Type, ...],
+    chunk: int,
+    chunks: int,
+    estimate: bool,
+    threads: int | None,
+) -> None:
+    """Measure what each tensor of REFERENCE (F32, F16 or BF16) costs in each type, when only it is quantized.
+
+    Interrupted, the same command goes on.
+    """
+    if not out.parent.is_dir():
+        raise OutputError(f"{out.parent}: is no directory; make it first")
+    threads = threads or default_threads()
+    weights = matrices.read(imatrix) if imatrix else None
+    found = _begun(file, out, text, weights, (chunk, chunks), estimate=estimate)
+    known = {(cost.tensor, cost.type): cost for cost in found.costs}
+    saved = time.monotonic()
+    with progress.steps() as bar:
+        advance = progress.counted(bar, file.name)
+        if estimate:
+            made = sensitivity.estimate(file, imatrix=weights, types=types, threads=threads, advance=advance)
+        else:
+            made = sensitivity.measure(
+                file,
+                splitter(text, CALIBRATION),
+                imatrix=weights,
+                types=types,
+                known=known,
+                chunk=chunk,
+                chunks=chunks,
+                threads=threads,
+                advance=advance,
+            )
+        try:
+            for cost in made:
+                found.costs.append(cost)
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    files.write(found, out)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            files.write(found, out)
+            raise
+    files.write(found, out)
+    show(Console(), found)
+    click.echo(f"{out}\nUse it: qwen35 recipe {out} --target-bpw 4.5 -o recipe.yaml")
+
+
+def _begun(
+    file: Path, out: Path, text: Path | None, weights: Imatrix | None, size: tuple[int, int], *, estimate: bool
+) -> Costs:
+    """Describe the reference, with what an interrupted run has left."""
+    said = [
+        model_identity(file),
+        hashlib.sha256(text.read_bytes()).hexdigest() if text and text.is_file() else str(text),
+        weights.sha256 if weights else "",
+        size,
+        estimate,
+    ]
+    new = sensitivity.describe(file, hashlib.sha256(json.dumps(said).encode()).hexdigest(), measured=not estimate)
+    if not out.exists():
+        return new
+    before = files.read(out)
+    if before.identity != new.identity:
+        raise CostsError(f"{out}: is of another model, text or importance matrix; give another name with -o")
+    return before
+
+
+def show(console: Console, found: Costs) -> None:
+    """Print the sum of each role's costs, a column a type, the most sensitive role first."""
+    types = sorted({cost.type for cost in found.costs}, key=lambda t: t.value)
+    sums: dict[str, dict[Type, float]] = {}
+    for cost in found.costs:
+        role, layer = place(cost.tensor, found.layers)
+        name = f"mtp.{role}" if layer == -1 else role
+        sums.setdefault(name, {}).setdefault(cost.type, 0.0)
+        sums[name][cost.type] += cost.divergence
+    table = Table(box=None, pad_edge=False)
+    table.add_column("divergence, nats x 1000")
+    for type_ in types:
+        table.add_column(type_.name, justify="right")
+    for name, row in sorted(sums.items(), key=lambda item: -max(item[1].values())):
+        table.add_row(name, *(f"{1000 * row[t]:.3f}" if t in row else "" for t in types))
+    console.width = max(console.width, 110)
+    console.print(table)

@@ -1,0 +1,192 @@
+"""Talk with a GGUF file."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.options import LOADING, PATH, SAMPLING, load, options
+from qwen35_gguf.commands.run.run import content
+from qwen35_gguf.commands.terminal import PromptProgress, show
+from qwen35_gguf.errors import Qwen35Error
+from qwen35_gguf.runtime.model import Qwen35
+
+HELP = """\
+/image FILE    show a picture (path or URL) with the next message
+/video FILE    show a video with the next message
+/think         switch thinking on or off; /think 500 ends it after 500 tokens
+/system TEXT   set the system message and begin anew
+/history       print the conversation
+/reset         begin anew
+/quit          leave (or Ctrl-D)
+A line that ends with \\ goes on in the next one. Ctrl-C stops an answer."""
+
+
+@dataclass
+class _Conversation:
+    """What was said, and what goes with the next message."""
+
+    system: str | None = None
+    thinking: bool | None = None
+    budget: int | None = None
+    messages: list[Any] = field(default_factory=list)
+    images: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+
+    def reset(self) -> None:
+        """Begin anew, with the same system message."""
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.images = self.videos = ()
+
+
+@click.command("chat")
+@click.argument("file", type=PATH)
+@click.option("--system", help="System message.")
+@click.option(
+    "--think/--no-think", default=None, help="Think before answering; by default what the file's template does."
+)
+@click.option("--thinking-budget", type=click.IntRange(min=1), help="End the thinking after so many tokens.")
+@click.option("-n", "--tokens", type=click.IntRange(min=1), help="Of one answer at most.")
+@options(SAMPLING, LOADING)
+@reports_errors
+def command(
+    file: Path,
+    system: str | None,
+    think: bool | None,
+    thinking_budget: int | None,
+    tokens: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    min_p: float | None,
+    presence_penalty: float | None,
+    repeat_penalty: float | None,
+    seed: int | None,
+    **loading: Any,
+) -> None:
+    """Talk with the GGUF FILE; /help lists what can be typed."""
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "presence_penalty": presence_penalty,
+        "repeat_penalty": repeat_penalty,
+    }
+    conversation = _Conversation(system, think, thinking_budget)
+    conversation.reset()
+    with load(file, **loading) as model:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 (lets input() edit lines and remember them)
+        click.echo(f"{model.name}, {model.n_ctx:,} tokens of context; /help for help", err=True)
+        while (line := _read()) is not None:
+            try:
+                if line.startswith("/"):
+                    if not _obey(line, conversation):
+                        break
+                elif line.strip():
+                    _say(model, conversation, line, {**sampling, "max_tokens": tokens, "seed": seed})
+            except Qwen35Error as error:  # of this message; the conversation goes on
+                click.echo(f"Error: {' '.join(str(error).splitlines())}", err=True)
+
+
+def _read() -> str | None:
+    """Read a message; None at the end of the input. Ctrl-C empties the line."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = input("> " if not lines else ". ")
+        except EOFError:
+            click.echo(err=True)
+            return None
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            lines = []
+            continue
+        lines.append(line.removesuffix("\\"))
+        if not line.endswith("\\"):
+            return "\n".join(lines)
+
+
+def _obey(line: str, conversation: _Conversation) -> bool:
+    """Carry out a command; False to leave."""
+    verb, _, rest = line.partition(" ")
+    rest = rest.strip()
+    if verb in ("/quit", "/exit", "/q"):
+        return False
+    if verb in ("/image", "/video"):
+        if not rest:
+            click.echo(f"{verb}: name a file or URL", err=True)
+        elif verb == "/image":
+            conversation.images += (_unquoted(rest),)
+        else:
+            conversation.videos += (_unquoted(rest),)
+    elif verb == "/think":
+        _think(rest, conversation)
+    elif verb == "/system":
+        conversation.system = rest or None
+        conversation.reset()
+    elif verb == "/reset":
+        conversation.reset()
+    elif verb == "/history":
+        for message in conversation.messages:
+            message = message if isinstance(message, dict) else message.to_dict()
+            click.echo(f"{message['role']}: {_plain(message['content'])}")
+    elif verb == "/help":
+        click.echo(HELP)
+    else:
+        click.echo(f"{verb}: not a command; /help lists them", err=True)
+    return True
+
+
+def _unquoted(text: str) -> str:
+    """Take a path as it is typed, or quoted as a terminal does when a file is dropped on it."""
+    with contextlib.suppress(ValueError):
+        words = shlex.split(text)
+        if len(words) == 1:
+            return words[0]
+    return text
+
+
+def _think(rest: str, conversation: _Conversation) -> None:
+    if rest.isdecimal() and int(rest):
+        conversation.thinking, conversation.budget = True, int(rest)
+    elif rest in ("", "on", "off"):
+        conversation.thinking = not conversation.thinking if not rest else rest == "on"
+        conversation.budget = None
+    else:
+        click.echo("/think: give nothing, on, off or a number of tokens", err=True)
+        return
+    budget = f", at most {conversation.budget:,} tokens" if conversation.budget else ""
+    click.echo(f"thinking {'on' if conversation.thinking else 'off'}{budget}", err=True)
+
+
+def _plain(said: Any) -> str:
+    if isinstance(said, str):
+        return said
+    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in said or ())
+
+
+def _say(model: Qwen35, conversation: _Conversation, line: str, request: dict[str, Any]) -> None:
+    """Send a message and print the answer; both are kept if there was an answer, or a part of one."""
+    message = {"role": "user", "content": content(line, conversation.images, conversation.videos)}
+    conversation.images = conversation.videos = ()
+    answer, timings = show(
+        model.chat(
+            [*conversation.messages, message],
+            stream=True,
+            thinking=conversation.thinking,
+            thinking_budget=conversation.budget,
+            on_progress=PromptProgress(),
+            **request,
+        )
+    )
+    if answer.content or timings is not None:
+        conversation.messages += [message, answer]
+    click.echo(str(timings) if timings is not None else "(stopped)", err=True)

@@ -1,0 +1,197 @@
+"""Show what a GGUF file needs and where it goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.options import Endpoints
+from qwen35_gguf.errors import VisionError
+from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
+from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS
+from qwen35_gguf.runtime.llama.devices import Device, parse_size
+from qwen35_gguf.runtime.llama.rpc import connect
+from qwen35_gguf.runtime.model_files import find_mmproj, read_model
+from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning.available_memory import available_bytes
+from qwen35_gguf.runtime.planning.placement import Machine, Plan, Usage, as_dict, largest_context, make_plan
+
+DEFAULT_CONTEXT = 16384
+BAR = 48  # columns
+COLOURS = {
+    "embedding": "bright_black",
+    "DeltaNet": "green",
+    "attention": "cyan",
+    "feed-forward": "blue",
+    "experts": "bright_blue",
+    "MTP": "magenta",
+    "output": "yellow",
+    "recurrent states": "bright_green",
+    "KV cache": "bright_cyan",
+    "compute": "red",
+    "MTP compute": "bright_red",
+    "logits": "bright_yellow",
+    "prefix cache": "bright_green",
+    "vision": "bright_magenta",
+    "vocabulary": "white",
+    "reserve": "white",
+}
+LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-forward": "f", "experts": "e"}
+
+
+@click.command("plan")
+@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option("--ctx", type=int, help="Tokens of context; by default 16,384 or what is native.")
+@click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(memory.KV_TYPES)}.")
+@click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
+@click.option("--rpc", type=Endpoints(), default="", help="Workers as well: host:port, separated by commas.")
+@click.option("--ram", help="Plan for a machine with so much free memory: 16GB, 8GiB, 512MB.")
+@click.option("--vram", multiple=True, help="And with a GPU that has so much; may be repeated.")
+@click.option("--parallel", type=int, default=1, show_default=True, help="Sequences at once, which share the context.")
+@click.option("--batch", type=int, default=512, show_default=True, help="Tokens of a call.")
+@click.option("--no-mtp", is_flag=True, help="Without the multi-token-prediction head.")
+@click.option("--no-vision", is_flag=True, help="Without the mmproj-*.gguf beside MODEL.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, sizes in bytes.")
+@reports_errors
+def command(
+    file: Path,
+    ctx: int | None,
+    kv_type: str,
+    devices: tuple[str, ...],
+    rpc: tuple[str, ...],
+    ram: str | None,
+    vram: tuple[str, ...],
+    parallel: int,
+    batch: int,
+    no_mtp: bool,
+    no_vision: bool,
+    as_json: bool,
+) -> None:
+    """Show what MODEL needs, where it goes, and the longest context that fits, from its header alone."""
+    machine = read_machine(ram, vram, devices, rpc)
+    header = read_model(file)
+    native = memory.native_context(header)
+    n_ctx = min(DEFAULT_CONTEXT, native) if ctx is None else ctx
+    drafting = not no_mtp and parallel == 1 and memory.has_mtp(header)
+    options: dict[str, Any] = {"kv_type": kv_type, "n_batch": batch, "sequences": parallel, "mtp": drafting}
+    options |= {"rollback": MAX_DEPTH, "outputs": 1 + MAX_DEPTH} if drafting else {"outputs": max(1, parallel)}
+    options["checkpoints"] = CHECKPOINTS if parallel == 1 else 0
+    options["mmproj"] = None if no_vision else _mmproj(file, header)
+    plan = make_plan(header, machine, n_ctx=n_ctx, **options)
+    longest = {"longest": largest_context(header, machine, **options)}
+    if machine.gpus:
+        longest["longest_on_gpus"] = largest_context(header, machine, on_gpus=True, **options)
+    if as_json:
+        click.echo(json.dumps(as_dict(plan) | longest, indent=2))
+        return
+    note = memory.rope_note(header, n_ctx, kv_type)
+    draw(Console(width=None if Console().is_terminal else 120), plan, longest, note)
+
+
+def read_machine(
+    ram: str | None, vram: tuple[str, ...], devices: tuple[str, ...], rpc: tuple[str, ...] = ()
+) -> Machine:
+    """Describe the machine: this one, or the one that the sizes speak of, with workers.
+
+    Raises:
+        DeviceError: a size is absurd or a device is not there.
+        WorkerError: a worker does not answer.
+
+    """
+    host = available_bytes() if ram is None else parse_size(ram)
+    gpus = [Device(f"CUDA{i}", parse_size(size)) for i, size in enumerate(vram)]
+    if devices or (ram is None and not vram):
+        gpus += offload.find(devices, rpc)
+    elif rpc:
+        gpus += connect(rpc)
+    return Machine(host, tuple(gpus))
+
+
+def _mmproj(file: Path, header: GgufHeader) -> GgufHeader | None:
+    try:
+        return read_header(find_mmproj(file, memory.model_shape(header).embedding))
+    except VisionError:
+        return None
+
+
+# ---- the picture -------------------------------------------------------------------------------------------------
+
+
+def draw(console: Console, plan: Plan, longest: dict[str, int], note: str | None) -> None:
+    """Print bars of the devices, the layers with their devices, and how llama.cpp is told."""
+    console.print(Text(f"{plan.model}, context {plan.n_ctx:,}, KV cache {plan.kv_type}", style="bold"))
+    for usage in plan.usage:
+        if usage.parts:
+            console.print(bar(usage))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for usage in plan.usage:
+        table.add_column(usage.device, justify="right")
+    for part, colour in COLOURS.items():
+        if any(part in usage.parts for usage in plan.usage):
+            sizes = [memory.gigabytes(usage.parts[part]) if part in usage.parts else "" for usage in plan.usage]
+            table.add_row(Text("█ ", style=colour) + Text(part, style="default"), *sizes)
+    table.add_row("together", *(memory.gigabytes(usage.used) for usage in plan.usage), style="bold")
+    table.add_row("moved for a token", *(memory.gigabytes(usage.moved) for usage in plan.usage))
+    console.print(table)
+    console.print(layers(plan))
+    mapped = memory.gigabytes(plan.usage[0].weights)
+    console.print(f"Of the RAM {mapped} are weights, with mmap pages of the file", highlight=False)
+    console.print(f"Longest context that fits: {longest['longest']:,}", highlight=False)
+    if "longest_on_gpus" in longest:
+        on_gpus = f"{longest['longest_on_gpus']:,}" if longest["longest_on_gpus"] else "none"
+        console.print(f"Longest with every layer on a GPU: {on_gpus}", highlight=False)
+    if note:
+        console.print(f"note: {note}", highlight=False)
+    for line in arguments(plan):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def bar(usage: Usage) -> Text:
+    """Draw how full a device is; every part that is there gets at least one column if it takes half of one."""
+    text = Text(f"{usage.device:<8}")
+    scale = BAR / max(usage.capacity, usage.used, 1)
+    done, columns = 0, 0
+    for part, colour in COLOURS.items():
+        done += usage.parts.get(part, 0)
+        width = round(done * scale) - columns
+        text.append("█" * width, style=colour)
+        columns += width
+    text.append("░" * (BAR - columns), style="bright_black")
+    return text.append(f"  {memory.gigabytes(usage.used)} of {memory.gigabytes(usage.capacity)}")
+
+
+def layers(plan: Plan) -> Text:
+    """Draw a row for each device, with a letter for each part that is there, in the order of computation."""
+    text = Text("layers: A attention, D DeltaNet, f feed-forward, e experts, M MTP, O output\n", style="bright_black")
+    for usage in plan.usage:
+        if not any(placement.device == usage.device for placement in plan.placements):
+            continue
+        text.append(f"{usage.device:<8}", style="default")
+        for placement in plan.placements:
+            if placement.device == usage.device:
+                text.append(LETTERS[placement.kind], style=COLOURS[placement.kind])
+            else:
+                text.append("·", style="bright_black")
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def arguments(plan: Plan) -> list[str]:
+    """Say how llama.cpp is told, by the names of its own options."""
+    if plan.n_gpu_layers == 0:
+        return []
+    told = [f"--n-gpu-layers {plan.n_gpu_layers}"]
+    if sum(count > 0 for count in plan.tensor_split) > 1 or len(plan.tensor_split) > 1:
+        told.append(f"--tensor-split {','.join(str(count) for count in plan.tensor_split)}")
+    told += [f"--override-tensor '{pattern}={device}'" for pattern, device in plan.overrides]
+    return ["llama.cpp: " + " ".join(told)]

@@ -1,0 +1,27 @@
+"""Lend this machine's devices to another."""
+
+from __future__ import annotations
+
+import click
+
+from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.runtime.llama import rpc
+from qwen35_gguf.runtime.llama.devices import is_loopback
+from qwen35_gguf.runtime.llama.library import default_threads
+
+WARNING = (
+    "warning: {} can be reached by others, and the protocol has no authentication: whoever reaches it can use this "
+    "machine's memory and devices; listen on a trusted network only"
+)
+
+
+@click.command("worker")
+@click.option("--listen", default="127.0.0.1:50052", show_default=True, help="host:port, of this machine by default.")
+@click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
+@reports_errors
+def command(listen: str, threads: int | None) -> None:
+    """Serve this machine's GPUs, or its processor, to `--rpc` of run, chat, plan and tune; Ctrl-C ends it."""
+    rpc.parse_endpoint(listen)
+    if not is_loopback(listen):
+        click.echo(WARNING.format(listen), err=True)
+    rpc.serve(listen, threads=threads or default_threads())

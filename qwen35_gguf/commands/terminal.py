@@ -1,0 +1,60 @@
+"""A streamed answer on the terminal: the content on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import click
+
+from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletionChunk, Message, Timings
+
+LONG_PROMPT = 1024  # tokens to evaluate from which on it is shown how far that is
+
+
+class PromptProgress:
+    """Shows on a terminal how much of a long prompt is evaluated; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        self._first: int | None = None
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        self._first = done if self._first is None else self._first
+        if total - self._first < LONG_PROMPT or not sys.stderr.isatty():
+            return
+        self._shown = done < total
+        text = f"\rprompt: {done:,} of {total:,} tokens" if self._shown else "\r\x1b[K"
+        click.echo(text, nl=False, err=True)
+
+
+def show(chunks: Iterable[ChatCompletionChunk]) -> tuple[Message, Timings | None]:
+    """Print an answer as it comes: the reasoning dimmed on stderr, the content on stdout.
+
+    Ctrl-C ends the answer: what came until then is returned, without timings.
+    """
+    content: list[str] = []
+    reasoning: list[str] = []
+    calls: list[Call] = []
+    timings = None
+    try:
+        for chunk in chunks:
+            delta = chunk.choices[0].delta
+            if delta.reasoning_content:
+                reasoning.append(delta.reasoning_content)
+                click.secho(delta.reasoning_content, nl=False, err=True, dim=True)
+            if (delta.content or delta.tool_calls) and reasoning and not content and not calls:
+                click.echo("\n", err=True)
+            if delta.content:
+                content.append(delta.content)
+                click.echo(delta.content, nl=False)
+            calls += delta.tool_calls or []
+            timings = chunk.timings
+    except KeyboardInterrupt:
+        timings = None
+    if not content and reasoning:
+        click.echo(err=True)
+    click.echo()
+    return Message("".join(content), "".join(reasoning) or None, calls or None), timings

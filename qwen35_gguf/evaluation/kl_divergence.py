@@ -1,0 +1,148 @@
+"""Perplexity and divergence of GGUF files from a reference, chunk by chunk, with one model in memory at a time.
+
+The reference is evaluated first; its log-probabilities go to a file (two bytes for each token of the vocabulary), with
+which each of the others is then compared.
+
+Source: llama.cpp tools/perplexity/perplexity.cpp (chunks that start from nothing; only their second half is scored).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.errors import LogitsError, TextError
+from qwen35_gguf.evaluation import logits_file
+from qwen35_gguf.evaluation.logits_file import Header
+from qwen35_gguf.evaluation.texts.tokenized import Split
+from qwen35_gguf.quant.divergence import Accumulator, Divergence, Floats
+from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.model_files import read_model
+
+N_BATCH = 512
+ROWS_AT_ONCE = 8  # of one thread, so that a block of a large vocabulary stays in the cache
+
+Tokens = npt.NDArray[np.int32]
+Advance = Callable[[int, int], None]
+
+
+def _quiet(_done: int, _all: int) -> None:
+    pass
+
+
+def save_reference(
+    model: Path,
+    split: Split,
+    path: Path,
+    *,
+    chunk: int = 512,
+    chunks: int | None = None,
+    threads: int = 1,
+    advance: Advance = _quiet,
+) -> Header:
+    """Evaluate a reference and write its log-probabilities.
+
+    Args:
+        model: the reference's GGUF.
+        split: gives the tokens of the text.
+        path: the file to be made.
+        chunk: tokens that are evaluated from nothing; the second half of them is scored.
+        chunks: at most so many; by default all of the text.
+        threads: of the evaluation.
+        advance: is told how many chunks are done, and how many there are.
+
+    Raises:
+        TextError: the text is shorter than a chunk.
+        ModelError: the model cannot be loaded or evaluated.
+        OutputError: the file cannot be written.
+
+    """
+    read_model(model)
+    with Model(model) as loaded, _context(loaded, chunk, threads) as context:
+        ids = split(loaded)
+        count = min(len(ids) // chunk, chunks or len(ids))
+        if not count:
+            raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; give more, or --chunk 128")
+        header = Header(chunk, loaded.n_vocab, np.array(ids[: count * chunk], np.int32).reshape(count, chunk))
+        with logits_file.writing(path, header) as file, ThreadPoolExecutor(threads) as pool:
+            for number, tokens in enumerate(header.tokens):
+                for rows, logits in scored_logits(context, tokens):
+                    parts = [logits[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
+                    for packed in pool.map(logits_file.pack, parts):
+                        file.write(packed.tobytes())
+                advance(number + 1, count)
+    return header
+
+
+def evaluate(model: Path, reference: Path, *, threads: int = 1, advance: Advance = _quiet) -> Divergence:
+    """Compare a model with the reference whose log-probabilities are in a file.
+
+    Raises:
+        LogitsError: the file is damaged, or of another vocabulary.
+        ModelError: the model cannot be loaded or evaluated.
+
+    """
+    header = logits_file.read_header(reference)
+    read_model(model)
+    found = Accumulator()
+    with Model(model) as loaded, _context(loaded, header.chunk, threads) as context:
+        if loaded.n_vocab != header.vocabulary:
+            raise LogitsError(
+                f"{model}: has {loaded.n_vocab} tokens, the reference {header.vocabulary}; "
+                "compare models of one vocabulary"
+            )
+        for number in range(len(header.tokens)):
+            add_chunk(found, context, header, reference, number, threads)
+            advance(number + 1, len(header.tokens))
+    return found.figures()
+
+
+def add_chunk(
+    found: Accumulator, context: Context, header: Header, reference: Path, number: int, threads: int = 1
+) -> None:
+    """Evaluate one chunk of the reference's text and add the comparison."""
+    tokens = header.tokens[number]
+    first = header.chunk // 2
+
+    def part(rows: range, logits: Floats) -> Accumulator:
+        with reference.open("rb") as file:
+            wanted = logits_file.read_rows(file, header, number, [row - first for row in rows])
+        one = Accumulator()
+        one.add(wanted, logits, tokens[rows.start + 1 : rows.stop + 1])
+        return one
+
+    with ThreadPoolExecutor(threads) as pool:
+        for rows, logits in scored_logits(context, tokens):
+            starts = range(0, len(rows), ROWS_AT_ONCE)
+            blocks = [(rows[i : i + ROWS_AT_ONCE], logits[i : i + ROWS_AT_ONCE]) for i in starts]
+            for one in pool.map(lambda block: part(*block), blocks):
+                found.merge(one)
+
+
+def scored_logits(context: Context, tokens: Tokens) -> Iterator[tuple[range, Floats]]:
+    """Evaluate a chunk from nothing; yield positions that count and their logits, valid until the next."""
+    chunk = len(tokens)
+    first, last = chunk // 2, chunk - 1
+    context.clear()
+    for start in range(0, chunk, context.n_batch):
+        stop = min(start + context.n_batch, chunk)
+        wanted = max(0, stop - max(start, first))
+        context.evaluate(tokens[start:stop].tolist(), start, outputs=wanted)
+        rows = range(stop - wanted, min(stop, last))
+        if wanted and len(rows):
+            yield rows, context.last_logits(wanted)[: len(rows)]
+
+
+def _context(model: Model, chunk: int, threads: int) -> Context:
+    batch = min(chunk, N_BATCH)
+    return Context(model, n_ctx=chunk, n_batch=batch, n_threads=threads, outputs=min(batch, chunk - chunk // 2))
+
+
+def bits_per_weight(model: Path) -> float:
+    """Return the bits of all tensors, over the weights in them."""
+    tensors = read_model(model).tensors
+    return 8 * sum(t.n_bytes for t in tensors) / max(1, sum(int(np.prod(t.shape)) for t in tensors))

@@ -1,0 +1,348 @@
+"""What each tensor's quantization costs alone: the divergence that it causes when all others stay as they are.
+
+The reference is loaded once, into memory that can be written. A tensor's weights are packed, unpacked, and put in the
+place of the original; the text is evaluated, and the original put back. Nothing is loaded or written in between.
+
+The trunk does not see the MTP head: for the head's tensors it is the divergence of its drafts that is measured.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
+
+from qwen35_gguf.errors import ModelError, QuantizationError, TextError
+from qwen35_gguf.evaluation.texts.tokenized import Split
+from qwen35_gguf.quant import kernels, recipes
+from qwen35_gguf.quant.divergence import Floats, compare, log_softmax
+from qwen35_gguf.quant.imatrix import Imatrix
+from qwen35_gguf.quant.recipe_file import place
+from qwen35_gguf.quant.search.costs import Cost, Costs
+from qwen35_gguf.runtime.llama.eval_callback import Watch
+from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.runtime.planning import memory
+from qwen35_gguf.runtime.settings import LOAD_MODES
+
+Type = GGMLQuantizationType
+Array = npt.NDArray[Any]
+Advance = Callable[[int, int], None]
+
+TYPES = (Type.Q2_K, Type.Q3_K, Type.IQ4_XS, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
+STORED = {Type.F32: np.dtype(np.float32), Type.F16: np.dtype(np.float16), Type.BF16: np.dtype(ml_dtypes.bfloat16)}
+LOOKUPS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
+# Divergence over relative weighted error, by role (`bench/recipes.py --roles`).
+FACTOR_LAYERS = 8
+OTHER_FACTOR = 0.003
+ROLE_FACTORS = {
+    "attn_gate": 0.0017, "attn_k": 0.00091, "attn_output": 0.00076, "attn_q": 0.0008, "attn_qkv": 0.0031,
+    "attn_v": 0.00084, "ffn_down": 0.003, "ffn_gate": 0.00052, "ffn_up": 0.0004, "nextn.eh_proj": 0.1,
+    "output": 0.14, "ssm_alpha": 0.000079, "ssm_beta": 0.00032, "ssm_out": 0.0064, "token_embd": 0.14,
+}  # fmt: skip
+SLAB = 1 << 22  # weights that are unpacked at once
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that can be quantized: where llama.cpp holds it, and the original, (matrices, rows, columns)."""
+
+    name: str
+    address: int
+    original: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(matrices, rows, columns)."""
+        return self.original.shape
+
+    def put(self, values: Array) -> None:
+        """Write values over what llama.cpp computes with."""
+        stored = np.ascontiguousarray(values.astype(self.original.dtype, copy=False))
+        ctypes.memmove(self.address, stored.ctypes.data, stored.nbytes)
+
+
+def quantized(
+    original: Array, type_: Type, importance: npt.NDArray[np.float32] | None, threads: int
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Pack and unpack a tensor; return it with its weighted squared error, relative to its weights.
+
+    Args:
+        original: (matrices, rows, columns).
+        type_: to pack in.
+        importance: (1 or matrices, columns).
+        threads: that pack.
+
+    """
+    restored = np.empty(original.shape, np.float32)
+    error = energy = 0.0
+    for number, matrix in enumerate(original):
+        weights = None if importance is None else importance[number if len(importance) > 1 else 0]
+        step = max(1, SLAB // matrix.shape[1])
+        for start in range(0, len(matrix), step):
+            rows = matrix[start : start + step]
+            packed = kernels.quantize_rows(rows, type_, weights, threads)
+            back = kernels.dequantize(packed, type_, rows.shape[1])
+            restored[number, start : start + step] = back
+            wide = rows.astype(np.float32)
+            scale = np.ones(rows.shape[1], np.float32) if weights is None else weights
+            error += float(np.einsum("ij,ij,j->", wide - back, wide - back, scale, dtype=np.float64))
+            energy += float(np.einsum("ij,ij,j->", wide, wide, scale, dtype=np.float64))
+    return restored, error / energy if energy else 0.0
+
+
+def candidates(names: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """List the tensors that recipes decide about: matrices, but for those that always stay F32."""
+    return [name for name, shape in names.items() if len(shape) >= 2 and not recipes.KEPT_F32.search(name)]
+
+
+def _originals(model: Path) -> dict[str, Array]:
+    """Map the weights of the tensors that recipes decide about, in the type and shape of the file.
+
+    Raises:
+        ModelError: one of them is quantized.
+
+    """
+    stored = {tensor.name: tensor for tensor in GGUFReader(model).tensors}
+    shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in stored.items()}
+    found = {}
+    for name in candidates(shapes):
+        type_ = stored[name].tensor_type
+        if type_ not in STORED:
+            raise ModelError(
+                f"{model}: {name} is {type_.name}; give a reference in F32, F16 or BF16 (`qwen35 convert -q BF16`)"
+            )
+        found[name] = np.asarray(stored[name].data).view(STORED[type_]).reshape(shapes[name])
+    return found
+
+
+def describe(model: Path, identity: str, *, measured: bool = True) -> Costs:
+    """Return the frame of a reference's costs: its sizes, and no costs yet."""
+    header = read_model(model)
+    counts = {tensor.name: math.prod(tensor.shape) for tensor in header.tensors}
+    chosen = set(candidates({tensor.name: tensor.shape for tensor in header.tensors}))
+    fixed = [tensor for tensor in header.tensors if tensor.name not in chosen]
+    return Costs(
+        model=model.stem,
+        identity=identity,
+        layers=memory.trunk_layers(header),
+        weights=sum(counts.values()),
+        header_bytes=max(0, model.stat().st_size - sum(tensor.n_bytes for tensor in header.tensors)),
+        fixed_bytes=sum(tensor.n_bytes for tensor in fixed),
+        measured=measured,
+    )
+
+
+def measure(
+    model: Path,
+    split: Split,
+    *,
+    imatrix: Imatrix | None = None,
+    types: Sequence[Type] = TYPES,
+    known: Mapping[tuple[str, Type], Cost] | None = None,
+    chunk: int = 256,
+    chunks: int = 4,
+    threads: int = 1,
+    advance: Advance = lambda _done, _all: None,
+) -> Iterator[Cost]:
+    """Measure what each tensor costs in each type.
+
+    Args:
+        model: the reference: a GGUF in F32, F16 or BF16.
+        split: gives the tokens of the text.
+        imatrix: weighs the errors, as it will in the conversion.
+        types: to try; those that a tensor's rows do not fit are left out.
+        known: measured before; these are not measured again.
+        chunk: tokens that are evaluated from nothing; the second half is compared.
+        chunks: at most so many.
+        threads: of evaluating and packing.
+        advance: is told how many measurements are done, and how many there are.
+
+    Raises:
+        ModelError: the reference is quantized, or cannot be loaded.
+        TextError: the text is shorter than a chunk.
+
+    """
+    header = read_model(model)
+    originals = _originals(model)
+    layers, mtp = memory.trunk_layers(header), memory.has_mtp(header)
+    done = dict(known or {})
+    plain = {
+        "load_mode": LOAD_MODES[False, False],
+        "use_extra_bufts": False,
+    }  # what is mapped or repacked cannot be overwritten
+    with Model(model, load_mtp=mtp, options=plain) as loaded, tempfile.TemporaryDirectory(prefix="qwen35-") as folder:
+        ids = split(loaded)
+        count = min(len(ids) // chunk, chunks)
+        if not count:
+            raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; give more")
+        addresses = _locate(loaded, ids[:chunk], list(originals), mtp, threads)
+        tasks = [
+            (name, type_)
+            for name, original in originals.items()
+            for type_ in types
+            if name in addresses and not original.shape[-1] % GGML_QUANT_SIZES[type_][0]
+        ]
+        with _Bench(loaded, [ids[i * chunk : (i + 1) * chunk] for i in range(count)], mtp, threads, folder) as bench:
+            base = {head: bench.divergence(head=head) for head in (False, True) if mtp or not head}
+            for number, (name, type_) in enumerate(tasks):
+                if (name, type_) not in done:
+                    shape = originals[name].shape
+                    weight = Weight(name, addresses[name], originals[name].reshape(-1, *shape[-2:]))
+                    head = place(name, layers)[1] == -1
+                    importance = imatrix.importance(name, shape) if imatrix else None
+                    cost = _cost(weight, type_, importance, partial(bench.divergence, head=head), threads)
+                    if cost is not None:
+                        yield Cost(name, type_, cost[0], cost[1], max(0.0, cost[2] - base[head]))
+                advance(number + 1, len(tasks))
+
+
+def _cost(
+    weight: Weight,
+    type_: Type,
+    importance: npt.NDArray[np.float32] | None,
+    divergence: Callable[[], float],
+    threads: int,
+) -> tuple[int, float, float] | None:
+    matrices, rows, columns = weight.shape
+    try:
+        values, error = quantized(weight.original, type_, importance, threads)
+    except QuantizationError:  # a type that needs importance where there is none
+        return None
+    weight.put(values)
+    try:
+        return matrices * rows * kernels.row_bytes(type_, columns), error, divergence()
+    finally:
+        weight.put(weight.original)
+
+
+def _locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, threads: int) -> dict[str, int]:
+    """Find where llama.cpp holds the weights: they are what the nodes of its graph take."""
+    wanted, found = set(names), {}
+
+    def take(_kind: str, node: Any) -> None:
+        source = node.src[0].contents
+        found[source.name.decode()] = int(source.data)
+
+    watch = Watch(lambda kind, node: kind in LOOKUPS and node.src[0].contents.name.decode() in wanted, take)
+    few = list(ids[:8])
+    with Context(model, n_ctx=64, n_batch=64, n_threads=threads, outputs=8, hidden=mtp, options=watch.options) as trunk:
+        trunk.evaluate(few, 0, outputs=1)
+        trunk.logits(-1)
+        watch.check()
+        if mtp:
+            head = Context(model, n_ctx=64, n_batch=64, n_threads=threads, mtp_of=trunk, options=watch.options)
+            try:
+                head.evaluate(few[1:], 1, outputs=1, embd=trunk.hidden(len(few))[:-1])
+                head.logits(-1)
+            finally:
+                head.close()
+        watch.check()
+    return found
+
+
+class _Bench:
+    """The text, its reference log-probabilities in a file of float32, and contexts to compare in."""
+
+    def __init__(self, model: Model, parts: list[list[int]], mtp: bool, threads: int, folder: str) -> None:
+        chunk = len(parts[0])
+        self._parts, self._first = parts, chunk // 2
+        options = {"n_ctx": chunk, "n_batch": chunk, "n_threads": threads, "outputs": chunk - self._first}
+        self._trunk = Context(model, hidden=mtp, kv_type="f32", **options)  # type: ignore[arg-type]
+        self._head = Context(model, mtp_of=self._trunk, kv_type="f32", **options) if mtp else None  # type: ignore[arg-type]
+        rows = chunk - 1 - self._first
+        shape = (len(parts), rows, model.n_vocab)
+        self._wanted: list[npt.NDArray[np.float32]] = []
+        self._hidden: list[npt.NDArray[np.float32]] = []
+        for head in (False, True) if mtp else (False,):
+            self._wanted.append(np.memmap(Path(folder, f"reference-{head:d}"), np.float32, "w+", shape=shape))
+            for number in range(len(parts)):
+                if not head:
+                    logits = self._of_trunk(number)
+                    if mtp:
+                        self._hidden.append(self._trunk.hidden(chunk).copy())
+                else:
+                    logits = self._of_head(number)
+                self._wanted[head][number] = log_softmax(logits)
+
+    def __enter__(self) -> _Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._head is not None:
+            self._head.close()
+        self._trunk.close()
+
+    def _of_trunk(self, number: int) -> Floats:
+        ids = self._parts[number]
+        self._trunk.clear()
+        self._trunk.evaluate(ids, 0, outputs=len(ids) - self._first)
+        return self._trunk.last_logits(len(ids) - self._first)[:-1]
+
+    def _of_head(self, number: int) -> Floats:
+        """Draft, from the hidden states of the reference."""
+        assert self._head is not None
+        ids = self._parts[number]
+        rows = len(ids) - 1 - self._first
+        self._head.clear()
+        self._head.evaluate(ids[1:], 1, outputs=rows, embd=self._hidden[number][:-1])
+        return self._head.last_logits(rows)
+
+    def divergence(self, *, head: bool) -> float:
+        """Compare all rows with the reference; the mean, in nats."""
+        found = []
+        for number, ids in enumerate(self._parts):
+            logits = self._of_head(number) if head else self._of_trunk(number)
+            targets = np.array(ids[self._first + 1 :], np.int64)
+            found.append(compare(self._wanted[head][number], logits, targets)[0])
+        return float(np.concatenate(found).mean())
+
+
+def estimate(
+    model: Path,
+    *,
+    imatrix: Imatrix | None = None,
+    types: Sequence[Type] = TYPES,
+    threads: int = 1,
+    advance: Advance = lambda _done, _all: None,
+) -> Iterator[Cost]:
+    """Estimate the costs from the weighted errors alone: nothing is evaluated, any size of model will do.
+
+    A role's factor turns its relative error to divergence; they were measured on examples/tiny-qwen3.5 and are means
+    over layers, divided by the number of layers here.
+
+    Raises:
+        ModelError: the reference is quantized.
+
+    """
+    header = read_model(model)
+    layers = memory.trunk_layers(header)
+    originals = _originals(model)
+    for number, (name, stored) in enumerate(originals.items()):
+        shape = stored.shape
+        original = stored.reshape(-1, *shape[-2:])
+        importance = imatrix.importance(name, shape) if imatrix else None
+        role = place(name, layers)[0]
+        factor = ROLE_FACTORS.get(role, OTHER_FACTOR)
+        if name.startswith("blk."):
+            factor *= FACTOR_LAYERS / max(1, layers)
+        for type_ in types:
+            if shape[-1] % GGML_QUANT_SIZES[type_][0]:
+                continue
+            try:
+                _, error = quantized(original, type_, importance, threads)
+            except QuantizationError:
+                continue
+            size = original.shape[0] * original.shape[1] * kernels.row_bytes(type_, shape[-1])
+            yield Cost(name, type_, size, error, factor * error)
+        advance(number + 1, len(originals))

@@ -1,0 +1,1 @@
+"""Calibration and evaluation texts, and their tokens in a model's own vocabulary."""

@@ -1,0 +1,58 @@
+"""The texts that come with the package, and those of users.
+
+A packaged text is two files: NAME.txt, passages apart by lines of `%%`, and NAME_chats.jsonl, a conversation a line,
+which the model's own chat template writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import resources
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from qwen35_gguf.errors import TextError
+
+CALIBRATION, EVALUATION = "calibration", "evaluation"
+APART = "\n%%\n"
+
+Render = Callable[[list[dict[str, Any]]], str]
+
+
+def packaged_text(name: str, render: Render | None) -> str:
+    """Return a text that comes with the package: prose in many languages, code, tables, numbers, chats.
+
+    Args:
+        name: CALIBRATION, or EVALUATION, of which nothing is in the former.
+        render: writes a conversation as the model's template does; None leaves the conversations out.
+
+    """
+    folder = resources.files("qwen35_gguf.evaluation.texts")
+    passages = folder.joinpath(f"{name}.txt").read_text(encoding="utf-8").strip().split(APART)
+    if render is None:
+        return "\n\n".join(passages)
+    lines = folder.joinpath(f"{name}_chats.jsonl").read_text(encoding="utf-8").splitlines()
+    chats = [render(json.loads(line)["messages"]) for line in lines]
+    step = max(1, len(passages) // len(chats))
+    groups = ["\n\n".join(passages[start : start + step]) for start in range(0, len(passages), step)]
+    return "\n\n".join(text for pair in zip_longest(groups, chats, fillvalue="") for text in pair if text)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        TextError: it cannot be read, is not UTF-8, or is empty.
+
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TextError(f"{path}: {error.strerror or error}; name a text file") from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if not text.strip():
+        raise TextError(f"{path}: is empty; name a file with some text")
+    return text

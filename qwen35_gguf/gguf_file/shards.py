@@ -1,0 +1,232 @@
+"""Cut a GGUF file into shards and join them again, without changing a byte of tensors or metadata.
+
+The form is that of llama-gguf-split: `Name-00001-of-0000N.gguf`, all metadata in the first shard, and in each of them
+`split.no` (from 0), `split.tensors.count` (of all shards) and `split.count`. A tensor is never cut. llama.cpp loads the
+whole set when it is given the first shard. Source: tools/gguf-split/gguf-split.cpp of llama.cpp.
+
+Different on purpose: a shard's size includes its header, so that no file is larger than asked for (but one that holds a
+single larger tensor); merging removes the split keys, so that the file is the one that was split; an alignment other
+than 32 is written to every shard.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from gguf import GGUFValueType
+
+from qwen35_gguf.errors import GgufError, OutputError
+from qwen35_gguf.gguf_file.atomic_file import copy_bytes, disk_errors, draft
+from qwen35_gguf.gguf_file.layout import (
+    ALIGNMENT_KEY,
+    DEFAULT_ALIGNMENT,
+    HEADER_BYTES,
+    Entry,
+    Layout,
+    Tensor,
+    contiguous,
+    encode_header,
+    padded,
+    read_layout,
+)
+from qwen35_gguf.gguf_file.writer import check_space
+
+NO, TOTAL, COUNT = "split.no", "split.tensors.count", "split.count"
+SPLIT_KEYS = (NO, TOTAL, COUNT)
+SHARD_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+MAX_SHARDS = 65535  # split.count has 16 bits
+
+Advance = Callable[[int], None]
+
+
+def shard_path(folder: Path, prefix: str, index: int, count: int) -> Path:
+    """Name a shard; `index` counts from 0."""
+    return folder / f"{prefix}-{index + 1:05}-of-{count:05}.gguf"
+
+
+def read_set(first: Path) -> list[Layout]:
+    """Read the headers of a model: one file, or all shards of the set that `first` belongs to.
+
+    Raises:
+        GgufError: a shard is missing, cut off, or one of another set.
+
+    """
+    layout = read_layout(first)
+    count = layout.get(COUNT, 0)
+    if count <= 1 and not SHARD_NAME.fullmatch(first.name):
+        return [layout]
+    name = SHARD_NAME.fullmatch(first.name)
+    if name is None:
+        raise GgufError(
+            f"{first}: is shard {layout.get(NO, 0) + 1} of {count}, which its name has to say: "
+            f"NAME-{layout.get(NO, 0) + 1:05}-of-{count:05}.gguf"
+        )
+    if layout.find(COUNT) is None:
+        raise GgufError(f"{first}: is named like a shard, but has no {COUNT}; it was not made by splitting a GGUF file")
+    count = int(name["count"])
+    shards: list[Layout] = []
+    for index in range(count):
+        path = shard_path(first.parent, name["prefix"], index, count)
+        if not path.is_file():
+            raise GgufError(f"{path}: is missing; all {count} shards have to be in one folder")
+        shards.append(read_layout(path))
+        _check_shard(shards[-1], shards[0], index, count)
+    _check_tensors(shards)
+    return shards
+
+
+def _check_shard(shard: Layout, first: Layout, index: int, count: int) -> None:
+    for key, expected in ((NO, index), (COUNT, count), (TOTAL, first.get(TOTAL))):
+        if shard.get(key) != expected:
+            raise GgufError(
+                f"{shard.path}: belongs to another set of shards ({key} is {shard.get(key)}, expected {expected}); "
+                "download the whole set again"
+            )
+
+
+def _check_tensors(shards: Sequence[Layout]) -> None:
+    homes: dict[str, Path] = {}
+    for shard in shards:
+        for tensor in shard.tensors:
+            if tensor.name in homes:
+                raise GgufError(f"{shard.path}: {tensor.name} is in {homes[tensor.name].name}, too; these are two sets")
+            homes[tensor.name] = shard.path
+    total = shards[0].get(TOTAL)
+    if total is not None and total != len(homes):
+        raise GgufError(f"{shards[0].path}: {TOTAL} is {total}, but the shards hold {len(homes)}; download them again")
+
+
+def split(
+    file: Path,
+    out: Path,
+    max_bytes: int,
+    *,
+    prefix: str = "",
+    force: bool = False,
+    advance: Advance = lambda _: None,
+) -> list[Path]:
+    """Cut a GGUF file into shards of at most `max_bytes`; all of them appear at the end, or none does.
+
+    Args:
+        file: the GGUF file.
+        out: the shards' folder; made if absent.
+        max_bytes: of a shard, with its header.
+        prefix: of the shards' names; empty: that of the file.
+        force: replace existing files.
+        advance: called with the bytes of every tensor written.
+
+    Returns:
+        The shards, the first one first.
+
+    Raises:
+        GgufError: the file is damaged, or is itself a shard.
+        OutputError: a shard exists already, cannot be written, or there is no space.
+
+    """
+    layout = read_layout(file)
+    if layout.get(COUNT, 0) > 1:
+        raise GgufError(f"{file}: is a shard itself; join its set first with `qwen35 merge`")
+    groups = _groups(layout, max_bytes)
+    if len(groups) > MAX_SHARDS:
+        raise OutputError(f"{max_bytes:,} bytes a shard would make {len(groups):,} of them; choose a larger size")
+    stem = prefix or file.name.removesuffix(".gguf")
+    paths = [shard_path(out, stem, index, len(groups)) for index in range(len(groups))]
+    _check_outputs(paths, layout.size, force=force)
+    with ExitStack() as stack, file.open("rb") as source:
+        drafts = []
+        for index, (path, group) in enumerate(zip(paths, groups, strict=True)):
+            shard = stack.enter_context(draft(path, replace=force))
+            entries = list(_shard_entries(layout, index, len(groups)))
+            with disk_errors(shard.part):
+                placed = contiguous(group, layout.alignment)
+                shard.file.write(encode_header(layout.version, entries, placed, layout.alignment))
+                for tensor in group:
+                    source.seek(layout.data_start + tensor.offset)
+                    copy_bytes(source, shard.file, tensor.nbytes, file)
+                    shard.file.write(b"\0" * (-tensor.nbytes % layout.alignment))
+                    advance(tensor.nbytes)
+            shard.finish()
+            drafts.append(shard)
+        for shard in reversed(drafts):  # the first one, which is the one that is loaded, comes last
+            shard.publish()
+    return paths
+
+
+def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lambda _: None) -> Path:
+    """Join a set of shards into one file.
+
+    Args:
+        first: any shard of the set; the others have to be beside it.
+        out: the file to be made.
+        force: replace an existing file.
+        advance: called with the bytes of every tensor written.
+
+    Raises:
+        GgufError: a shard is missing, damaged, or one of another set.
+        OutputError: the file exists already, cannot be written, or there is no space.
+
+    """
+    shards = read_set(first)
+    head = shards[0]
+    if len(shards) == 1 and head.find(COUNT) is None:
+        raise GgufError(f"{first}: is no shard; there is nothing to join")
+    if any(shard.path.resolve() == out.resolve() for shard in shards):
+        raise OutputError(f"{out}: is one of the shards; choose another name with -o")
+    entries = [entry for entry in head.entries if entry.key not in SPLIT_KEYS]
+    tensors = contiguous((tensor for shard in shards for tensor in shard.tensors), head.alignment)
+    header = encode_header(head.version, entries, tensors, head.alignment)
+    size = len(header) + sum(padded(tensor.nbytes, head.alignment) for tensor in tensors)
+    _check_outputs([out], size, force=force)
+    with draft(out, replace=force) as whole:
+        with disk_errors(whole.part):
+            whole.file.write(header)
+            for shard in shards:
+                with shard.path.open("rb") as source:
+                    for tensor in shard.tensors:
+                        source.seek(shard.data_start + tensor.offset)
+                        copy_bytes(source, whole.file, tensor.nbytes, shard.path)
+                        whole.file.write(b"\0" * (-tensor.nbytes % head.alignment))
+                        advance(tensor.nbytes)
+        whole.finish()
+        whole.publish()
+    return out
+
+
+def _check_outputs(paths: Sequence[Path], needed: int, *, force: bool) -> None:
+    for path in paths:
+        if path.exists() and not force:
+            raise OutputError(f"{path}: exists already; use --force to replace it, or -o for another name")
+    with disk_errors(paths[0].parent):
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        check_space(paths[0].parent, needed)
+
+
+def _groups(layout: Layout, max_bytes: int) -> list[list[Tensor]]:
+    """Give every shard as many tensors, in order, as fit beside its header; at least one."""
+    groups: list[list[Tensor]] = []
+    header = data = 0
+    for tensor in layout.tensors:
+        header += len(tensor.record)
+        data += padded(tensor.nbytes, layout.alignment)
+        if not groups or padded(header, layout.alignment) + data > max_bytes:
+            entries = _shard_entries(layout, len(groups), 1)
+            header = HEADER_BYTES + sum(len(entry.record) for entry in entries) + len(tensor.record)
+            data = padded(tensor.nbytes, layout.alignment)
+            groups.append([])
+        groups[-1].append(tensor)
+    return groups or [[]]
+
+
+def _shard_entries(layout: Layout, index: int, count: int) -> Iterator[Entry]:
+    """Yield the entries of a shard in the order in which llama-gguf-split writes them."""
+    for entry in layout.entries:
+        of_all = entry.key == ALIGNMENT_KEY and layout.alignment != DEFAULT_ALIGNMENT
+        if (index == 0 or of_all) and entry.key not in SPLIT_KEYS:
+            yield entry
+    yield Entry(NO, GGUFValueType.UINT16, struct.pack("<H", index))
+    yield Entry(TOTAL, GGUFValueType.INT32, struct.pack("<i", len(layout.tensors)))
+    yield Entry(COUNT, GGUFValueType.UINT16, struct.pack("<H", count))

@@ -1,0 +1,112 @@
+"""A map of a file's bits: a row a role, a column a layer, a colour for the type; in the terminal and as SVG."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from qwen35_gguf.gguf_file.layout import Tensor
+
+# From few bits to many.
+SCALE = ((2.7, "#7b1e3b"), (3.6, "#c8553d"), (4.4, "#e9a23b"), (5.2, "#d9cf3f"), (6.2, "#7fb069"), (7.5, "#3a8d76"),
+         (9.0, "#2f6690"), (17.0, "#3c4f76"), (math.inf, "#8d99ae"))  # fmt: skip
+LEGEND = ("to 2.7", "3.6", "4.4", "5.2", "6.2", "7.5", "9", "17", "32 bits")
+CELL, GAP, LEFT, TOP = 16, 2, 150, 34
+
+
+@dataclass(frozen=True)
+class Row:
+    """One role: its weights and bytes, and its tensor in each layer (None outside of the blocks)."""
+
+    role: str
+    tensors: dict[int | None, Tensor]
+
+    @property
+    def weights(self) -> int:
+        """How many."""
+        return sum(math.prod(t.shape) for t in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Of all its tensors."""
+        return sum(t.nbytes for t in self.tensors.values())
+
+
+def bits(tensor: Tensor) -> float:
+    """Bits per weight."""
+    return 8 * tensor.nbytes / max(1, math.prod(tensor.shape))
+
+
+def rows(tensors: Sequence[Tensor]) -> list[Row]:
+    """Group tensors by role, the largest first; vectors, which stay F32 and are small, are one row."""
+    found: dict[str, dict[int | None, Tensor]] = {}
+    for tensor in tensors:
+        if len(tensor.shape) < 2:
+            continue
+        block = re.match(r"(?:v\.)?blk\.(\d+)\.(.*)", tensor.name)
+        role = (block[2] if block else tensor.name).removesuffix(".weight")
+        found.setdefault(role, {})[int(block[1]) if block else None] = tensor
+    return sorted((Row(role, group) for role, group in found.items()), key=lambda row: -row.nbytes)
+
+
+def colour(value: float) -> str:
+    """Return the colour of so many bits."""
+    return next(name for limit, name in SCALE if value <= limit)
+
+
+def show(console: Console, table: Sequence[Row]) -> None:
+    """Print the map, with each role's bits and megabytes."""
+    layers = 1 + max((layer for row in table for layer in row.tensors if layer is not None), default=0)
+    wide = max((len(row.role) for row in table), default=4)
+    for row in table:
+        line = Text(f"{row.role:<{wide}} {8 * row.nbytes / row.weights:6.2f} bits {row.nbytes / 1e6:10,.2f} MB  ")
+        if None in row.tensors:
+            line.append("█" * layers, Style(color=colour(bits(row.tensors[None]))))
+        else:
+            for layer in range(layers):
+                tensor = row.tensors.get(layer)
+                line.append("█" if tensor else "·", Style(color=colour(bits(tensor))) if tensor else Style(dim=True))
+        console.print(line, soft_wrap=True)
+    legend = Text("bits per weight: ")
+    for (_, name), label in zip(SCALE, LEGEND, strict=True):
+        legend.append("█", Style(color=name))
+        legend.append(f" {label}  ")
+    console.print(legend, soft_wrap=True)
+
+
+def svg(table: Sequence[Row], title: str) -> str:
+    """Draw the map as SVG; every cell says what it is when it is pointed at."""
+    layers = 1 + max((layer for row in table for layer in row.tensors if layer is not None), default=0)
+    step = CELL + GAP
+    width, height = LEFT + layers * step + 130, TOP + (len(table) + 2) * step + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<text x="8" y="20" font-size="14">{html.escape(title)}</text>',
+    ]
+    for number, row in enumerate(table):
+        y = TOP + number * step
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end">{html.escape(row.role)}</text>')
+        for layer, tensor in row.tensors.items():
+            x, span = LEFT + (layer or 0) * step, CELL if layer is not None else layers * step - GAP
+            said = f"{tensor.name}: {tensor.type.name}, {bits(tensor):.2f} bits, {tensor.nbytes / 1e6:,.2f} MB"
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{span}" height="{CELL}" rx="2" fill="{colour(bits(tensor))}">'
+                f"<title>{html.escape(said)}</title></rect>"
+            )
+        label = f"{8 * row.nbytes / row.weights:.2f} bits, {row.nbytes / 1e6:,.1f} MB"
+        parts.append(f'<text x="{LEFT + layers * step + 6}" y="{y + 12}" fill="#555">{label}</text>')
+    y = TOP + len(table) * step + 12
+    for number, ((_, name), label) in enumerate(zip(SCALE, LEGEND, strict=True)):
+        x = 8 + number * 58
+        parts.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{name}"/>')
+        parts.append(f'<text x="{x + 15}" y="{y + 10}" font-size="9">{label}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"

@@ -1,0 +1,158 @@
+"""SHA256SUMS: make the list of a folder's files, and hold a download against it.
+
+The format is that of GNU `sha256sum`, which can check it as well: `sha256sum -c SHA256SUMS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from qwen35_gguf.errors import ChecksumError
+from qwen35_gguf.gguf_file.atomic_file import disk_errors, draft
+
+LIST = "SHA256SUMS"
+LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+PIECE = 4 << 20
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One file of the list: `problem` is empty if it is as it was."""
+
+    name: str
+    problem: str = ""
+
+
+def listed_files(folder: Path) -> list[Path]:
+    """Return what belongs into the list, sorted by name: all files but hidden ones, temporary ones and the list."""
+    if not folder.is_dir():
+        raise ChecksumError(f"{folder}: is no folder; name the one with the GGUF files")
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.is_file() and not hidden and path.suffix != ".part" and parts != (LIST,):
+            found.append(path)
+    return found
+
+
+def write(
+    folder: Path, *, known: Mapping[str, str] | None = None, jobs: int = 0, advance: Advance = lambda _: None
+) -> Path:
+    """Make or replace the folder's SHA256SUMS.
+
+    Args:
+        folder: with the files.
+        known: checksums that were taken already, by name; these files are not read.
+        jobs: threads; 0 for one a core.
+        advance: called with the bytes that were read.
+
+    Raises:
+        ChecksumError: there is nothing to list, a name cannot be written, or a file cannot be read.
+        OutputError: the list cannot be written.
+
+    """
+    files = listed_files(folder)
+    if not files:
+        raise ChecksumError(f"{folder}: holds no files to list")
+    names = [path.relative_to(folder).as_posix() for path in files]
+    for name in names:
+        if "\n" in name or "\r" in name or "\\" in name:
+            raise ChecksumError(f"{folder}: the name {name!r} cannot stand in {LIST}; rename the file")
+    found = dict(known or {})
+    unknown = [(name, path) for name, path in zip(names, files, strict=True) if name not in found]
+    taken = digests([path for _, path in unknown], jobs, advance)
+    found |= dict(zip((name for name, _ in unknown), taken, strict=True))
+    target = folder / LIST
+    with draft(target, replace=True) as made:
+        with disk_errors(made.part):
+            made.file.writelines(f"{found[name]}  {name}\n".encode() for name in names)
+        made.finish()
+        made.publish()
+    return target
+
+
+def read_list(folder: Path) -> dict[str, str]:
+    """Read the folder's SHA256SUMS: name -> digest.
+
+    Raises:
+        ChecksumError: it is missing, malformed, or names a file outside of the folder.
+
+    """
+    path = folder / LIST
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise ChecksumError(f"{path}: is missing; download it, or make it with `qwen35 checksum --write`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ChecksumError(f"{path}: cannot be read ({error}); download it again") from None
+    expected: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        found = LINE.fullmatch(line.removesuffix("\r"))
+        if found is None:
+            raise ChecksumError(f"{path}: line {number} is not a checksum and a name; download it again")
+        name = PurePosixPath(found["name"])
+        if name.is_absolute() or ".." in name.parts:
+            raise ChecksumError(f"{path}: line {number} names {found['name']}, which lies outside of the folder")
+        expected[found["name"]] = found["digest"].lower()
+    if not expected:
+        raise ChecksumError(f"{path}: is empty; download it again")
+    return expected
+
+
+def verify(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) -> list[Verdict]:
+    """Hold the folder's files against its SHA256SUMS, in the list's order.
+
+    Raises:
+        ChecksumError: the list is missing or malformed, or a file cannot be read.
+
+    """
+    expected = read_list(folder)
+    there = [name for name in expected if (folder / name).is_file()]
+    found = dict(zip(there, digests([folder / name for name in there], jobs, advance), strict=True))
+    verdicts = []
+    for name, digest in expected.items():
+        if name not in found:
+            verdicts.append(Verdict(name, "is missing"))
+        else:
+            verdicts.append(Verdict(name, "" if found[name] == digest else "differs; download it again"))
+    return verdicts
+
+
+def digest(path: Path, advance: Advance = lambda _: None) -> str:
+    """Return a file's SHA-256 as hexadecimal digits.
+
+    Raises:
+        ChecksumError: it cannot be read.
+
+    """
+    total = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                total.update(piece)
+                advance(len(piece))
+    except OSError as error:
+        raise ChecksumError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return total.hexdigest()
+
+
+def digests(paths: Sequence[Path], jobs: int = 0, advance: Advance = lambda _: None) -> list[str]:
+    """Return the SHA-256 of files, taken side by side: hashlib lets other threads run.
+
+    Raises:
+        ChecksumError: one cannot be read.
+
+    """
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda path: digest(path, advance), paths))

@@ -1,0 +1,98 @@
+"""What a check says, and what it looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from qwen35_gguf.gguf_file.layout import Entry, Layout, Tensor
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem.
+
+    Attributes:
+        severity: "error" for what does not load or answers wrongly, "warning" for what fails in some programs or for
+            some requests, "note" for what a publisher may have wanted.
+        check: the name of the check.
+        where: the key, tensor or file that is concerned.
+        what: what is wrong with it.
+        advice: what to do.
+
+    """
+
+    severity: Severity
+    check: str
+    where: str
+    what: str
+    advice: str
+
+
+class Stored(NamedTuple):
+    """A tensor and the file that holds it."""
+
+    tensor: Tensor
+    layout: Layout
+
+    @property
+    def start(self) -> int:
+        """Where its data begins in the file, in bytes."""
+        return self.layout.data_start + self.tensor.offset
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model: one file or all of its shards, and the vision tower that belongs to it.
+
+    Attributes:
+        shards: the metadata are in the first one.
+        tensors: by name, in the file's order.
+        towers: mmproj files to be compared with a text model.
+        chosen: whether the tower was named, rather than found beside the model.
+
+    """
+
+    shards: tuple[Layout, ...]
+    tensors: dict[str, Stored]
+    towers: tuple[Layout, ...] = ()
+    chosen: bool = False
+
+    @property
+    def path(self) -> Path:
+        """The file, or the first shard."""
+        return self.shards[0].path
+
+    @property
+    def arch(self) -> str:
+        """`general.architecture`."""
+        return str(self.get("general.architecture", "unknown"))
+
+    def entry(self, key: str) -> Entry | None:
+        """Look an entry up."""
+        return self.shards[0].find(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Look a value up; `{arch}` in the key is the architecture."""
+        arch = self.shards[0].get("general.architecture", "unknown") if "{arch}" in key else ""
+        return self.shards[0].get(key.replace("{arch}", str(arch)), default)
+
+    def number(self, key: str, default: int = 0) -> int:
+        """Look a number up; of a list, which has one for each layer, the largest."""
+        value = self.get(key, default)
+        if isinstance(value, list):
+            value = max((item for item in value if isinstance(item, int | float)), default=default)
+        return int(value) if isinstance(value, int | float) else default
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, the row length first; () if there is none."""
+        return self.tensors[name].tensor.shape if name in self.tensors else ()
+
+
+def subject(shards: tuple[Layout, ...], towers: tuple[Layout, ...] = (), *, chosen: bool = False) -> Subject:
+    """Put headers together."""
+    tensors = {tensor.name: Stored(tensor, shard) for shard in shards for tensor in shard.tensors}
+    return Subject(shards, tensors, towers, chosen)

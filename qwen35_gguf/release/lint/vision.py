@@ -1,0 +1,102 @@
+"""Whether a vision tower (mmproj) is whole, and belongs to the text model beside it.
+
+Source: llama.cpp tools/mtmd/clip.cpp (the projector qwen3vl_merger).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from qwen35_gguf.errors import VisionError
+from qwen35_gguf.gguf_file.layout import Layout
+from qwen35_gguf.release.lint.diagnostic import Finding, Subject, subject
+from qwen35_gguf.release.lint.tensors import AGAIN
+from qwen35_gguf.runtime.media.vision_encoder import PROJECTOR, check_mmproj
+
+BLOCK = re.compile(r"v\.blk\.(\d+)\..+")
+
+
+def matches(model: Subject) -> Iterator[Finding]:
+    """Check the towers beside a text model: one of them has to fit, or the one that was named."""
+    problems = []
+    for tower in model.towers:
+        try:
+            check_mmproj(tower.path, model.number("{arch}.embedding_length"))
+        except VisionError as error:
+            problems.append((tower, str(error).removeprefix(f"{tower.path}: ")))
+    severity = "error" if model.chosen or len(problems) == len(model.towers) else "note"
+    for tower, problem in problems:
+        yield Finding(severity, "mmproj", tower.path.name, problem, "put the right mmproj beside the model")  # type: ignore[arg-type]
+    for tower in model.towers:
+        if not any(tower is wrong for wrong, _ in problems):
+            yield from whole(subject((tower,)))
+
+
+def whole(tower: Subject) -> Iterator[Finding]:
+    """All blocks and the projector, of the shapes that the metadata promise."""
+    path = tower.path.name
+    if tower.get("clip.projector_type") != PROJECTOR:
+        what = f"is {tower.get('clip.projector_type')!r}, where Qwen3.5 needs {PROJECTOR!r}"
+        yield Finding("error", "mmproj", f"{path}: clip.projector_type", what, AGAIN)
+    if tower.get("clip.has_vision_encoder") is not True:
+        yield Finding("error", "mmproj", f"{path}: clip.has_vision_encoder", "is not true", AGAIN)
+    for key in ("image_mean", "image_std"):
+        value = tower.get(f"clip.vision.{key}")
+        if not isinstance(value, list) or len(value) != 3:
+            yield Finding("error", "mmproj", f"{path}: clip.vision.{key}", f"is {value}, not three numbers", AGAIN)
+    expected = _expected(tower)
+    missing = [name for name in expected if name not in tower.tensors]
+    if missing:
+        what = f"is missing, and {len(missing) - 1} more" if len(missing) > 1 else "is missing"
+        yield Finding("error", "mmproj", f"{path}: {missing[0]}", what, AGAIN)
+    for name, shape in expected.items():
+        found = tower.shape(name)
+        if found and found != shape:
+            what = f"has shape {list(found)}, where the metadata make it {list(shape)}"
+            yield Finding("error", "mmproj", f"{path}: {name}", what, AGAIN)
+    count = tower.number("clip.vision.block_count")
+    beyond = {int(f[1]) for name in tower.tensors if (f := BLOCK.fullmatch(name)) and int(f[1]) >= count}
+    if beyond:
+        what = f"is {count}, but there are tensors up to block {max(beyond)}"
+        yield Finding("error", "mmproj", f"{path}: clip.vision.block_count", what, AGAIN)
+
+
+def _expected(tower: Subject) -> dict[str, tuple[int, ...]]:
+    keys = ("embedding_length", "feed_forward_length", "projection_dim", "block_count", "spatial_merge_size")
+    width, inner, projected, blocks, merge = (tower.number(f"clip.vision.{key}") for key in keys)
+    patch = tower.number("clip.vision.patch_size")
+    merged = width * (merge or 2) ** 2
+    grid = (tower.number("clip.vision.image_size") // max(1, patch)) ** 2
+    shapes: dict[str, tuple[int, ...]] = {
+        "v.patch_embd.weight": (patch, patch, 3, width),
+        "v.patch_embd.weight.1": (patch, patch, 3, width),
+        "v.patch_embd.bias": (width,),
+        "v.position_embd.weight": (width, grid),
+        "v.post_ln.weight": (width,),
+        "v.post_ln.bias": (width,),
+        "mm.0.weight": (merged, merged),
+        "mm.0.bias": (merged,),
+        "mm.2.weight": (merged, projected),
+        "mm.2.bias": (projected,),
+    }
+    of_block: dict[str, tuple[int, ...]] = {
+        "ln1": (width,),
+        "ln2": (width,),
+        "attn_qkv": (width, 3 * width),
+        "attn_out": (width, width),
+        "ffn_up": (width, inner),
+        "ffn_down": (inner, width),
+    }
+    for block in range(blocks):
+        for name, shape in of_block.items():
+            shapes[f"v.blk.{block}.{name}.weight"] = shape
+            shapes[f"v.blk.{block}.{name}.bias"] = shape[-1:]
+    return shapes
+
+
+def beside(layout: Layout) -> list[Layout]:
+    """Return the headers of the towers in the folder of a text model."""
+    from qwen35_gguf.gguf_file.layout import read_layout
+
+    return [read_layout(path) for path in sorted(layout.path.parent.glob("mmproj-*.gguf"))]

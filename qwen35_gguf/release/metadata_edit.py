@@ -1,0 +1,246 @@
+"""Change single metadata entries of a GGUF file, in place or in a copy, and leave everything else as it is.
+
+In place, the file is only patched when the new header, padded, is as long as the old one; then no more than the bytes
+that differ are written. Otherwise the file is copied with its new header and takes the old one's place when complete.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+import shutil
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from gguf import GGUFValueType
+
+from qwen35_gguf.convert import metadata as tables
+from qwen35_gguf.convert.tokenizer import ADD_TOKEN, SPECIAL_IDS
+from qwen35_gguf.errors import GgufError, MetadataError
+from qwen35_gguf.gguf_file.atomic_file import copy_bytes, disk_errors, draft
+from qwen35_gguf.gguf_file.layout import (
+    ALIGNMENT_KEY,
+    ARRAY,
+    FORMATS,
+    STRING,
+    Entry,
+    Layout,
+    encode_header,
+    encode_string,
+    read_layout,
+)
+from qwen35_gguf.gguf_file.shards import SPLIT_KEYS
+from qwen35_gguf.gguf_file.writer import check_space
+
+# They say how the file is laid out, and would no longer be true.
+PROTECTED = (*SPLIT_KEYS, ALIGNMENT_KEY)
+FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
+
+
+class Kind(NamedTuple):
+    """The type of an entry; `element` is that of an array's elements."""
+
+    type: GGUFValueType
+    element: GGUFValueType | None = None
+
+    def __str__(self) -> str:
+        if self.element is not None:
+            return f"array[{self.element.name.lower()}]"
+        return self.type.name.lower()
+
+
+def parse_kind(text: str) -> Kind:
+    """Read a type as it is written: `uint32`, `string`, `array[int32]`.
+
+    Raises:
+        MetadataError: it is none.
+
+    """
+    found = re.fullmatch(r"array\[(\w+)\]|(\w+)", text.lower())
+    name = ((found[1] or found[2]) if found else "").upper()
+    if name not in GGUFValueType.__members__ or name == "ARRAY":
+        known = ", ".join(kind.name.lower() for kind in GGUFValueType if kind != ARRAY)
+        raise MetadataError(f"--type {text}: is no type; choose one of {known}, or array[one of them]")
+    kind = GGUFValueType[name]
+    return Kind(ARRAY, kind) if found and found[1] else Kind(kind)
+
+
+def known_kind(key: str, arch: str) -> Kind | None:
+    """Return the type that `qwen35 convert` gives a key, or None for a key that it does not write."""
+    rows = (*tables.TEXT_KEYS, *tables.FEED_FORWARD_KEYS["qwen35moe"], *tables.VISION_KEYS, *tables.SAMPLING_KEYS)
+    kinds = {row.key.format(arch=arch): Kind(row.type, row.element) for row in rows}
+    kinds |= {name: Kind(GGUFValueType.UINT32) for name in SPECIAL_IDS.values()}
+    kinds |= {name: Kind(GGUFValueType.BOOL) for name in ADD_TOKEN.values()}
+    kinds |= {name: Kind(GGUFValueType.UINT32) for name in ("general.file_type", "tokenizer.ggml.eot_token_id")}
+    if key in kinds:
+        return kinds[key]
+    strings = ("tokenizer.chat_template", "tokenizer.ggml.pre", "tokenizer.ggml.model")
+    return Kind(STRING) if key in strings or key.startswith("tokenizer.chat_template.") else None
+
+
+def new_entry(layout: Layout, key: str, text: str, kind: Kind | None = None) -> Entry:
+    """Make an entry from text.
+
+    Args:
+        layout: the file; a key that it has keeps its type.
+        key: the entry's name.
+        text: the value: a number, true or false, any text for a string; JSON for an array.
+        kind: its type, for a key that is new; by default known from the key, and a string when the text is neither
+            a number nor JSON.
+
+    Raises:
+        MetadataError: the text is no value of that type, the type has to be given, or the key may not be changed.
+
+    """
+    _check_free(key)
+    old = layout.find(key)
+    if kind is None and old is not None:
+        kind = Kind(old.type, old.element)
+    if kind is None:
+        kind = known_kind(key, str(layout.get("general.architecture", "")))
+    if kind is None:
+        if _looks_typed(text):
+            raise MetadataError(f"{key}: is new, and {text[:40]!r} need not be text; say what it is with --type")
+        kind = Kind(STRING)
+    try:
+        return Entry(key, kind.type, _encode(text, kind))
+    except (ValueError, struct.error, OverflowError, RecursionError):
+        raise MetadataError(f"{key}: {text[:60]!r} is no {kind}") from None
+
+
+def change(
+    file: Path,
+    *,
+    replace: Sequence[Entry] = (),
+    remove: Sequence[str] = (),
+    copy: Path | None = None,
+    force: bool = False,
+) -> Path:
+    """Replace or add entries and remove others.
+
+    Args:
+        file: the GGUF file; of a set of shards, the first.
+        replace: entries that take the place of those of the same key, or are added at the end.
+        remove: keys of entries that go.
+        copy: the file to be made; without it, the file itself is changed.
+        force: replace an existing copy.
+
+    Returns:
+        The file that has the changes.
+
+    Raises:
+        MetadataError: a key to be removed is not there, or one that says how the file is laid out is to be changed.
+        GgufError: the file is damaged, or a link.
+        OutputError: the copy exists already, cannot be written, or there is no space.
+
+    """
+    layout = read_layout(file)
+    for key in (*remove, *(entry.key for entry in replace)):
+        _check_free(key)
+    for key in remove:
+        if layout.find(key) is None:
+            raise MetadataError(f"{file}: has no {key}{_similar(layout, key)}")
+    changed = {entry.key: entry for entry in replace}
+    entries = [changed.pop(entry.key, entry) for entry in layout.entries if entry.key not in remove]
+    entries += changed.values()
+    header = encode_header(layout.version, entries, layout.tensors, layout.alignment)
+    if copy is not None and copy.resolve() != file.resolve():
+        _rewrite(layout, header, copy, force=force)
+        return copy
+    if file.is_symlink():
+        raise GgufError(f"{file}: is a link to {file.resolve()}; name that file, or make a copy with -o")
+    if len(header) == layout.data_start:
+        _patch(layout, header)
+    else:
+        _rewrite(layout, header, file, force=True)
+    return file
+
+
+def _check_free(key: str) -> None:
+    if key in PROTECTED:
+        raise MetadataError(f"{key}: says how the file is laid out and cannot be changed; see `qwen35 split`, `merge`")
+
+
+def _patch(layout: Layout, header: bytes) -> None:
+    """Write the bytes of the header that differ."""
+    try:
+        with layout.path.open("r+b") as file:
+            old = file.read(len(header))
+            different = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(header, np.uint8))
+            if not different.size:
+                return
+            first, last = int(different[0]), int(different[-1]) + 1
+            file.seek(first)
+            file.write(header[first:last])
+            file.flush()
+            os.fsync(file.fileno())
+    except PermissionError:
+        raise MetadataError(f"{layout.path}: may not be written; make a copy with -o") from None
+    except OSError as error:
+        raise MetadataError(f"{layout.path}: cannot be written ({error.strerror}); make a copy with -o") from None
+
+
+def _rewrite(layout: Layout, header: bytes, target: Path, *, force: bool) -> None:
+    rest = layout.size - layout.data_start
+    with draft(target, replace=force) as made, layout.path.open("rb") as source:
+        check_space(target.parent, len(header) + rest)
+        source.seek(layout.data_start)
+        with disk_errors(made.part):
+            made.file.write(header)
+            copy_bytes(source, made.file, rest, layout.path)
+            shutil.copymode(layout.path, made.part)
+        made.finish()
+        made.publish()
+
+
+def _encode(text: str, kind: Kind) -> bytes:
+    if kind.type != ARRAY:
+        return _encode_one(text if kind.type == STRING else _number(text), kind.type)
+    values = json.loads(text)
+    if kind.element is None or not isinstance(values, list):
+        raise ValueError("not a list")
+    head = struct.pack("<IQ", kind.element, len(values))
+    return head + b"".join(_encode_one(value, kind.element) for value in values)
+
+
+def _number(text: str) -> Any:
+    return json.loads(text.strip().lower())  # True and FALSE are accepted, too
+
+
+def _encode_one(value: Any, kind: GGUFValueType) -> bytes:
+    if kind == STRING:
+        if not isinstance(value, str):
+            raise ValueError("not a text")
+        return encode_string(value)
+    if kind == GGUFValueType.BOOL:
+        if not isinstance(value, bool):
+            raise ValueError("neither true nor false")
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("not a number")
+    elif kind in FLOATS:
+        value = float(value)
+        if not math.isfinite(value):
+            raise ValueError("not finite")
+    elif value != int(value):
+        raise ValueError("not a whole number")
+    else:
+        value = int(value)
+    return struct.pack(f"<{FORMATS[kind]}", value)
+
+
+def _looks_typed(text: str) -> bool:
+    try:
+        return not isinstance(json.loads(text.strip().lower()), str)
+    except ValueError:
+        return False
+
+
+def _similar(layout: Layout, key: str) -> str:
+    close = difflib.get_close_matches(key, [entry.key for entry in layout.entries], n=1)
+    return f"; did you mean {close[0]}?" if close else "; `qwen35 metadata FILE` lists what it has"

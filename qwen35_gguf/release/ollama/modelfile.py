@@ -1,0 +1,92 @@
+"""Ollama's Modelfile of a release.
+
+Sources: docs/modelfile.mdx, parser/parser.go and server/create.go of Ollama. A vision tower is given by a FROM of its
+own: Ollama tells it from the model by its metadata. The shards of a model are each given by a FROM, since version
+0.35.0; earlier versions do not take shards.
+
+PARSER says how Ollama reads thoughts and calls in answers: those of this form it does not recognize by the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qwen35_gguf.errors import MissingDependencyError
+from qwen35_gguf.gguf_file.layout import Layout, read_layout
+from qwen35_gguf.release.ollama.template import ollama_template
+from qwen35_gguf.runtime.engine import sampling
+
+FAMILY = "qwen3.5"  # Ollama's name for its parser and renderer
+SHARDS_SINCE = "0.35.0"
+STOPS = ("<|im_end|>", "<|endoftext|>")
+MAX_CONTEXT = 32768  # tokens; thoughts and an answer have to fit, and the memory of a laptop has to do
+DIGITS = 4  # what a float32 such as 0.95 is printed with
+
+SHARDED = """# These shards are one model, which Ollama takes from version {since}. For an earlier one, join them first:
+# qwen35 merge {first} -o {whole}
+REQUIRES {since}"""
+OWN_TEMPLATE = """# The model's chat template is not of Qwen3.5's form; Ollama's own for this family takes its place.
+RENDERER {family}"""
+DRAFTS = """# The model has a head that drafts tokens. Versions of Ollama that know this parameter use it:
+# PARAMETER draft_num_predict 2"""
+
+
+def modelfile(parts: Sequence[Path], towers: Sequence[Path] = (), license_: str = "") -> str:
+    """Write a Modelfile that lies beside the files.
+
+    Args:
+        parts: the text model: one file, or all its shards, the first one first.
+        towers: vision towers; the first one is taken.
+        license_: of the model, as an SPDX name; empty: not said.
+
+    Raises:
+        GgufError: the model cannot be read.
+
+    """
+    layout = read_layout(parts[0])
+    lines = []
+    if len(parts) > 1:
+        whole = parts[0].name.rsplit("-", 3)[0] + ".gguf"
+        lines.append(SHARDED.format(since=SHARDS_SINCE, first=parts[0].name, whole=whole))
+    lines += [f"FROM ./{path.name}" for path in [*parts, *towers[:1]]]
+    lines += [_template(layout), f"PARSER {FAMILY}", *_parameters(layout)]
+    if _number(layout, "nextn_predict_layers"):
+        lines.append(DRAFTS)
+    if license_ and '"' not in license_:
+        lines.append(f'LICENSE """{license_}"""')
+    return "\n".join(lines) + "\n"
+
+
+def _template(layout: Layout) -> str:
+    source = layout.get("tokenizer.chat_template")
+    try:
+        program = ollama_template(source) if isinstance(source, str) else None
+    except MissingDependencyError:  # of jinja2; a Modelfile is worth less than the release that is being made
+        program = None
+    return f'TEMPLATE """{program}"""' if program else OWN_TEMPLATE.format(family=FAMILY)
+
+
+def _parameters(layout: Layout) -> list[str]:
+    """Give what `Qwen35` takes by default: the family's recommendation for thinking, and what the file says over it."""
+    said = {entry.key: str(entry.decode()) for entry in layout.entries if entry.key.startswith("general.sampling.")}
+    chosen = sampling.choose(sampling.THINKING, said, {})
+    values: dict[str, float] = {
+        "num_ctx": min(MAX_CONTEXT, _number(layout, "context_length") or MAX_CONTEXT),
+        "temperature": chosen.temperature,
+        "top_k": chosen.top_k,
+        "top_p": chosen.top_p,
+        "min_p": chosen.min_p,
+        "presence_penalty": chosen.presence_penalty,
+        "repeat_penalty": chosen.repeat_penalty,
+    }
+    last = layout.get("general.sampling.penalty_last_n")
+    if isinstance(last, int):
+        values["repeat_last_n"] = last
+    lines = [f"PARAMETER {name} {round(value, DIGITS)}" for name, value in values.items()]
+    return lines + [f'PARAMETER stop "{stop}"' for stop in STOPS]
+
+
+def _number(layout: Layout, key: str) -> int:
+    value = layout.get(f"{layout.get('general.architecture')}.{key}", 0)
+    return int(value) if isinstance(value, int) else 0

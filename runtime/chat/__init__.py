@@ -1,0 +1,1 @@
+"""Messages to prompts, and generated text to messages, in OpenAI's forms."""

@@ -1,0 +1,204 @@
+"""What a chat returns: the objects of OpenAI's API, with the reasoning apart and the time that it took."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from qwen35_gguf.runtime.chat.tool_calls import ToolCall
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True)
+class Function:
+    """What is called: `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A tool call; `index` counts those of a message."""
+
+    id: str
+    function: Function
+    index: int = 0
+    type: Literal["function"] = "function"
+
+
+def call_object(call: ToolCall, index: int) -> Call:
+    """Give a parsed call the form of the API."""
+    form = call.openai()
+    return Call(call.id, Function(**form["function"]), index)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What the model said; it can stand in the `messages` of the next request as it is."""
+
+    content: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
+    role: Literal["assistant"] = "assistant"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it as a message of a request."""
+        return {key: value for key, value in asdict(self).items() if value is not None or key == "content"}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A piece of a streamed message."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What was evaluated and how long it took.
+
+    Attributes:
+        prompt_tokens: of the whole prompt; a picture counts the cells that it takes.
+        reused_tokens: of these, those that were not evaluated again.
+        prompt_seconds: until the prompt was evaluated.
+        tokens: generated ones.
+        seconds: until the last of them was there.
+        drafted: tokens that the MTP head guessed.
+        accepted: of these, the right ones.
+
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    prompt_seconds: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def prompt_per_second(self) -> float:
+        """Evaluated tokens of the prompt in a second."""
+        return (self.prompt_tokens - self.reused_tokens) / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens in a second."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def acceptance(self) -> float | None:
+        """The part of drafted tokens that was right; None without any."""
+        return self.accepted / self.drafted if self.drafted else None
+
+    def __str__(self) -> str:
+        new = self.prompt_tokens - self.reused_tokens
+        reused = f" and {self.reused_tokens:,} reused" if self.reused_tokens else ""
+        drafts = f"; drafts: {self.accepted} of {self.drafted} accepted" if self.drafted else ""
+        return (
+            f"prompt: {new:,} tokens{reused}, {self.prompt_per_second:,.1f} tokens/s; "
+            f"generation: {self.tokens:,} tokens, {self.tokens_per_second:,.1f} tokens/s{drafts}"
+        )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Counts of tokens as OpenAI gives them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+    completion_tokens_details: dict[str, int]
+
+
+def usage(timings: Timings, reasoning_tokens: int = 0) -> Usage:
+    """Count the tokens of a request."""
+    return Usage(
+        timings.prompt_tokens,
+        timings.tokens,
+        timings.prompt_tokens + timings.tokens,
+        {"cached_tokens": timings.reused_tokens},
+        {"reasoning_tokens": reasoning_tokens},
+    )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The one answer of a completion."""
+
+    message: Message
+    finish_reason: FinishReason
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class ChunkChoice:
+    """The one answer of a chunk; `finish_reason` comes with the last."""
+
+    delta: Delta
+    finish_reason: FinishReason | None = None
+    index: int = 0
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+def new_id() -> str:
+    """Make the id of a completion."""
+    return f"chatcmpl-{uuid.uuid4().hex[:24]}"
+
+
+@dataclass(frozen=True)
+class ChatCompletion:
+    """The answer to a chat."""
+
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    timings: Timings
+    id: str = field(default_factory=new_id)
+    created: int = field(default_factory=_now)
+    object: Literal["chat.completion"] = "chat.completion"
+
+    @property
+    def text(self) -> str:
+        """The content of the message."""
+        return self.choices[0].message.content or ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as what JSON knows."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ChatCompletionChunk:
+    """A piece of a streamed answer; the last one has the finish reason, usage and timings."""
+
+    model: str
+    choices: list[ChunkChoice]
+    id: str
+    created: int
+    usage: Usage | None = None
+    timings: Timings | None = None
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as what JSON knows."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The continuation of a text."""
+
+    text: str
+    finish_reason: FinishReason
+    timings: Timings

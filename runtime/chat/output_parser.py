@@ -1,0 +1,162 @@
+"""From the bytes of tokens to what the message says: reasoning, content, tool calls, and where to stop."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qwen35_gguf.runtime.chat.openai_types import Call, Delta, Message, call_object
+from qwen35_gguf.runtime.chat.thinking import Piece, Splitter
+from qwen35_gguf.runtime.chat.tool_calls import ToolCall, ToolCallParser
+
+
+class StopText:
+    """Looks for the first of several texts in one that comes in pieces, and gives out what certainly stands before."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """Look for any of `stops`, none of them empty."""
+        self._stops = stops
+        self._pending = ""
+        self.found = False
+
+    def feed(self, text: str) -> str:
+        """Take the next piece; after a stop nothing is given out any more."""
+        if not self._stops:
+            return text
+        if self.found:
+            return ""
+        self._pending += text
+        hits = [at for at in map(self._pending.find, self._stops) if at >= 0]
+        if hits:
+            self.found = True
+            return self._take(min(hits))
+        held = max(self._beginning(stop) for stop in self._stops)
+        return self._take(len(self._pending) - held)
+
+    def finish(self) -> str:
+        """Give out what was held back, since no more comes."""
+        return "" if self.found else self._take(len(self._pending))
+
+    def _take(self, length: int) -> str:
+        text, self._pending = self._pending[:length], self._pending[length:]
+        return text
+
+    def _beginning(self, stop: str) -> int:
+        """How many characters at the end may be the beginning of `stop`."""
+        most = min(len(stop) - 1, len(self._pending))
+        return next((n for n in range(most, 0, -1) if self._pending.endswith(stop[:n])), 0)
+
+
+class RawText:
+    """Turns bytes into text and nothing else, with what `ReplyParser` has.
+
+    Attributes:
+        inside: False, since nothing is taken as reasoning.
+
+    """
+
+    inside = False
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        """Start at the end of a prompt."""
+        # A character may be split over tokens; what is none, or is cut off at the end, is left out.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+        self._stop = StopText(stop)
+        self._content: list[str] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was found."""
+        return self._stop.found
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Take the bytes of a token."""
+        return self._give(self._stop.feed(self._decoder.decode(data)))
+
+    def finish(self) -> list[Delta]:
+        """Say that no more bytes come."""
+        return self._give(self._stop.finish())
+
+    def message(self) -> Message:
+        """Put together what was given out."""
+        return Message("".join(self._content))
+
+    def _give(self, text: str) -> list[Delta]:
+        if not text:
+            return []
+        self._content.append(text)
+        return [Delta(content=text)]
+
+
+class ReplyParser:
+    """Turns bytes into deltas.
+
+    Attributes:
+        inside: of the think block, as far as is known.
+        stopped: a stop text was found.
+        calls: the tool calls so far.
+
+    """
+
+    def __init__(
+        self, *, inside: bool = False, tools: Sequence[Mapping[str, Any]] | None = None, stop: Sequence[str] = ()
+    ) -> None:
+        """Start where the prompt ends; without tools nothing is taken as a call."""
+        self._splitter = Splitter(inside=inside)
+        self._stop = StopText(stop)
+        self._tools = ToolCallParser(tools) if tools else None
+        self._reasoning: list[str] = []
+        self._content: list[str] = []
+        self.calls: list[Call] = []
+
+    @property
+    def inside(self) -> bool:
+        """Whether the next byte belongs to the reasoning."""
+        return self._splitter.inside
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text was found."""
+        return self._stop.found
+
+    def feed(self, data: bytes) -> list[Delta]:
+        """Take the bytes of a token."""
+        return self._deltas(self._splitter.feed(data))
+
+    def finish(self) -> list[Delta]:
+        """Say that no more bytes come."""
+        deltas = self._deltas(self._splitter.finish())
+        deltas += self._answer(self._stop.finish())
+        if self._tools is not None:
+            deltas += self._found(self._tools.finish())
+        return deltas
+
+    def message(self) -> Message:
+        """Put together what was given out."""
+        content, reasoning = "".join(self._content), "".join(self._reasoning)
+        return Message(content if content or not self.calls else None, reasoning or None, self.calls or None)
+
+    def _deltas(self, pieces: Sequence[Piece]) -> list[Delta]:
+        deltas = []
+        for piece in pieces:
+            if piece.reasoning:
+                self._reasoning.append(piece.text)
+                deltas.append(Delta(reasoning_content=piece.text))
+            else:
+                deltas += self._answer(self._stop.feed(piece.text))
+        return deltas
+
+    def _answer(self, text: str) -> list[Delta]:
+        return self._found(self._tools.feed(text) if self._tools is not None else [text])
+
+    def _found(self, items: Sequence[str | ToolCall]) -> list[Delta]:
+        deltas = []
+        for item in items:
+            if isinstance(item, ToolCall):
+                self.calls.append(call_object(item, len(self.calls)))
+                deltas.append(Delta(tool_calls=self.calls[-1:]))
+            elif item:
+                self._content.append(item)
+                deltas.append(Delta(content=item))
+        return deltas

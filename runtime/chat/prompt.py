@@ -1,0 +1,104 @@
+"""From the messages of a request to the items that the engine evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwen35_gguf.errors import ToolError
+from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
+from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
+from qwen35_gguf.runtime.engine.sequence import Insert
+from qwen35_gguf.runtime.llama.library import Model
+from qwen35_gguf.runtime.media.image import FACTOR, MediaLimits, Picture
+from qwen35_gguf.runtime.media.video import VideoLimits
+from qwen35_gguf.runtime.media.vision_encoder import Vision, Visual, decode_picture, split_prompt
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and what it says of the answer.
+
+    Attributes:
+        items: token ids and pictures.
+        inside: the answer begins inside of a think block.
+        tools: the tools that it may call, as the tool-call parser takes them.
+
+    """
+
+    items: list[int | Insert]
+    inside: bool = False
+    tools: list[dict[str, Any]] | None = None
+
+
+def chat_prompt(
+    model: Model,
+    template: ChatTemplate,
+    messages: Any,
+    *,
+    tools: Any = None,
+    enable_thinking: bool | None = None,
+    vision: Callable[[], Vision],
+    media_limits: MediaLimits | None = None,
+    video_limits: VideoLimits | None = None,
+) -> Prompt:
+    """Check messages and tools, load the media, render the template and tokenize.
+
+    Args:
+        model: for its vocabulary.
+        template: of the file.
+        messages: OpenAI-style, see `content.collect` for pictures and videos.
+        tools: OpenAI-style.
+        enable_thinking: None leaves it to the template.
+        vision: gives the vision tower; called only if there is something to see.
+        media_limits: see `content.collect`.
+        video_limits: see `content.collect`.
+
+    Raises:
+        MessageError: the messages are malformed, or the template refuses them.
+        ToolError: the tools, a call or a result is malformed.
+        MediaError: a picture or video cannot be had.
+        VisionError: there is no vision tower.
+
+    """
+    reduced, media = message_media.collect(check_messages(messages), media_limits, video_limits)
+    checked = tool_calls.check_tools(tools) if tools else None
+    text = template.render(reduced, tools=checked, enable_thinking=enable_thinking)
+    tower = vision() if media else None
+    items: list[int | Insert] = []
+    for part in split_prompt(text, media):
+        if isinstance(part, str):
+            items += model.tokenize(part)
+        elif tower is not None:
+            items.append(insert(part, tower))
+    return Prompt(items, thinking.starts_inside(text), checked)
+
+
+def insert(visual: Visual, tower: Vision) -> Insert:
+    """Make a picture or a pair of frames an item: it is encoded when it is evaluated, if ever."""
+    height, width, _ = (visual.rgb if isinstance(visual, Picture) else visual.first).shape
+    rows, columns = height // FACTOR, width // FACTOR
+
+    def evaluate(context: Any, pos: int, n_batch: int) -> None:
+        decode_picture(context, tower.embed(visual), pos, n_batch=n_batch)
+
+    return Insert(visual.sha256, rows * columns, max(rows, columns), evaluate)
+
+
+def called_tool(tool_choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> str | None:
+    """Return how the answer has to begin for `tool_choice`: None where the model is free.
+
+    Raises:
+        ToolError: it is not one of OpenAI's choices, or names a tool that is not there.
+
+    """
+    if tool_choice in (None, "auto", "none"):
+        return None
+    if tool_choice == "required" and tools:
+        return f"{tool_calls.OPEN}\n<function="
+    inner = tool_choice.get("function") if isinstance(tool_choice, Mapping) else None
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    if name is not None and any(tool["function"]["name"] == name for tool in tools or ()):
+        return f"{tool_calls.OPEN}\n<function={name}>\n"
+    raise ToolError(f"tool_choice: {str(tool_choice)[:80]} is not auto, none, required or one of the tools")

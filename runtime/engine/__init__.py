@@ -1,0 +1,1 @@
+"""Token ids only: sequences, caches, drafts and sampling."""

@@ -1,0 +1,148 @@
+"""Several sequences in one context: each step evaluates a token of all of them, so that the weights are read once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwen35_gguf.errors import ContextError
+from qwen35_gguf.runtime.chat.openai_types import Completion, FinishReason, Timings
+from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
+from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
+from qwen35_gguf.runtime.llama.library import Context, Model
+
+MAX_PARALLEL = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt: its tokens, how the answer is to be read and sampled, and how many tokens it may have."""
+
+    tokens: list[int]
+    inside: bool
+    raw: bool
+    settings: Sampling
+    seed: int
+    limit: int
+
+
+@dataclass
+class _Slot:
+    """A sequence at work."""
+
+    number: int
+    job: Job
+    sampler: Sampler
+    parser: ReplyParser | RawText
+    prompt_seconds: float
+    started: float
+    pos: int
+    row: int = -1
+    tokens: list[int] = field(default_factory=list)
+
+
+def run(
+    model: Model,
+    jobs: Sequence[Job],
+    *,
+    parallel: int,
+    n_ctx: int,
+    n_batch: int,
+    n_threads: int,
+    kv_type: str,
+    options: dict[str, Any] | None = None,
+) -> list[Completion]:
+    """Answer all jobs, up to `parallel` at once; a sequence that ends makes room for the next job.
+
+    Args:
+        model: loaded.
+        jobs: see `Job`.
+        parallel: sequences.
+        n_ctx: cells for each sequence at most.
+        n_batch: tokens of one call.
+        n_threads: for everything.
+        kv_type: see `Context`.
+        options: see `Context`.
+
+    Raises:
+        ContextError: a prompt with its answer does not fit into `n_ctx`.
+
+    """
+    for number, job in enumerate(jobs):
+        if len(job.tokens) + job.limit > n_ctx:
+            needed = f"{len(job.tokens):,} tokens and {job.limit:,} to generate"
+            raise ContextError(f"prompts[{number}]: {needed} do not fit into a context of {n_ctx:,}; raise n_ctx")
+    if not jobs:
+        return []
+    parallel = min(parallel, len(jobs))
+    cells = sum(sorted((len(job.tokens) + job.limit for job in jobs), reverse=True)[:parallel])
+    done: dict[int, Completion] = {}
+    slots: dict[int, _Slot] = {}
+    waiting = list(enumerate(jobs))
+    with Context(
+        model,
+        n_ctx=cells,
+        n_batch=max(n_batch, parallel),
+        n_threads=n_threads,
+        sequences=parallel,
+        kv_type=kv_type,
+        options=options,
+    ) as context:
+        try:
+            while waiting or slots:
+                for seq in range(parallel):
+                    if seq not in slots and waiting:
+                        number, job = waiting.pop(0)
+                        slots[seq] = _begin(model, context, seq, number, job, n_batch)
+                        _take(model, context, seq, slots, done)
+                if slots:
+                    _step(model, context, slots, done)
+        finally:
+            for slot in slots.values():
+                slot.sampler.close()
+    return [done[number] for number in range(len(jobs))]
+
+
+def _begin(model: Model, context: Context, seq: int, number: int, job: Job, n_batch: int) -> _Slot:
+    """Evaluate the prompt of a job."""
+    start = time.perf_counter()
+    for at in range(0, len(job.tokens), n_batch):
+        part = job.tokens[at : at + n_batch]
+        context.evaluate(part, at, seq=seq, outputs=int(at + len(part) == len(job.tokens)))
+    now = time.perf_counter()
+    parser = RawText() if job.raw else ReplyParser(inside=job.inside)
+    sampler = Sampler(model, job.settings, job.seed)
+    return _Slot(number, job, sampler, parser, now - start, now, len(job.tokens))
+
+
+def _step(model: Model, context: Context, slots: dict[int, _Slot], done: dict[int, Completion]) -> None:
+    """Evaluate the last token of each sequence, and sample the next ones."""
+    order = list(slots)
+    context.evaluate_rows([slots[seq].tokens[-1] for seq in order], [slots[seq].pos for seq in order], order)
+    for row, seq in enumerate(order):
+        slots[seq].pos += 1
+        slots[seq].row = row
+        _take(model, context, seq, slots, done)
+
+
+def _take(model: Model, context: Context, seq: int, slots: dict[int, _Slot], done: dict[int, Completion]) -> None:
+    """Sample a token of a sequence; one that ends leaves its slot."""
+    slot = slots[seq]
+    token = slot.sampler.sample(context, slot.row)
+    slot.tokens.append(token)
+    ended = model.ends(token)
+    if not ended:
+        slot.parser.feed(model.piece(token))
+    if not ended and len(slot.tokens) < slot.job.limit:
+        return
+    slot.parser.finish()
+    slot.sampler.close()
+    reason: FinishReason = "stop" if ended else "length"
+    timings = Timings(
+        len(slot.job.tokens), 0, slot.prompt_seconds, len(slot.tokens), time.perf_counter() - slot.started
+    )
+    done[slot.number] = Completion(slot.parser.message().content or "", reason, timings)
+    context.remove(0, seq=seq)
+    del slots[seq]

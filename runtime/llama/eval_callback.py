@@ -1,0 +1,122 @@
+"""Watching llama.cpp evaluate: its callback tells of every node of the graph (`cb_eval`).
+
+Source: ggml/include/ggml.h (struct ggml_tensor), ggml/include/ggml-backend.h (ggml_backend_sched_eval_callback).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.errors import ModelError
+from qwen35_gguf.runtime.llama.devices import ggml_library
+from qwen35_gguf.runtime.llama.install import installed_runtime
+
+MAX_DIMS, MAX_SRC, MAX_OP_PARAMS, MAX_NAME = 4, 10, 64, 64
+
+
+class Tensor(ctypes.Structure):
+    """`struct ggml_tensor`."""
+
+
+Tensor._fields_ = (
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * MAX_DIMS),
+    ("nb", ctypes.c_size_t * MAX_DIMS),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_char * MAX_OP_PARAMS),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(Tensor) * MAX_SRC),
+    ("view_src", ctypes.c_void_p),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * MAX_NAME),
+)
+
+
+class Watch:
+    """Shows the nodes of a graph as they are computed; what goes wrong meanwhile is kept, and raised by `check`."""
+
+    def __init__(self, wanted: Callable[[str, Any], bool], take: Callable[[str, Any], None]) -> None:
+        """Watch.
+
+        Args:
+            wanted: is asked for each node, by its operation's name, whether it is to be shown.
+            take: is shown it once it is computed.
+
+        """
+        import llama_cpp
+
+        runtime = installed_runtime()
+        ggml = ggml_library(runtime) if runtime else None
+        if ggml is None:
+            raise ModelError("llama-cpp-python: has no ggml library where it is expected; build it with `make runtime`")
+        self._ggml: ctypes.CDLL = ggml
+        self._ggml.ggml_op_name.restype = ctypes.c_char_p
+        self._ggml.ggml_get_data.restype = ctypes.c_void_p
+        self._ggml.ggml_get_name.restype = ctypes.c_void_p
+        self._ggml.ggml_nbytes.restype = ctypes.c_size_t
+        self._wanted, self._take = wanted, take
+        self._operations: dict[int, str] = {}
+        self._checked = False
+        self._error: BaseException | None = None
+        self._callback = llama_cpp.ggml_backend_sched_eval_callback(self._call)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The fields of `llama_context_params`."""
+        return {"cb_eval": self._callback, "cb_eval_user_data": None}
+
+    def check(self) -> None:
+        """Raise what went wrong in the callback."""
+        if self._error is not None:
+            raise self._error
+
+    def _call(self, address: int, ask: bool, _data: Any) -> bool:
+        try:
+            node = ctypes.cast(address, ctypes.POINTER(Tensor)).contents
+            if not self._checked:
+                self._check_layout(address, node)
+            kind = self._operation(node.op)
+            if not self._wanted(kind, node):
+                return not ask
+            if not ask:
+                self._take(kind, node)
+        except BaseException as error:  # there is nobody to raise it to
+            self._error = error
+            return False
+        return True
+
+    def _check_layout(self, address: int, node: Any) -> None:
+        """Compare with what ggml's own functions say, since the layout of the struct is no part of its interface."""
+        pointer = ctypes.c_void_p(address)
+        same = (
+            self._ggml.ggml_get_name(pointer) == address + Tensor.name.offset
+            and (self._ggml.ggml_get_data(pointer) or 0) == (node.data or 0)
+            and self._ggml.ggml_nbytes(pointer) > 0
+        )
+        if not same:
+            raise ModelError(
+                "llama-cpp-python: lays its tensors out in another way; install the version that is pinned"
+            )
+        self._checked = True
+
+    def _operation(self, number: int) -> str:
+        known = self._operations.get(number)
+        if known is None:
+            known = self._operations[number] = self._ggml.ggml_op_name(number).decode()
+        return known
+
+
+def view(tensor: Any, dtype: Any) -> npt.NDArray[Any]:
+    """See a host tensor as an array, its last axis being ggml's first; not contiguous ones as well."""
+    shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
+    size = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + np.dtype(dtype).itemsize
+    buffer = (ctypes.c_char * size).from_address(tensor.data)
+    seen: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer, strides=strides)
+    return seen

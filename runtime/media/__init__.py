@@ -1,0 +1,1 @@
+"""Images and videos: fetch, decode, resize, encode."""

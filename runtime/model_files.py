@@ -1,0 +1,60 @@
+"""Which files belong together: a text model and the vision tower beside it, judged by their headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwen35_gguf.errors import ModelError, Qwen35Error, VisionError
+from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
+
+ARCHITECTURES = ("qwen35", "qwen35moe")
+# Of several towers the one that is closest to the original weights.
+PREFERRED = ("-BF16", "-F16", "-F32", "-Q8_0")
+
+
+def read_model(path: Path) -> GgufHeader:
+    """Read the header of a text model.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not a text model of Qwen3.5.
+
+    """
+    try:
+        header = read_header(path)
+    except Qwen35Error as error:
+        raise ModelError(str(error)) from None
+    if header.architecture == "clip":
+        raise ModelError(f"{path}: is a vision tower (mmproj), not a text model; name the other file beside it")
+    if header.architecture not in ARCHITECTURES:
+        raise ModelError(f"{path}: is a model of another family ({header.architecture}); use one of Qwen3.5")
+    return header
+
+
+def find_mmproj(model: Path, n_embd: int) -> Path:
+    """Find the vision tower in the folder of a text model: `mmproj-*.gguf` that fits its width.
+
+    Of several the one whose name shares most with the model's is taken, then the most exact one.
+
+    Raises:
+        VisionError: there is none, or none fits.
+
+    """
+    found = sorted(model.parent.glob("mmproj-*.gguf"))
+    fitting, reason = [], ""
+    for path in found:
+        try:
+            check_mmproj(path, n_embd)
+            fitting.append(path)
+        except VisionError as error:
+            reason = f" ({error})"
+    if not fitting:
+        raise VisionError(f"{model}: no vision tower mmproj-*.gguf beside it fits{reason}; name one with mmproj")
+
+    def rank(path: Path) -> tuple[int, int]:
+        name = path.stem.removeprefix("mmproj-")
+        shared = next((i for i, (a, b) in enumerate(zip(name, model.stem, strict=False)) if a != b), len(name))
+        exact = next((i for i, ending in enumerate(PREFERRED) if name.endswith(ending)), len(PREFERRED))
+        return -shared, exact
+
+    return min(fitting, key=rank)

@@ -1,0 +1,1 @@
+"""Find the fastest settings by measuring, and keep them."""

@@ -1,0 +1,347 @@
+"""One trial of settings, in a process of its own: what it breaks, and what it takes of memory, ends with it.
+
+`python -m qwen35_gguf.runtime.tuning.trial` reads a line of JSON that says what to load, then measures whenever another
+line comes, and answers each with a line of JSON. `Trials` is the other side. Both find the same plan for "auto", since
+both plan with the memory that was free before the first trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from qwen35_gguf.errors import Qwen35Error
+from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, Drafter, measure_costs, speed_up
+from qwen35_gguf.runtime.llama.devices import Device
+from qwen35_gguf.runtime.llama.library import Context, FloatArray, Model
+from qwen35_gguf.runtime.llama.rpc import say_hello
+from qwen35_gguf.runtime.planning import offload
+from qwen35_gguf.runtime.planning.offload import Offload
+from qwen35_gguf.runtime.planning.placement import HOST
+from qwen35_gguf.runtime.settings import Settings, context_options, from_record, model_options, needs
+from qwen35_gguf.runtime.tuning.search import Measurement
+
+PROMPT, ANSWER = 512, 24  # tokens of a measurement; the prompt is at least one batch
+BEHIND = 64  # tokens evaluated before the answer
+COMPARED = 48  # rows of logits whose divergence counts
+TEXT = (
+    "The river rises in the hills, turns east below the old mill, and reaches the sea after ninety miles. In 1874 the "
+    "engineers measured its depth at twelve places: `depth = [3.2, 4.1, 2.8]` metres, they wrote, and the mean was "
+    "lower than anyone had thought. Why? Because the dry summer before had left little water behind the weir. "
+)
+
+
+def place(header: GgufHeader, settings: Settings, devices: Sequence[Device], *, ram: int, n_ctx: int) -> Offload:
+    """Decide where a trial's layers go: where they would be when the model is loaded with these settings."""
+    return offload.of_settings(header, settings, devices, ram=ram, **needs(settings, settings.depth, n_ctx=n_ctx))
+
+
+# ---- in the process ----------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Load what the first line says, and measure for each further one."""
+    with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print
+
+        def say(answer: dict[str, Any]) -> None:
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+        try:
+            with _Loaded(json.loads(sys.stdin.readline())) as loaded:
+                say({})
+                for _ in sys.stdin:
+                    say(asdict(loaded.measure()))
+        except (Qwen35Error, MemoryError) as error:
+            say({"problem": str(error) or "out of memory"})
+
+
+class _Loaded:
+    """A model and a context with certain settings."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        path, self.settings, self.n_ctx = Path(job["model"]), from_record(job["settings"]), job["n_ctx"]
+        settings, devices = self.settings, []
+        if job["free"]:
+            found = offload.find(job["devices"], job["rpc"])
+            devices = [replace(device, free=free) for device, free in zip(found, job["free"], strict=True)]
+        placed = place(read_header(path), settings, devices, ram=job["ram"], n_ctx=self.n_ctx)
+        options, keep = offload.model_params(placed)
+        self.model = Model(path, load_mtp=settings.draft, options=options | model_options(settings), keep=keep)
+        self.context = self._context(settings.kv_type)
+        self._once: tuple[float, float] | None = None
+        ids = self.model.tokenize(TEXT)
+        self.ids = (ids * (1 + max(PROMPT, settings.n_batch, BEHIND) // len(ids)))[: max(PROMPT, settings.n_batch)]
+        self._evaluate(self.context, self.ids[:BEHIND])  # pages of the file come in, threads start
+        if placed.devices:
+            self._rates()  # kernels are compiled, work memory is taken
+
+    def __enter__(self) -> _Loaded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.context.close()
+        self.model.close()
+
+    def _context(self, kv_type: str, *, rollback: int = 0, outputs: int = COMPARED, hidden: bool = False) -> Context:
+        return Context(
+            self.model,
+            n_ctx=self.n_ctx,
+            n_batch=min(self.settings.n_batch, self.n_ctx),
+            n_threads=self.settings.threads,
+            rollback=rollback,
+            outputs=outputs,
+            kv_type=kv_type,
+            hidden=hidden,
+            options=context_options(self.settings),
+        )
+
+    def _evaluate(self, context: Context, ids: Sequence[int], outputs: int = 1) -> None:
+        context.clear()
+        for at in range(0, len(ids), context.n_batch):
+            part = ids[at : at + context.n_batch]
+            context.evaluate(part, at, outputs=outputs if at + len(part) == len(ids) else 0)
+        context.logits(-1)  # waits
+
+    def _rates(self) -> tuple[float, float]:
+        """Return tokens per second of the prompt and of the answer."""
+        start = time.perf_counter()
+        self._evaluate(self.context, self.ids)
+        prefill = len(self.ids) / (time.perf_counter() - start)
+        self._evaluate(self.context, self.ids[:BEHIND])
+        start = time.perf_counter()
+        for i in range(ANSWER):
+            self.context.evaluate([self.ids[BEHIND + i]], BEHIND + i, outputs=1)
+            self.context.logits(-1)
+        return prefill, ANSWER / (time.perf_counter() - start)
+
+    def measure(self) -> Measurement:
+        """Take the figures."""
+        prefill, decode = self._rates()
+        if self._once is None:
+            self._once = self._divergence(), self._drafting()
+        return Measurement(prefill, decode, *self._once, memory=peak_memory())
+
+    def _divergence(self) -> float:
+        """Compare with an f16 cache: mean KL divergence in nats."""
+        if self.settings.kv_type == "f16":
+            return 0.0
+        ids = self.ids[: min(self.context.n_batch, 4 * COMPARED)]
+        rows = min(COMPARED, len(ids))
+        self._evaluate(self.context, ids, rows)
+        found = [log_softmax(self.context.logits(len(ids) - rows + i)) for i in range(rows)]
+        reference = self._context("f16")
+        try:
+            self._evaluate(reference, ids, rows)
+            expected = [log_softmax(reference.logits(len(ids) - rows + i)) for i in range(rows)]
+        finally:
+            reference.close()
+        return float(np.mean([(np.exp(p) * (p - q)).sum() for p, q in zip(expected, found, strict=True)]))
+
+    def _drafting(self) -> float:
+        """Return the most that drafts gain, when all of them are right."""
+        if not self.settings.draft:
+            return 1.0
+        trunk = self._context(self.settings.kv_type, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, hidden=True)
+        try:
+            drafter = Drafter(
+                self.model,
+                trunk,
+                n_threads=self.settings.threads,
+                kv_type=self.settings.kv_type,
+                options=context_options(self.settings),
+            )
+            try:
+                verify, draft = measure_costs(trunk, drafter, MAX_DEPTH)
+            finally:
+                drafter.close()
+        finally:
+            trunk.close()
+        return max(speed_up(verify, draft, [1.0] * MAX_DEPTH, depth) for depth in range(1 + MAX_DEPTH))
+
+
+def log_softmax(logits: FloatArray) -> Any:
+    """Normalize logits, in float64."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max()
+    return wide - np.log(np.exp(wide).sum())
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has had, in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+# ---- the other side ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Trials:
+    """Processes with loaded settings, the last used ones kept.
+
+    Attributes:
+        model: the GGUF.
+        n_ctx: of the contexts.
+        devices: names of the GPUs that may be used, or "cpu".
+        rpc: workers.
+        found: the devices of these names, with what is free there.
+        ram: bytes of the host that may be used.
+        kept: how many processes live at once; one where memory holds the model only once.
+        side_by_side: whether two of them may use devices at once: not where these hold the model only once, nor with a
+            worker, which serves one client at a time.
+        patience: seconds that loading or a measurement may take.
+
+    """
+
+    model: Path
+    n_ctx: int
+    devices: Sequence[str] = ()
+    rpc: Sequence[str] = ()
+    found: Sequence[Device] = ()
+    ram: int = 0
+    kept: int = 2
+    side_by_side: bool = False
+    patience: float = 300.0
+    _live: OrderedDict[Settings, subprocess.Popen[str]] = field(default_factory=OrderedDict)
+    _placed: dict[Settings, Offload] = field(default_factory=dict)
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._live:
+            self._end(next(iter(self._live)))
+
+    @functools.cached_property
+    def _header(self) -> GgufHeader:
+        return read_header(self.model)
+
+    def place(self, settings: Settings) -> Offload:
+        """Say where a trial's layers go; errors are those of `offload.choose`."""
+        if settings not in self._placed:
+            self._placed[settings] = place(self._header, settings, self.found, ram=self.ram, n_ctx=self.n_ctx)
+        return self._placed[settings]
+
+    def effect(self, settings: Settings) -> Hashable:
+        """Return what of settings makes a difference: where layers are, instead of how that was said."""
+        try:
+            placed = self.place(settings)
+        except Qwen35Error:  # to be measured, which fails
+            return settings
+        return replace(settings, gpu_layers=0, host_feed_forward=0, split=()), placed
+
+    def rank(self, settings: Settings) -> float:
+        """Count the layers on devices; parts of layers that are moved to the host or from there are half of one."""
+        try:
+            placed = self.place(settings)
+        except Qwen35Error:
+            return 0.0
+        count = offload.most_layers(self._header) if placed.n_gpu_layers == offload.ALL else placed.n_gpu_layers
+        moved = {name for _, name in placed.overrides}
+        return count - 0.5 if HOST in moved else count + 0.5 if moved else count
+
+    def measure(self, settings: Settings) -> Measurement:
+        """Measure settings; what goes wrong is in `problem`."""
+        process = self._live.get(settings)
+        try:
+            if process is None:
+                process = self._start(settings)
+            self._live.move_to_end(settings)
+            answer = self._ask(process, "measure\n")
+            return Measurement(**answer)
+        except _TrialError as error:
+            self._end(settings)
+            return Measurement(problem=str(error))
+
+    def _start(self, settings: Settings) -> subprocess.Popen[str]:
+        try:
+            self._make_room(settings)
+        except Qwen35Error as error:
+            raise _TrialError(str(error)) from None
+        command = [sys.executable, "-m", "qwen35_gguf.runtime.tuning.trial"]
+        pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, text=True)
+        self._live[settings] = process
+        job = {"model": str(self.model), "settings": asdict(settings), "n_ctx": self.n_ctx, "ram": self.ram}
+        # what needs no device looks for none: a worker may be busy with another trial
+        found = self.found if self.place(settings).devices else ()
+        job |= {"devices": list(self.devices), "rpc": list(self.rpc), "free": [device.free for device in found]}
+        self._ask(process, json.dumps(job) + "\n")
+        return process
+
+    def _make_room(self, settings: Settings) -> None:
+        """End the processes that this one may not live beside, and wait until workers are free."""
+        on_devices = bool(self.place(settings).devices)
+        if on_devices and not self.side_by_side:
+            for other in [other for other in self._live if self.place(other).devices]:
+                self._end(other)
+        while len(self._live) >= self.kept:
+            self._end(next(iter(self._live)))
+        for endpoint in self.rpc if on_devices else ():
+            say_hello(endpoint, self.patience)  # it answers when it is done with what a process asked that has ended
+
+    def _ask(self, process: subprocess.Popen[str], line: str) -> dict[str, Any]:
+        if process.stdin is None or process.stdout is None:
+            raise _TrialError("has no pipes")
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+        except OSError:
+            raise _TrialError(_ending(process)) from None
+        if not select.select([process.stdout], [], [], self.patience)[0]:
+            raise _TrialError(f"took longer than {self.patience:.0f} s")
+        text = process.stdout.readline()
+        if not text:
+            raise _TrialError(_ending(process))
+        answer: dict[str, Any] = json.loads(text)
+        if answer.get("problem"):
+            raise _TrialError(answer["problem"])
+        return answer
+
+    def _end(self, settings: Settings) -> None:
+        process = self._live.pop(settings, None)
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):  # what it was asked when it was dead already
+                        pipe.close()
+
+
+class _TrialError(Exception):
+    """A trial that gives no figures."""
+
+
+def _ending(process: subprocess.Popen[str]) -> str:
+    code = process.wait()
+    return f"ended by signal {-code} (out of memory?)" if code < 0 else f"ended with code {code}"
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,81 @@
+"""`qwen35 chat`: what is typed, and what comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from qwen35_gguf.commands.run import chat
+from qwen35_gguf.runtime import model
+
+
+def talk(file: Path, *lines: str, arguments: tuple[str, ...] = ()) -> Result:
+    words = [str(file), "--threads", "1", "--ctx", "1024", "-n", "6", "--temp", "0", "--draft", "0", *arguments]
+    return CliRunner().invoke(chat.command, words, input="".join(line + "\n" for line in lines))
+
+
+def test_a_conversation_reuses_what_was_said(files: list[Path]) -> None:
+    result = talk(files[0], "one two", "three", "/quit", arguments=("--no-think", "--system", "Be kind. " * 30))
+    assert result.exit_code == 0, result.output
+    figures = [line for line in result.stderr.splitlines() if line.startswith("prompt: ")]
+    assert len(figures) == 2
+    assert "reused" not in figures[0]
+    assert "reused" in figures[1]
+
+
+def test_history_and_reset(files: list[Path]) -> None:
+    said = talk(files[0], "one two", "/history", arguments=("--no-think",)).stdout
+    assert "user: one two\nassistant: " in said
+    said = talk(files[0], "one two", "/reset", "/history", arguments=("--no-think",)).stdout
+    assert "user: one two" not in said
+
+
+def test_the_end_of_the_input_leaves(files: list[Path]) -> None:
+    assert talk(files[0]).exit_code == 0
+
+
+def test_thinking_is_switched(files: list[Path]) -> None:
+    result = talk(files[0], "/think 2", "one", "/think off", "/think", "/think soon")
+    assert "thinking on, at most 2 tokens" in result.stderr
+    assert "Considering the limited time" in result.stderr
+    assert "thinking off\nthinking on\n" in result.stderr
+    assert "/think: give nothing, on, off or a number" in result.stderr
+
+
+def test_a_line_goes_on_after_a_backslash(files: list[Path]) -> None:
+    assert "user: one\ntwo\nassistant" in talk(files[0], "one\\", "two", "/history").stdout
+
+
+def test_a_mistake_does_not_end_the_conversation(files: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "a picture.png"
+    bad.write_bytes(b"no picture")
+    result = talk(files[0], f"/image '{bad}'", "look", "/nope", "/image", "hello", "/history", "word " * 1500)
+    assert result.exit_code == 0
+    assert f"Error: {bad}: " in result.stderr
+    assert "/nope: not a command" in result.stderr
+    assert "/image: name a file or URL" in result.stderr
+    assert "user: hello" in result.stdout
+    assert "user: look" not in result.stdout
+    assert "do not fit into a context of 1,024" in result.stderr
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = model.Qwen35.chat
+    interrupted = []
+
+    def chat_once_interrupted(self, messages, **options):  # type: ignore[no-untyped-def]
+        chunks = answer(self, messages, **options)
+        if not interrupted:
+            interrupted.append(True)
+            yield next(chunks)
+            chunks.close()
+            raise KeyboardInterrupt
+        yield from chunks
+
+    monkeypatch.setattr(model.Qwen35, "chat", chat_once_interrupted)
+    result = talk(files[0], "one", "two", "/history", arguments=("--no-think",))
+    assert result.exit_code == 0, result.output
+    assert "(stopped)" in result.stderr
+    assert result.stdout.count("user: ") == 2

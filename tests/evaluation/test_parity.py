@@ -1,0 +1,68 @@
+"""`qwen35 verify` compares behaviour, and notices what comparing tensors against the same table cannot."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from oracles.paths import TINY
+from qwen35_gguf.cli import main
+from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.evaluation import parity
+
+Factory = Callable[..., Path]
+
+
+def test_a_conversion_behaves_as_its_checkpoint(tmp_path: Path) -> None:
+    hf_to_gguf.convert(TINY, "F32", tmp_path)
+    found = {one.what: one for one in parity.check(next(tmp_path.glob("Tiny*.gguf")), TINY)}
+    assert set(found) == {"logits", "MTP drafts", "image embeddings"}
+    assert all(one.passed for one in found.values()), found
+    assert "same top token 100.0 %" in found["logits"].said
+
+
+def test_the_command_reports_everything(tmp_path: Path) -> None:
+    text, _ = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path)
+    result = CliRunner().invoke(main, ["verify", str(text), "--against", str(TINY), "--behaviour"])
+    assert result.exit_code == 0, result.output
+    for what in ("logits: mean KL divergence", "MTP drafts: mean KL", "image embeddings: mmproj-", "PASS"):
+        assert what in result.output
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        ("blk.0.ssm_out.weight", "logits"),
+        ("blk.0.attn_norm.weight", "logits"),
+        ("blk.8.nextn.hnorm.weight", "MTP drafts"),
+    ],
+)
+def test_damage_shows_in_what_it_computes(tmp_path: Path, tensor: str, what: str) -> None:
+    (file,) = hf_to_gguf.convert(TINY, "BF16", tmp_path, vision=False)
+    reader = gguf.GGUFReader(file, "r+")
+    data = next(t.data for t in reader.tensors if t.name == tensor)
+    if data.ndim == 1:
+        data -= np.float32(1)  # the +1 of the norm is missing
+    else:
+        halves = data.view(np.uint16).reshape(data.shape[0], 2, 2, -1)  # two value heads change places
+        halves[:] = halves[:, :, ::-1].copy()
+    reader.data.flush()
+    found = {one.what: one.passed for one in parity.check(file, TINY)}
+    assert not found[what]
+
+
+def test_without_room_for_the_checkpoint_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = hf_to_gguf.convert(TINY, "Q8_0", tmp_path, vision=False)
+    monkeypatch.setattr(parity, "available_bytes", lambda: 1_000_000)
+    arguments = ["verify", str(file), "--against", str(TINY)]
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, "behaviour not compared" in result.output) == (0, True)
+    asked = CliRunner().invoke(main, [*arguments, "--behaviour"])
+    assert (asked.exit_code, "use --no-behaviour" in asked.stderr) == (2, True)
+    shutil.rmtree(tmp_path)

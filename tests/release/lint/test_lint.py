@@ -1,0 +1,194 @@
+"""Lint finds what is planted, in our files and in the stock converter's, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from oracles.paths import TINY
+from qwen35_gguf.cli import main
+from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.gguf_file import shards
+from qwen35_gguf.gguf_file.layout import read_layout
+from qwen35_gguf.quant import recipe_file
+from qwen35_gguf.release import metadata_edit
+
+Factory = Callable[..., Path]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def findings(file: Path, *options: object) -> list[dict[str, str]]:
+    return json.loads(run("lint", file, "--json", *options).stdout)["findings"]
+
+
+@pytest.fixture(scope="module", params=["ours", "stock"])
+def clean(request: pytest.FixtureRequest, checkpoint: Factory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model.gguf and mmproj-model.gguf."""
+    folder, source = tmp_path_factory.mktemp("lint"), checkpoint(value_heads_per_key=2)
+    if request.param == "ours":
+        made = hf_to_gguf.convert(source, "Q4_K_M", folder / "made")
+    else:
+        stock = request.getfixturevalue("stock_convert")
+        made = [stock(source, outtype="bf16"), stock(source, outtype="bf16", mmproj=True)]
+    shutil.copy(made[0], folder / "model.gguf")
+    shutil.copy(made[1], folder / "mmproj-model.gguf")
+    return folder
+
+
+@pytest.fixture
+def planted(clean: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    for name in ("model.gguf", "mmproj-model.gguf"):
+        shutil.copy(clean / name, tmp_path)
+    return tmp_path / "model.gguf"
+
+
+def change(file: Path, key: str, value: str | None) -> None:
+    if value is None:
+        metadata_edit.change(file, remove=[key])
+    else:
+        metadata_edit.change(file, replace=[metadata_edit.new_entry(read_layout(file), key, value)])
+
+
+def test_nothing_is_found_where_nothing_is(clean: Path) -> None:
+    for name in ("model.gguf", "mmproj-model.gguf"):
+        assert findings(clean / name) == []
+    assert run("lint", clean / "model.gguf").exit_code == 0
+
+
+CHECKPOINTS: dict[str, dict[str, object]] = {
+    "dense, tied": {"tied": True},
+    "dense, untied, three value heads per key": {"tied": False, "value_heads_per_key": 3},
+    "mixture of experts": {"moe": True},
+    "without MTP": {"mtp": False},
+    "text only": {"text_only": True},
+    "in shards": {"shards": 3},
+}
+QUANTS = ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "F16", "BF16", "F32"]
+
+
+NO_DRAFTS = [("note", "nextn")]  # what is said of a model without MTP
+
+
+def found_in(files: list[Path]) -> list[tuple[str, str]]:
+    return [(one["severity"], one["check"]) for file in files for one in findings(file)]
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q2_K", "Q8_0", "IQ4_XS", "BF16", "F32"])
+def test_no_fault_in_what_convert_writes(checkpoint: Factory, tmp_path: Path, kind: str, quant: str) -> None:
+    files = hf_to_gguf.convert(checkpoint(**CHECKPOINTS[kind]), quant, tmp_path)
+    assert len(files) == (1 if kind == "text only" else 2)
+    assert found_in(files) == (NO_DRAFTS if kind == "without MTP" else [])
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_no_fault_in_any_mix_of_the_trained_model(tmp_path: Path, quant: str) -> None:
+    assert found_in(hf_to_gguf.convert(TINY, quant, tmp_path)) == []
+
+
+@pytest.mark.parametrize("kind", ["dense, tied", "dense, untied, three value heads per key", "mixture of experts"])
+@pytest.mark.parametrize("quant", recipe_file.sizes("deltanet"))
+def test_no_fault_in_the_recipe_deltanet(checkpoint: Factory, tmp_path: Path, kind: str, quant: str) -> None:
+    files = hf_to_gguf.convert(checkpoint(**CHECKPOINTS[kind]), quant, tmp_path, vision=False, recipe="deltanet")
+    assert found_in(files) == []
+
+
+@pytest.mark.parametrize("source", ["random", "trained"])
+@pytest.mark.parametrize("mmproj_type", ["BF16", "F16", "F32", "Q8_0"])
+def test_no_fault_in_a_tower_of_any_type(checkpoint: Factory, tmp_path: Path, source: str, mmproj_type: str) -> None:
+    made_of = TINY if source == "trained" else checkpoint(tied=True)
+    model, tower = hf_to_gguf.convert(made_of, "Q8_0", tmp_path, mmproj_type=mmproj_type)
+    assert found_in([model, tower]) == []
+    assert findings(model, "--mmproj", tower) == findings(model)
+
+
+@pytest.mark.parametrize("without", ["mtp", "vision"])
+def test_no_fault_where_a_part_was_left_out(checkpoint: Factory, tmp_path: Path, without: str) -> None:
+    files = hf_to_gguf.convert(checkpoint(tied=True), "Q4_K_M", tmp_path, **{without: False})
+    assert found_in(files) == (NO_DRAFTS if without == "mtp" else [])
+
+
+def test_no_fault_in_shards(clean: Path, tmp_path: Path) -> None:
+    parts = shards.split(clean / "model.gguf", tmp_path, 1_000_000)
+    assert len(parts) > 1
+    assert findings(parts[0]) == []
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "<|im_start|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
+ATTACK = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "check", "words"),
+    [
+        ("qwen35.block_count", "7", "blocks", "is 7"),
+        ("qwen35.nextn_predict_layers", None, "", "nextn"),
+        ("tokenizer.chat_template", None, "chat template", "missing"),
+        ("tokenizer.chat_template", NO_SYSTEM, "chat template", "a system message"),
+        ("tokenizer.chat_template", "{% if %}", "chat template", "cannot be compiled"),
+        ("tokenizer.chat_template", ATTACK, "chat template", "fails on a user's message"),
+        ("tokenizer.ggml.eos_token_id", "5", "end tokens", ""),
+        ("tokenizer.ggml.pre", "default", "", "pre"),
+        ("qwen35.rope.dimension_sections", None, "", "rope"),
+        ("general.file_type", "10", "file type", "most weights are"),
+    ],
+)
+def test_planted_metadata_is_found(planted: Path, key: str, value: str | None, check: str, words: str) -> None:
+    change(planted, key, value)
+    found = findings(planted)
+    assert any(check in one["check"] and words in f"{one['where']} {one['what']} {one['check']}" for one in found), (
+        found
+    )
+    assert all(one["advice"] for one in found)
+    assert run("lint", planted).exit_code == 1
+
+
+def test_a_template_cannot_reach_out_of_its_sandbox(planted: Path, tmp_path: Path) -> None:
+    target = tmp_path / "reached"
+    change(planted, "tokenizer.chat_template", f"{{{{ cycler.__init__.__globals__.os.system('touch {target}') }}}}")
+    assert any("fails on" in one["what"] for one in findings(planted))
+    assert not target.exists()
+
+
+def test_scales_that_are_not_finite_are_found(planted: Path) -> None:
+    reader = gguf.GGUFReader(planted, "r+")
+    tensor = next(t for t in reader.tensors if t.name == "blk.1.ffn_up.weight")
+    raw = tensor.data.reshape(-1).view(np.uint8)
+    raw[:2] = np.array([0x7FC0 if tensor.tensor_type.name == "BF16" else 0x7E00], np.uint16).view(np.uint8)
+    reader.data.flush()
+    (found,) = findings(planted)
+    assert "blk.1.ffn_up.weight" in found["where"] + found["what"]
+    assert findings(planted, "--no-values") == []
+
+
+def test_a_tensor_that_is_missing_is_found(planted: Path) -> None:
+    raw = planted.read_bytes()
+    planted.write_bytes(raw.replace(b"blk.0.ssm_out.weight", b"blk.0.ssm_uot.weight", 1))
+    assert any("ssm_out" in f"{one['where']} {one['what']}" for one in findings(planted))
+
+
+def test_a_tower_of_another_model_is_found(planted: Path) -> None:
+    change(planted.with_name("mmproj-model.gguf"), "clip.vision.projection_dim", "512")
+    found = findings(planted, "--mmproj", planted.with_name("mmproj-model.gguf"))
+    assert any(one["severity"] == "error" for one in found), found
+
+
+def test_what_is_no_gguf_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(10))
+    for name in ("x.gguf", "none.gguf"):
+        result = run("lint", tmp_path / name)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)

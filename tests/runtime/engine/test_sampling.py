@@ -1,0 +1,150 @@
+"""Settings from presets, files and requests; tokens as llama.cpp's own chain over the whole vocabulary chooses them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwen35_gguf.errors import GrammarError, MessageError
+from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, grammar_text, new_seed
+from qwen35_gguf.runtime.llama.library import Model
+from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, Grammar, candidate_array, preselect
+
+N = 5000
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Sampling(temperature=0, presence_penalty=0),
+        Sampling(temperature=0, presence_penalty=1.0),
+        THINKING,
+        NOT_THINKING,
+        Sampling(temperature=0.8, top_k=0, top_p=0.9, min_p=0.05, presence_penalty=0),
+        Sampling(temperature=1.2, top_k=40, top_p=1.0, repeat_penalty=1.1, frequency_penalty=0.3),
+        Sampling(temperature=1.0, top_k=30, presence_penalty=-1.0),
+    ],
+)
+def test_the_choice_is_that_of_the_whole_chain(how: Sampling) -> None:
+    def chain() -> Chain:
+        return Chain(
+            N,
+            temperature=how.temperature,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            min_p=how.min_p,
+            presence=how.presence_penalty,
+            frequency=how.frequency_penalty,
+            repeat=how.repeat_penalty,
+            seed=5,
+        )
+
+    rng = np.random.default_rng(1)
+    with chain() as mine, chain() as whole:
+        for _ in range(200):
+            logits = rng.normal(size=N).astype(np.float32) * 3
+            candidates = np.zeros(N, CANDIDATE)
+            candidates["id"], candidates["logit"] = np.arange(N), logits
+            array = candidate_array(llama_cpp, candidates)
+            llama_cpp.llama_sampler_apply(whole.pointer, ctypes.byref(array))
+            expected = array.data[array.selected].id
+            assert mine.choose(logits) == expected
+            mine.accept(expected)
+            whole.accept(expected)
+
+
+@given(st.integers(0, 1 << 30), st.integers(1, 3000), st.integers(1, 400))
+@settings(deadline=None)
+def test_the_preselection_holds_the_highest(seed: int, size: int, count: int) -> None:
+    logits = np.random.default_rng(seed).integers(0, 50, size).astype(np.float32)
+    found = logits[preselect(logits, count)]
+    expected = np.sort(logits)[::-1][:count]
+    np.testing.assert_array_equal(np.sort(found)[::-1][: len(expected)], expected)
+
+
+def test_the_preselection_is_small() -> None:
+    logits = np.random.default_rng(0).normal(size=248_320).astype(np.float32)
+    assert len(preselect(logits, 1044)) < 3000
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+def test_the_request_wins_over_the_file_and_the_file_over_the_preset() -> None:
+    stored = {"general.sampling.temp": "0.5", "general.sampling.top_k": "7", "general.sampling.top_p": "nonsense"}
+    found = choose(NOT_THINKING, stored, {"top_k": 3, "min_p": None})
+    assert found == replace(NOT_THINKING, temperature=0.5, top_k=3, top_p=THINKING.top_p)
+
+
+def test_temperature_0_takes_the_likeliest_without_penalties() -> None:
+    assert choose(THINKING, {}, {"temperature": 0}).presence_penalty == 0
+    assert choose(THINKING, {}, {"temperature": 0, "presence_penalty": 1}).presence_penalty == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), "1", True, 1e9, -3])
+def test_values_out_of_range(value: object) -> None:
+    with pytest.raises(MessageError, match="top_p: "):
+        choose(THINKING, {}, {"top_p": value})  # type: ignore[dict-item]
+
+
+def test_seeds() -> None:
+    assert new_seed(5) == 5
+    assert new_seed(None) != new_seed(None)
+    with pytest.raises(MessageError, match="seed: 1.5"):
+        new_seed(1.5)  # type: ignore[arg-type]
+
+
+# ---- grammars ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(files: list[Path]) -> Iterator[Model]:
+    with Model(files[0]) as loaded:
+        yield loaded
+
+
+def test_a_grammar_chooses_the_likeliest_of_what_it_allows(model: Model) -> None:
+    chain = Chain(model.n_vocab, temperature=0, top_k=0, top_p=1, min_p=0, presence=0, frequency=0, repeat=1, seed=0)
+    words = [model.tokenize(text)[0] for text in ("a", "b", "c")]
+    logits = np.full(model.n_vocab, 5, np.float32)
+    logits[words] = [1, 3, 4]
+    with chain, Grammar(model, 'root ::= "a" | "b"') as grammar:
+        assert grammar.choose(chain, logits) == words[1]
+        grammar.accept(words[1])
+        assert model.ends(grammar.choose(chain, logits))
+
+
+@pytest.mark.parametrize("text", ["root ::= (", "nothing", 'other ::= "a"', "root ::= missing"])
+def test_a_bad_grammar(model: Model, text: str) -> None:
+    with pytest.raises(GrammarError, match="grammar: cannot be parsed") as caught:
+        Grammar(model, text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"schema": 3}},
+        {"type": "json_object", "schema": {"$ref": "#/nowhere"}},
+        {"type": "json_schema", "json_schema": {"schema": {"type": 3}}},
+        {},
+        [],
+    ],
+)
+def test_a_bad_response_format(wanted: object) -> None:
+    with pytest.raises(GrammarError):
+        grammar_text(wanted, None)  # type: ignore[arg-type]
+
+
+def test_text_needs_no_grammar() -> None:
+    assert grammar_text({"type": "text"}, None) is None
+    assert grammar_text(None, "root ::= x") == "root ::= x"

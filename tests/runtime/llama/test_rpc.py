@@ -1,0 +1,264 @@
+"""Splits over RPC devices on loopback: the same answers as the CPU's, and what happens when a worker dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from oracles import allocator
+from oracles.rpc import free_port, worker
+from qwen35_gguf.cli import main
+from qwen35_gguf.errors import DeviceError, WorkerError
+from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.runtime.llama import rpc
+from qwen35_gguf.runtime.llama.devices import Device
+from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning.offload import Offload
+from qwen35_gguf.runtime.planning.placement import HOST, Machine, Plan, make_plan
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    port = free_port()
+    with worker(port):
+        yield f"127.0.0.1:{port}"
+
+
+def evaluate(file: Path, chosen: Offload) -> np.ndarray:
+    """The logits of a prompt's last rows and of some single tokens, rolled back once between."""
+    options, keep = offload.model_params(chosen)
+    with (
+        Model(file, load_mtp=True, options=options, keep=keep) as model,
+        Context(model, n_ctx=256, outputs=8, rollback=2) as context,
+    ):
+        ids = model.tokenize("The river rises in the hills, turns east below the old mill, and reaches the sea.")
+        context.evaluate(ids, 0, outputs=8)
+        rows = [context.logits(len(ids) - 8 + i).copy() for i in range(8)]
+        context.evaluate(ids[:2], len(ids), outputs=1)
+        context.remove(len(ids) + 1)
+        for i in range(3):
+            context.evaluate([ids[i]], len(ids) + 1 + i, outputs=1)
+            rows.append(context.logits(-1).copy())
+    return np.array(rows)
+
+
+def test_every_split_gives_the_logits_of_the_cpu(files: list[Path], endpoint: str) -> None:
+    header = read_header(files[0])
+    devices = offload.find(workers=(endpoint,))
+    expected = evaluate(files[0], Offload())
+    most = memory.trunk_layers(header) + 1 + memory.has_mtp(header)
+    for layers in [*range(1, most + 1), offload.ALL]:
+        found = evaluate(files[0], offload.choose(header, layers, devices, ram=0))
+        np.testing.assert_allclose(found, expected, atol=2e-4, err_msg=f"{layers} layers")
+
+
+def test_what_is_on_the_host_is_not_computed_elsewhere(files: list[Path], endpoint: str) -> None:
+    """llama.cpp knows a worker from the moment it is connected to."""
+    assert offload.find(workers=(endpoint,))
+    options, keep = offload.model_params(Offload())
+    with allocator.loaded(files[0], weights=False, **options) as (model, _), allocator.made(model, n_ctx=256) as _:
+        assert "RPC" not in allocator.log()
+    del keep
+
+
+def test_tensors_may_be_apart_from_their_layers(files: list[Path], endpoint: str) -> None:
+    header = read_header(files[0])
+    expected = evaluate(files[0], Offload())
+    whole = offload.choose(header, offload.ALL, offload.find(workers=(endpoint,)), ram=0)
+    for chosen in (
+        offload.with_host_feed_forward(whole, header, 2),
+        Offload(whole.devices, 2, (), ((r"^blk\.0\.ffn_(gate|up|down)\.", whole.devices[0].name),)),
+    ):
+        np.testing.assert_allclose(evaluate(files[0], chosen), expected, atol=2e-4)
+
+
+def test_two_workers_share_the_layers(files: list[Path], endpoint: str) -> None:
+    port = free_port()
+    with worker(port):
+        devices = offload.find(workers=(endpoint, f"127.0.0.1:{port}"))
+        assert [device.endpoint for device in devices] == [endpoint, f"127.0.0.1:{port}"]
+        chosen = Offload(tuple(devices), 4, (3.0, 1.0))
+        np.testing.assert_allclose(evaluate(files[0], chosen), evaluate(files[0], Offload()), atol=2e-4)
+
+
+@pytest.mark.parametrize("draft", [0, 2])
+def test_answers_are_those_of_the_cpu(files: list[Path], endpoint: str, draft: int) -> None:
+    texts = []
+    for options in ({}, {"rpc": (endpoint,), "n_gpu_layers": -1}, {"rpc": (endpoint,), "n_gpu_layers": 3}):
+        with Qwen35(files[0], n_ctx=512, draft=draft, **options) as model:
+            first = model.generate("one two three", max_tokens=24, temperature=0)
+            again = model.generate("one two three four", max_tokens=8, temperature=0)
+            texts.append((first.text, again.text))
+    assert texts[0] == texts[1] == texts[2]
+
+
+def _plan(header: GgufHeader, percent: int, device: Device) -> Plan:
+    """Plan for a host with so much of what the whole model needs."""
+    whole = make_plan(header, Machine(1 << 40), n_ctx=256).usage[0].used
+    return make_plan(header, Machine(whole * percent // 100, (device,)), n_ctx=256)
+
+
+def test_a_plan_is_carried_out(files: list[Path], endpoint: str) -> None:
+    header = read_header(files[0])
+    devices = offload.find(workers=(endpoint,))
+    elsewhere = replace(devices[0], shared=False)  # as if it had memory of its own
+    least = next(
+        plan
+        for plan in (_plan(header, share, elsewhere) for share in range(99, 0, -1))
+        if any(usage.device != HOST and usage.parts for usage in plan.usage)
+    )
+    assert 0 < least.n_gpu_layers < 6
+    chosen = offload.of_plan(least, devices)
+    np.testing.assert_allclose(evaluate(files[0], chosen), evaluate(files[0], Offload()), atol=2e-4)
+
+
+def test_a_worker_that_dies_is_an_error_and_its_successor_answers(files: list[Path]) -> None:
+    port = free_port()
+    endpoint = f"127.0.0.1:{port}"
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(worker(port))
+        model = stack.enter_context(Qwen35(files[0], n_ctx=2048, draft=0, rpc=(endpoint,), n_gpu_layers=-1))
+        expected = model.generate("one two", max_tokens=20, temperature=0).text
+        seen: list[str] = []
+
+        def kill_soon(text: str) -> None:
+            seen.append(text)
+            if len(seen) == 5:
+                process.kill()
+                process.wait()
+
+        with pytest.raises(WorkerError, match=rf"worker {endpoint}: is gone"):
+            model.generate("one two", max_tokens=1500, temperature=0, on_text=kill_soon)
+        assert expected.startswith("".join(seen)[: len(expected)])  # nothing made up at the end
+        with pytest.raises(WorkerError, match=rf"worker {endpoint}: cannot be reached"):
+            model.generate("one two", max_tokens=20, temperature=0)
+        stack.enter_context(worker(port))
+        assert model.generate("one two", max_tokens=20, temperature=0).text == expected
+
+
+def test_a_worker_that_dies_between_requests(files: list[Path]) -> None:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(worker(port))
+        model = stack.enter_context(Qwen35(files[0], n_ctx=512, rpc=(f"127.0.0.1:{port}",), n_gpu_layers=3))
+        expected = model.generate("one two", max_tokens=8, temperature=0).text
+        process.kill()
+        process.wait()
+        with pytest.raises(WorkerError):
+            model.generate("three four", max_tokens=8, temperature=0)
+        stack.enter_context(worker(port))
+        assert model.generate("one two", max_tokens=8, temperature=0).text == expected
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:0", "host:70000", ":1", "a b:1", "http://a:1", "host:-1"])
+def test_what_is_no_endpoint(text: str) -> None:
+    with pytest.raises(WorkerError, match="is not host:port"):
+        rpc.parse_endpoint(text)
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(WorkerError, match="cannot be reached"):
+        offload.find(workers=(f"127.0.0.1:{free_port()}",))
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(40), "no RPC server"),
+        (b"", "no RPC server"),
+        ((28).to_bytes(8, "little") + bytes([3, 0, 0, 0]) + bytes(24), "version 3 of the protocol, not 7"),
+    ],
+)
+def test_something_else_listens(answer: bytes, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reply() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        with pytest.raises(WorkerError, match=words):
+            rpc.say_hello(f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_nobody_answers() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(WorkerError, match=r"does not answer within 0 s; it serves one client at a time"),
+    ):
+        rpc.say_hello(f"127.0.0.1:{server.getsockname()[1]}", timeout=0.2)
+
+
+def test_layers_that_are_not_there(files: list[Path], endpoint: str) -> None:
+    with pytest.raises(DeviceError, match="900 layers on a GPU: .* has 6 with the output; use -1 for all"):
+        Qwen35(files[0], n_ctx=256, rpc=(endpoint,), n_gpu_layers=900)
+    with pytest.raises(DeviceError, match="finds none; use 0, or name workers"):
+        Qwen35(files[0], n_ctx=256, devices=("cpu",), n_gpu_layers=2)
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_run_says_where_the_layers_are(files: list[Path], endpoint: str) -> None:
+    options = ["--raw", "-n", 4, "--temp", 0, "--ctx", 256]
+    code, out, err = run("run", files[0], "one two", *options, "--rpc", endpoint, "--gpu-layers", -1)
+    assert code == 0, err
+    assert f"all layers on RPC0 ({endpoint})" in re.sub(r"RPC\d+", "RPC0", err)  # numbered as they are met
+    assert out == run("run", files[0], "one two", *options)[1]
+
+
+def test_plan_counts_a_worker_in(files: list[Path], endpoint: str) -> None:
+    code, out, err = run("plan", files[0], "--rpc", endpoint, "--ctx", 256)
+    assert code == 0, err
+    assert "RPC" in out
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "tune"])
+def test_a_malformed_list_of_workers(files: list[Path], command: str) -> None:
+    arguments = ["Hello"] if command == "run" else []
+    code, _, err = run(command, files[0], *arguments, "--rpc", "localhost:1,nowhere")
+    assert code == 2
+    assert "'nowhere': is not host:port" in err
+
+
+def test_a_taken_port_and_a_public_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code, _, err = run("worker", "--listen", f"127.0.0.1:{port}")
+    assert code == 2
+    assert err == f"Error: 127.0.0.1:{port}: cannot listen there (Address already in use)\n"
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        code, _, err = run("worker", "--listen", f"0.0.0.0:{port}")
+    assert code == 2
+    assert err.startswith(f"warning: 0.0.0.0:{port} can be reached by others, and the protocol has no authentication")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupt_ends_a_worker() -> None:
+    with worker(free_port()) as process:
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT

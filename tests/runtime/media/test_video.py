@@ -1,0 +1,48 @@
+"""Videos: frames and times as transformers samples them; what is no video is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oracles import multimodal
+from oracles.clips import clip
+from qwen35_gguf.errors import MediaError
+from qwen35_gguf.runtime.media.video import VideoLimits, load_video, sample_indices
+
+SMALL = VideoLimits(min_pixels=1024)
+
+
+def levels(data: bytes, **limits: Any) -> list[tuple[int, int, float]]:
+    video = load_video(data, sampling=VideoLimits(min_pixels=1024, **limits))
+    return [(int(p.first.mean()) // 10, int(p.second.mean()) // 10, p.seconds) for p in video.pairs]
+
+
+def test_frames_are_sampled_paired_and_timed() -> None:
+    assert levels(clip(8), fps=2.0) == [(0, 2, 0.25), (5, 7, 1.5)]
+    assert levels(clip(3), fps=4.0) == [(0, 1, 0.125), (2, 2, 0.5)]
+    assert levels(clip(1)) == [(0, 0, 0.0)]
+
+
+@given(st.integers(1, 5000), st.sampled_from([4.0, 23.976, 25.0, 30.0, 60.0]))
+def test_frames_are_those_that_transformers_takes(frames: int, fps: float) -> None:
+    assert sample_indices(frames, fps, VideoLimits()) == multimodal.sampled(frames, fps)
+
+
+def test_labels_are_seconds() -> None:
+    assert [pair.label for pair in load_video(clip(8), sampling=SMALL).pairs] == ["<0.2 seconds>", "<1.5 seconds>"]
+
+
+def test_what_is_no_video_is_refused_in_a_line() -> None:
+    whole = clip(8)
+    for data, message in [(b"no video at all", "not a video"), (whole[:100], "video"), (b"", "video|empty")]:
+        with pytest.raises(MediaError, match=message) as error:
+            load_video(data)
+        assert "\n" not in str(error.value)
+    with pytest.raises(MediaError, match="longer than 0 s"):
+        load_video(whole, sampling=VideoLimits(seconds=0))
+    with pytest.raises(MediaError, match="above 0"):
+        load_video(whole, sampling=VideoLimits(fps=0))
