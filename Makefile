@@ -72,10 +72,11 @@ test: $(VENV)/.dev  ## run the tests that take seconds
 test-all: $(VENV)/.dev  ## run all tests
 	'$(BIN)/python' -m pytest
 
-lint: $(VENV)/.dev  ## check style, format and types
+lint: $(VENV)/.dev  ## check style, format, types and layers
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
 	'$(BIN)/mypy' -p qwen35_gguf
+	'$(BIN)/lint-imports' --no-logo
 
 bench-convert: $(VENV)/.dev  ## convert a checkpoint of SIZE with the stock tools and with ours: cost, ratios, every byte
 	'$(BIN)/python' bench/convert.py --size '$(SIZE)' --quant '$(QUANT)' $(if $(JOBS),--jobs '$(JOBS)') $(if $(ROUNDS),--rounds '$(ROUNDS)')
