@@ -41,20 +41,20 @@ FLOAT32_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """One comparison: what, the figures in words, and whether they are within the limit."""
+class Parity:
+    """One comparison of outputs with the oracle's: which output, the figures, and whether they are within the limit."""
 
-    what: str
-    said: str
+    output: str
+    figures: str
     passed: bool
 
 
-def installed() -> bool:
+def oracle_installed() -> bool:
     """Whether transformers and torch are there."""
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
-def check(file: Path, checkpoint: Path, *, threads: int = 1) -> Iterator[Behaviour]:
+def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -> Iterator[Parity]:
     """Compare a text model, and its vision tower if one lies beside it, with the checkpoint.
 
     Raises:
@@ -62,7 +62,7 @@ def check(file: Path, checkpoint: Path, *, threads: int = 1) -> Iterator[Behavio
         ModelError: the file cannot be loaded, or memory is too small for the checkpoint in float32.
 
     """
-    if not installed():
+    if not oracle_installed():
         raise MissingDependencyError(
             "transformers and torch are needed for this; install them: pip install transformers torch"
         )
@@ -71,8 +71,7 @@ def check(file: Path, checkpoint: Path, *, threads: int = 1) -> Iterator[Behavio
     needed, there = FLOAT32_BYTES * weights, available_bytes()
     if needed > there:
         raise ModelError(
-            f"{checkpoint}: needs {needed / 1e9:.1f} GB in float32, and {there / 1e9:.1f} GB are free; "
-            "use --no-behaviour"
+            f"{checkpoint}: needs {needed / 1e9:.1f} GB in float32, and {there / 1e9:.1f} GB are free; use --no-parity"
         )
     import torch
     import transformers
@@ -112,7 +111,7 @@ def _limit(header: GgufHeader) -> float:
     return next(limit for bits, limit in LIMITS if coarsest <= bits)
 
 
-def _compared(what: str, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32], limit: float) -> Behaviour:
+def _compared(what: str, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.float32], limit: float) -> Parity:
     both = Accumulator()
     both.add(log_softmax(wanted), np.ascontiguousarray(found), np.zeros(len(wanted), np.int64))
     figures = both.figures()
@@ -120,7 +119,7 @@ def _compared(what: str, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.
         f"mean KL divergence {figures.mean.value:.2e} (limit {limit:g}), same top token "
         f"{100 * figures.same_top.value:.1f} % of {len(wanted)}"
     )
-    return Behaviour(what, said, figures.mean.value <= limit)
+    return Parity(what, said, figures.mean.value <= limit)
 
 
 def _reference(oracle: Any, config: Any, checkpoint: Path, ids: list[int], *, mtp: bool) -> tuple[Any, Any]:
@@ -164,7 +163,7 @@ def _drafts(oracle: Any, config: Any, checkpoint: Path, row: Any) -> Any:
     return oracle.lm_head(norm(x, "norm"))[0].numpy()
 
 
-def _embeddings(oracle: Any, vision: Vision, tower: Path) -> Behaviour:
+def _embeddings(oracle: Any, vision: Vision, tower: Path) -> Parity:
     """Embed pictures whose sides need no resizing on both sides."""
     import torch
 
@@ -185,8 +184,8 @@ def _embeddings(oracle: Any, vision: Vision, tower: Path) -> Behaviour:
             wanted = oracle.model.visual(torch.from_numpy(still), grid_thw=grid).pooler_output.numpy()
         found = vision.embed(picture(image)).values
         if found.shape != wanted.shape:
-            return Behaviour("image embeddings", f"{tower.name}: {found.shape} instead of {wanted.shape}", False)
+            return Parity("image embeddings", f"{tower.name}: {found.shape} instead of {wanted.shape}", False)
         norms = np.linalg.norm(wanted, axis=-1) * np.linalg.norm(found, axis=-1)
         lowest = min(lowest, float(((wanted * found).sum(-1) / norms).min()))
     said = f"{tower.name}: lowest cosine {lowest:.6f} (limit {LOWEST_COSINE})"
-    return Behaviour("image embeddings", said, lowest >= LOWEST_COSINE)
+    return Parity("image embeddings", said, lowest >= LOWEST_COSINE)

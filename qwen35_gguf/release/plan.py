@@ -36,8 +36,8 @@ class Options:
         recipe: deltanet, for all quants that it knows; empty: the mixes as they are.
         imatrix: an importance matrix; empty: none.
         mmproj_types: of the vision tower.
-        plain: also files without the MTP head.
-        heads: also files with the MTP head alone, as draft models.
+        mtp_files: also write files with the MTP head alone, as draft models.
+        nomtp_files: also write files without the MTP head.
         max_shard_size: bytes.
 
     """
@@ -49,8 +49,8 @@ class Options:
     recipe: str = ""
     imatrix: str = ""
     mmproj_types: tuple[str, ...] = ("BF16",)
-    plain: bool = False
-    heads: bool = False
+    mtp_files: bool = False
+    nomtp_files: bool = False
     max_shard_size: int = 48_000_000_000
 
 
@@ -98,9 +98,9 @@ def plan(options: Options, folder: Path) -> Planned:
         # The recipe is said in the metadata and in recipe.json; a name is NAME-QUANT.gguf.
         quant = whole.path.stem.rpartition("-")[2]
         files.append(replace(whole, path=folder / f"{stem}-{quant}.gguf"))
-        if options.heads:
+        if options.mtp_files:
             files.append(_head(files[-1]))
-        if options.plain:
+        if options.nomtp_files:
             without = plan_files.text_file(source, quant, folder, mtp=False, recipe=recipe)
             files.append(replace(without, path=folder / f"{stem}-nomtp-{quant}.gguf"))
     if source.tensors.vision:
@@ -152,7 +152,7 @@ def _head(file: PlannedFile) -> PlannedFile:
     """
     first = next((name for t in file.tensors if ".nextn." in (name := t.name)), "")
     if not first:
-        raise PackageError(f"{file.path.name}: has no MTP head; leave out --heads")
+        raise PackageError(f"{file.path.name}: has no MTP head; leave out --mtp-files")
     block = first.split(".nextn.")[0] + "."
     kept = [
         (tensor, type_)

@@ -14,6 +14,8 @@ from qwen35_gguf.release import checksums, package
 from qwen35_gguf.release.plan import IMATRIX, Options, plan
 from qwen35_gguf.release.state import State
 
+RENAMED = {"heads": "mtp_files", "plain": "nomtp_files"}  # options, as version 0.1 records them
+
 
 def verify(
     folder: Path, against: str, *, revision: str = "", jobs: int = 0, say: Callable[[str], None] = lambda _: None
@@ -82,9 +84,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _options(folder: Path, said: dict[str, Any]) -> Options:
     try:
-        stored = dict(said["options"])
+        stored = {RENAMED.get(name, name): value for name, value in said["options"].items()}
         stored |= {"quants": tuple(stored["quants"]), "mmproj_types": tuple(stored["mmproj_types"])}
         options = Options(**stored)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise PackageError(f"{folder / package.RECIPE}: is damaged, or of another version; download it again") from None
     return replace(options, imatrix=str(folder / IMATRIX)) if options.imatrix else options

@@ -1,4 +1,4 @@
-"""`qwen35 verify` compares behaviour, and notices what comparing tensors against the same table cannot."""
+"""`qwen35 verify` compares outputs, and finds what comparing tensors against the same table cannot."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from qwen35_gguf.evaluation import parity
 Factory = Callable[..., Path]
 
 
-def test_a_conversion_behaves_as_its_checkpoint(tmp_path: Path) -> None:
+def test_a_conversion_has_the_outputs_of_its_checkpoint(tmp_path: Path) -> None:
     hf_to_gguf.convert(TINY, "F32", tmp_path)
-    found = {one.what: one for one in parity.check(next(tmp_path.glob("Tiny*.gguf")), TINY)}
+    found = {one.output: one for one in parity.compare_with_checkpoint(next(tmp_path.glob("Tiny*.gguf")), TINY)}
     assert set(found) == {"logits", "MTP drafts", "image embeddings"}
     assert all(one.passed for one in found.values()), found
-    assert "same top token 100.0 %" in found["logits"].said
+    assert "same top token 100.0 %" in found["logits"].figures
 
 
 def test_the_command_reports_everything(tmp_path: Path) -> None:
     text, _ = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path)
-    result = CliRunner().invoke(main, ["verify", str(text), "--against", str(TINY), "--behaviour"])
+    result = CliRunner().invoke(main, ["verify", str(text), "--against", str(TINY), "--parity"])
     assert result.exit_code == 0, result.output
     for what in ("logits: mean KL divergence", "MTP drafts: mean KL", "image embeddings: mmproj-", "PASS"):
         assert what in result.output
@@ -43,7 +43,7 @@ def test_the_command_reports_everything(tmp_path: Path) -> None:
         ("blk.8.nextn.hnorm.weight", "MTP drafts"),
     ],
 )
-def test_damage_shows_in_what_it_computes(tmp_path: Path, tensor: str, what: str) -> None:
+def test_damage_shows_in_the_outputs(tmp_path: Path, tensor: str, what: str) -> None:
     (file,) = hf_to_gguf.convert(TINY, "BF16", tmp_path, vision=False)
     reader = gguf.GGUFReader(file, "r+")
     data = next(t.data for t in reader.tensors if t.name == tensor)
@@ -53,16 +53,16 @@ def test_damage_shows_in_what_it_computes(tmp_path: Path, tensor: str, what: str
         halves = data.view(np.uint16).reshape(data.shape[0], 2, 2, -1)  # two value heads change places
         halves[:] = halves[:, :, ::-1].copy()
     reader.data.flush()
-    found = {one.what: one.passed for one in parity.check(file, TINY)}
+    found = {one.output: one.passed for one in parity.compare_with_checkpoint(file, TINY)}
     assert not found[what]
 
 
-def test_without_room_for_the_checkpoint_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_for_the_checkpoint_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (file,) = hf_to_gguf.convert(TINY, "Q8_0", tmp_path, vision=False)
     monkeypatch.setattr(parity, "available_bytes", lambda: 1_000_000)
     arguments = ["verify", str(file), "--against", str(TINY)]
     result = CliRunner().invoke(main, arguments)
-    assert (result.exit_code, "behaviour not compared" in result.output) == (0, True)
-    asked = CliRunner().invoke(main, [*arguments, "--behaviour"])
-    assert (asked.exit_code, "use --no-behaviour" in asked.stderr) == (2, True)
+    assert (result.exit_code, "parity not tested" in result.output) == (0, True)
+    asked = CliRunner().invoke(main, [*arguments, "--parity"])
+    assert (asked.exit_code, "use --no-parity" in asked.stderr) == (2, True)
     shutil.rmtree(tmp_path)

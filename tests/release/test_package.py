@@ -137,7 +137,7 @@ def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return real(tensor, checkpoint)
 
     monkeypatch.setattr(OutputTensor, "blocks", counting)
-    options = Options(str(TINY), ("Q4_0", "Q8_0"), mmproj_types=("BF16", "F16"), plain=True, heads=True)
+    options = Options(str(TINY), ("Q4_0", "Q8_0"), mmproj_types=("BF16", "F16"), nomtp_files=True, mtp_files=True)
     package.package(options, tmp_path / "release", Finish(text=text))
     assert len(list((tmp_path / "release").glob("*.gguf"))) == 8
     assert set(read.values()) == {1}
@@ -148,7 +148,7 @@ def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_interrupted_release_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "release"
-    options = Options(str(TINY), ("Q4_K_M", "Q4_0"), plain=True)
+    options = Options(str(TINY), ("Q4_K_M", "Q4_0"), nomtp_files=True)
     real = hf_to_gguf._pack
 
     def stop(*_: object, **__: object) -> None:
@@ -210,7 +210,7 @@ def test_heads_are_draft_models_of_their_own(tmp_path: Path) -> None:
     from qwen35_gguf.runtime.llama.library import Model
 
     folder = tmp_path / "release"
-    package.package(Options(str(TINY), ("Q4_0",), heads=True), folder, FAST)
+    package.package(Options(str(TINY), ("Q4_0",), mtp_files=True), folder, FAST)
     head, whole = next(folder.glob("mtp-*.gguf")), next(folder.glob("Tiny*.gguf"))
     expected = {t.name: t for t in gguf.GGUFReader(whole).tensors}
     names = []
@@ -306,7 +306,8 @@ def test_files_that_do_not_belong_together_are_refused(
         ((file, tmp_path / "none.gguf"), "none.gguf"),
         ((damaged,), "is cut off"),
         ((file, "--quants", "Q4_0"), "--quants is for a checkpoint"),
-        ((file, "--heads"), "--heads is for a checkpoint"),
+        ((file, "--mtp-files"), "--mtp-files is for a checkpoint"),
+        ((file, "--plain"), "--nomtp-files is for a checkpoint"),
         ((TINY, TINY), "give one checkpoint"),
         ((TINY, "--reference", file), "--reference is for GGUF files"),
     ):

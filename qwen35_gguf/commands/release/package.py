@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from qwen35_gguf import progress
+from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.sizes import size as parse_size
 from qwen35_gguf.release import package
@@ -16,7 +17,7 @@ from qwen35_gguf.release.package import Finish
 from qwen35_gguf.release.plan import Options
 
 PATH = click.Path(path_type=Path)
-OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "plain", "heads", "revision")
+OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision")
 
 
 @click.command("package")
@@ -26,8 +27,8 @@ OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "plain", "heads", "revisio
 @click.option("--imatrix", type=PATH, help="Importance matrix, of `qwen35 imatrix`.")
 @click.option("--recipe", default="", help="deltanet: for all quants that it has one for.")
 @click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, by commas.")
-@click.option("--plain", is_flag=True, help="Also files without the MTP head.")
-@click.option("--heads", is_flag=True, help="Also the MTP head alone, mtp-*.gguf, as a draft model.")
+@renamed_option("--mtp-files", old=["--heads"], is_flag=True, help="Also write mtp-*.gguf: the MTP head alone.")
+@renamed_option("--nomtp-files", old=["--plain"], is_flag=True, help="Also write *-nomtp-*.gguf: no MTP head.")
 @click.option("--max-shard-size", type=parse_size, default="48GB", show_default=True, help="Larger files are split.")
 @click.option("--no-measure", is_flag=True, help="Do not measure divergence.")
 @click.option("--reference", type=PATH, help="With GGUFs: the unquantized weights, if they are not among these.")
@@ -48,8 +49,8 @@ def command(
     imatrix: Path | None,
     recipe: str,
     mmproj_types: str,
-    plain: bool,
-    heads: bool,
+    mtp_files: bool,
+    nomtp_files: bool,
     max_shard_size: int,
     no_measure: bool,
     reference: Path | None,
@@ -96,8 +97,8 @@ def command(
             recipe=recipe,
             imatrix=str(imatrix) if imatrix else "",
             mmproj_types=tuple(type_.upper() for type_ in _listed(mmproj_types)),
-            plain=plain,
-            heads=heads,
+            mtp_files=mtp_files,
+            nomtp_files=nomtp_files,
             max_shard_size=max_shard_size,
         )
         made = package.package(options, out, finish, jobs=jobs, say=progress.say)
