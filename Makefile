@@ -36,7 +36,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs at once would break the environment
-.PHONY: help convert run runtime test test-all lint bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
+.PHONY: help convert run runtime test test-all lint words hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,14 @@ lint: $(VENV)/.dev  ## check style, format, types and layers
 	'$(BIN)/ruff' format --check .
 	'$(BIN)/mypy' -p qwen35_gguf
 	'$(BIN)/lint-imports' --no-logo
+
+words: $(VENV)/.dev  ## list words that the glossary replaces, and modules and folders that are too large
+	-'$(BIN)/python' tests/lint/structure.py
+	-'$(BIN)/python' tests/lint/words.py
+	@'$(BIN)/python' tests/lint/words.py --count
+
+hooks: $(VENV)/.dev  ## run the quick checks of lint before each git commit
+	'$(BIN)/pre-commit' install
 
 bench-convert: $(VENV)/.dev  ## convert a checkpoint of SIZE with the stock tools and with ours: cost, ratios, every byte
 	'$(BIN)/python' bench/convert.py --size '$(SIZE)' --quant '$(QUANT)' $(if $(JOBS),--jobs '$(JOBS)') $(if $(ROUNDS),--rounds '$(ROUNDS)')
