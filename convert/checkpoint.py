@@ -19,6 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from qwen35_gguf.architecture import architecture_name, text_config
 from qwen35_gguf.errors import CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,13 +34,6 @@ FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
 # Known to the format, but never a plain Qwen3.5 weight: their presence means a quantized export.
 PACKED_DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E8M0": 1} | {"U16": 2, "I16": 2, "U32": 4, "I32": 4}
 PACKED_DTYPES |= {"U64": 8, "I64": 8}
-
-ARCHITECTURES = {
-    "Qwen3_5ForConditionalGeneration": "qwen35",
-    "Qwen3_5ForCausalLM": "qwen35",
-    "Qwen3_5MoeForConditionalGeneration": "qwen35moe",
-    "Qwen3_5MoeForCausalLM": "qwen35moe",
-}
 
 # Published, text-only and MLX checkpoints prefix the same tensors differently; the first match is stripped.
 PREFIXES = (
@@ -81,7 +75,7 @@ class Checkpoint:
     @property
     def text_config(self) -> dict[str, Any]:
         """The text model's part of config.json, whether nested or flat."""
-        return {**self.config, **self.config.get("text_config", {})}
+        return text_config(self.config)
 
     def read(self, name: str) -> Array:
         """Return the weights in the published layout: a view of the mapped file, or F32 for block-scaled FP8."""
@@ -136,7 +130,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
     """
     config = read_json(directory / "config.json")
-    arch = _architecture(config, directory)
+    arch = architecture_name(config, str(directory))
     _refuse_quantized(config, directory)
     shards, weight_map = _shards(directory)
     stored = [tensor for shard in shards for tensor in read_header(shard)]
@@ -247,16 +241,6 @@ def _parse_entry(path: Path, name: str, entry: Any, data: int, space: int) -> St
             f"{path}: tensor {name} {list(shape)} {dtype} needs {count * width} bytes but has {stop - start}"
         )
     return StoredTensor(name, dtype, shape, path, data + start, data + stop)
-
-
-def _architecture(config: dict[str, Any], directory: Path) -> str:
-    names = config.get("architectures") or [config.get("model_type", "unknown")]
-    for name in names:
-        if name in ARCHITECTURES:
-            return ARCHITECTURES[name]
-    raise CheckpointError(
-        f"{directory}: architecture is {', '.join(map(str, names))}, not Qwen3.5; known are {', '.join(ARCHITECTURES)}"
-    )
 
 
 def _refuse_quantized(config: dict[str, Any], directory: Path) -> None:

@@ -27,7 +27,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from qwen35_gguf import progress
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import Conversion, PlannedFile, plan
-from qwen35_gguf.convert.tensor_map import OutputTensor
+from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.gguf_file.writer import GGUFStream, check_space

@@ -24,6 +24,7 @@ import yaml
 from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, Metadata, RopeScalingType, VisionProjectorType
 from gguf.utility import naming_convention, size_label
 
+from qwen35_gguf.architecture import LINEAR, interval_of, layer_kinds_of, text_config
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue, Scalar
 from qwen35_gguf.quant.imatrix import Imatrix
@@ -93,20 +94,9 @@ def _rope_theta(config: Config) -> float:
     return float(theta)
 
 
-def _interval(config: Config) -> int:
-    return int(config.get("full_attention_interval") or 4)
-
-
 def _recurrent_layers(config: Config) -> list[bool]:
     """Return for each block whether it is a delta net; the MTP blocks are full attention."""
-    layers = int(_need(config, "num_hidden_layers"))
-    kinds = config.get("layer_types")
-    if kinds is None:
-        recurrent = [(i + 1) % _interval(config) != 0 for i in range(layers)]
-    elif len(kinds) == layers:
-        recurrent = [kind == "linear_attention" for kind in kinds]
-    else:
-        raise CheckpointError(f"layer_types has {len(kinds)} entries, expected num_hidden_layers = {layers}")
+    recurrent = [kind == LINEAR for kind in layer_kinds_of(config)]
     return recurrent + [False] * int(config["mtp_blocks"])
 
 
@@ -178,7 +168,7 @@ TEXT_KEYS = (
         UINT32,
     ),
     Key("{arch}.attention.recurrent_layers", _recurrent_layers, ARRAY, element=BOOL),
-    Key("{arch}.full_attention_interval", _interval, UINT32),
+    Key("{arch}.full_attention_interval", interval_of, UINT32),
     Key("{arch}.rope.dimension_count", _rope_dimensions, UINT32),
     Key("{arch}.nextn_predict_layers", lambda c: c["mtp_blocks"] or None, UINT32, needed=False),
 )
@@ -290,7 +280,7 @@ def text_metadata(
         raise CheckpointError(
             f"{where}: the architecture {arch!r} is unknown; known are {', '.join(FEED_FORWARD_KEYS)}"
         )
-    text = {**config, **(config.get("text_config") or {}), "mtp_blocks": mtp_blocks}
+    text = {**text_config(config), "mtp_blocks": mtp_blocks}
     return [
         *_general(config, directory, arch, GGUFType.MODEL, name, parameters, source_repo, revision),
         *_rows((*TEXT_KEYS, *FEED_FORWARD_KEYS[arch]), text, where, arch=arch),
@@ -307,7 +297,7 @@ def vision_metadata(
         raise CheckpointError(f"{where}: has no vision_config, so there is no vision tower to describe")
     vision = {
         **config["vision_config"],
-        "text": {**config, **(config.get("text_config") or {})},
+        "text": text_config(config),
         "images": _image_settings(directory),
     }
     return [

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 
-from qwen35_gguf.convert import hub, metadata, tensor_map, tokenizer
+from qwen35_gguf.architecture import Architecture
+from qwen35_gguf.convert import hub, metadata, tokenizer
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
-from qwen35_gguf.convert.tensor_map import OutputTensor, TensorPlan
+from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, plan_tensors
 from qwen35_gguf.errors import ImatrixError, QuantizationError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.writer import TensorInfo, count_parameters
@@ -89,12 +90,12 @@ class Source:
     @functools.cached_property
     def tensors(self) -> TensorPlan:
         """All tensors that can be made."""
-        return tensor_map.plan(self.checkpoint)
+        return plan_tensors(self.checkpoint)
 
     @functools.cached_property
     def vocabulary(self) -> tuple[KeyValue, ...]:
         """The tokenizer's metadata; for the vocabulary of Qwen3.5 this takes most of a second."""
-        return tuple(tokenizer.vocabulary(self.checkpoint.directory, int(self.checkpoint.text_config["vocab_size"])))
+        return tuple(tokenizer.vocabulary(self.checkpoint.directory, self.tensors.architecture.vocab_size))
 
     @functools.cached_property
     def importance(self) -> dict[str, Array]:
@@ -185,20 +186,13 @@ def text_file(
 
     """
     chosen, mix = _mix(quant, recipe)
-    checkpoint, text_config = source.checkpoint, source.checkpoint.text_config
-    found = source.tensors if mtp else tensor_map.plan(checkpoint, mtp=False)
-    architecture = recipes.Architecture(
-        blocks=int(text_config["num_hidden_layers"]) + found.mtp_blocks,
-        heads=int(text_config["num_attention_heads"]),
-        kv_heads=int(text_config["num_key_value_heads"]),
-        experts=int(text_config.get("num_experts") or 0) if checkpoint.arch == "qwen35moe" else 0,
-        tied=all(tensor.name != "output.weight" for tensor in found.text),
-        importance=source.weights is not None,
-    )
+    checkpoint = source.checkpoint
+    found = source.tensors if mtp else plan_tensors(checkpoint, mtp=False)
     importance = {
         tensor.name: source.importance[tensor.name] for tensor in found.text if tensor.name in source.importance
     }
-    types = tuple(_text_type(mix, chosen, tensor, architecture, found.mtp_blocks, importance) for tensor in found.text)
+    known = importance if source.weights is not None else None
+    types = tuple(_text_type(mix, chosen, tensor, found.architecture, known) for tensor in found.text)
     parameters = _parameters(found.text, checkpoint.arch)
     label = f"{chosen.name}-" if chosen else ""
     return PlannedFile(
@@ -211,7 +205,7 @@ def text_file(
                 checkpoint.config,
                 checkpoint.directory,
                 arch=checkpoint.arch,
-                mtp_blocks=found.mtp_blocks,
+                mtp_blocks=found.architecture.mtp_blocks,
                 file_type=int(mix.file_type),
                 name=source.name,
                 parameters=parameters,
@@ -258,21 +252,18 @@ def _text_type(
     recipe: recipes.Recipe,
     chosen: recipe_file.FileRecipe | None,
     tensor: OutputTensor,
-    architecture: recipes.Architecture,
-    mtp_blocks: int,
-    importance: dict[str, Array],
+    architecture: Architecture,
+    importance: dict[str, Array] | None,
 ) -> GGMLQuantizationType:
-    if tensor.floor is not None:
-        return tensor.floor
-    ruled = (
-        chosen.type_of(tensor.name, tensor.shape, architecture.blocks - mtp_blocks, tied=architecture.tied)
-        if chosen
-        else None
-    )
-    type_ = ruled or recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture)
+    """Choose a tensor's type; `importance` is None without an importance matrix."""
+    if tensor.fixed is not None:
+        return tensor.fixed
+    imatrix = importance is not None
+    ruled = chosen.type_of(tensor.name, tensor.shape, architecture.layers, tied=architecture.tied) if chosen else None
+    type_ = ruled or recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture, imatrix=imatrix)
     needed = type_ in recipes.IMPORTANCE_TYPES if ruled else recipes.needs_importance(recipe, tensor.name, type_)
-    if needed and tensor.name not in importance:
-        what = "the importance matrix has none" if architecture.importance else "give one with --imatrix"
+    if needed and tensor.name not in (importance or {}):
+        what = "the importance matrix has none" if imatrix else "give one with --imatrix"
         raise QuantizationError(
             f"{recipe.name} needs an importance matrix for {tensor.name}: {what}, "
             "or choose Q2_K, Q3_K_S, IQ3_S or larger"
@@ -298,8 +289,8 @@ def _vision_type(tensor: OutputTensor, wanted: str) -> GGMLQuantizationType:
     """Choose as the stock converter: patch embeddings stay F32 (F16 in an F16 file), odd rows fall back to F16."""
     if tensor.name.startswith("v.patch_embd.weight"):
         return GGMLQuantizationType.F16 if wanted == "F16" else GGMLQuantizationType.F32
-    if tensor.floor is not None:
-        return tensor.floor
+    if tensor.fixed is not None:
+        return tensor.fixed
     if wanted == "Q8_0" and tensor.shape[-1] % 32:
         return GGMLQuantizationType.F16
     return GGMLQuantizationType[wanted]

@@ -1,11 +1,11 @@
 """ONE declarative table: every GGUF tensor <- the checkpoint tensor it comes from, its shape, its operations.
 
-The table is walked from the output side. `plan` resolves it against a checkpoint and enforces its invariants, each
-with an error that names both sides: every output is made exactly once, every source tensor is used completely or is
-ignored for a stated reason, and every shape found is the shape that config.json promises.
+The table is walked from the output side. `tensor_plan` resolves it against a checkpoint and enforces its invariants;
+`expected_shapes` derives from it which tensors a GGUF file must have. To map another tensor, add a `Rule` to a group.
 
 Source names are canonical (`checkpoint.canonical_name`); {L} is the GGUF block, {l} the layer inside its stack, {e} an
-expert. A source may be split into parts, which together must cover it.
+expert. A source may be split into parts, which together must cover it. Shapes are in the names of `dimensions`,
+operations in those of `transforms.operation_table`.
 
 GGUF side: llama.cpp src/models/qwen35.cpp, qwen35moe.cpp and tools/mtmd/models/qwen3vl.cpp.
 Checkpoint side: transformers modeling_qwen3_5.py, modeling_qwen3_5_moe.py; `mtp.*` as published.
@@ -14,20 +14,18 @@ Checkpoint side: transformers modeling_qwen3_5.py, modeling_qwen3_5_moe.py; `mtp
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from qwen35_gguf.convert import transforms
-from qwen35_gguf.convert.checkpoint import Checkpoint
-from qwen35_gguf.convert.transforms import Operation
-from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.architecture import FULL, MOE, Architecture, VisionEncoder
+from qwen35_gguf.convert.transforms import operation_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Dims = Mapping[str, int]
+Shape = tuple[int, ...]
 F32 = GGMLQuantizationType.F32
 
 
@@ -40,7 +38,7 @@ class Part:
     count: int
     drop: bool = False
 
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def shape(self, shape: Shape) -> Shape:
         """Return the shape of this part of a tensor of `shape`."""
         kept = () if self.drop else (shape[self.axis] // self.count,)
         return (*shape[: self.axis], *kept, *shape[self.axis + 1 :])
@@ -53,15 +51,26 @@ class Part:
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the table. `shape` is the source's, in names of `dimensions`; `floor` overrides any recipe."""
+    """One line of the table.
+
+    Attributes:
+        gguf: the name of the GGUF tensor.
+        source: the name of the checkpoint tensor.
+        shape: of the source, the row length last, in names of `dimensions`.
+        operations: from the source, or its part, to the GGUF tensor, in order.
+        fixed: the type of the GGUF tensor whatever the quantization preset.
+        part: of the source, None for all of it.
+        per_expert: name and shape of the sources in a checkpoint with one tensor per expert.
+
+    """
 
     gguf: str
     source: str
     shape: tuple[str, ...]
     operations: tuple[str, ...] = ()
-    floor: GGMLQuantizationType | None = None
+    fixed: GGMLQuantizationType | None = None
     part: Part | None = None
-    per_expert: tuple[str, tuple[str, ...]] | None = None  # the same weights, one tensor an expert: name, shape
+    per_expert: tuple[str, tuple[str, ...]] | None = None
 
 
 HALF = (Part(1, 0, 2), Part(1, 1, 2))
@@ -155,14 +164,14 @@ VISION = (
         "v.patch_embd.weight",
         "visual.patch_embed.proj.weight",
         ("vision", "channels", "frames", "patch", "patch"),
-        floor=F32,
+        fixed=F32,
         part=FRAME[0],
     ),
     Rule(
         "v.patch_embd.weight.1",
         "visual.patch_embed.proj.weight",
         ("vision", "channels", "frames", "patch", "patch"),
-        floor=F32,
+        fixed=F32,
         part=FRAME[1],
     ),
     Rule("v.patch_embd.bias", "visual.patch_embed.proj.bias", ("vision",), (), F32),
@@ -193,273 +202,93 @@ VISION_BLOCK = (
 IGNORED = ((re.compile(r"(^|\.)rotary_(pos_)?emb\.inv_freq$"), "rotary frequencies are computed from the metadata"),)
 
 
-@dataclass(frozen=True)
-class OutputTensor:
-    """A resolved rule: a GGUF tensor, the checkpoint tensors (several only for experts) and the way between them."""
+class BoundRule(NamedTuple):
+    """A rule with the numbers of its block filled in."""
 
-    name: str
-    sources: tuple[str, ...]
-    part: Part | None
-    operations: tuple[Operation, ...]
-    shape: tuple[int, ...]
-    floor: GGMLQuantizationType | None
-
-    def blocks(self, checkpoint: Checkpoint) -> Iterator[Array]:
-        """Yield arrays whose rows, one after the other, are the tensor's rows: one array, or one an expert."""
-        for source in self.sources:
-            array = self.select(checkpoint.read(source))
-            for operation in self.operations:
-                array = operation.apply(array)
-            yield array
-
-    def select(self, array: Array) -> Array:
-        """Return the part of a source that this output takes."""
-        return self.part.take(array) if self.part else array
-
-    def invert(self, array: Array) -> Array:
-        """Undo the operations: from the GGUF tensor back to the selected source."""
-        for operation in reversed(self.operations):
-            array = operation.invert(array)
-        return array
+    rule: Rule
+    gguf: str
+    source: str
 
 
-@dataclass(frozen=True)
-class TensorPlan:
-    """All outputs of a conversion, and how many MTP blocks the checkpoint really holds."""
-
-    text: tuple[OutputTensor, ...]
-    vision: tuple[OutputTensor, ...]
-    mtp_blocks: int
-    notes: tuple[str, ...]
-
-
-def plan(checkpoint: Checkpoint, *, mtp: bool = True, vision: bool = True) -> TensorPlan:
-    """Resolve the table against a checkpoint.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown, used twice or in part, or config.json promises another shape.
-
-    """
-    dims = dimensions(checkpoint)
-    operations = operation_table(dims, norms_shifted=checkpoint.norms_shifted)
-    notes = list(checkpoint.notes)
-    mtp_blocks = _mtp_blocks(checkpoint, notes)
-    has_vision = any(name.startswith("visual.") for name in checkpoint.tensors)
-    layers = _layer_types(checkpoint, dims["layers"])
-
-    text = list(_resolve(checkpoint, dims, operations, _text_rules(checkpoint, layers, mtp_blocks)))
-    tower = list(_resolve(checkpoint, dims, operations, _vision_rules(dims))) if has_vision else []
-    _check_coverage(checkpoint, [*text, *tower])
-    if not mtp and mtp_blocks:
-        text = [tensor for tensor in text if not tensor.sources[0].startswith("mtp.")]
-        mtp_blocks = 0
-    return TensorPlan(tuple(text), tuple(tower) if vision else (), mtp_blocks, tuple(notes))
+def text_rules(architecture: Architecture) -> Iterator[BoundRule]:
+    """Yield the rules of a text model, in the order of its GGUF: the main model, then the MTP head."""
+    feed_forward = EXPERTS if architecture.name == MOE else DENSE
+    layers = architecture.layers
+    yield from _bind(MODEL)
+    if not architecture.tied:
+        yield from _bind(OUTPUT)
+    for layer, kind in enumerate(architecture.layer_kinds):
+        yield from _bind(NORMS + (ATTENTION if kind == FULL else DELTA_NET) + feed_forward, layer, layer)
+    for layer in range(architecture.mtp_blocks):
+        yield from _bind(NORMS + ATTENTION + feed_forward, layers + layer, layer, prefix="mtp.")
+    if architecture.mtp_blocks:
+        yield from _bind(MTP, layers)
 
 
-def dimensions(checkpoint: Checkpoint) -> dict[str, int]:
-    """Name every dimension that the table's shapes use. Raises CheckpointError for a missing config entry."""
-    config = checkpoint.text_config
-
-    def need(key: str, section: Mapping[str, Any] = config, where: str = "") -> int:
-        value = section.get(key)
-        if not isinstance(value, int) or value <= 0:
-            raise CheckpointError(f"{checkpoint.directory / 'config.json'}: {where}{key} is {value!r}, not a size")
-        return value
-
-    hidden, heads = need("hidden_size"), need("num_attention_heads")
-    head_dim = need("head_dim") if "head_dim" in config else hidden // heads
-    k_heads, v_heads = need("linear_num_key_heads"), need("linear_num_value_heads")
-    k_dim, v_dim = need("linear_key_head_dim"), need("linear_value_head_dim")
-    if v_heads % k_heads:
-        raise CheckpointError(
-            f"{checkpoint.directory / 'config.json'}: linear_num_value_heads {v_heads} is no multiple of "
-            f"linear_num_key_heads {k_heads}"
-        )
-    dims = {
-        "1": 1,
-        "layers": need("num_hidden_layers"),
-        "vocab": need("vocab_size"),
-        "hidden": hidden,
-        "two_hidden": 2 * hidden,
-        "head_dim": head_dim,
-        "query": heads * head_dim,
-        "query_gate": 2 * heads * head_dim,
-        "kv": need("num_key_value_heads") * head_dim,
-        "k_heads": k_heads,
-        "v_heads": v_heads,
-        "v_dim": v_dim,
-        "key": k_heads * k_dim,
-        "value": v_heads * v_dim,
-        "conv": 2 * k_heads * k_dim + v_heads * v_dim,
-        "kernel": need("linear_conv_kernel_dim"),
-    }
-    if checkpoint.arch == "qwen35moe":
-        dims |= {"experts": need("num_experts"), "expert_ffn": need("moe_intermediate_size")}
-        dims |= {"gate_up": 2 * dims["expert_ffn"], "shared_ffn": need("shared_expert_intermediate_size")}
-    else:
-        dims["ffn"] = need("intermediate_size")
-    if (tower := checkpoint.config.get("vision_config")) is not None:
-        where = "vision_config."
-        width, merge = need("hidden_size", tower, where), need("spatial_merge_size", tower, where)
-        dims |= {
-            "vision_blocks": need("depth", tower, where),
-            "vision": width,
-            "vision_qkv": 3 * width,
-            "vision_ffn": need("intermediate_size", tower, where),
-            "vision_out": need("out_hidden_size", tower, where),
-            "merged": width * merge * merge,
-            "positions": need("num_position_embeddings", tower, where),
-            "channels": int(tower.get("in_channels", 3)),
-            "frames": need("temporal_patch_size", tower, where),
-            "patch": need("patch_size", tower, where),
-        }
-    return dims
-
-
-def operation_table(dims: Dims, *, norms_shifted: bool = False) -> dict[str, tuple[Operation, ...]]:
-    """Bind the operation names of the table to one model's head counts; what is the identity binds to nothing."""
-    k_heads, per_key = dims["k_heads"], dims["v_heads"] // dims["k_heads"]
-
-    def tile(axis: int, head_dim: int, offset: int = 0) -> tuple[Operation, ...]:
-        if per_key == 1 or k_heads == 1:
-            return ()
-        return (transforms.tile_value_heads(axis, k_heads, per_key, head_dim, offset),)
-
-    return {
-        "plus_one": () if norms_shifted else (transforms.plus_one,),
-        "neg_exp": (transforms.neg_exp,),
-        "squeeze": (transforms.squeeze,),
-        "v_heads": tile(0, 1),
-        "v_rows": tile(0, dims["v_dim"]),
-        "v_after_qk": tile(0, dims["v_dim"], 2 * dims["key"]),
-        "v_columns": tile(1, dims["v_dim"]),
-    }
-
-
-def _mtp_blocks(checkpoint: Checkpoint, notes: list[str]) -> int:
-    """Count the MTP layers that are there; what config.json claims only earns a warning when it differs."""
-    claimed = int(checkpoint.text_config.get("mtp_num_hidden_layers") or 0)
-    layers = {int(m[1]) for name in checkpoint.tensors if (m := re.match(r"mtp\.layers\.(\d+)\.", name))}
-    found = max(layers) + 1 if layers else 0
-    if claimed and not found:
-        notes.append(
-            f"config.json says mtp_num_hidden_layers: {claimed}, but there are no mtp.* tensors: "
-            "converting without multi-token prediction"
-        )
-    elif found != claimed:
-        notes.append(f"config.json says mtp_num_hidden_layers: {claimed}, but {found} are there: converting with them")
-    return found
-
-
-def _layer_types(checkpoint: Checkpoint, layers: int) -> list[str]:
-    config = checkpoint.text_config
-    interval = int(config.get("full_attention_interval") or 4)
-    pattern = ["full_attention" if (i + 1) % interval == 0 else "linear_attention" for i in range(layers)]
-    types = list(config.get("layer_types") or pattern)
-    if len(types) != layers or set(types) - {"full_attention", "linear_attention"}:
-        raise CheckpointError(
-            f"{checkpoint.directory / 'config.json'}: layer_types does not give linear_attention or full_attention "
-            f"for each of {layers} layers"
-        )
-    return types
-
-
-Bound = tuple[Rule, str, str]  # a rule with its GGUF and source names filled in
-
-
-def _bind(rules: Iterable[Rule], block: int, layer: int, prefix: str = "") -> Iterator[Bound]:
-    for rule in rules:
-        yield rule, rule.gguf.replace("{L}", str(block)), prefix + rule.source.replace("{l}", str(layer))
-
-
-def _text_rules(checkpoint: Checkpoint, layers: list[str], mtp_blocks: int) -> Iterator[Bound]:
-    feed_forward = EXPERTS if checkpoint.arch == "qwen35moe" else DENSE
-    yield from _bind(MODEL, 0, 0)
-    tied = checkpoint.config.get("tie_word_embeddings") or checkpoint.text_config.get("tie_word_embeddings")
-    if "lm_head.weight" in checkpoint.tensors or not tied:
-        yield from _bind(OUTPUT, 0, 0)
-    for layer, kind in enumerate(layers):
-        yield from _bind(NORMS + (ATTENTION if kind == "full_attention" else DELTA_NET) + feed_forward, layer, layer)
-    for layer in range(mtp_blocks):
-        yield from _bind(NORMS + ATTENTION + feed_forward, len(layers) + layer, layer, prefix="mtp.")
-    if mtp_blocks:
-        yield from _bind(MTP, len(layers), 0)
-
-
-def _vision_rules(dims: Dims) -> Iterator[Bound]:
-    if "vision_blocks" not in dims:
-        raise CheckpointError("config.json has no vision_config, but there are visual.* tensors; restore it")
-    yield from _bind(VISION, 0, 0)
-    for block in range(dims["vision_blocks"]):
+def vision_rules(encoder: VisionEncoder) -> Iterator[BoundRule]:
+    """Yield the rules of a vision encoder, in the order of its GGUF."""
+    yield from _bind(VISION)
+    for block in range(encoder.depth):
         yield from _bind(VISION_BLOCK, block, block)
 
 
-def _resolve(
-    checkpoint: Checkpoint, dims: Dims, operations: Mapping[str, tuple[Operation, ...]], rules: Iterable[Bound]
-) -> Iterator[OutputTensor]:
-    missing = []
-    for rule, gguf, source in rules:
-        sources: tuple[str, ...] = (source,)
-        shape, part, names = tuple(dims[n] for n in rule.shape), rule.part, rule.shape
-        if rule.per_expert and source not in checkpoint.tensors:
-            # gate_up_proj lives at {stack}.mlp.experts; so do the single experts.
-            stack = source.rpartition(".")[0]
-            projection = rule.per_expert[0].partition(".{e}.")[2]
-            sources = tuple(f"{stack}.{e}.{projection}" for e in range(dims["experts"]))
-            part, names = None, rule.per_expert[1]
-            shape = tuple(dims[n] for n in names)
-        absent = [name for name in sources if name not in checkpoint.tensors]
-        if absent:
-            missing.append((gguf, absent[0]))
-            continue
-        for name in sources:
-            found = checkpoint.tensors[name].shape
-            if found != shape:
-                raise CheckpointError(
-                    f"{checkpoint.tensors[name].name} has shape {list(found)}, but config.json promises {list(shape)} "
-                    f"({', '.join(names)}) for {gguf}; the config belongs to another model"
-                )
-        if part:
-            shape = part.shape(shape)
-        bound = tuple(op for name in rule.operations for op in operations[name])
-        for operation in bound:
+def _bind(rules: Iterable[Rule], block: int = 0, layer: int = 0, prefix: str = "") -> Iterator[BoundRule]:
+    for rule in rules:
+        gguf, source = rule.gguf.replace("{L}", str(block)), rule.source.replace("{l}", str(layer))
+        yield BoundRule(rule, gguf, prefix + source)
+
+
+def dimensions(architecture: Architecture) -> dict[str, int]:
+    """Name every dimension that the shapes of a text model use."""
+    a, experts = architecture, architecture.experts
+    named = {
+        "1": 1,
+        "vocab": a.vocab_size,
+        "hidden": a.hidden_size,
+        "two_hidden": 2 * a.hidden_size,
+        "head_dim": a.head_dim,
+        "query": a.query_size,
+        "query_gate": 2 * a.query_size,
+        "kv": a.kv_size,
+        "v_heads": a.linear_value_heads,
+        "v_dim": a.linear_value_head_dim,
+        "value": a.linear_value_size,
+        "conv": a.conv_channels,
+        "kernel": a.conv_kernel_size,
+        "ffn": a.intermediate_size,
+    }
+    if experts:
+        named |= {"experts": experts.count, "expert_ffn": experts.intermediate_size}
+        named |= {"gate_up": 2 * experts.intermediate_size, "shared_ffn": experts.shared_intermediate_size}
+    return named
+
+
+def vision_dimensions(encoder: VisionEncoder) -> dict[str, int]:
+    """Name every dimension that the shapes of a vision encoder use."""
+    return {
+        "vision": encoder.hidden_size,
+        "vision_qkv": 3 * encoder.hidden_size,
+        "vision_ffn": encoder.intermediate_size,
+        "vision_out": encoder.out_hidden_size,
+        "merged": encoder.merged_size,
+        "positions": encoder.position_embeddings,
+        "channels": encoder.in_channels,
+        "frames": encoder.temporal_patch_size,
+        "patch": encoder.patch_size,
+    }
+
+
+def expected_shapes(model: Architecture | VisionEncoder) -> dict[str, Shape]:
+    """Return the shape of every tensor that the GGUF of a model has, the row length last, by name."""
+    if isinstance(model, Architecture):
+        dims, rules, operations = dimensions(model), text_rules(model), operation_table(model)
+    else:
+        dims, rules, operations = vision_dimensions(model), vision_rules(model), {}
+    shapes = {}
+    for rule, name, _ in rules:
+        shape = tuple(dims[dimension] for dimension in rule.shape)
+        shape = rule.part.shape(shape) if rule.part else shape
+        for operation in (operation for named in rule.operations for operation in operations[named]):
             shape = operation.shape(shape)
-        if rule.per_expert and len(shape) == 2:  # one tensor an expert: stacked in expert order
-            shape = (len(sources), *shape)
-        yield OutputTensor(gguf, sources, part, bound, shape, rule.floor)
-    if missing:
-        gguf, name = missing[0]
-        raise CheckpointError(
-            f"{checkpoint.directory}: {len(missing)} tensors are missing, first {name} (for {gguf}); "
-            "the checkpoint is incomplete or config.json belongs to another model"
-        )
-
-
-def _check_coverage(checkpoint: Checkpoint, outputs: list[OutputTensor]) -> None:
-    """Every output once, every source entirely used: nothing is skipped in silence."""
-    made: dict[str, OutputTensor] = {}
-    used: dict[str, list[Part | None]] = {}
-    for output in outputs:
-        if output.name in made:
-            raise CheckpointError(
-                f"{output.name} would be made twice, from {made[output.name].sources[0]} and {output.sources[0]}"
-            )
-        made[output.name] = output
-        for source in output.sources:
-            used.setdefault(source, []).append(output.part)
-    for source, parts in used.items():
-        complete = parts == [None] or (
-            None not in parts and sorted(p.index for p in parts if p) == list(range(parts[0].count if parts[0] else 0))
-        )
-        if not complete:
-            raise CheckpointError(f"{source} is not used exactly once by the tensor map: {parts}")
-    unknown = [
-        checkpoint.tensors[name].name
-        for name in checkpoint.tensors
-        if name not in used and not any(pattern.search(name) for pattern, _ in IGNORED)
-    ]
-    if unknown:
-        raise CheckpointError(
-            f"{checkpoint.directory}: {len(unknown)} tensors are unknown to the {checkpoint.arch} map, first "
-            f"{unknown[0]}; this is not a plain Qwen3.5 checkpoint"
-        )
+        shapes[name] = shape
+    return shapes

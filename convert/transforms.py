@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qwen35_gguf.architecture import Architecture
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
 
@@ -78,3 +80,27 @@ def tile_value_heads(axis: int, key_heads: int, per_key: int, head_dim: int, off
         apply=lambda x: permute(x, key_heads, per_key),
         invert=lambda y: permute(y, per_key, key_heads),
     )
+
+
+def operation_table(architecture: Architecture, *, norms_shifted: bool = False) -> dict[str, tuple[Operation, ...]]:
+    """Bind the operation names of the tensor map to one model's heads; what is the identity binds to nothing.
+
+    `norms_shifted`: the RMSNorm weights of the checkpoint have the +1 applied already.
+    """
+    key_heads, per_key = architecture.linear_key_heads, architecture.value_heads_per_key_head
+    v_dim, queries_and_keys = architecture.linear_value_head_dim, 2 * architecture.linear_key_size
+
+    def tile(axis: int, head_dim: int, offset: int = 0) -> tuple[Operation, ...]:
+        if per_key == 1 or key_heads == 1:
+            return ()
+        return (tile_value_heads(axis, key_heads, per_key, head_dim, offset),)
+
+    return {
+        "plus_one": () if norms_shifted else (plus_one,),
+        "neg_exp": (neg_exp,),
+        "squeeze": (squeeze,),
+        "v_heads": tile(0, 1),
+        "v_rows": tile(0, v_dim),
+        "v_after_qk": tile(0, v_dim, queries_and_keys),
+        "v_columns": tile(1, v_dim),
+    }

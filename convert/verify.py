@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 
-from qwen35_gguf.convert import hub, tensor_map
+from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
-from qwen35_gguf.convert.tensor_map import OutputTensor
+from qwen35_gguf.convert.tensor_plan import OutputTensor, plan_tensors
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.quant import kernels
 
@@ -71,7 +71,7 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
             f"{path}: is {arch}, but {directory} is {checkpoint.arch}; compare it with its own source"
         )
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    plan = tensor_map.plan(checkpoint, mtp=any(".nextn." in name for name in stored))
+    plan = plan_tensors(checkpoint, mtp=any(".nextn." in name for name in stored))
     outputs = plan.vision if arch == "clip" else plan.text
     for output in outputs:
         found = stored.pop(output.name, None)

@@ -19,32 +19,31 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as Type
 
+from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.errors import QuantizationError
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What the rules look at. `blocks` includes the MTP blocks; `tied` means that there is no output.weight."""
+class Weight:
+    """What the rules look at.
 
-    blocks: int
-    heads: int
-    kv_heads: int
-    experts: int = 0
-    tied: bool = False
-    importance: bool = False
+    Attributes:
+        role: which matrix of a block it is, as llama-quantize groups them.
+        block: the number of its block, 0 outside of the blocks.
+        architecture: of its model.
+        stacked: it holds the matrices of all routed experts.
+        imatrix: an importance matrix is used.
 
-
-@dataclass(frozen=True)
-class Place:
-    """A tensor's place in the model: its role, the number of its block, whether it stacks the experts' matrices."""
+    """
 
     role: str
     block: int
-    arch: Architecture
+    architecture: Architecture
     stacked: bool = False
+    imatrix: bool = False
 
 
-Condition = Callable[[Place], bool]
+Condition = Callable[[Weight], bool]
 
 
 @dataclass(frozen=True)
@@ -84,61 +83,66 @@ ROLES = (
 )
 
 
-def more_bits(place: Place) -> bool:
+def more_bits(weight: Weight) -> bool:
     """Tell whether the block is in the first or last eighth, or every third one between."""
-    i, n = place.block, place.arch.blocks
+    i, n = weight.block, weight.architecture.blocks
     return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
 
 
 def first(part: int) -> Condition:
     """Blocks in the first n-th of the model."""
-    return lambda place: place.block < place.arch.blocks // part
+    return lambda weight: weight.block < weight.architecture.blocks // part
 
 
 def below(count: int) -> Condition:
     """Hold for the first `count` blocks."""
-    return lambda place: place.block < count
+    return lambda weight: weight.block < count
 
 
-def middle(place: Place) -> bool:
+def middle(weight: Weight) -> bool:
     """Blocks outside the first and the last eighth."""
-    i, n = place.block, place.arch.blocks
+    i, n = weight.block, weight.architecture.blocks
     return n // 8 <= i < 7 * n // 8
 
 
-def grouped(place: Place) -> bool:
+def grouped(weight: Weight) -> bool:
     """At least four query heads share a key-value head: attn_v is small, so more bits cost little."""
-    return place.arch.heads // place.arch.kv_heads >= 4
+    return weight.architecture.heads // weight.architecture.kv_heads >= 4
 
 
-def eight_experts(place: Place) -> bool:
+def eight_experts(weight: Weight) -> bool:
     """Exactly eight experts, as in the Mixtral models that this special case was made for."""
-    return place.arch.experts == 8
+    return experts_of(weight) == 8
 
 
-def stacked(place: Place) -> bool:
+def experts_of(weight: Weight) -> int:
+    """Return the number of routed experts, 0 in a dense model."""
+    return weight.architecture.experts.count if weight.architecture.experts else 0
+
+
+def stacked(weight: Weight) -> bool:
     """Hold for the routed experts, which are one tensor of three dimensions."""
-    return place.stacked
+    return weight.stacked
 
 
-def importance(place: Place) -> bool:
+def importance(weight: Weight) -> bool:
     """Hold when an importance matrix is used."""
-    return place.arch.importance
+    return weight.imatrix
 
 
 def no(condition: Condition) -> Condition:
     """Negate a condition."""
-    return lambda place: not condition(place)
+    return lambda weight: not condition(weight)
 
 
 def both(*conditions: Condition) -> Condition:
     """All of the conditions."""
-    return lambda place: all(condition(place) for condition in conditions)
+    return lambda weight: all(condition(weight) for condition in conditions)
 
 
 def either(*conditions: Condition) -> Condition:
     """Any of the conditions."""
-    return lambda place: any(condition(place) for condition in conditions)
+    return lambda weight: any(condition(weight) for condition in conditions)
 
 
 V8 = Rule((ATTN_V, ATTN_K), Type.Q8_0, eight_experts)
@@ -165,7 +169,7 @@ def _tiny(down_and_v: Type, embed: Type, attn_out: Type | None) -> tuple[Rule, .
     rules = (
         Rule((OUTPUT,), Type.Q5_K),
         Rule((EMBED,), embed),
-        attention(Type.Q4_K, either(grouped, lambda place: place.arch.experts >= 4)),
+        attention(Type.Q4_K, either(grouped, lambda weight: experts_of(weight) >= 4)),
         attention(down_and_v),
         Rule((ATTN_K,), Type.Q4_K, eight_experts),
         down(down_and_v, first(8)),
@@ -302,14 +306,17 @@ def find_recipe(name: str) -> Recipe:
     return recipe
 
 
-def tensor_type(recipe: Recipe, tensor: str, shape: tuple[int, ...], arch: Architecture) -> Type:
+def tensor_type(
+    recipe: Recipe, tensor: str, shape: tuple[int, ...], architecture: Architecture, *, imatrix: bool = False
+) -> Type:
     """Choose a tensor's type.
 
     Args:
         recipe: the mix.
         tensor: its GGUF name.
         shape: in numpy order, the row length last.
-        arch: what the rules look at.
+        architecture: of its model; `mtp_blocks` and `tied` must be those of the file.
+        imatrix: an importance matrix is used.
 
     """
     if len(shape) < 2 or KEPT_F32.search(tensor):
@@ -317,11 +324,11 @@ def tensor_type(recipe: Recipe, tensor: str, shape: tuple[int, ...], arch: Archi
     if GGML_QUANT_SIZES[recipe.default][0] == 1:  # F32, F16, BF16
         return recipe.default
     role = next((role for pattern, role in ROLES if pattern.search(tensor)), "other")
-    if role == EMBED and arch.tied:
+    if role == EMBED and architecture.tied:
         role = OUTPUT
     block = re.match(r"blk\.(\d+)\.", tensor)
-    place = Place(role, int(block[1]) if block else 0, arch, stacked=len(shape) == 3)
-    type_ = next((r.type for r in recipe.rules if role in r.roles and (r.when is None or r.when(place))), None)
+    weight = Weight(role, int(block[1]) if block else 0, architecture, stacked=len(shape) == 3, imatrix=imatrix)
+    type_ = next((r.type for r in recipe.rules if role in r.roles and (r.when is None or r.when(weight))), None)
     if role == OUTPUT:
         if shape[-1] % GGML_QUANT_SIZES[recipe.default][0] or recipe.default is Type.Q8_0:
             type_ = Type.Q8_0

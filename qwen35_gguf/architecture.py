@@ -396,7 +396,7 @@ def layer_kinds(layers: int, interval: int) -> tuple[LayerKind, ...]:
     return tuple(FULL if (layer + 1) % interval == 0 else LINEAR for layer in range(layers))
 
 
-def layer_kinds_of(text: Config, where: str = "config.json") -> tuple[LayerKind, ...]:
+def layer_kinds_of(text: Config, where: str = "") -> tuple[LayerKind, ...]:
     """Return the kind of each layer of the main model: `layer_types` of config.json, or the usual pattern.
 
     Raises:
@@ -408,16 +408,20 @@ def layer_kinds_of(text: Config, where: str = "config.json") -> tuple[LayerKind,
     if not listed:
         return layer_kinds(layers, interval_of(text, where))
     if len(listed) != layers:
-        raise CheckpointError(f"{where}: layer_types has {len(listed)} entries, expected num_hidden_layers = {layers}")
+        raise _config_error(where, f"layer_types has {len(listed)} entries, expected num_hidden_layers = {layers}")
     unknown = sorted({str(kind) for kind in listed} - {LINEAR, FULL})
     if unknown:
-        raise CheckpointError(f"{where}: layer_types has {unknown[0]!r}; known are {LINEAR} and {FULL}")
+        raise _config_error(where, f"layer_types has {unknown[0]!r}; known are {LINEAR} and {FULL}")
     return tuple(listed)
 
 
-def interval_of(text: Config, where: str = "config.json") -> int:
+def interval_of(text: Config, where: str = "") -> int:
     """Return `full_attention_interval` of config.json. Raises CheckpointError if it is not a size."""
     return _ConfigReader(text, where).size("full_attention_interval", DEFAULT_INTERVAL)
+
+
+def _config_error(where: str, problem: str) -> CheckpointError:
+    return CheckpointError(f"{where}: {problem}" if where else problem)
 
 
 @dataclass(frozen=True)
@@ -432,7 +436,7 @@ class _ConfigReader:
         value = self.section.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise CheckpointError(f"{self.where}: {self.prefix}{key} is {value!r}, not a size")
+            raise _config_error(self.where, f"{self.prefix}{key} is {value!r}, not a size")
         return value
 
     def count(self, key: str) -> int:

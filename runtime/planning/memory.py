@@ -18,6 +18,7 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf import ggml_ops
+from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.errors import ContextError, MemoryLimitError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.quant import recipes
@@ -29,7 +30,6 @@ from qwen35_gguf.runtime.planning.available_memory import available_bytes
 __all__ = ["Estimate", "available_bytes", "check_fits", "estimate", "largest_context", "rope_note", "rope_scaling"]
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-ARCHITECTURES = ("qwen35", "qwen35moe")
 F32 = 4
 CELLS = 256  # llama.cpp rounds the context up to multiples of it
 LEAST_CONTEXT = 512  # a smaller one is of no use
@@ -106,9 +106,20 @@ def _count(header: GgufHeader, key: str, default: int | None = None) -> int:
     return value
 
 
+def architecture_of(header: GgufHeader) -> Architecture:
+    """Read the hyper-parameters of a text model.
+
+    Raises:
+        ModelError: it is not a text model of this family, or the header contradicts itself.
+
+    """
+    shapes = {tensor.name: tensor.shape[::-1] for tensor in header.tensors}
+    return Architecture.from_gguf(header.metadata, shapes, str(header.path))
+
+
 def trunk_layers(header: GgufHeader) -> int:
     """Count the layers without the MTP blocks."""
-    return _count(header, "block_count") - _count(header, "nextn_predict_layers", 0)
+    return architecture_of(header).layers
 
 
 def has_mtp(header: GgufHeader) -> bool:
@@ -134,46 +145,30 @@ def model_shape(header: GgufHeader, *, patched: bool = True) -> activations.Shap
         ModelError: it is not a text model of this family, or the header contradicts itself.
 
     """
-    if header.architecture not in ARCHITECTURES:
-        name = header.architecture
-        raise ModelError(f"{header.path}: is a GGUF of {name}, not of Qwen3.5; name the text model's file")
-    layers = trunk_layers(header)
-    recurrent = header.get("attention.recurrent_layers")
-    interval = _count(header, "full_attention_interval", 4)
-    if not isinstance(recurrent, list):
-        recurrent = [(layer + 1) % max(1, interval) != 0 for layer in range(layers)]
-    embedding = _tensor(header, "token_embd.weight")
-    if layers < 1 or len(recurrent) < layers or embedding is None or len(embedding.shape) != 2:
-        message = f"{layers} layers, {len(recurrent)} kinds of layers"
-        raise ModelError(f"{header.path}: the header contradicts itself ({message}); convert or download it again")
-    state_size, groups = _count(header, "ssm.state_size"), _count(header, "ssm.group_count")
-    inner, taps, rank = (_count(header, f"ssm.{key}") for key in ("inner_size", "conv_kernel", "time_step_rank"))
-    experts = _count(header, "expert_count", 0)
-    vocabulary = embedding.shape[1]
-    shape = activations.Shape(
-        embedding=_count(header, "embedding_length"),
-        feed_forward=0 if experts else _count(header, "feed_forward_length"),
-        heads=_count(header, "attention.head_count"),
-        kv_heads=_count(header, "attention.head_count_kv"),
-        head_size=_count(header, "attention.key_length"),
-        keys=state_size * groups,
-        values=inner,
-        value_heads=rank,
-        state=state_size * inner,
-        conv_state=(taps - 1) * (2 * state_size * groups + inner),
-        recurrent=tuple(bool(kind) for kind in recurrent[:layers]),
+    found = architecture_of(header)
+    vocabulary, experts = found.vocab_size, found.experts
+    if not vocabulary:
+        raise ModelError(f"{header.path}: has no token_embd.weight; convert or download it again")
+    return activations.Shape(
+        embedding=found.hidden_size,
+        feed_forward=found.intermediate_size,
+        heads=found.heads,
+        kv_heads=found.kv_heads,
+        head_size=found.head_dim,
+        keys=found.linear_key_size,
+        values=found.linear_value_size,
+        value_heads=found.linear_value_heads,
+        state=found.state_size,
+        conv_state=found.conv_state_size,
+        recurrent=found.recurrent[: found.layers],
         vocabulary=vocabulary,
         draft_vocabulary=min((patched and _count(header, "nextn_vocab_size", 0)) or vocabulary, vocabulary),
-        experts=experts,
-        experts_used=_count(header, "expert_used_count") if experts else 0,
-        expert_feed_forward=_count(header, "expert_feed_forward_length") if experts else 0,
-        shared_feed_forward=_count(header, "expert_shared_feed_forward_length", 0) if experts else 0,
+        experts=experts.count if experts else 0,
+        experts_used=experts.used if experts else 0,
+        expert_feed_forward=experts.intermediate_size if experts else 0,
+        shared_feed_forward=experts.shared_intermediate_size if experts else 0,
         merged_experts=_tensor(header, "blk.0.ffn_gate_up_exps.weight") is not None,
     )
-    needed = (shape.embedding, shape.heads, shape.kv_heads, shape.head_size, shape.keys, shape.values, rank, taps)
-    if min(needed) < 1:
-        raise ModelError(f"{header.path}: a dimension in the header is 0; convert or download it again")
-    return shape
 
 
 def vision_shape(header: GgufHeader) -> activations.VisionShape:
@@ -468,14 +463,7 @@ def what_fits(
 
 def requantized(header: GgufHeader, quant: str) -> GgufHeader:
     """Return what the header would be after conversion with another mix, as `qwen35 convert` chooses the types."""
-    architecture = recipes.Architecture(
-        blocks=_count(header, "block_count"),
-        heads=_count(header, "attention.head_count"),
-        kv_heads=max(1, _count(header, "attention.head_count_kv")),
-        experts=_count(header, "expert_count", 0),
-        tied=_tensor(header, "output.weight") is None,
-    )
-    recipe = recipes.find_recipe(quant)
+    architecture, recipe = architecture_of(header), recipes.find_recipe(quant)
 
     def retyped(tensor: TensorInfo) -> TensorInfo:
         if tensor.type is GGMLQuantizationType.F32:  # what is not quantized in one mix is in none

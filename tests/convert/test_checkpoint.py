@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from qwen35_gguf.convert import hf_to_gguf, tensor_map, verify
+from qwen35_gguf.convert import hf_to_gguf, tensor_plan, verify
 from qwen35_gguf.convert.checkpoint import canonical_name, open_checkpoint
 from qwen35_gguf.errors import CheckpointError
 
@@ -41,8 +41,8 @@ def edit_header(directory: Path, change: Callable[[Header], object]) -> None:
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + raw[8 + length :])
 
 
-def plan(directory: Path) -> tensor_map.TensorPlan:
-    return tensor_map.plan(open_checkpoint(directory))
+def plan(directory: Path) -> tensor_plan.TensorPlan:
+    return tensor_plan.plan_tensors(open_checkpoint(directory))
 
 
 def rename(header: Header, old: str, new: str) -> None:
@@ -204,7 +204,7 @@ def test_a_claimed_mtp_head_that_is_absent_is_a_note(checkpoint: Callable[..., P
     directory = copy(checkpoint(mtp=False), tmp_path)
     edit_config(directory, lambda c: c["text_config"].update(mtp_num_hidden_layers=1))
     result = plan(directory)
-    assert result.mtp_blocks == 0
+    assert result.architecture.mtp_blocks == 0
     assert any("no mtp.* tensors" in note for note in result.notes)
 
 
@@ -212,7 +212,7 @@ def test_an_unclaimed_mtp_head_is_converted(checkpoint: Callable[..., Path], tmp
     directory = copy(checkpoint(mtp=True), tmp_path)
     edit_config(directory, lambda c: c["text_config"].update(mtp_num_hidden_layers=0))
     result = plan(directory)
-    assert result.mtp_blocks == 1
+    assert result.architecture.mtp_blocks == 1
     assert any("1 are there" in note for note in result.notes)
 
 

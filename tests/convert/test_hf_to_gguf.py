@@ -18,7 +18,8 @@ import pytest
 from gguf import GGUFReader
 
 from oracles.paths import ROOT
-from qwen35_gguf.convert import hf_to_gguf, tensor_map, verify
+from qwen35_gguf.architecture import Architecture
+from qwen35_gguf.convert import hf_to_gguf, transforms, verify
 from qwen35_gguf.convert.checkpoint import open_checkpoint
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.gguf_file import writer
@@ -126,12 +127,12 @@ def test_verify_notices_heads_in_the_wrong_order(
     checkpoint: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = checkpoint(value_heads_per_key=2)
-    table = tensor_map.operation_table
+    table = transforms.operation_table
 
-    def without_tiling(dims: tensor_map.Dims, **options: bool) -> dict[str, tuple[tensor_map.Operation, ...]]:
-        return table(dims, **options) | {"v_rows": ()}
+    def without_tiling(model: Architecture, **options: bool) -> dict[str, tuple[transforms.Operation, ...]]:
+        return table(model, **options) | {"v_rows": ()}
 
-    monkeypatch.setattr(tensor_map, "operation_table", without_tiling)
+    monkeypatch.setattr(transforms, "operation_table", without_tiling)
     (file,) = hf_to_gguf.convert(source, "Q2_K", tmp_path, vision=False)
     monkeypatch.undo()
     failed = {result.name for result in verify.verify(file, source) if not result.passed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from gguf import GGMLQuantizationType as Type
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oracles.paths import TINY
+from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import QuantizationError, RecipeError
@@ -133,12 +136,12 @@ def test_the_recipes_that_come_with_the_package_are_sound() -> None:
         find("deltanet", "Q8_0")
     with pytest.raises(RecipeError, match="name a file of"):
         find("missing.yaml", "Q4_K_M")
+    model = Architecture.from_config(json.loads((TINY / "config.json").read_text()))
     for quant in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K"):
         recipe = find("deltanet", quant)
         assert recipe.base.name == quant
         assert recipe.type_of("blk.0.ssm_alpha.weight", (16, 1024), 24) is Type.Q8_0
         protected = recipe.type_of("blk.0.ssm_out.weight", (1024, 1024), 24)
-        arch = recipes.Architecture(blocks=24, heads=8, kv_heads=2, experts=0, tied=True, importance=True)
-        stock = recipes.tensor_type(recipe.base, "blk.0.ssm_out.weight", (1024, 1024), arch)
+        stock = recipes.tensor_type(recipe.base, "blk.0.ssm_out.weight", (1024, 1024), model, imatrix=True)
         sizes = gguf.GGML_QUANT_SIZES
         assert sizes[protected][1] / sizes[protected][0] > sizes[stock][1] / sizes[stock][0]

@@ -21,7 +21,7 @@ from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.convert.checkpoint import Checkpoint
-from qwen35_gguf.convert.tensor_map import OutputTensor
+from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.errors import OutputError, PackageError
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.release import package

@@ -12,9 +12,10 @@ from typing import Any
 
 from gguf import GGMLQuantizationType, LlamaFileType
 
-from qwen35_gguf.errors import QuantizationError
+from qwen35_gguf.errors import ModelError, QuantizationError
 from qwen35_gguf.quant import recipes
 from qwen35_gguf.release.lint.diagnostic import Finding, Subject
+from qwen35_gguf.release.lint.tensors import architecture_of
 
 PRE, MODEL = "tokenizer.ggml.pre", "tokenizer.ggml.model"
 TOKENS, TYPES, MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"
@@ -134,7 +135,10 @@ def file_type(subject: Subject) -> Iterator[Finding]:
     recipe = next((recipe for recipe in recipes.RECIPES if recipe.file_type == value), None)
     if recipe is None or subject.get("quantize.recipe.name"):
         return  # of a type that is newer than this list; or of a recipe, that decides for each tensor
-    expected = {_most_common(_predicted(subject, recipe, importance), subject) for importance in (False, True)}
+    try:
+        expected = {_most_common(_predicted(subject, recipe, importance), subject) for importance in (False, True)}
+    except ModelError:
+        return  # `tensors.shapes` reports it
     if found not in expected:
         fitting = _fitting(subject, found)
         what = f"is {value} ({recipe.name}), but most weights are {found.name}"
@@ -153,16 +157,11 @@ def _fitting(subject: Subject, found: GGMLQuantizationType) -> str:
 
 def _predicted(subject: Subject, recipe: recipes.Recipe, importance: bool) -> dict[str, GGMLQuantizationType]:
     """Tell which type the recipe gives each tensor."""
-    architecture = recipes.Architecture(
-        blocks=subject.number("{arch}.block_count", 1),
-        heads=subject.number("{arch}.attention.head_count", 1),
-        kv_heads=subject.number("{arch}.attention.head_count_kv", 1) or 1,
-        experts=subject.number("{arch}.expert_count"),
-        tied="output.weight" not in subject.tensors,
-        importance=importance,
-    )
-    shapes = {name: stored.tensor.shape[::-1] for name, stored in subject.tensors.items()}
-    return {name: recipes.tensor_type(recipe, name, shape, architecture) for name, shape in shapes.items()}
+    architecture = architecture_of(subject)
+    return {
+        name: recipes.tensor_type(recipe, name, stored.tensor.shape[::-1], architecture, imatrix=importance)
+        for name, stored in subject.tensors.items()
+    }
 
 
 def _most_common(types: dict[str, GGMLQuantizationType], subject: Subject) -> Any:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
+from qwen35_gguf.architecture import Architecture
+from qwen35_gguf.convert.tensor_map import expected_shapes
+from qwen35_gguf.errors import ModelError
 from qwen35_gguf.gguf_file.layout import contiguous
 from qwen35_gguf.release.lint.diagnostic import Finding, Subject
 
 Shape = tuple[int, ...]
-Shapes = dict[str, Shape]
 
 BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 AGAIN = "convert the checkpoint again with `qwen35 convert`"
@@ -99,12 +102,22 @@ def nextn(subject: Subject) -> Iterator[Finding]:
 
 def shapes(subject: Subject) -> Iterator[Finding]:
     """Every tensor that llama.cpp asks for has to be there and have the shape that the metadata promise."""
-    there = blocks_present(subject)
-    expected = expected_shapes(subject, there)
+    try:
+        model = architecture_of(subject)
+    except ModelError as error:
+        yield Finding("error", "tensors", subject.path.name, str(error).removeprefix(f"{subject.path}: "), AGAIN)
+        return
+    expected = text_shapes(subject, model)
     missing = [name for name in expected if name not in subject.tensors and not OPTIONAL.fullmatch(name)]
     if missing:
         yield Finding("error", "tensors", missing[0], f"missing: {_names(missing)}", AGAIN)
-    unknown = [name for name in subject.tensors if name not in expected and not OPTIONAL.fullmatch(name)]
+    unknown = [
+        name
+        for name in subject.tensors
+        if name not in expected
+        and not OPTIONAL.fullmatch(name)
+        and not ((block := BLOCK.fullmatch(name)) and int(block[1]) >= model.blocks)  # `block_count` reports these
+    ]
     if unknown:
         what = f"llama.cpp knows no such tensor and refuses the file: {_names(unknown)}"
         yield Finding("error", "tensors", unknown[0], what, AGAIN)
@@ -115,86 +128,37 @@ def shapes(subject: Subject) -> Iterator[Finding]:
             yield Finding("error", "tensors", name, what, AGAIN)
 
 
-def expected_shapes(subject: Subject, blocks: set[int]) -> Shapes:
-    """Derive all tensors of the given blocks from the metadata, the row length first."""
-    width, count = subject.number("{arch}.embedding_length"), subject.number("{arch}.block_count")
-    trunk = count - subject.number("{arch}.nextn_predict_layers")
-    recurrent = subject.get("{arch}.attention.recurrent_layers")
-    if not isinstance(recurrent, list) or len(recurrent) < trunk:
-        every = max(1, subject.number("{arch}.full_attention_interval", 4))
-        recurrent = [bool((layer + 1) % every) for layer in range(trunk)]
-    vocabulary = (*subject.shape("token_embd.weight"), 0, 0)[1]
-    found: Shapes = {"token_embd.weight": (width, vocabulary), "output_norm.weight": (width,)}
-    found["output.weight"] = (width, vocabulary)
-    for block in sorted(blocks):
-        of_block: Shapes = {"attn_norm.weight": (width,), "post_attention_norm.weight": (width,)}
-        delta = block < trunk and recurrent[block]
-        of_block |= _delta_net(subject, width) if delta else _attention(subject, width)
-        of_block |= _experts(subject, width) if subject.arch == "qwen35moe" else _feed_forward(subject, width)
-        if block >= trunk:
-            of_block |= _mtp(width)
-        found |= {f"blk.{block}.{name}": shape for name, shape in of_block.items()}
-    return found
+def architecture_of(subject: Subject) -> Architecture:
+    """Read the hyper-parameters.
+
+    Raises:
+        ModelError: an entry is missing, not a size, or contradicts another.
+
+    """
+    entries = [entry for entry in subject.shards[0].entries if not entry.key.startswith("tokenizer.")]
+    metadata = {entry.key: entry.decode() for entry in entries}
+    shapes = {name: stored.tensor.shape[::-1] for name, stored in subject.tensors.items()}
+    return Architecture.from_gguf(metadata, shapes, str(subject.path))
 
 
-def _attention(subject: Subject, width: int) -> Shapes:
-    heads, shared = (subject.number(f"{{arch}}.attention.head_count{kind}") for kind in ("", "_kv"))
-    keys, values = (subject.number(f"{{arch}}.attention.{kind}_length") for kind in ("key", "value"))
+def text_shapes(subject: Subject, model: Architecture) -> dict[str, Shape]:
+    """Return the shapes of all tensors of the blocks that are present, the row length first."""
+    shapes = expected_shapes(replace(model, tied=False))  # an output matrix is allowed, not needed
+    first = f"blk.{model.layers}.nextn."
+    for name in [name for name in shapes if name.startswith(first)]:  # llama.cpp wants them in each MTP block
+        for block in range(model.layers + 1, model.blocks):
+            shapes[f"blk.{block}.nextn.{name.removeprefix(first)}"] = shapes[name]
+    for name in [name for name in subject.tensors if name.endswith(".ffn_gate_up_exps.weight")]:
+        gate, up = (name.replace("gate_up", kind) for kind in ("gate", "up"))
+        if gate in shapes:  # other converters join the two
+            experts, rows, columns = shapes.pop(gate)
+            shapes.pop(up)
+            shapes[name] = experts, 2 * rows, columns
+    present = blocks_present(subject)
     return {
-        "attn_q.weight": (width, 2 * heads * keys),  # with the gate
-        "attn_k.weight": (width, shared * keys),
-        "attn_v.weight": (width, shared * values),
-        "attn_output.weight": (heads * keys, width),
-        "attn_q_norm.weight": (keys,),
-        "attn_k_norm.weight": (keys,),
-    }
-
-
-def _delta_net(subject: Subject, width: int) -> Shapes:
-    keys = ("state_size", "group_count", "time_step_rank", "conv_kernel")
-    head, groups, rank, taps = (subject.number(f"{{arch}}.ssm.{key}") for key in keys)
-    values = head * rank
-    channels = 2 * head * groups + values
-    return {
-        "attn_qkv.weight": (width, channels),
-        "attn_gate.weight": (width, values),
-        "ssm_conv1d.weight": (taps, channels),
-        "ssm_dt.bias": (rank,),
-        "ssm_a": (rank,),
-        "ssm_alpha.weight": (width, rank),
-        "ssm_beta.weight": (width, rank),
-        "ssm_norm.weight": (head,),
-        "ssm_out.weight": (values, width),
-    }
-
-
-def _feed_forward(subject: Subject, width: int) -> Shapes:
-    inner = subject.number("{arch}.feed_forward_length")
-    return {"ffn_gate.weight": (width, inner), "ffn_up.weight": (width, inner), "ffn_down.weight": (inner, width)}
-
-
-def _experts(subject: Subject, width: int) -> Shapes:
-    count, inner = subject.number("{arch}.expert_count"), subject.number("{arch}.expert_feed_forward_length")
-    shared = subject.number("{arch}.expert_shared_feed_forward_length")
-    merged = any(name.endswith(".ffn_gate_up_exps.weight") for name in subject.tensors)
-    gate_up: Shapes = {"ffn_gate_exps.weight": (width, inner, count), "ffn_up_exps.weight": (width, inner, count)}
-    return {
-        "ffn_gate_inp.weight": (width, count),
-        **({"ffn_gate_up_exps.weight": (width, 2 * inner, count)} if merged else gate_up),
-        "ffn_down_exps.weight": (inner, width, count),
-        "ffn_gate_inp_shexp.weight": (width,),
-        "ffn_gate_shexp.weight": (width, shared),
-        "ffn_up_shexp.weight": (width, shared),
-        "ffn_down_shexp.weight": (shared, width),
-    }
-
-
-def _mtp(width: int) -> Shapes:
-    return {
-        "nextn.eh_proj.weight": (2 * width, width),
-        "nextn.enorm.weight": (width,),
-        "nextn.hnorm.weight": (width,),
-        "nextn.shared_head_norm.weight": (width,),
+        name: shape[::-1]
+        for name, shape in shapes.items()
+        if not (found := BLOCK.fullmatch(name)) or int(found[1]) in present
     }
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from qwen35_gguf.errors import VisionError
+from qwen35_gguf.architecture import VisionEncoder
+from qwen35_gguf.convert.tensor_map import expected_shapes
+from qwen35_gguf.errors import ModelError, VisionError
 from qwen35_gguf.gguf_file.layout import Layout
 from qwen35_gguf.release.lint.diagnostic import Finding, Subject, subject
 from qwen35_gguf.release.lint.tensors import AGAIN
@@ -45,7 +47,13 @@ def whole(tower: Subject) -> Iterator[Finding]:
         value = tower.get(f"clip.vision.{key}")
         if not isinstance(value, list) or len(value) != 3:
             yield Finding("error", "mmproj", f"{path}: clip.vision.{key}", f"is {value}, not three numbers", AGAIN)
-    expected = _expected(tower)
+    metadata = {entry.key: entry.decode() for entry in tower.shards[0].entries}
+    try:
+        encoder = VisionEncoder.from_gguf(metadata, path)
+    except ModelError as error:
+        yield Finding("error", "mmproj", path, str(error).removeprefix(f"{path}: "), AGAIN)
+        return
+    expected = {name: shape[::-1] for name, shape in expected_shapes(encoder).items()}
     missing = [name for name in expected if name not in tower.tensors]
     if missing:
         what = f"is missing, and {len(missing) - 1} more" if len(missing) > 1 else "is missing"
@@ -55,44 +63,11 @@ def whole(tower: Subject) -> Iterator[Finding]:
         if found and found != shape:
             what = f"has shape {list(found)}, where the metadata make it {list(shape)}"
             yield Finding("error", "mmproj", f"{path}: {name}", what, AGAIN)
-    count = tower.number("clip.vision.block_count")
+    count = encoder.depth
     beyond = {int(f[1]) for name in tower.tensors if (f := BLOCK.fullmatch(name)) and int(f[1]) >= count}
     if beyond:
         what = f"is {count}, but there are tensors up to block {max(beyond)}"
         yield Finding("error", "mmproj", f"{path}: clip.vision.block_count", what, AGAIN)
-
-
-def _expected(tower: Subject) -> dict[str, tuple[int, ...]]:
-    keys = ("embedding_length", "feed_forward_length", "projection_dim", "block_count", "spatial_merge_size")
-    width, inner, projected, blocks, merge = (tower.number(f"clip.vision.{key}") for key in keys)
-    patch = tower.number("clip.vision.patch_size")
-    merged = width * (merge or 2) ** 2
-    grid = (tower.number("clip.vision.image_size") // max(1, patch)) ** 2
-    shapes: dict[str, tuple[int, ...]] = {
-        "v.patch_embd.weight": (patch, patch, 3, width),
-        "v.patch_embd.weight.1": (patch, patch, 3, width),
-        "v.patch_embd.bias": (width,),
-        "v.position_embd.weight": (width, grid),
-        "v.post_ln.weight": (width,),
-        "v.post_ln.bias": (width,),
-        "mm.0.weight": (merged, merged),
-        "mm.0.bias": (merged,),
-        "mm.2.weight": (merged, projected),
-        "mm.2.bias": (projected,),
-    }
-    of_block: dict[str, tuple[int, ...]] = {
-        "ln1": (width,),
-        "ln2": (width,),
-        "attn_qkv": (width, 3 * width),
-        "attn_out": (width, width),
-        "ffn_up": (width, inner),
-        "ffn_down": (inner, width),
-    }
-    for block in range(blocks):
-        for name, shape in of_block.items():
-            shapes[f"v.blk.{block}.{name}.weight"] = shape
-            shapes[f"v.blk.{block}.{name}.bias"] = shape[-1:]
-    return shapes
 
 
 def beside(layout: Layout) -> list[Layout]:
