@@ -22,9 +22,9 @@ from oracles import llama, mtp_reference, vision  # noqa: E402
 from qwen35_gguf.convert import hf_to_gguf  # noqa: E402
 
 MODELS = {
-    "1 value head a key": {"value_heads_per_key": 1},
-    "2 value heads a key": {"value_heads_per_key": 2},
-    "3 value heads a key, untied": {"value_heads_per_key": 3, "tied": False},
+    "1 value head per key head": {"value_heads_per_key": 1},
+    "2 value heads per key head": {"value_heads_per_key": 2},
+    "3 value heads per key head, untied": {"value_heads_per_key": 3, "tied": False},
     "experts": {"moe": True},
 }
 

@@ -3,11 +3,13 @@
 .venv/bin/python bench/chat.py [--model FILE] [--size 0.8b] [--quant Q4_K_M] [--system 8000] [--turns 10] [--threads 2]
 
 Each side is a process of its own with the same file, context, batch and threads: `Llama` on a stock build of
-llama-cpp-python, `Qwen35` on the one that is installed, without drafts. Both decode greedily, and each goes on with its
-own answers; they take turns. Then a third process repeats every turn of ours with nothing to reuse.
+llama-cpp-python, once with its default settings and once with `use_extra_bufts=False` ("no repack", faster in prefill
+on AVX-512), and `Qwen35` on the build that is installed, without drafts. All decode greedily, continue with their own
+answers and take turns. Then another process repeats every turn of ours with nothing to reuse.
 
-Printed are the time to the first token, the tokens of the prompt that were evaluated, decoding speed, what a token
-costs beside the calls of llama.cpp, peak memory, and whether the answers equal those of the cold runs.
+Printed are the time to the first token, the prompt tokens that were evaluated, decode speed, the time per token
+outside of llama.cpp's calls, peak memory, and whether the answers equal those of the cold runs. Columns of three values
+are stock by default, stock without repacking, ours; ratios are against the better of the two stock values.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from runtime import convert, environment, worker_environment
+from runtime import STOCK, child_environment, convert, environment, rotated
 
 N_CTX, N_BATCH = 16384, 512
-# Greedy, but random weights shall not repeat one token for ever.
+# Greedy, but random weights must not repeat one token forever.
 SAMPLING = {"temperature": 0.0, "repeat_penalty": 8.0}
 QUESTIONS = ("What comes first?", "And after that?", "Why is that so?", "Name an example.", "Can it be shorter?")
 CALLS = re.compile(r"llama_(decode|synchronize|get_logits_ith|sampler_\w+)")
@@ -36,77 +39,92 @@ Answer = dict[str, Any]
 
 
 def main() -> None:
-    """Let both sides chat, and print what each turn cost."""
+    """Let all sides chat, and print what each turn cost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="0.8b")
     parser.add_argument("--quant", default="Q4_K_M")
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--system", type=int, default=8000, help="tokens of the system prompt")
     parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=48, help="of an answer")
+    parser.add_argument("--tokens", type=int, default=48, help="tokens of an answer")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
-        serve(WORKERS[options.worker](options), options)
+    if options.child:
+        serve(CHILDREN[options.child](options), options)
         return
     stock = environment("stock", "native")
     with tempfile.TemporaryDirectory() as scratch:
         options.model = options.model or convert(Path(scratch), options.size, options.quant)
-        sides = {"stock": Side(stock, "stock", options), "ours": Side(Path(sys.executable), "ours", options)}
+        sides = {name: Side(stock, name, options) for name in STOCK} | {
+            "ours": Side(Path(sys.executable), "ours", options)
+        }
         print(f"{options.model.name}, {options.threads} threads, {options.turns} turns of {options.tokens} tokens")
-        print(
-            f"{'turn':>4}{'prompt':>8}{'evaluated':>16}{'first token, s':>18}{'ratio':>8}{'tokens/s':>16}{'ratio':>8}"
+        heads = (
+            f"{'turn':>4}{'prompt':>8}{'evaluated':>22}{'first token, s':>20}{'ratio':>8}{'tokens/s':>18}{'ratio':>8}"
         )
+        print(heads + "   (stock by default, stock without repacking, ours)")
         turns: dict[str, list[Answer]] = {name: [] for name in sides}
         for number in range(options.turns):
-            for name in reversed(sides) if number % 2 else sides:
+            for name in rotated(sides, number):
                 turns[name].append(sides[name].ask(QUESTIONS[number % len(QUESTIONS)]))
-            row(number + 1, turns["stock"][-1], turns["ours"][-1])
-        memory = {name: side.close() for name, side in sides.items()}
+            row(number + 1, [answers[-1] for answers in turns.values()])
+        memory = [side.close() for side in sides.values()]
         cold = Side(Path(sys.executable), "cold", options)
         repeated = [cold.ask(QUESTIONS[number % len(QUESTIONS)]) for number in range(options.turns)]
         cold.close()
-    summary(turns["stock"], turns["ours"], repeated, memory)
+    summary(list(turns.values()), repeated, memory)
 
 
-def row(number: int, stock: Answer, ours: Answer) -> None:
-    """Print one turn, stock before ours."""
-    evaluated = f"{stock['evaluated']:,} {ours['evaluated']:,}"
-    first = f"{stock['first']:.2f} {ours['first']:.3f}"
-    speeds = f"{stock['speed']:.1f} {ours['speed']:.1f}"
-    ratios = stock["first"] / ours["first"], ours["speed"] / stock["speed"]
-    print(f"{number:>4}{ours['prompt']:>8,}{evaluated:>16}{first:>18}{ratios[0]:>8.1f}{speeds:>14}{ratios[1]:>7.2f}")
+def row(number: int, answers: list[Answer]) -> None:
+    """Print one turn; `answers` has ours last."""
+    *stock, ours = answers
+    evaluated = " ".join(f"{answer['evaluated']:,}" for answer in answers)
+    first = " ".join(f"{answer['first']:.2f}" for answer in answers)
+    speeds = " ".join(f"{answer['speed']:.1f}" for answer in answers)
+    sooner = min(answer["first"] for answer in stock) / ours["first"]
+    faster = ours["speed"] / max(answer["speed"] for answer in stock)
+    print(f"{number:>4}{ours['prompt']:>8,}{evaluated:>22}{first:>20}{sooner:>8.1f}{speeds:>18}{faster:>8.2f}")
     sys.stdout.flush()
 
 
-def summary(stock: list[Answer], ours: list[Answer], cold: list[Answer], memory: dict[str, float]) -> None:
-    """Print what the turns have in common."""
-    later = [a["first"] / b["first"] for a, b in zip(stock[1:], ours[1:], strict=True)]
-    share = max(b["evaluated"] / b["prompt"] for b in ours[1:])
-    speed = [statistics.median(turn["speed"] for turn in side) for side in (stock, ours)]
+def summary(turns: list[list[Answer]], cold: list[Answer], memory: list[float]) -> None:
+    """Print what the turns have in common; `turns` and `memory` have ours last."""
+    *stock, ours = turns
+    later = [
+        min(answer["first"] for answer in others) / own["first"]
+        for own, *others in zip(ours[1:], *(side[1:] for side in stock), strict=True)
+    ]
+    share = max(answer["evaluated"] / answer["prompt"] for answer in ours[1:])
+    speeds = [statistics.median(turn["speed"] for turn in side) for side in turns]
     equal = sum(a["text"] == b["text"] for a, b in zip(ours, cold, strict=True))
-    beside = [1e3 * statistics.median(turn["beside"] for turn in side) for side in (stock, ours)]
-    print(f"first token from turn 2 on: {min(later):.1f} to {max(later):.1f} times sooner")
+    outside = [1e3 * statistics.median(turn["outside"] for turn in side) for side in turns]
+    print(
+        f"first token from turn 2 on: {min(later):.1f} to {max(later):.1f} times sooner than the better stock setting"
+    )
     print(f"evaluated again from turn 2 on: at most {share:.1%} of the prompt")
-    print(f"decoding: {speed[0]:.1f} and {speed[1]:.1f} tokens/s, ratio {speed[1] / speed[0]:.2f}")
-    print(f"beside llama.cpp's calls: {beside[0]:.3f} and {beside[1]:.3f} ms a token")
-    ratio = memory["ours"] / memory["stock"]
-    print(f"peak memory: {memory['stock']:,.0f} and {memory['ours']:,.0f} MB, ratio {ratio:.2f}")
+    print(f"decode: {listed(speeds, '.1f')} tokens/s, ratio {speeds[-1] / max(speeds[:-1]):.2f}")
+    print(f"outside of llama.cpp's calls: {listed(outside, '.3f')} ms per token")
+    print(f"peak memory: {listed(memory, ',.0f')} MB, ratio {memory[-1] / min(memory[:-1]):.2f}")
     print(f"answers equal to those of cold runs: {equal} of {len(ours)}")
+
+
+def listed(values: list[float], form: str) -> str:
+    """Join figures for a line of the summary."""
+    return ", ".join(format(value, form) for value in values)
 
 
 class Side:
     """A process that answers questions."""
 
-    def __init__(self, python: Path, worker: str, options: argparse.Namespace) -> None:
+    def __init__(self, python: Path, child: str, options: argparse.Namespace) -> None:
         """Start it; returns when the model is loaded."""
-        command = [str(python), __file__, "--worker", worker, "--model", str(options.model)]
+        command = [str(python), __file__, "--child", child, "--model", str(options.model)]
         for name in ("system", "turns", "tokens", "threads"):
             command += [f"--{name}", str(getattr(options, name))]
         pipe = subprocess.PIPE
         quiet = subprocess.DEVNULL
-        environ = worker_environment("native")
+        environ = child_environment("native")
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, text=True, env=environ)
         self.read()
 
@@ -115,7 +133,7 @@ class Side:
         for line in self.process.stdout or ():
             if line.startswith("{"):
                 return json.loads(line)
-        raise SystemExit("a worker ended early; run it with --worker to see why")
+        raise SystemExit("a process ended early; run it with --child to see why")
 
     def ask(self, question: str) -> Answer:
         """Ask and get the figures."""
@@ -134,11 +152,11 @@ class Side:
         return memory
 
 
-# ---- in a worker -------------------------------------------------------------------------------------------------
+# ---- in a child process ------------------------------------------------------------------------------------------
 
 
 def serve(answer: Callable[[list[Answer]], Answer], options: argparse.Namespace) -> None:
-    """Answer the questions on stdin, each with all that was said before."""
+    """Answer the questions on stdin, each with the whole conversation before it."""
     messages: list[Answer] = [{"role": "system", "content": system_prompt(options.system)}]
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
@@ -150,7 +168,7 @@ def serve(answer: Callable[[list[Answer]], Answer], options: argparse.Namespace)
 
 
 def system_prompt(tokens: int) -> str:
-    """Write rules of about so many tokens."""
+    """Write rules of about `tokens` tokens."""
     rule = "Rule {}: when the guest asks for room {}, answer briefly, name the floor, and stay polite.\n"
     return "".join(rule.format(number, 100 + number) for number in range(tokens // 28))
 
@@ -176,7 +194,7 @@ def timed(lib: Any) -> list[float]:
 
 
 def measure(pieces: Any, spent: list[float]) -> tuple[str, float, float, float]:
-    """Read a stream of texts; return it whole, seconds to the first, and of each later token: all, beside the calls."""
+    """Read a stream of texts; return the text, seconds to the first piece, then all and those outside of the calls."""
     start = time.perf_counter()
     texts, first, inside = [], 0.0, 0.0
     for text in pieces:
@@ -187,11 +205,20 @@ def measure(pieces: Any, spent: list[float]) -> tuple[str, float, float, float]:
     return "".join(texts), first, seconds, seconds - (spent[0] - inside)
 
 
-def stock_worker(options: argparse.Namespace) -> Callable[[list[Answer]], Answer]:
-    """Load the file with `llama_cpp.Llama`."""
+def stock_child(options: argparse.Namespace, *, repack: bool = True) -> Callable[[list[Answer]], Answer]:
+    """Load the file with `llama_cpp.Llama`, whose constructor has no argument for `use_extra_bufts`."""
     import llama_cpp
 
-    spent = timed(llama_cpp.llama_cpp)
+    lib = llama_cpp.llama_cpp
+    spent = timed(lib)
+    usual = lib.llama_model_default_params
+
+    def parameters() -> Any:
+        made = usual()
+        made.use_extra_bufts = repack
+        return made
+
+    lib.llama_model_default_params = parameters
     sizes: dict[str, Any] = {"n_ctx": N_CTX, "n_batch": N_BATCH, "n_ubatch": N_BATCH}
     llama = llama_cpp.Llama(str(options.model), n_threads=options.threads, n_threads_batch=options.threads, **sizes)
     counts = {"evaluated": 0, "prompt": 0}
@@ -211,16 +238,16 @@ def stock_worker(options: argparse.Namespace) -> Callable[[list[Answer]], Answer
         counts["evaluated"] = 0
         chunks = llama.create_chat_completion(messages, stream=True, max_tokens=options.tokens, **SAMPLING)
         texts = (c["choices"][0]["delta"]["content"] for c in chunks if c["choices"][0]["delta"].get("content"))
-        text, first, seconds, beside = measure(texts, spent)
+        text, first, seconds, outside = measure(texts, spent)
         n = len(llama.tokenize(text.encode(), add_bos=False)) - 1
         n = options.tokens - 1 if n > options.tokens // 2 else max(1, n)
-        return {"text": text, "first": first, "speed": n / seconds, "beside": beside / n} | counts
+        return {"text": text, "first": first, "speed": n / seconds, "outside": outside / n} | counts
 
     return answer
 
 
-def our_worker(options: argparse.Namespace, *, reuse: bool = True) -> Callable[[list[Answer]], Answer]:
-    """Load the file with `Qwen35`; anew for each turn if nothing shall be reused."""
+def our_child(options: argparse.Namespace, *, reuse: bool = True) -> Callable[[list[Answer]], Answer]:
+    """Load the file with `Qwen35`; for each turn anew if `reuse` is false."""
     from llama_cpp import llama_cpp as lib
 
     from qwen35_gguf.runtime import Qwen35
@@ -247,24 +274,21 @@ def our_worker(options: argparse.Namespace, *, reuse: bool = True) -> Callable[[
                     yield (delta.reasoning_content or "") + (delta.content or "")
                 last = chunk
 
-        text, first, seconds, beside = measure(texts(), spent)
+        text, first, seconds, outside = measure(texts(), spent)
         assert last is not None
         timings = last.timings
         assert timings is not None
         n = max(1, timings.tokens - 1)
         new = timings.prompt_tokens - timings.reused_tokens
-        figures = {"prompt": timings.prompt_tokens, "evaluated": new, "speed": n / seconds, "beside": beside / n}
+        figures = {"prompt": timings.prompt_tokens, "evaluated": new, "speed": n / seconds, "outside": outside / n}
         return {"text": text, "first": first} | figures
 
     return answer
 
 
-def cold_worker(options: argparse.Namespace) -> Callable[[list[Answer]], Answer]:
-    """Load the file with `Qwen35` for each turn."""
-    return our_worker(options, reuse=False)
-
-
-WORKERS = {"stock": stock_worker, "ours": our_worker, "cold": cold_worker}
+CHILDREN: dict[str, Callable[[argparse.Namespace], Callable[[list[Answer]], Answer]]] = {
+    name: partial(stock_child, repack=side.repack) for name, side in STOCK.items()
+} | {"ours": our_child, "cold": partial(our_child, reuse=False)}
 
 
 if __name__ == "__main__":

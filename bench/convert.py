@@ -2,9 +2,9 @@
 
 .venv/bin/python bench/convert.py --size 0.8b --quant Q4_K_M
 
-Stock is convert_hf_to_gguf.py to BF16, llama-quantize of that, and convert_hf_to_gguf.py --mmproj; ours is one call
-that makes the same two files. Each step is a process of its own. Ours flushes its files to the disk before it ends,
-stock does not; both times are as they are. Metadata is not compared here; tests/convert/test_metadata.py does that.
+Stock is convert_hf_to_gguf.py to BF16, llama-quantize of the result, and convert_hf_to_gguf.py --mmproj; ours is one
+call that writes the same two files. Each step is a process of its own. Ours flushes its files to disk before it ends,
+stock does not; neither time is corrected for that. Metadata is compared by tests/convert/test_metadata.py, not here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Cost:
-    """What a side took: seconds of wall and CPU time, peak resident bytes, bytes of all files written."""
+    """The cost of a side: seconds of wall and CPU time, peak resident bytes, bytes of all files written."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -56,7 +56,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Task:
-    """What both sides are asked for."""
+    """The input of both sides."""
 
     checkpoint: Path
     quant: str
@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="fewer than the size has: peak memory does not depend on them")
     parser.add_argument("--quant", default="Q4_K_M", help="any llama.cpp quantization name (default: Q4_K_M)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="threads of each side")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each side runs, in turns")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each side, interleaved")
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the checkpoint and the results here; reuse the first"
     )
@@ -130,7 +130,7 @@ def parse() -> argparse.Namespace:
 
 
 def check_quant(name: str) -> None:
-    """Find a misspelled name before minutes are spent, in another process so that this one stays small."""
+    """Reject a misspelled name early; in another process, so that the memory of this one stays small."""
     code = "import sys; from qwen35_gguf.quant import recipes; recipes.find_recipe(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -148,7 +148,7 @@ def make_checkpoint(folder: Path, size: str, layers: int | None) -> Path:
         command += ["--layers", str(layers)] if layers else []
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
-            fail(f"{unfinished}: the checkpoint cannot be made; what was said is above")
+            fail(f"{unfinished}: the checkpoint cannot be made; the output above says why")
         unfinished.rename(target)
     return target
 
@@ -193,10 +193,10 @@ def run_stock(task: Task, out: Path, stock: Stock) -> Cost:
 def run_step(command: Sequence[str], out: Path) -> Cost:
     """Run one process to its end. `out` is where it writes: what is new there afterwards is what it wrote.
 
-    A child's peak starts at what its parent held when it was started. That is why this process stays small until the
-    last one has run.
+    A child's peak starts at the memory that its parent held when it was started; this process stays small until the
+    last child has run.
     """
-    os.sync()  # what an earlier step left for the disk is not this one's to wait for
+    os.sync()  # so that this step does not wait for the writes of an earlier one
     before = set(out.iterdir())
     with tempfile.TemporaryFile() as log:
         start = time.perf_counter()
@@ -208,7 +208,7 @@ def run_step(command: Sequence[str], out: Path) -> Cost:
             log.seek(0)
             print(log.read().decode(errors="replace").strip()[-2000:], file=sys.stderr)
             fail(
-                f"{Path(command[0]).name} {Path(command[1]).name} failed; what it said is above",
+                f"{Path(command[0]).name} {Path(command[1]).name} failed; its output is above",
                 max(1, child.returncode),
             )
     written = sum(file.stat().st_size for file in out.iterdir() if file not in before)
@@ -226,9 +226,9 @@ def summarize(costs: Sequence[Cost]) -> Cost:
 
 
 def time_reading(checkpoint: Path) -> tuple[float | None, float]:
-    """Time reading all weights, from the disk (None where that cannot be had) and then from the page cache.
+    """Time reading all weights, from disk (None where the page cache cannot be dropped), then from the page cache.
 
-    What a conversion costs at the least. It also leaves the page cache warm for whoever runs first.
+    This is the least that a conversion costs. It also leaves the page cache warm for the side that runs first.
     """
     files = sorted(checkpoint.glob("*.safetensors"))
     cold = None
@@ -260,7 +260,7 @@ def read_all(files: Sequence[Path]) -> float:
 
 
 def print_table(costs: dict[str, Cost]) -> None:
-    """Print a row for each side, and how many times as much stock takes."""
+    """Print a row for each side, and the ratio of stock to ours."""
     print(f"{'':<12}{'wall s':>10}{'CPU s':>10}{'peak MB':>12}{'written MB':>12}")
     for side, cost in costs.items():
         print(f"{side:<12}{cost.wall:>10.1f}{cost.cpu:>10.1f}{cost.peak / 1e6:>12,.0f}{cost.written / 1e6:>12,.0f}")
@@ -270,7 +270,7 @@ def print_table(costs: dict[str, Cost]) -> None:
 
 
 def print_comparison(folder: Path) -> bool:
-    """Compare the text files and the mmproj files; tell whether nothing but last places of ssm_a differs."""
+    """Compare the text files and the mmproj files; return whether nothing differs but the last place of ssm_a."""
     total, differences = 0, []
     for vision in (False, True):
         stock, ours = (only_file(folder / side, vision) for side in ("stock", "ours"))
@@ -290,7 +290,7 @@ def print_comparison(folder: Path) -> bool:
 
 
 def print_text_bytes(costs: dict[str, Cost], folder: Path) -> None:
-    """Print what was written for the text model alone; the mmproj is the same on both sides and written once."""
+    """Print the bytes written for the text model alone; the mmproj is the same on both sides and written once."""
     text = {side: cost.written - only_file(folder / side, vision=True).stat().st_size for side, cost in costs.items()}
     parts = ", ".join(f"{side} {size / 1e6:,.0f} MB" for side, size in text.items())
     share = f" ({text['ours'] / text['stock']:.0%})" if "stock" in text else ""
@@ -306,7 +306,7 @@ def only_file(folder: Path, vision: bool) -> Path:
 
 
 def compare(stock: Path, ours: Path) -> tuple[int, list[Difference]]:
-    """Compare two files tensor by tensor: names, types, shapes and bytes. Returns how many names there are, too."""
+    """Compare two files tensor by tensor: names, types, shapes and bytes. Returns the number of names as well."""
     from gguf import GGUFReader
 
     left = {tensor.name: tensor for tensor in GGUFReader(stock).tensors}
@@ -317,7 +317,7 @@ def compare(stock: Path, ours: Path) -> tuple[int, list[Difference]]:
 
 
 def compare_tensor(name: str, stock: Any, ours: Any) -> Difference | None:
-    """Compare one tensor; ssm_a is an exponential, whose last place libraries do not agree on."""
+    """Compare one tensor; ssm_a is an exponential, whose last place differs between libraries."""
     import numpy as np
 
     if stock is None or ours is None:
@@ -347,11 +347,11 @@ def max_ulps(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> int:
 
 
 def print_reading(checkpoint: Path, cold: float | None, warm: float) -> None:
-    """Print what merely reading the weights takes."""
+    """Print how long reading the weights alone takes."""
     size = sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
     disk = "not measured" if cold is None else f"{cold:.2f} s ({size / cold / 1e6:,.0f} MB/s)"
     cache = f"{warm:.2f} s ({size / warm / 1e6:,.0f} MB/s)"
-    print(f"merely reading the checkpoint, {size / 1e6:,.0f} MB: from disk {disk}, from the page cache {cache}")
+    print(f"reading the checkpoint, {size / 1e6:,.0f} MB: from disk {disk}, from the page cache {cache}")
 
 
 if __name__ == "__main__":

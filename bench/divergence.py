@@ -1,9 +1,9 @@
-"""What the patches change in a model's output: divergence of its predictions from the stock build's, and greedy text.
+"""What the patches change in a model's output: KL divergence from the stock build, and greedy text.
 
 .venv/bin/python bench/divergence.py [--size 0.8b] [--quant Q4_K_M] [--model FILE] [--tokens 256] [--cpu avx2]
 
-The builds are those of bench/runtime.py. Tokens are evaluated as one batch with all logits; then 200 tokens are taken
-greedily, one at a time. The patched side runs with one and with two threads.
+The builds are those of bench/runtime.py. Tokens are evaluated as one batch with all logits; then 200 tokens are
+generated greedily, one at a time. The patched side runs with one and with two threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import CMAKE_ARGS, SIDES, context, convert, environment, worker_environment
+from runtime import BUILDS, CMAKE_ARGS, child_environment, context, convert, environment
 
 GREEDY = 200
 Array = np.ndarray[Any, Any]
@@ -30,21 +30,21 @@ def main() -> None:
     parser.add_argument("--quant", default="Q4_K_M")
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--cpu", default="native", choices=CMAKE_ARGS, help="what both sides are built for")
-    parser.add_argument("--worker", nargs=2, metavar=("OUT", "THREADS"), help=argparse.SUPPRESS)
+    parser.add_argument("--cpu", default="native", choices=CMAKE_ARGS, help="what both builds are compiled for")
+    parser.add_argument("--child", nargs=2, metavar=("OUT", "THREADS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.worker:
-        evaluate(options.model, options.tokens, int(options.worker[1]), Path(options.worker[0]))
+    if options.child:
+        evaluate(options.model, options.tokens, int(options.child[1]), Path(options.child[0]))
         return
-    pythons = {side: environment(side, options.cpu) for side in SIDES}
+    pythons = {build: environment(build, options.cpu) for build in BUILDS}
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model or convert(Path(scratch), options.size, options.quant)
         runs = {}
         for name, side, threads in (("stock", "stock", 2), ("patched", "patched", 2), ("one thread", "patched", 1)):
             out = Path(scratch, f"{threads}{side}.npz")
             command = [pythons[side], __file__, "--model", model, "--tokens", options.tokens]
-            command += ["--worker", out, threads]
-            environ = worker_environment(options.cpu)
+            command += ["--child", out, threads]
+            environ = child_environment(options.cpu)
             subprocess.run([*map(str, command)], check=True, stderr=subprocess.DEVNULL, env=environ)
             with np.load(out) as arrays:
                 runs[name] = dict(arrays)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def divergence(reference: Array, other: Array) -> Array:
-    """Kullback-Leibler divergence of each row's prediction, rows x vocabulary of float32 logits."""
+    """Return the KL divergence of each row's prediction, in nats; arguments are (rows, vocabulary) float32 logits."""
     out = np.empty(len(reference))
     for i, (p, q) in enumerate(zip(reference, other, strict=True)):
         log_p, log_q = (row.astype(np.float64) - np.logaddexp.reduce(row.astype(np.float64)) for row in (p, q))

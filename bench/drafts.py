@@ -2,11 +2,11 @@
 
 .venv/bin/python bench/drafts.py [--size 0.8b] [--quant Q4_K_M] [--model FILE] [--threads 2] [--rows 8192,32768]
 
-Runs in this environment (a patched build, for fewer rows). All steps take turns; medians count. A step verifies one
-drafted token and the one before it; the speed-up is that of a draft depth of one at an acceptance of 80 %, less what
-the missing rows lose: first for the text that loses most, then for the one that loses least. Lost is the share of
-tokens outside the first rows in texts that this host has: Python's own sources, the descriptions of the installed
-packages, and message catalogs in other languages.
+Runs in this environment (fewer rows need a patched build). The steps are interleaved and medians are printed. A step
+verifies one drafted token and the token before it. The speed-up is that of draft depth 1 at an acceptance of 80 %,
+minus what the missing rows lose: first for the text that loses most, then for the one that loses least. "Lost" is the
+share of tokens outside the first rows in texts that this machine has: Python's sources, the descriptions of the
+installed packages, and message catalogs in other languages.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--rows", default="8192,16384,32768,65536", help="with commas")
+    parser.add_argument("--rows", default="8192,16384,32768,65536", help="numbers, separated by commas")
     options = parser.parse_args()
     llama_cpp.llama_log_set(silent, None)
     with tempfile.TemporaryDirectory() as scratch:
         file = options.model or convert(Path(scratch), options.size, options.quant)
         rows = [0, *map(int, options.rows.split(","))]
         models = {number: load(file, number) for number in rows}
-        trunk = context(llama_cpp, models[0], options.threads, rollback=1)
-        ext.llama_set_embeddings_nextn(trunk, True, False)
-        drafters = {number: drafter(models[number], trunk, options.threads) for number in rows}
-        decode(llama_cpp, trunk, 64, 0)
+        main = context(llama_cpp, models[0], options.threads, rollback=1)
+        ext.llama_set_embeddings_nextn(main, True, False)
+        drafters = {number: drafter(models[number], main, options.threads) for number in rows}
+        decode(llama_cpp, main, 64, 0)
         steps: dict[str, list[float]] = {"one": [], "two": []} | {f"draft {number}": [] for number in rows}
         hidden = np.ones(llama_cpp.llama_model_n_embd(models[0]), np.float32)
         position = 64
         for turn in range(options.rounds):
-            steps["one"].append(seconds(trunk, lambda p=position: decode(llama_cpp, trunk, 1, p, every=True)))
-            steps["two"].append(seconds(trunk, lambda p=position: decode(llama_cpp, trunk, 2, p + 1, every=True)))
+            steps["one"].append(seconds(main, lambda p=position: decode(llama_cpp, main, 1, p, every=True)))
+            steps["two"].append(seconds(main, lambda p=position: decode(llama_cpp, main, 2, p + 1, every=True)))
             position += 3
             for number, ctx in drafters.items():
                 steps[f"draft {number}"].append(seconds(ctx, lambda c=ctx, p=turn: draft(c, hidden, p + 1)))
@@ -79,7 +79,7 @@ def main() -> None:
 
 @llama_cpp.llama_log_callback
 def silent(level: int, text: bytes, user: ctypes.c_void_p) -> None:
-    """Drop what llama.cpp logs."""
+    """Drop llama.cpp's log."""
     del level, text, user
 
 
@@ -98,12 +98,12 @@ def load(file: Path, rows: int) -> Any:
     return model
 
 
-def drafter(model: Any, trunk: Any, threads: int) -> Any:
+def drafter(model: Any, main: Any, threads: int) -> Any:
     """Make an MTP context."""
     options = llama_cpp.llama_context_default_params()
     options.n_ctx, options.n_batch, options.n_ubatch = 4096, 512, 512
     options.n_threads = options.n_threads_batch = threads
-    options.ctx_type, options.ctx_other = llama_cpp.LLAMA_CONTEXT_TYPE_MTP, trunk
+    options.ctx_type, options.ctx_other = llama_cpp.LLAMA_CONTEXT_TYPE_MTP, main
     return llama_cpp.llama_init_from_model(model, options)
 
 
@@ -115,12 +115,12 @@ def draft(ctx: Any, hidden: Array, position: int) -> None:
     batch.embd = hidden.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     if llama_cpp.llama_decode(ctx, batch):
         sys.exit("llama_decode failed")
-    batch.embd = None  # numpy's memory, not llama.cpp's to free
+    batch.embd = None  # NumPy owns this memory; llama.cpp must not free it
     llama_cpp.llama_batch_free(batch)
 
 
 def seconds(ctx: Any, work: Any) -> float:
-    """Time a call and what it started."""
+    """Time a call, including the work that llama.cpp still has to finish."""
     start = time.perf_counter()
     work()
     llama_cpp.llama_synchronize(ctx)
@@ -139,7 +139,7 @@ def tokenized(model: Any) -> Iterator[tuple[str, list[int]]]:
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Yield names and texts of this host."""
+    """Yield names and texts found on this machine."""
     sources = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     yield "code", "".join(file.read_text(errors="ignore") for file in sources)
     yield "English", "".join(item.metadata.get_payload() or "" for item in metadata.distributions())

@@ -1,17 +1,17 @@
-"""Splits over a GPU: the same answers as the CPU's, memory as planned, settings as fast as the defaults or faster.
+"""Splits between CPU and GPU: parity with the CPU, memory against the plan, tuned settings against the defaults.
 
 .venv/bin/python bench/offload.py [--size 9b] [--quant Q4_K_M] [--layers N] [--model FILE] [--ctx 8192]
                                   [--device CUDA0] [--rpc host:port] [--budget 180] [--no-tune] [--save]
 
 Three parts, each against the CPU or the machine itself:
 
-* parity: logits of a text and greedy tokens with no layer, half of them and all of them on the device, and for scale
-  those of the CPU with kernels that round otherwise ("rounding"; random weights make much of it);
-* memory: what the device has in use, before and after loading, against `qwen35 plan` (nvidia-smi for NVIDIA's GPUs,
-  else what ggml says is free), and speed of prefill and decode at each split, in turns;
+* parity: logits of a text and greedy tokens with no layer, half of the layers and all layers on the device; for scale,
+  those of the CPU with kernels that round differently ("rounding"; random weights amplify it);
+* memory: bytes in use on the device before and after loading, against `qwen35 plan` (nvidia-smi for NVIDIA GPUs, else
+  the free memory that ggml reports), and prefill and decode speed at each split, interleaved;
 * tune: the gain of `qwen35 tune` over the defaults, for each goal.
 
---save keeps the figures in bench/results/offload-DEVICE.json, with machine and date.
+--save stores the figures in bench/results/offload-DEVICE.json, with machine and date.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Seen:
-    """What a split gave."""
+    """The result of one split."""
 
     logits: Any
     greedy: list[int]
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--ctx", type=int, default=8192)
     parser.add_argument("--device", default="", help="by default the first GPU")
-    parser.add_argument("--rpc", default="", help="a worker whose device is taken instead")
+    parser.add_argument("--rpc", default="", help="an RPC server whose device is used instead")
     parser.add_argument("--budget", type=int, default=180, help="seconds of tuning for each goal")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-tune", action="store_true")
@@ -98,7 +98,7 @@ def main() -> None:
     if options.save:
         path = RESULTS / f"offload-{record['machine']['device'].lower().replace(' ', '-')}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"kept as {path}")
+        print(f"saved as {path}")
 
 
 def today() -> str:
@@ -107,7 +107,7 @@ def today() -> str:
 
 
 def machine(device: Device) -> dict[str, Any]:
-    """Describe what speed depends on."""
+    """Describe the hardware and the build that speed depends on."""
     name = device.name
     if nvidia(device):
         name = smi("--query-gpu=name,driver_version")[int(device.name[4:])]
@@ -125,7 +125,7 @@ def machine(device: Device) -> dict[str, Any]:
 
 
 def splits(model: Path, device: Device, n_ctx: int, rounds: int) -> list[dict[str, Any]]:
-    """Compare no, half and all layers on the device, and what a plan finds best for it."""
+    """Compare no, half and all layers on the device, and the placement that `qwen35 plan` chooses."""
     header = read_header(model)
     most = memory.trunk_layers(header) + 1 + memory.has_mtp(header)
     wanted = {"none": 0, "half": most // 2, "all": most}
@@ -209,7 +209,7 @@ def look(model: Path, chosen: Offload, device: Device | None, n_ctx: int) -> See
 
 
 def planned(plan: Plan, device: Device) -> int:
-    """Return what a plan takes of the device, without what it leaves for the driver."""
+    """Return the bytes that a plan uses on the device, without the reserve for the driver."""
     usage = next(usage for usage in plan.usage if usage.device == device.name)
     return usage.used - usage.parts.get("reserve", 0)
 
@@ -228,7 +228,7 @@ def nvidia(device: Device) -> bool:
 
 
 def smi(query: str) -> list[str]:
-    """Ask nvidia-smi; a line for each GPU."""
+    """Query nvidia-smi; one line per GPU."""
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()
 

@@ -1,11 +1,11 @@
-"""What drafting with the MTP head gains, as a function of how many drafts are right.
+"""What speculative decoding with the MTP head gains, as a function of the acceptance rate.
 
 .venv/bin/python bench/speculation.py [--model FILE] [--size 0.8b] [--quant Q4_K_M] [--threads 2] [--tokens 192]
 
-The costs of a step and of a draft are measured, and the speed-up at each acceptance follows from them. Then it is
-measured: the text is generated once without drafts; the head still drafts, at its full cost, but its drafts are
-replaced by the known tokens as often as the acceptance says, and otherwise by a wrong one. Off (a context of its own,
-which cannot take back tokens) and `auto` take turns, and the text has to be the same.
+The costs of a step and of a draft are measured; a predicted speed-up at each acceptance rate follows from them. Then
+the speed-up is measured: the text is generated once without drafts; afterwards the head still drafts, at its full cost,
+but its drafts are replaced by the known tokens at the given acceptance rate, and by a wrong token otherwise. Off (a
+context of its own, which cannot roll back tokens) and `auto` are interleaved, and the text must be the same.
 """
 
 from __future__ import annotations

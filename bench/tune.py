@@ -2,9 +2,9 @@
 
 .venv/bin/python bench/tune.py [--model FILE] [--size 0.8b] [--quant Q4_K_M] [--device NAME]... [--rpc HOST:PORT]...
 
-The sweep measures every combination once. Then for each goal the sweep's best, what the search found, and the defaults
-are measured in turns; printed are ratios of medians, and how many different settings either side had to try. With
-devices (by default this machine's GPUs; --device cpu: none) the combinations are those of placements and threads.
+The sweep measures every combination once. Then, for each goal, the sweep's best, the search's result and the defaults
+are measured in turns; printed are ratios of medians and the number of settings that each had to try. With devices (by
+default this machine's GPUs; --device cpu for none) the combinations are those of placements and threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", action="append", default=[], help="a GPU of this machine, or cpu for none")
-    parser.add_argument("--rpc", action="append", default=[], help="a worker: host:port")
+    parser.add_argument("--rpc", action="append", default=[], help="an RPC server: host:port")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         file = options.model or convert(Path(scratch), options.size, options.quant)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def combinations(trials: Trials, listed: list[Coordinate], start: Settings) -> list[Settings]:
-    """Combine all values; of what comes to the same, one."""
+    """Combine all values; of combinations with the same effect, keep one."""
     values = {coordinate.name: coordinate.values for coordinate in listed}
     grid = [replace(start, **dict(zip(values, chosen, strict=True))) for chosen in itertools.product(*values.values())]
     return list({trials.effect(settings): settings for settings in grid}.values())
