@@ -2,8 +2,8 @@
 
 .venv/bin/python bench/package.py [--size 0.8b] [--quants Q4_K_M,Q5_K_M,Q8_0] [--rounds 3]
 
-Both sides write the same tensors; the release also hashes the weights and every file, and looks through them for
-faults. "Taken" are the bytes of weights that were taken from the checkpoint, each as often as that happened.
+Both sides write the same tensors; the release also hashes the weights and every file, and lints the files. "Read" are
+the bytes of weights read from the checkpoint, counted each time.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from pathlib import Path
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.release import package
-from qwen35_gguf.release.package import Finish
-from qwen35_gguf.release.plan import Options
+from qwen35_gguf.release.package import PackageOptions
+from qwen35_gguf.release.plan import FromCheckpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of the clock and of the processor, and bytes of weights that were taken."""
+    """Seconds of the clock and of the processor, and bytes of weights read."""
 
     wall: float
     processor: float
-    taken: int
+    read: int
 
 
 def main() -> None:
@@ -57,10 +57,11 @@ def main() -> None:
             for number, quant in enumerate(quants):
                 hf_to_gguf.convert(source, quant, out, vision=not number)
 
-        def at_once(lint: bool) -> Callable[[], object]:
-            return lambda: package.package(Options(str(source), quants), out, Finish(measure=False, lint=lint))
+        def one_pass(lint: bool) -> Callable[[], object]:
+            steps = PackageOptions(measure=False, lint=lint)
+            return lambda: package.package(FromCheckpoint(str(source), quants), out, steps)
 
-        sides = {"conversions": one_by_one, "release": at_once(True), "release, no lint": at_once(False)}
+        sides = {"conversions": one_by_one, "release": one_pass(True), "release, no lint": one_pass(False)}
         found: dict[str, list[Cost]] = {side: [] for side in sides}
         for turn in range(options.rounds):
             for side in list(sides)[:: -1 if turn % 2 else 1]:
@@ -71,19 +72,19 @@ def main() -> None:
     for side, costs in found.items():
         wall, processor = (statistics.median(getattr(cost, name) for cost in costs) for name in ("wall", "processor"))
         ratio = statistics.median(cost.wall for cost in first) / wall
-        taken = costs[0].taken / 1e6
-        print(f"{side:<17} {wall:6.1f} s, {processor:6.1f} s CPU, {taken:8,.0f} MB taken, {ratio:.2f} times")
+        read = costs[0].read / 1e6
+        print(f"{side:<17} {wall:6.1f} s, {processor:6.1f} s CPU, {read:8,.0f} MB read, {ratio:.2f} times")
 
 
 def measured(run: Callable[[], object]) -> Cost:
     """Run something in silence and count."""
-    taken = 0
+    read = 0
     real = Checkpoint.read
 
     def counting(checkpoint: Checkpoint, name: str) -> object:
-        nonlocal taken
+        nonlocal read
         stored = checkpoint.tensors[name]
-        taken += stored.stop - stored.start
+        read += stored.stop - stored.start
         return real(checkpoint, name)
 
     Checkpoint.read = counting  # type: ignore[method-assign,assignment]
@@ -95,7 +96,7 @@ def measured(run: Callable[[], object]) -> Cost:
         Checkpoint.read = real  # type: ignore[method-assign]
     after = resource.getrusage(resource.RUSAGE_SELF)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(time.perf_counter() - start, processor, taken)
+    return Cost(time.perf_counter() - start, processor, read)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""The divergence of a release's models from the unquantized weights, for its card."""
+"""Measure the KL divergence of a release's models from the unquantized weights, for its card."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from qwen35_gguf.evaluation import kl_divergence
 from qwen35_gguf.evaluation.texts.packaged import EVALUATION, packaged_text, read_text
 from qwen35_gguf.evaluation.texts.tokenized import splitter
+from qwen35_gguf.quant.divergence import Divergence
 from qwen35_gguf.release import state as states
-from qwen35_gguf.release.state import State
+from qwen35_gguf.release.state import Figures, State
 from qwen35_gguf.runtime.llama.library import default_threads
 
-BYTES_A_TOKEN = 3  # of a text in many languages; for how much room is needed it need not be exact
-BYTES_A_LOGIT = 2
+BYTES_PER_TOKEN = 3  # of text in many languages; an estimate is enough for the free space
+BYTES_PER_LOGIT = 2
 
 
 def measure(
@@ -28,17 +28,17 @@ def measure(
     jobs: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Compare models of a folder with a reference; each result is kept as soon as it is there.
+    """Compare models of a folder with a reference; each result is recorded when it is known.
 
     Args:
-        names: of the models, unsharded.
+        names: of the models, before they are split.
         reference: the weights in BF16, F16 or F32, as a GGUF (the first shard).
         folder: of the models.
-        state: takes the figures.
-        text: what is evaluated; by default a text that comes with the package.
+        state: gets the figures.
+        text: what is evaluated; by default the packaged text.
         scratch: a folder for the reference's logits.
-        jobs: threads.
-        say: is told what is found.
+        jobs: threads; 0 for one for each physical core.
+        say: is called with the results.
 
     Raises:
         TextError: the text cannot be read or is too short.
@@ -46,29 +46,28 @@ def measure(
 
     """
     threads = jobs or default_threads()
-    base = scratch / "reference.logits"
+    logits = scratch / "reference.logits"
     say(f"measuring {len(names)} files against {reference.name}")
-    kl_divergence.save_reference(reference, splitter(text, EVALUATION), base, threads=threads)
+    kl_divergence.save_reference(reference, splitter(text, EVALUATION), logits, threads=threads)
     for name in names:
-        figures = kl_divergence.evaluate(states.parts_of(folder, name)[0], base, threads=threads)
-        state.figures[name] = as_figures(figures)
+        found = kl_divergence.evaluate(states.parts_of(folder, name)[0], logits, threads=threads)
+        state.figures[name] = _figures(found)
         states.save(folder, state)
-        say(f"{name}: divergence {figures.mean.value:.5f}, same top {100 * figures.same_top.value:.2f} %")
-    base.unlink()
+        say(f"{name}: KL divergence {found.mean.value:.5f}, same top token {100 * found.same_top.value:.2f} %")
+    logits.unlink()
 
 
-def as_figures(found: Any) -> dict[str, float]:
-    """Take from a `Divergence` what a card shows."""
-    return {
-        "mean": found.mean.value,
-        "low": found.mean.low,
-        "high": found.mean.high,
-        "same_top": found.same_top.value,
-        "tokens": found.tokens,
-    }
+def _figures(found: Divergence) -> Figures:
+    return Figures(
+        mean=found.mean.value,
+        low=found.mean.low,
+        high=found.mean.high,
+        same_top=found.same_top.value,
+        tokens=found.tokens,
+    )
 
 
 def logits_bytes(text: Path | None, vocabulary: int) -> int:
-    """Guess how much room the reference's logits take: those of half the tokens."""
+    """Estimate the size of the reference's logits: those of half the tokens."""
     content = read_text(text) if text is not None else packaged_text(EVALUATION, None)
-    return len(content.encode()) // BYTES_A_TOKEN // 2 * BYTES_A_LOGIT * vocabulary
+    return len(content.encode()) // BYTES_PER_TOKEN // 2 * BYTES_PER_LOGIT * vocabulary

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,18 +14,23 @@ from qwen35_gguf.errors import MissingDependencyError
 from qwen35_gguf.evaluation.size_plot import Point, draw
 from qwen35_gguf.gguf_file.header import GgufHeader, read_header
 from qwen35_gguf.release.ollama.modelfile import modelfile
+from qwen35_gguf.release.plan import MMPROJ, MODEL, MTP, Origin, ReleaseFile, Role
+from qwen35_gguf.release.state import Figures
 from qwen35_gguf.runtime.planning import memory
 
 NAMES = ("README.md", "Modelfile", "size-quality.png", "size-quality.svg")
 CONTEXTS = (8192, 32768, 262144)
 PREFERRED = ("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q6_K", "Q8_0")
+KINDS: dict[Role, str] = {MTP: "MTP head", MMPROJ: "vision encoder"}
+
+Parts = tuple[Path, ...]
 
 CARD = """---
 {front}---
 
 # {name} in GGUF
 
-{base} for llama.cpp and what is built on it. {parts}
+{base} for llama.cpp and programs built on it. {contents}
 
 ## Files
 
@@ -34,7 +38,7 @@ CARD = """---
 |---|---|--:|--:|--:|--:|--:|
 {rows}
 
-{measured}Memory is what `qwen35 plan` computes for the CPU, weights included, pictures not.
+{measured}Memory is what `qwen35 plan` computes for the CPU: with the weights, without images.
 {plot}
 ## How to run it
 
@@ -53,171 +57,167 @@ from qwen35_gguf.runtime import Qwen35
 print(Qwen35("{first}").chat([{{"role": "user", "content": "Hello"}}]).choices[0].message.content)
 ```
 
-LM Studio: put the files into one folder below its models folder; it finds the vision tower by its name.
+LM Studio: put the files into one folder below its models folder; it finds the vision encoder by its name.
 
 ## How it was made
 
 {how}. {again}`qwen35 checksum .` verifies a download.
 """
-MEASURED = """Divergence is from the unquantized weights, in nats: the mean over {tokens:,} tokens, with the interval
-that holds the true mean in 95 of 100 cases.
+MEASURED = """KL divergence is from the unquantized weights, in nats: the mean over {tokens:,} tokens, with its 95 %
+confidence interval.
 """
-AGAIN = """`recipe.json` has the options and checksums of what went in: with the same checkpoint
+AGAIN = """`recipe.json` records the options and the checksums of the inputs: with the same checkpoint
 `qwen35 verify-release . --against CHECKPOINT` makes the same bytes again. """
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Where the weights come from and how the files were made.
+class Card:
+    """What the model card and the Modelfile are made of.
 
     Attributes:
-        front: the front matter of the checkpoint's own card.
-        name: of the model.
-        license: as the Hub names it; empty: what `front` says.
-        base_model: its id on the Hub, or empty.
+        origin: of the weights.
+        files: of the release, each with its shards in order.
+        figures: of KL divergence, by the name of the file.
         how: the files were made, as a sentence without its full stop.
-        verifiable: whether they can be made again from a checkpoint.
-        imatrix: whether an importance matrix lies beside.
+        reproducible: whether they can be made again from a checkpoint.
+        imatrix: whether the release includes an importance matrix.
 
     """
 
-    front: Mapping[str, Any]
-    name: str
-    license: str = ""
-    base_model: str = ""
-    how: str = ""
-    verifiable: bool = False
-    imatrix: bool = False
+    origin: Origin
+    files: tuple[tuple[ReleaseFile, Parts], ...]
+    figures: Mapping[str, Figures]
+    how: str
+    reproducible: bool
+    imatrix: bool
+
+    @property
+    def models(self) -> list[tuple[ReleaseFile, Parts]]:
+        """The files that run alone."""
+        return [(file, parts) for file, parts in self.files if file.role == MODEL]
+
+    @property
+    def mmproj(self) -> list[Path]:
+        """The vision encoders."""
+        return [parts[0] for file, parts in self.files if file.role == MMPROJ]
 
 
-def texts(
-    folder: Path,
-    models: Sequence[tuple[str, list[Path]]],
-    beside: Sequence[Path],
-    *,
-    figures: Mapping[str, Any],
-    origin: Origin,
-) -> dict[str, str]:
+def texts(card: Card, folder: Path) -> dict[str, str]:
     """Write the card and the Modelfile, and draw the plot if anything was measured.
 
-    Args:
-        folder: of the release.
-        models: the text models: name, and the shards.
-        beside: what cannot be run alone: vision towers, MTP heads.
-        figures: of divergence, by name.
-        origin: where it all comes from.
+    Returns:
+        The content of each file, by its name.
+
+    Raises:
+        GgufError: a file of the release cannot be read.
+        OutputError: the plot cannot be written.
 
     """
-    seeing = [path for path in beside if path.name.startswith("mmproj-")]
-    preferred = (parts for quant in PREFERRED for file, parts in models if quant_of(file) == quant)
+    origin, models, mmproj = card.origin, card.models, card.mmproj
+    preferred = (parts for quant in PREFERRED for file, parts in models if file.quant == quant)
     start = next(preferred, models[0][1])
-    rows = [row(file, parts, figures.get(file)) for file, parts in models] + [aside(path) for path in beside]
-    # without the head a model says the same
-    points = [point(file, parts, figures[file]) for file, parts in models if file in figures and "-nomtp-" not in file]
-    plot = ""
-    if points:
-        try:
-            draw(points, folder / "size-quality.png", origin.name)
-            plot = "\n![size against divergence](size-quality.svg)\n"
-        except MissingDependencyError:
-            plot = ""
-    tokens = next((one["tokens"] for one in figures.values()), 0)
-    licensed = str(origin.license or origin.front.get("license") or "other")
-    base = f"[{origin.base_model}]({HUB}/{origin.base_model})" if origin.base_model else origin.name
+    rows = [_model_row(file, parts, card.figures.get(file.name)) for file, parts in models]
+    rows += [_other_row(file, path) for file, parts in card.files if file.role != MODEL for path in parts]
+    plot = _plot(card, folder)
+    tokens = next((one.tokens for one in card.figures.values()), 0)
+    license_ = origin.license or "other"
     text = CARD.format(
-        front=front(origin, licensed, seeing=bool(seeing)),
+        front=_front_matter(card, license_),
         name=origin.name,
-        base=base,
-        parts=described([parts[0] for _, parts in models], seeing=bool(seeing)),
+        base=f"[{origin.base_model}]({HUB}/{origin.base_model})" if origin.base_model else origin.name,
+        contents=_contents(card),
         contexts=" / ".join(f"{n // 1024}k" for n in CONTEXTS),
         rows="\n".join(rows),
-        measured=MEASURED.format(tokens=tokens) if points else "",
+        measured=MEASURED.format(tokens=tokens) if _points(card) else "",
         plot=plot,
         first=start[0].name,
-        mmproj=f" --mmproj {seeing[0].name}" if seeing else "",
+        mmproj=f" --mmproj {mmproj[0].name}" if mmproj else "",
         tag=origin.name.lower().replace(" ", "-"),
-        how=origin.how,
-        again=AGAIN if origin.verifiable else "",
+        how=card.how,
+        again=AGAIN if card.reproducible else "",
     )
-    return {"README.md": text, "Modelfile": modelfile(start, seeing, licensed if licensed != "other" else "")}
+    return {"README.md": text, "Modelfile": modelfile(start, mmproj, license_ if license_ != "other" else "")}
 
 
-def front(origin: Origin, licensed: str, *, seeing: bool) -> str:
+def _front_matter(card: Card, license_: str) -> str:
     """Write the YAML by which the Hub sorts a repository."""
+    origin = card.origin
     entries = {
-        "license": licensed,
+        "license": license_,
         **({"base_model": [origin.base_model], "base_model_relation": "quantized"} if origin.base_model else {}),
-        "pipeline_tag": "image-text-to-text" if seeing else "text-generation",
+        "pipeline_tag": "image-text-to-text" if card.mmproj else "text-generation",
         "library_name": "gguf",
-        **({"language": origin.front["language"]} if origin.front.get("language") else {}),
-        "tags": ["gguf", "qwen3.5", "llama.cpp", "quantized", *(["imatrix"] if origin.imatrix else [])],
+        **({"language": list(origin.languages)} if origin.languages else {}),
+        "tags": ["gguf", "qwen3.5", "llama.cpp", "quantized", *(["imatrix"] if card.imatrix else [])],
     }
     return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
 
 
-def described(models: Sequence[Path], *, seeing: bool) -> str:
-    """Say what the files hold."""
-    drafting = [path for path in models if memory.has_mtp(read_header(path))]
-    said = "The text models have their multi-token-prediction head" if drafting else "The text models have no MTP head"
-    if 0 < len(drafting) < len(models):
-        said += ", but for those called nomtp"
-    return said + (", and the vision tower is a file of its own." if seeing else ".")
+def _contents(card: Card) -> str:
+    """Describe what the files hold."""
+    with_mtp = [parts for _, parts in card.models if memory.has_mtp(read_header(parts[0]))]
+    if not with_mtp:
+        text = "The text models have no multi-token-prediction (MTP) head"
+    else:
+        text = "The text models include the multi-token-prediction (MTP) head"
+        if len(with_mtp) < len(card.models):
+            text += ", except those with `nomtp` in their name"
+    return text + (". The vision encoder is a separate file." if card.mmproj else ".")
 
 
-def header_of(parts: Sequence[Path]) -> GgufHeader:
+def _plot(card: Card, folder: Path) -> str:
+    """Draw size against KL divergence; return the card's line for it, "" without figures or without matplotlib."""
+    points = _points(card)
+    if not points:
+        return ""
+    try:
+        draw(points, folder / "size-quality.png", card.origin.name)
+    except MissingDependencyError:
+        return ""
+    return "\n![size against KL divergence](size-quality.svg)\n"
+
+
+def _points(card: Card) -> list[Point]:
+    """Make the points of the plot; a model without its MTP head has the figures of the one with it."""
+    points = []
+    for file, parts in card.models:
+        found = card.figures.get(file.name)
+        if found is not None and "-nomtp-" not in file.name:
+            points.append(Point(file.quant, _bits_per_weight(parts), found.mean, found.low, found.high))
+    return points
+
+
+def _header_of(parts: Sequence[Path]) -> GgufHeader:
     """Read the header of a model, with the tensors of all its shards."""
     headers = [read_header(part) for part in parts]
     return replace(headers[0], tensors=tuple(tensor for header in headers for tensor in header.tensors))
 
 
-def bits_per_weight(parts: Sequence[Path]) -> float:
+def _bits_per_weight(parts: Sequence[Path]) -> float:
     """Return the bits of all tensors, over the weights in them."""
-    tensors = header_of(parts).tensors
+    tensors = _header_of(parts).tensors
     return 8 * sum(t.n_bytes for t in tensors) / max(1, sum(math.prod(t.shape) for t in tensors))
 
 
-def quant_of(file: str) -> str:
-    """Return what a file is quantized to, by its name."""
-    return file.removesuffix(".gguf").rpartition("-")[2]
-
-
-def row(file: str, parts: Sequence[Path], figures: Mapping[str, Any] | None) -> str:
-    """Write the row of a text model."""
+def _model_row(file: ReleaseFile, parts: Sequence[Path], figures: Figures | None) -> str:
     size = sum(path.stat().st_size for path in parts) / 1e6
-    measured = f"{figures['mean']:.5f} ({figures['low']:.5f} to {figures['high']:.5f})" if figures else ""
-    same = f"{100 * figures['same_top']:.2f} %" if figures else ""
+    divergence = f"{figures.mean:.5f} ({figures.low:.5f} to {figures.high:.5f})" if figures else ""
+    same = f"{100 * figures.same_top:.2f} %" if figures else ""
     label = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
-    bits = bits_per_weight(parts)
-    return f"| {label} | {quant_of(file)} | {size:,.1f} | {bits:.2f} | {measured} | {same} | {needed(parts)} |"
+    bits = _bits_per_weight(parts)
+    return f"| {label} | {file.quant} | {size:,.1f} | {bits:.2f} | {divergence} | {same} | {_memory(parts)} |"
 
 
-def point(file: str, parts: Sequence[Path], figures: Mapping[str, Any]) -> Point:
-    """Make the point of a model in the plot."""
-    return Point(quant_of(file), bits_per_weight(parts), figures["mean"], figures["low"], figures["high"])
+def _other_row(file: ReleaseFile, path: Path) -> str:
+    """Write the row of a file that does not run alone."""
+    return f"| {path.name} | {KINDS[file.role]} | {path.stat().st_size / 1e6:,.1f} | | | | |"
 
 
-def aside(path: Path) -> str:
-    """Write the row of a file that cannot be run alone."""
-    kind = "MTP head" if path.name.startswith("mtp-") else "vision tower"
-    return f"| {path.name} | {kind} | {path.stat().st_size / 1e6:,.1f} | | | | |"
-
-
-def needed(parts: Sequence[Path]) -> str:
-    """Say how many GB a model needs at each context, or that it has no such context."""
-    header = header_of(parts)
-    said = []
+def _memory(parts: Sequence[Path]) -> str:
+    """List the GB that a model needs at each context; "-" for a context longer than its own."""
+    header = _header_of(parts)
+    figures = []
     for n_ctx in CONTEXTS:
         fits = n_ctx <= memory.native_context(header)
-        said.append(f"{memory.estimate(header, n_ctx=n_ctx).total / 1e9:.1f}" if fits else "-")
-    return " / ".join(said)
-
-
-def front_matter(path: Path) -> dict[str, Any]:
-    """Read the YAML at the beginning of a card; {} where there is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        head = text.split("---")[1] if text.startswith("---") else ""
-        data = yaml.safe_load(head)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError):
-        return {}
-    return data if isinstance(data, dict) else {}
+        figures.append(f"{memory.estimate(header, n_ctx=n_ctx).total / 1e9:.1f}" if fits else "-")
+    return " / ".join(figures)

@@ -1,52 +1,51 @@
-"""A release: every file that a publisher uploads, from one pass over a checkpoint, or around GGUF files that are there.
+"""A release: every file that a publisher uploads, from one pass over a checkpoint or from existing GGUF files.
 
-What is done is kept in a hidden file of the folder with its checksums, so that an interrupted run goes on; a folder
-with other files, or begun with other options, is left alone.
+The steps, in order: plan, write (convert or copy, and split), lint, measure, describe, checksums. Each records what is
+complete, so that an interrupted release resumes.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from qwen35_gguf import __version__
-from qwen35_gguf.convert import hf_to_gguf, plan_files
+from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.plan_files import PlannedFile
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.gguf_file.atomic_file import disk_errors
-from qwen35_gguf.gguf_file.writer import check_space
-from qwen35_gguf.release import checksums, from_gguf, model_card
-from qwen35_gguf.release import measure as measuring
+from qwen35_gguf.release import checksums, from_gguf, model_card, record
+from qwen35_gguf.release import plan as planning
 from qwen35_gguf.release import state as states
-from qwen35_gguf.release.from_gguf import ReadyMade
+from qwen35_gguf.release.from_gguf import FromGguf
 from qwen35_gguf.release.lint import check_file
-from qwen35_gguf.release.model_card import Origin
-from qwen35_gguf.release.plan import DIGEST_KEY, IMATRIX, Options, Planned, hub_id, is_model, plan, signed, with_digest
+from qwen35_gguf.release.measure import logits_bytes, measure
+from qwen35_gguf.release.model_card import Card
+from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, OpenedCheckpoint, ReleaseFile, ReleasePlan
 from qwen35_gguf.release.state import State
+from qwen35_gguf.release.write_files import Scratch, write_files
 
-RECIPE = "recipe.json"
-REFERENCES = ("F32", "BF16", "F16")  # what divergence may be measured from, the most exact first
-OTHERS = (RECIPE, IMATRIX, checksums.LIST, *model_card.NAMES)
+# What KL divergence may be measured from, the most exact first. A checkpoint can be converted to BF16 at any time.
+UNQUANTIZED = ("F32", "BF16", "F16")
+EXACT = ("F32", "BF16")
+OTHERS = (record.RECIPE, IMATRIX, checksums.LIST, *model_card.NAMES)
 
 Say = Callable[[str], None]
+Reference = ReleaseFile | PlannedFile | Path  # a file of the release; one that is converted for this; an existing GGUF
 
 
 @dataclass(frozen=True)
-class Finish:
-    """What a release needs beside its files.
+class PackageOptions:
+    """What is done with the files of a release.
 
     Attributes:
-        text: that divergence is measured on; by default the packaged one.
-        measure: the divergence of each model from the unquantized weights.
+        text: that KL divergence is measured on; by default the packaged one.
+        measure: measure the KL divergence of each model from the unquantized weights.
         lint: refuse files that would break for their users.
-        license: of the model; empty: the checkpoint's.
-        base_model: its id on the Hub; empty: where it came from.
+        license: of the model; empty: what the weights declare.
+        base_model: its id on the Hub; empty: where the weights came from.
 
     """
 
@@ -58,170 +57,98 @@ class Finish:
 
 
 def package(
-    options: Options, folder: Path, finish: Finish | None = None, *, jobs: int = 0, say: Say = lambda _: None
+    source: FromCheckpoint | FromGguf,
+    folder: Path,
+    options: PackageOptions | None = None,
+    *,
+    jobs: int = 0,
+    say: Say = lambda _: None,
 ) -> list[Path]:
-    """Make a release of a checkpoint, or go on with one.
+    """Make a release, or resume an interrupted one.
 
     Args:
-        options: what it is made of.
-        folder: where.
-        finish: what else it needs.
-        jobs: threads.
-        say: is told what is done.
+        source: what it is made from.
+        folder: of the release.
+        options: what is done with the files.
+        jobs: threads; 0 for one a core.
+        say: is called with what is done.
 
     Returns:
         All files of the release.
 
     Raises:
-        PackageError: the folder has foreign files or was begun with other options, or a file would not do.
+        PackageError: the folder has foreign files or was begun with other options, or a file does not pass.
         Qwen35Error: something cannot be made.
 
     """
-    finish = finish or Finish()
-    planned = plan(options, folder)
-    said = asdict(options) | {"identity": planned.identity, "imatrix": planned.said("quantize.imatrix.sha256")}
-    state = states.begin(folder, said, [file.path.name for file in planned.files], OTHERS)
-    models = [file.path.name for file in planned.files if is_model(file)]
-    unmeasured = [name for name in models if name not in state.figures] if finish.measure else []
+    options = options or PackageOptions()
+    plan = plan_release(source, folder)
+    state = states.begin(folder, plan.inputs, [file.name for file in plan.files], OTHERS)
+    unmeasured = [file.name for file in plan.models if file.name not in state.figures] if options.measure else []
+    reference: Reference | None = choose_reference(plan) if unmeasured else None
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-reference-") as scratch:
-        reference = _reference(planned, Path(scratch)) if unmeasured else None
-        room = measuring.logits_bytes(finish.text, _vocabulary(planned)) if unmeasured else 0
-        convert(planned, folder, state, reference, max_shard_size=options.max_shard_size, room=room, jobs=jobs, say=say)
-        if finish.lint:
-            check(folder, [file.path.name for file in planned.files], state, jobs=jobs, say=say)
+    with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-reference-") as name:
+        scratch = Path(name)
+        if reference is None and plan.checkpoint is not None and unmeasured:
+            reference = _convert_reference(plan.checkpoint, scratch)
+        extra = reference if isinstance(reference, PlannedFile) else None
+        nbytes = logits_bytes(options.text, plan.vocabulary) if reference is not None else 0
+        write_files(plan, folder, state, Scratch(extra, nbytes), jobs=jobs, say=say)
+        if options.lint:
+            lint(folder, [file.name for file in plan.files], state, jobs=jobs, say=say)
         if reference is not None:
-            first = states.parts_of(reference.path.parent, reference.path.name)[0]
-            measuring.measure(
-                unmeasured, first, folder, state, text=finish.text, scratch=Path(scratch), jobs=jobs, say=say
-            )
-    bring_imatrix(options.imatrix, folder)
-    checkpoint = planned.source.checkpoint.directory
-    origin = Origin(
-        front=model_card.front_matter(checkpoint / "README.md"),
-        name=planned.said("general.name") or checkpoint.name,
-        license=finish.license,
-        base_model=finish.base_model or hub_id(options.model),
-        how=how(options, planned, state),
-        verifiable=True,
-        imatrix=bool(options.imatrix),
-    )
-    names = [file.path.name for file in planned.files]
-    return write_texts(folder, names, models, state, record(options, planned, state), origin, jobs=jobs)
+            path = _locate(reference, folder)
+            measure(unmeasured, path, folder, state, text=options.text, scratch=scratch, jobs=jobs, say=say)
+        elif unmeasured:
+            say("note: KL divergence was not measured: no file is in BF16, F16 or F32; name one with --reference")
+    return describe(plan, folder, state, options, jobs=jobs)
 
 
-def package_files(
-    files: ReadyMade, folder: Path, finish: Finish | None = None, *, jobs: int = 0, say: Say = lambda _: None
-) -> list[Path]:
-    """Make a release around GGUF files that are there already: they are copied, or cut, and their bytes stay.
+def plan_release(source: FromCheckpoint | FromGguf, folder: Path) -> ReleasePlan:
+    """Plan a release of either kind.
 
-    Divergence is measured where one of them, or `files.reference`, has the unquantized weights. Otherwise as `package`.
+    Raises:
+        PackageError: it cannot be made, or an existing file is in the release's own folder.
+        Qwen35Error: a file cannot be read.
+
     """
-    finish = finish or Finish()
-    planned = from_gguf.plan(files)
-    state = states.begin(folder, from_gguf.identity(files, planned), [one.name for one in planned], OTHERS)
-    models = [one for one in planned if one.kind == from_gguf.MODEL]
-    from_gguf.copy(planned, folder, state, files.max_shard_size, say=say)
-    if finish.lint:
-        check(folder, [one.name for one in planned], state, jobs=jobs, say=say)
-    exact = {one.quant: one.parts[0] for one in models if one.quant in REFERENCES}
-    reference = Path(files.reference) if files.reference else next((exact[q] for q in REFERENCES if q in exact), None)
-    unmeasured = [one.name for one in models if one.name not in state.figures] if finish.measure else []
-    if unmeasured and reference is None:
-        say("note: no divergence was measured: none of the files is in BF16, F16 or F32; name one with --reference")
-    elif unmeasured and reference is not None:
-        with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-reference-") as scratch:
-            measuring.measure(
-                unmeasured, reference, folder, state, text=finish.text, scratch=Path(scratch), jobs=jobs, say=say
-            )
-    bring_imatrix(files.imatrix, folder)
-    origin = replace(
-        from_gguf.origin(models[0]),
-        how=f"Packaged by qwen35-gguf {__version__} from files that were there; their bytes are unchanged",
-        imatrix=bool(files.imatrix),
-    )
-    origin = replace(
-        origin, license=finish.license or origin.license, base_model=finish.base_model or origin.base_model
-    )
-    names = [one.name for one in planned]
-    said = {"tool": f"qwen35-gguf {__version__}", "files": from_gguf.record(planned, state)}
-    return write_texts(folder, names, [one.name for one in models], state, said, origin, jobs=jobs)
+    if isinstance(source, FromCheckpoint):
+        return planning.plan_release(source, folder)
+    plan = from_gguf.plan_release(source)
+    for part in (part for file in plan.files for part in file.parts):
+        if part.resolve().parent == folder.resolve():
+            raise PackageError(f"{part}: is in the release's own folder; choose another one with -o")
+    return plan
 
 
 # ---- the steps ---------------------------------------------------------------------------------------------------
 
 
-def convert(
-    planned: Planned,
-    folder: Path,
-    state: State,
-    reference: PlannedFile | None = None,
-    *,
-    max_shard_size: int,
-    room: int = 0,
-    jobs: int = 0,
-    say: Say = lambda _: None,
-) -> None:
-    """Write what is missing, all of it in one pass over the checkpoint, and cut what is too large.
-
-    Args:
-        planned: the release.
-        folder: where.
-        state: is brought up to date.
-        reference: the unquantized weights, to be written elsewhere in the same pass.
-        max_shard_size: bytes.
-        room: bytes that are needed later.
-        jobs: threads.
-        say: is told what is there.
-
-    Raises:
-        OutputError: there is no space, or a file cannot be written.
-
-    """
-    missing = states.to_be_made(folder, [file.path.name for file in planned.files], state, say)
-    made = [
-        with_digest(file, state.weights) if state.weights else file
-        for file in planned.files
-        if file.path.name in missing
-    ]
-    extra = [reference] if reference is not None and reference.path.parent != folder else []
-    if not made and not extra:
-        return
-    # a file is whole beside its shards until it is cut, one at a time
-    cut = max((file.nbytes for file in made if file.nbytes > max_shard_size), default=0)
-    check_space(folder, sum(file.nbytes for file in [*made, *extra]) + cut + room)
-    key = "" if state.weights else DIGEST_KEY
-    found = hf_to_gguf.write_files(planned.source.checkpoint, [*made, *extra], jobs=jobs, digest_key=key)
-    state.weights = state.weights or found
-    paths: list[Path] = []
-    for file in made:
-        if file.arch != "clip" and file.path.stat().st_size > max_shard_size:  # towers load from one file
-            paths += shards.split(file.path, folder, max_shard_size, force=True)
-            file.path.unlink()
-        else:
-            paths.append(file.path)
-    digests = checksums.digests(paths, jobs)
-    state.files |= {path.name: digest for path, digest in zip(paths, digests, strict=True)}
-    states.save(folder, state)
+def choose_reference(plan: ReleasePlan) -> ReleaseFile | Path | None:
+    """Choose the unquantized weights: the GGUF that is named, or the most exact model of the release; None: neither."""
+    if plan.reference:
+        return Path(plan.reference)
+    by_quant = {file.quant: file for file in plan.models}
+    accepted = UNQUANTIZED if plan.checkpoint is None else EXACT
+    return next((by_quant[quant] for quant in accepted if quant in by_quant), None)
 
 
-def _reference(planned: Planned, scratch: Path) -> PlannedFile:
-    """Choose what divergence is measured from: a file of the release in BF16 or F32, or one that is made for it."""
-    whole = {file.path.stem.rpartition("-")[2]: file for file in planned.files if is_model(file)}
-    found = next((whole[type_] for type_ in ("F32", "BF16") if type_ in whole), None)
-    if found is not None:
-        return found
-    made = plan_files.text_file(replace(planned.source, weights=None), "BF16", scratch)
-    return replace(signed(made), path=scratch / "BF16.gguf")  # with a place for the checksum, as those it is made with
+def _convert_reference(checkpoint: OpenedCheckpoint, scratch: Path) -> PlannedFile:
+    """Plan a conversion to BF16 beside the release; like all files of the pass it has a place for the checksum."""
+    planned = plan_files.text_file(replace(checkpoint.source, weights=None), "BF16", scratch)
+    return replace(planning.signed(planned), path=scratch / "BF16.gguf")
 
 
-def _vocabulary(planned: Planned) -> int:
-    return int(planned.source.checkpoint.text_config["vocab_size"])
+def _locate(reference: Reference, folder: Path) -> Path:
+    """Return the reference's GGUF, or its first shard."""
+    if isinstance(reference, ReleaseFile):
+        return states.parts_of(folder, reference.name)[0]
+    return reference.path if isinstance(reference, PlannedFile) else reference
 
 
-def check(folder: Path, names: Sequence[str], state: State, *, jobs: int = 0, say: Say = lambda _: None) -> None:
-    """Lint what was not linted yet.
+def lint(folder: Path, names: Sequence[str], state: State, *, jobs: int = 0, say: Say = lambda _: None) -> None:
+    """Check the files that have not passed yet.
 
     Raises:
         PackageError: a file would break for its users.
@@ -245,57 +172,31 @@ def check(folder: Path, names: Sequence[str], state: State, *, jobs: int = 0, sa
         states.save(folder, state)
 
 
-def bring_imatrix(file: str, folder: Path) -> None:
-    """Copy the importance matrix, if there is one, unless that was done before."""
-    if file and not (folder / IMATRIX).exists():
-        with disk_errors(folder / IMATRIX):
-            shutil.copy(file, folder / IMATRIX)
+def describe(plan: ReleasePlan, folder: Path, state: State, options: PackageOptions, *, jobs: int = 0) -> list[Path]:
+    """Include the importance matrix; write recipe.json, the card, the Modelfile and the checksums; return all files.
 
+    Raises:
+        OutputError: a file cannot be written.
 
-def write_texts(
-    folder: Path,
-    names: Sequence[str],
-    models: Sequence[str],
-    state: State,
-    said: dict[str, Any],
-    origin: Origin,
-    *,
-    jobs: int = 0,
-) -> list[Path]:
-    """Write the card, the Modelfile, the recipe and the checksums; return all files of the release."""
-    states.write_text(folder / RECIPE, json.dumps(said, indent=2) + "\n")
-    whole = [(name, states.parts_of(folder, name)) for name in models]
-    beside = [path for name in names if name not in models for path in states.parts_of(folder, name)]
-    for name, content in model_card.texts(folder, whole, beside, figures=state.figures, origin=origin).items():
+    """
+    target = folder / IMATRIX
+    if plan.imatrix and not target.exists():
+        with disk_errors(target):
+            shutil.copy(plan.imatrix, target)
+    record.write_record(plan, folder, state)
+    card = Card(
+        origin=replace(
+            plan.origin,
+            license=options.license or plan.origin.license,
+            base_model=options.base_model or plan.origin.base_model,
+        ),
+        files=tuple((file, tuple(states.parts_of(folder, file.name))) for file in plan.files),
+        figures=state.figures,
+        how=record.how_it_was_made(plan, state),
+        reproducible=plan.checkpoint is not None,
+        imatrix=bool(plan.imatrix),
+    )
+    for name, content in model_card.texts(card, folder).items():
         states.write_text(folder / name, content)
     checksums.write(folder, known=state.files, jobs=jobs)
     return checksums.listed_files(folder)
-
-
-# ---- how it was made ---------------------------------------------------------------------------------------------
-
-
-def how(options: Options, planned: Planned, state: State) -> str:
-    """Say in a sentence or two how the files were made, for the card."""
-    said = f"Made by qwen35-gguf {__version__} from weights with the checksum `{state.weights[:16]}`"
-    if planned.source.commit:
-        said += f", revision `{planned.source.commit[:12]}`"
-    if options.recipe:
-        said += f", by the recipe {options.recipe} (`{planned.said('quantize.recipe.sha256')[:16]}`)"
-    if options.imatrix:
-        said += f", with the importance matrix that lies beside (`{planned.said('quantize.imatrix.sha256')[:16]}`)"
-    return said
-
-
-def record(options: Options, planned: Planned, state: State) -> dict[str, Any]:
-    """Say how the release was made, so that `qwen35 verify-release` can make it again."""
-    return {
-        "tool": f"qwen35-gguf {__version__}",
-        "checkpoint_revision": planned.source.commit or "",
-        "checkpoint_sha256": state.weights,
-        "checkpoint_headers_sha256": planned.identity,
-        "imatrix_sha256": planned.said("quantize.imatrix.sha256"),
-        "recipe_sha256": planned.said("quantize.recipe.sha256"),
-        "options": asdict(options)
-        | {"imatrix": IMATRIX if options.imatrix else "", "model": hub_id(options.model) or Path(options.model).name},
-    }

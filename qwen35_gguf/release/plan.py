@@ -1,11 +1,14 @@
-"""What a release of a checkpoint is made of: every file, its name, its types and its metadata, from headers alone."""
+"""What a release holds: every file, its name, its types and its metadata, decided from headers alone."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
+import yaml
 from gguf import GGUFValueType
 
 from qwen35_gguf import __version__
@@ -19,26 +22,33 @@ from qwen35_gguf.quant import recipe_file
 
 IMATRIX = "imatrix.gguf"
 DIGEST_KEY = "quantize.checkpoint.sha256"
-UNKNOWN = "0" * LENGTH  # until the weights were read
-HEADER = 8  # bytes of a safetensors file that say how long its header is
+UNKNOWN = "0" * LENGTH  # until the weights are read
+LENGTH_BYTES = 8  # of a safetensors file: the length of its header
 LARGEST_HEADER = 1 << 28
+MAX_SHARD_SIZE = 48_000_000_000  # below the Hub's limit of 50 GB a file
+
+Role = Literal["model", "mtp", "mmproj"]
+MODEL: Role = "model"
+MTP: Role = "mtp"
+MMPROJ: Role = "mmproj"
+PREFIX: dict[Role, str] = {MODEL: "", MTP: "mtp-", MMPROJ: "mmproj-"}
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a release is made of; equal options and an equal checkpoint give equal files.
+class FromCheckpoint:
+    """A release of a checkpoint; equal options and an equal checkpoint give equal files.
 
     Attributes:
         model: the checkpoint, a directory or a Hub id.
-        quants: names of mixes, in order.
+        quants: names of quantization presets, in order.
         revision: on the Hub.
         name: of the model; empty: derived from the checkpoint.
-        recipe: deltanet, for all quants that it knows; empty: the mixes as they are.
+        recipe: deltanet, for all quants that it has a table for; empty: the presets as they are.
         imatrix: an importance matrix; empty: none.
-        mmproj_types: of the vision tower.
+        mmproj_types: types of the vision encoder's files.
         mtp_files: also write files with the MTP head alone, as draft models.
         nomtp_files: also write files without the MTP head.
-        max_shard_size: bytes.
+        max_shard_size: bytes; larger text models are split.
 
     """
 
@@ -51,31 +61,95 @@ class Options:
     mmproj_types: tuple[str, ...] = ("BF16",)
     mtp_files: bool = False
     nomtp_files: bool = False
-    max_shard_size: int = 48_000_000_000
+    max_shard_size: int = MAX_SHARD_SIZE
 
 
 @dataclass(frozen=True)
-class Planned:
-    """The files to be made, from one checkpoint.
+class ReleaseFile:
+    """One file of a release, before it is split. It is either converted, or copied from an existing file.
 
     Attributes:
-        source: the checkpoint.
-        files: text models, heads, towers.
-        identity: a checksum of the checkpoint's headers; see `header_checksum`.
+        name: NAME-QUANT.gguf, mtp-NAME-QUANT.gguf or mmproj-NAME-QUANT.gguf.
+        role: what it holds.
+        quant: its type, as in its name.
+        nbytes: its size; of a file to be converted, that of its tensors.
+        conversion: how to make it from the checkpoint; None for an existing file.
+        parts: an existing file, or its shards in order.
 
     """
 
+    name: str
+    role: Role
+    quant: str
+    nbytes: int
+    conversion: PlannedFile | None = None
+    parts: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the model card reports about the weights.
+
+    Attributes:
+        name: of the model.
+        license: as the Hub names it; empty: unknown.
+        base_model: its id on the Hub; empty: unknown.
+        languages: as the Hub names them.
+
+    """
+
+    name: str
+    license: str = ""
+    base_model: str = ""
+    languages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OpenedCheckpoint:
+    """The checkpoint of a release: what was asked for, what was found, and the checksum of its headers."""
+
+    options: FromCheckpoint
     source: Source
-    files: tuple[PlannedFile, ...]
-    identity: str
-
-    def said(self, key: str) -> str:
-        """Look up a metadata entry that some of the files have."""
-        return next((str(kv.value) for file in self.files for kv in file.metadata if kv.key == key), "")
+    headers_sha256: str
 
 
-def plan(options: Options, folder: Path) -> Planned:
-    """Decide everything about a release.
+@dataclass(frozen=True)
+class ReleasePlan:
+    """Everything that is decided before a weight is read.
+
+    Attributes:
+        files: text models, MTP heads, vision encoders.
+        inputs: what decides about the bytes, as JSON; an interrupted release resumes only with equal inputs.
+        origin: for the model card.
+        max_shard_size: bytes.
+        vocabulary: tokens.
+        imatrix: an importance matrix to be included; empty: none.
+        reference: a GGUF with the unquantized weights that is not part of the release; empty: none.
+        checkpoint: None for a release of existing GGUF files.
+
+    """
+
+    files: tuple[ReleaseFile, ...]
+    inputs: Mapping[str, Any]
+    origin: Origin
+    max_shard_size: int
+    vocabulary: int
+    imatrix: str = ""
+    reference: str = ""
+    checkpoint: OpenedCheckpoint | None = None
+
+    @property
+    def models(self) -> tuple[ReleaseFile, ...]:
+        """The files that run alone: neither a vision encoder nor an MTP head."""
+        return tuple(file for file in self.files if file.role == MODEL)
+
+    def metadata(self, key: str) -> str:
+        """Look up a metadata entry that some of the converted files have; "" if none has it."""
+        return _metadata(self.files, key)
+
+
+def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
+    """Plan the release of a checkpoint.
 
     Raises:
         PackageError: a quant is named twice, or two files would have one name.
@@ -91,33 +165,45 @@ def plan(options: Options, folder: Path) -> Planned:
         imatrix=options.imatrix or None,
     )
     stem = source.stem(source.tensors.text)
-    files: list[PlannedFile] = []
+    files: list[ReleaseFile] = []
     for named in quants:
         recipe = options.recipe if options.recipe and named in recipe_file.sizes(options.recipe) else None
         whole = plan_files.text_file(source, named, folder, recipe=recipe)
-        # The recipe is said in the metadata and in recipe.json; a name is NAME-QUANT.gguf.
+        # A recipe is recorded in the metadata and in recipe.json; a name is NAME-QUANT.gguf.
         quant = whole.path.stem.rpartition("-")[2]
-        files.append(replace(whole, path=folder / f"{stem}-{quant}.gguf"))
+        whole = replace(whole, path=folder / f"{stem}-{quant}.gguf")
+        files.append(_release_file(whole, MODEL, quant))
         if options.mtp_files:
-            files.append(_head(files[-1]))
+            files.append(_release_file(_mtp_file(whole), MTP, quant))
         if options.nomtp_files:
             without = plan_files.text_file(source, quant, folder, mtp=False, recipe=recipe)
-            files.append(replace(without, path=folder / f"{stem}-nomtp-{quant}.gguf"))
+            files.append(_release_file(replace(without, path=folder / f"{stem}-nomtp-{quant}.gguf"), MODEL, quant))
     if source.tensors.vision:
-        files += [plan_files.vision_file(source, type_, folder, stem=stem) for type_ in options.mmproj_types]
-    names = [file.path.name for file in files]
+        for type_ in options.mmproj_types:
+            files.append(_release_file(plan_files.vision_file(source, type_, folder, stem=stem), MMPROJ, type_.upper()))
+    names = [file.name for file in files]
     if clash := sorted({name for name in names if names.count(name) > 1}):
         raise PackageError(f"{clash[0]}: two files would have this name; leave one of them out")
-    return Planned(source, tuple(signed(file) for file in files), header_checksum(source.checkpoint))
+    opened = OpenedCheckpoint(options, source, headers_sha256(source.checkpoint))
+    return ReleasePlan(
+        files=tuple(files),
+        inputs=asdict(options)
+        | {"identity": opened.headers_sha256, "imatrix": _metadata(files, "quantize.imatrix.sha256")},
+        origin=_origin(opened, _metadata(files, "general.name")),
+        max_shard_size=options.max_shard_size,
+        vocabulary=int(source.checkpoint.text_config["vocab_size"]),
+        imatrix=options.imatrix,
+        checkpoint=opened,
+    )
 
 
-def _check(options: Options, quants: list[str]) -> None:
-    """Refuse names that mean nothing, before anything is downloaded."""
+def _check(options: FromCheckpoint, quants: list[str]) -> None:
+    """Refuse unknown names before anything is downloaded."""
     if not quants:
         raise PackageError("--quants: is empty; name Q4_K_M, for example")
     for name, given in (("--quants", quants), ("--mmproj-types", [type_.upper() for type_ in options.mmproj_types])):
         if twice := sorted({one for one in given if given.count(one) > 1}):
-            raise PackageError(f"{name}: {twice[0]} is named twice")
+            raise PackageError(f"{name}: {twice[0]} is named twice; name it once")
     if options.recipe and options.recipe not in recipe_file.BUILT_IN:
         raise PackageError(f"--recipe {options.recipe}: a release takes one of {', '.join(recipe_file.BUILT_IN)}")
     for quant in quants:
@@ -126,10 +212,14 @@ def _check(options: Options, quants: list[str]) -> None:
         plan_files.check_names(quants[0], mmproj_type=type_)
 
 
-def signed(file: PlannedFile) -> PlannedFile:
-    """Say in the metadata what made the file and of which weights; the importance matrix goes along under its name.
+def _release_file(planned: PlannedFile, role: Role, quant: str) -> ReleaseFile:
+    return ReleaseFile(planned.path.name, role, quant, planned.nbytes, signed(planned))
 
-    The checksum of the weights is not known yet: its place is filled when they were read, or by `with_digest`.
+
+def signed(file: PlannedFile) -> PlannedFile:
+    """Record in the metadata what makes the file and of which weights; the importance matrix is included as IMATRIX.
+
+    The checksum of the weights is not known yet: its place is filled when they are read, or by `with_digest`.
     """
     entries = [kv._replace(value=IMATRIX) if kv.key == "quantize.imatrix.file" else kv for kv in file.metadata]
     entries.append(KeyValue("quantize.tool", f"qwen35-gguf {__version__}", GGUFValueType.STRING))
@@ -138,12 +228,12 @@ def signed(file: PlannedFile) -> PlannedFile:
 
 
 def with_digest(file: PlannedFile, digest: str) -> PlannedFile:
-    """Put in the checksum of the weights, which an earlier run has taken."""
+    """Set the checksum of the weights, which an earlier run has taken."""
     entries = (kv._replace(value=digest) if kv.key == DIGEST_KEY else kv for kv in file.metadata)
     return replace(file, metadata=tuple(entries))
 
 
-def _head(file: PlannedFile) -> PlannedFile:
+def _mtp_file(file: PlannedFile) -> PlannedFile:
     """Plan the file of the MTP head alone: its block, and the embedding, norm and output that it shares.
 
     Raises:
@@ -161,21 +251,44 @@ def _head(file: PlannedFile) -> PlannedFile:
     ]
     return replace(
         file,
-        path=file.path.with_name(f"mtp-{file.path.name}"),
+        path=file.path.with_name(f"{PREFIX[MTP]}{file.path.name}"),
         tensors=tuple(tensor for tensor, _ in kept),
         types=tuple(type_ for _, type_ in kept),
     )
 
 
-def is_model(file: PlannedFile) -> bool:
-    """Whether a file can be run alone: it is no vision tower, and no MTP head."""
-    return file.arch != "clip" and not file.path.name.startswith("mtp-")
+def _metadata(files: list[ReleaseFile] | tuple[ReleaseFile, ...], key: str) -> str:
+    conversions = (file.conversion for file in files if file.conversion is not None)
+    return next((str(kv.value) for planned in conversions for kv in planned.metadata if kv.key == key), "")
 
 
-def header_checksum(checkpoint: Checkpoint) -> str:
-    """Return a checksum of the configuration and of the headers of the weights: names, types, shapes, places, sizes.
+def _origin(opened: OpenedCheckpoint, name: str) -> Origin:
+    directory = opened.source.checkpoint.directory
+    front = front_matter(directory / "README.md")
+    languages = front.get("language") or ()
+    return Origin(
+        name=name or directory.name,
+        license=str(front.get("license") or ""),
+        base_model=hub_id(opened.options.model),
+        languages=(languages,) if isinstance(languages, str) else tuple(map(str, languages)),
+    )
 
-    It is there before a weight is read, to tell at once whether a folder was begun with another checkpoint.
+
+def front_matter(path: Path) -> dict[str, Any]:
+    """Read the YAML at the beginning of a model card; {} where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        head = text.split("---")[1] if text.startswith("---") else ""
+        data = yaml.safe_load(head)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def headers_sha256(checkpoint: Checkpoint) -> str:
+    """Return a checksum of the configuration and of the headers of the weights: names, types, shapes, offsets, sizes.
+
+    It is known before a weight is read, and tells whether a folder was begun with another checkpoint.
     """
     digest = hashlib.sha256()
     for path in sorted(checkpoint.directory.iterdir()):
@@ -183,12 +296,12 @@ def header_checksum(checkpoint: Checkpoint) -> str:
             digest.update(path.name.encode() + path.read_bytes())
         elif path.suffix == ".safetensors":
             with path.open("rb") as file:
-                length = int.from_bytes(file.read(HEADER), "little")
+                length = int.from_bytes(file.read(LENGTH_BYTES), "little")
                 digest.update(file.read(min(length, LARGEST_HEADER)))
             digest.update(f"{path.name} {path.stat().st_size}".encode())
     return digest.hexdigest()
 
 
 def hub_id(model: str) -> str:
-    """Return the id if the model came from the Hub, else ""."""
+    """Return the id of a model of the Hub, and "" for a directory."""
     return "" if Path(model).expanduser().exists() else model

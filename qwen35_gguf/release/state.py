@@ -1,12 +1,12 @@
-"""How far a release is: what is done, with checksums, in a hidden file of its folder.
+"""The progress of a release: what is complete, with checksums, in a hidden file of its folder.
 
-So an interrupted run goes on, and a folder that has other files, or was begun with other options, is left alone.
+An interrupted release resumes from it. A folder with other files, or begun with other options, is left alone.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,54 +19,69 @@ from qwen35_gguf.release import checksums
 STATE = ".qwen35-package.json"
 
 
-@dataclass
-class State:
-    """What is done.
+@dataclass(frozen=True)
+class Figures:
+    """The KL divergence of a model from the unquantized weights, in nats.
 
     Attributes:
-        options: what the release is made of and how, as JSON has it.
-        weights: the checksum of the checkpoint's weights; empty until they were read.
-        files: checksums of finished files, by name.
-        figures: of divergence, by the name of the whole file.
-        linted: finished files in which nothing was found.
+        mean: over the tokens.
+        low: of the interval that holds the true mean with 95 % confidence.
+        high: of that interval.
+        same_top: share of tokens with the same most likely token, 0 to 1.
+        tokens: that were compared.
 
     """
 
-    options: dict[str, Any]
+    mean: float
+    low: float
+    high: float
+    same_top: float
+    tokens: int
+
+
+@dataclass
+class State:
+    """What is complete.
+
+    Attributes:
+        inputs: what decides about the bytes, as JSON.
+        weights: the checksum of the checkpoint's weights; empty until they are read.
+        files: checksums of complete files, by name.
+        figures: KL divergence, by the name of the file before it is split.
+        linted: complete files without an error.
+
+    """
+
+    inputs: Mapping[str, Any]
     weights: str = ""
     files: dict[str, str] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Figures] = field(default_factory=dict)
     linted: list[str] = field(default_factory=list)
 
 
-def begin(folder: Path, options: dict[str, Any], names: Collection[str], others: Collection[str]) -> State:
-    """Read what an interrupted run left, and drop what is no longer as it was.
+def begin(folder: Path, inputs: Mapping[str, Any], names: Collection[str], others: Collection[str]) -> State:
+    """Read what an interrupted release recorded, and forget files that changed since.
 
     Args:
         folder: of the release; it need not exist.
-        options: what the release is made of and how.
-        names: of the GGUF files that are to be there, unsharded.
-        others: names of other files that may be there.
+        inputs: what decides about the bytes, as JSON.
+        names: of the release's GGUF files, before they are split.
+        others: names of other files of a release.
 
     Raises:
         PackageError: the folder has foreign files, or was begun with other options.
         ChecksumError: a file cannot be read.
 
     """
-    said = json.loads(json.dumps(options))
-    state = State(said)
-    where = folder / STATE
-    if where.exists():
-        try:
-            state = State(**json.loads(where.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise PackageError(f"{where}: is damaged; remove it, and the files that are to be made again") from None
-        if state.options != said:
-            raise PackageError(
-                f"{folder}: was begun with other options or of another checkpoint; choose another folder"
-            )
+    wanted = json.loads(json.dumps(inputs))
+    state = State(wanted)
+    path = folder / STATE
+    if path.exists():
+        state = _read(path)
+        if state.inputs != wanted:
+            raise PackageError(f"{folder}: was begun with other options or from other weights; choose another folder")
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        hidden = path.name.startswith(".")  # what downloads and uploads note, among others
+        hidden = path.name.startswith(".")  # records of downloads and uploads, among others
         if not (hidden or path.name in others or whole_name(path) in names or path.name.endswith(".part")):
             raise PackageError(f"{folder}: has {path.name}, which does not belong there; choose an empty folder")
     for name, digest in list(state.files.items()):
@@ -77,19 +92,30 @@ def begin(folder: Path, options: dict[str, Any], names: Collection[str], others:
     return state
 
 
+def _read(path: Path) -> State:
+    try:
+        state = State(**json.loads(path.read_text(encoding="utf-8")))
+        state.figures = {name: Figures(**one) for name, one in state.figures.items()}  # type: ignore[arg-type]
+    except (AttributeError, OSError, ValueError, TypeError):
+        raise PackageError(
+            f"{path}: is damaged, or of another version; remove it, and the files that are to be made again"
+        ) from None
+    return state
+
+
 def save(folder: Path, state: State) -> None:
-    """Keep how far it is."""
+    """Record the progress."""
     write_text(folder / STATE, json.dumps(asdict(state), indent=1) + "\n")
 
 
 def whole_name(path: Path) -> str:
-    """Return the name of the file that a shard is of; of another file, its own."""
+    """Return the name of a shard's file before it was split; of any other file, its own."""
     shard = SHARD_NAME.fullmatch(path.name)
     return f"{shard['prefix']}.gguf" if shard else path.name
 
 
 def parts_of(folder: Path, name: str) -> list[Path]:
-    """List the shards of a file that was cut, the first one first, or the file itself."""
+    """List the shards of a file that was split, in order, or the file itself."""
     return sorted(_shards(folder, name)) or [folder / name]
 
 
@@ -99,27 +125,27 @@ def _shards(folder: Path, name: str) -> Iterator[Path]:
             yield path
 
 
-def is_done(folder: Path, name: str, state: State) -> bool:
-    """Whether all parts of a file are there as they were."""
+def is_complete(folder: Path, name: str, state: State) -> bool:
+    """Whether all parts of a file are present and unchanged."""
     parts = parts_of(folder, name)
     shard = SHARD_NAME.fullmatch(parts[0].name)
     whole = shard is None or int(shard["count"]) == len(parts)
     return whole and all(path.name in state.files for path in parts)
 
 
-def to_be_made(folder: Path, names: Sequence[str], state: State, say: Callable[[str], None]) -> set[str]:
-    """Return which files are not done, and remove what is left of them."""
-    missing = {name for name in names if not is_done(folder, name, state)}
+def incomplete(folder: Path, names: Sequence[str], state: State, say: Callable[[str], None]) -> set[str]:
+    """Return the files that are not complete, and remove their remains."""
+    missing = {name for name in names if not is_complete(folder, name, state)}
     if len(missing) < len(names):
-        say(f"{len(names) - len(missing)} of {len(names)} files are there already")
+        say(f"{len(names) - len(missing)} of {len(names)} files are complete already")
     for name in missing:
-        for stale in parts_of(folder, name):
-            stale.unlink(missing_ok=True)
+        for remains in parts_of(folder, name):
+            remains.unlink(missing_ok=True)
     return missing
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a text that appears whole.
+    """Write a text file; it appears whole or not at all.
 
     Raises:
         OutputError: it cannot be written.

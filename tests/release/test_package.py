@@ -1,4 +1,4 @@
-"""A release: one pass gives what single conversions give, it can go on, and be made again."""
+"""A release: one pass gives what single conversions give, it resumes, and can be made again."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from qwen35_gguf.errors import OutputError, PackageError
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.release import package
 from qwen35_gguf.release import state as states
-from qwen35_gguf.release.package import Finish
-from qwen35_gguf.release.plan import Options
+from qwen35_gguf.release.package import PackageOptions
+from qwen35_gguf.release.plan import FromCheckpoint
+from qwen35_gguf.release.record import read_record
 from qwen35_gguf.release.verify_release import verify
 
 
@@ -35,7 +36,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-FAST = Finish(measure=False)
+FAST = PackageOptions(measure=False)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_one_pass_gives_what_single_conversions_give(release: Path, tmp_path: Pa
             assert new == {"quantize.tool", "quantize.checkpoint.sha256"}
 
 
-def test_the_folder_has_everything(release: Path) -> None:
+def test_the_folder_is_complete(release: Path) -> None:
     names = {path.name for path in release.iterdir() if not path.name.startswith(".")}
     stem = "Tiny-Qwen3.5-6.4M"
     assert names == {
@@ -97,6 +98,17 @@ def test_the_folder_has_everything(release: Path) -> None:
 def test_a_release_is_made_again_and_compared(release: Path) -> None:
     result = run("verify-release", release, "--against", TINY)
     assert (result.exit_code, "PASS" in result.output) == (0, True), result.output
+
+
+def test_a_record_of_version_0_1_is_read(release: Path, tmp_path: Path) -> None:
+    content = json.loads((release / "recipe.json").read_text())
+    content["options"] |= {"heads": content["options"].pop("mtp_files"), "plain": content["options"].pop("nomtp_files")}
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    assert read_record(tmp_path) == read_record(release)
+    del content["options"]["quants"]
+    (tmp_path / "recipe.json").write_text(json.dumps(content))
+    with pytest.raises(PackageError, match="is damaged, or of another version"):
+        read_record(tmp_path)
 
 
 def test_a_change_is_found(release: Path, tmp_path: Path) -> None:
@@ -128,7 +140,7 @@ def test_the_bytes_do_not_depend_on_threads_or_instructions(release: Path, tmp_p
 
 
 def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
-    """For all quants, with and without the head, the heads alone, the towers, and what divergence is measured from."""
+    """For all quants, with and without the MTP head, the head alone, the vision encoders and the reference."""
     read: Counter[str] = Counter()
     real = OutputTensor.blocks
 
@@ -137,8 +149,10 @@ def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return real(tensor, checkpoint)
 
     monkeypatch.setattr(OutputTensor, "blocks", counting)
-    options = Options(str(TINY), ("Q4_0", "Q8_0"), mmproj_types=("BF16", "F16"), nomtp_files=True, mtp_files=True)
-    package.package(options, tmp_path / "release", Finish(text=text))
+    options = FromCheckpoint(
+        str(TINY), ("Q4_0", "Q8_0"), mmproj_types=("BF16", "F16"), nomtp_files=True, mtp_files=True
+    )
+    package.package(options, tmp_path / "release", PackageOptions(text=text))
     assert len(list((tmp_path / "release").glob("*.gguf"))) == 8
     assert set(read.values()) == {1}
     assert {"token_embd.weight", "v.post_ln.weight", "blk.8.nextn.eh_proj.weight"} <= set(read)
@@ -146,9 +160,9 @@ def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(figures) == 4
 
 
-def test_an_interrupted_release_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_release_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "release"
-    options = Options(str(TINY), ("Q4_K_M", "Q4_0"), nomtp_files=True)
+    options = FromCheckpoint(str(TINY), ("Q4_K_M", "Q4_0"), nomtp_files=True)
     real = hf_to_gguf._pack
 
     def stop(*_: object, **__: object) -> None:
@@ -159,7 +173,7 @@ def test_an_interrupted_release_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
         package.package(options, folder, FAST)
     assert [path.name for path in folder.iterdir()] == []  # nothing is half there
     monkeypatch.setattr(hf_to_gguf, "_pack", real)
-    monkeypatch.setattr(package, "write_texts", stop)
+    monkeypatch.setattr(package, "describe", stop)
     with pytest.raises(KeyboardInterrupt):
         package.package(options, folder, FAST)
     monkeypatch.undo()
@@ -170,21 +184,21 @@ def test_an_interrupted_release_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     lost.write_bytes(before[:-1])
     said: list[str] = []
     files = package.package(options, folder, FAST, say=said.append)
-    assert "4 of 5 files are there already" in said
+    assert "4 of 5 files are complete already" in said
     assert all(path.stat().st_mtime_ns == when for path, when in done.items() if path != lost)
     assert lost.read_bytes() == before  # the checksum of the weights, which were not all read again, included
     assert len([path for path in files if path.suffix == ".gguf"]) == 5
     assert not any("nextn" in tensor.name for tensor in gguf.GGUFReader(lost).tensors)
     with pytest.raises(PackageError, match="begun with other options"):
-        package.package(Options(str(TINY), ("Q6_K",)), folder, FAST)
+        package.package(FromCheckpoint(str(TINY), ("Q6_K",)), folder, FAST)
     (folder / states.STATE).write_text("{}")
-    with pytest.raises(PackageError, match="is damaged; remove it"):
+    with pytest.raises(PackageError, match="is damaged, or of another version; remove it"):
         package.package(options, folder, FAST)
 
 
 def test_a_lost_shard_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "release"
-    options = Options(str(TINY), ("Q4_0",), max_shard_size=2_000_000)
+    options = FromCheckpoint(str(TINY), ("Q4_0",), max_shard_size=2_000_000)
     package.package(options, folder, FAST)
     before = checksums_of_models(folder)
     sorted(folder.glob("Tiny*.gguf"))[1].unlink()
@@ -194,7 +208,7 @@ def test_a_lost_shard_is_made_again(tmp_path: Path) -> None:
 
 def test_large_files_are_split(tmp_path: Path) -> None:
     folder = tmp_path / "release"
-    package.package(Options(str(TINY), ("Q4_0",), max_shard_size=2_000_000), folder, FAST)
+    package.package(FromCheckpoint(str(TINY), ("Q4_0",), max_shard_size=2_000_000), folder, FAST)
     parts = sorted(folder.glob("Tiny*.gguf"))
     assert len(parts) > 1
     assert all("-of-" in path.name for path in parts)
@@ -206,11 +220,11 @@ def test_large_files_are_split(tmp_path: Path) -> None:
     assert verify(folder, str(TINY)) == []
 
 
-def test_heads_are_draft_models_of_their_own(tmp_path: Path) -> None:
+def test_mtp_files_are_draft_models(tmp_path: Path) -> None:
     from qwen35_gguf.runtime.llama.library import Model
 
     folder = tmp_path / "release"
-    package.package(Options(str(TINY), ("Q4_0",), mtp_files=True), folder, FAST)
+    package.package(FromCheckpoint(str(TINY), ("Q4_0",), mtp_files=True), folder, FAST)
     head, whole = next(folder.glob("mtp-*.gguf")), next(folder.glob("Tiny*.gguf"))
     expected = {t.name: t for t in gguf.GGUFReader(whole).tensors}
     names = []
@@ -238,24 +252,24 @@ def test_what_would_break_for_its_users_is_refused(tmp_path: Path) -> None:
     assert run("package", source, "-o", tmp_path / "release", *options, "--no-lint").exit_code == 0
 
 
-# ---- of files that are there -------------------------------------------------------------------------------------
+# ---- of existing GGUF files --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """GGUF files as they lie about: odd names, one set of shards."""
-    folder = tmp_path_factory.mktemp("ready")
-    text, tower = hf_to_gguf.convert(TINY, "Q4_K_M", folder / "made")
+def existing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GGUF files with odd names, one of them a set of shards."""
+    folder = tmp_path_factory.mktemp("existing")
+    text, mmproj = hf_to_gguf.convert(TINY, "Q4_K_M", folder / "made")
     (exact,) = hf_to_gguf.convert(TINY, "BF16", folder / "made", vision=False)
     shutil.copy(text, folder / "tiny.q4_k_m.gguf")
-    shutil.copy(tower, folder / "mmproj.gguf")
+    shutil.copy(mmproj, folder / "mmproj.gguf")
     shards.split(exact, folder, 5_000_000, prefix="Tiny-exact")
     return folder
 
 
-def test_files_that_are_there_become_a_release(ready: Path, tmp_path: Path, text: Path) -> None:
+def test_existing_files_become_a_release(existing: Path, tmp_path: Path, text: Path) -> None:
     folder = tmp_path / "release"
-    files = [ready / "tiny.q4_k_m.gguf", ready / "mmproj.gguf", *sorted(ready.glob("Tiny-exact-*.gguf"))]
+    files = [existing / "tiny.q4_k_m.gguf", existing / "mmproj.gguf", *sorted(existing.glob("Tiny-exact-*.gguf"))]
     result = run("package", *files, "-o", folder, "-f", text, "--base-model", "a/b")
     assert result.exit_code == 0, result.output
     names = {path.name for path in folder.glob("*.gguf")}
@@ -273,26 +287,26 @@ def test_files_that_are_there_become_a_release(ready: Path, tmp_path: Path, text
     said = json.loads((folder / "recipe.json").read_text())
     assert [one["source"][0] for one in said["files"]][:2] == ["tiny.q4_k_m.gguf", "mmproj.gguf"]
     done = {path: path.stat().st_mtime_ns for path in folder.glob("*.gguf")}
-    assert run("package", *files, "-o", folder, "-f", text, "--base-model", "a/b").exit_code == 0  # goes on
+    assert run("package", *files, "-o", folder, "-f", text, "--base-model", "a/b").exit_code == 0  # resumes
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     result = run("verify-release", folder, "--against", TINY)
     assert (result.exit_code, "was made of GGUF files" in result.stderr) == (2, True)
 
 
-def test_large_files_that_are_there_are_cut(ready: Path, tmp_path: Path) -> None:
-    file = ready / "tiny.q4_k_m.gguf"
+def test_large_existing_files_are_split(existing: Path, tmp_path: Path) -> None:
+    file = existing / "tiny.q4_k_m.gguf"
     result = run("package", file, "-o", tmp_path / "release", "--max-shard-size", "2MB", "--name", "Small")
     assert result.exit_code == 0, result.output
-    assert "no divergence was measured" in result.stderr
+    assert "KL divergence was not measured" in result.stderr
     parts = sorted((tmp_path / "release").glob("Small-Q4_K_M-*.gguf"))
     assert len(parts) > 1
     assert shards.merge(parts[0], tmp_path / "joined.gguf").read_bytes() == file.read_bytes()
 
 
 def test_files_that_do_not_belong_together_are_refused(
-    ready: Path, tmp_path: Path, checkpoint: Callable[..., Path]
+    existing: Path, tmp_path: Path, checkpoint: Callable[..., Path]
 ) -> None:
-    file, tower = ready / "tiny.q4_k_m.gguf", ready / "mmproj.gguf"
+    file, mmproj = existing / "tiny.q4_k_m.gguf", existing / "mmproj.gguf"
     other = hf_to_gguf.convert(checkpoint(tied=False), "Q8_0", tmp_path / "other", vision=False)[0]
     twin = tmp_path / "twin.gguf"
     twin.write_bytes(file.read_bytes())
@@ -301,7 +315,7 @@ def test_files_that_do_not_belong_together_are_refused(
     for arguments, message in (
         ((file, other), "is of another model than"),
         ((file, twin), "leave one out"),
-        ((tower,), "is no text model"),
+        ((mmproj,), "is not a text model"),
         ((file, TINY), "not both"),
         ((file, tmp_path / "none.gguf"), "none.gguf"),
         ((damaged,), "is cut off"),
@@ -314,6 +328,15 @@ def test_files_that_do_not_belong_together_are_refused(
         result = run("package", *arguments, "-o", tmp_path / "release")
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
     assert not list((tmp_path / "release").glob("*.gguf")) if (tmp_path / "release").exists() else True
+
+
+def test_the_folder_of_the_files_is_refused_as_the_folder_of_the_release(existing: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tiny-Q4_K_M.gguf"  # already has the name that it would get
+    shutil.copy(existing / "tiny.q4_k_m.gguf", file)
+    before = file.read_bytes()
+    result = run("package", file, "-o", tmp_path)
+    assert (result.exit_code, "is in the release's own folder" in result.stderr) == (2, True), result.stderr
+    assert file.read_bytes() == before
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------
@@ -338,5 +361,5 @@ def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     usage = type("Usage", (), {"free": 1000, "total": 1000, "used": 0})
     monkeypatch.setattr(writer.shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(OutputError, match=r"needs \d\.\d\d GB, but only 0\.00 GB are free"):
-        package.package(Options(str(TINY), ("Q4_0",)), tmp_path / "full", FAST)
+        package.package(FromCheckpoint(str(TINY), ("Q4_0",)), tmp_path / "full", FAST)
     assert not list((tmp_path / "full").glob("*.gguf"))

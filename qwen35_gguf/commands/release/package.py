@@ -1,4 +1,4 @@
-"""Make a release folder of several quants."""
+"""Make a release: several quants, model card, checksums."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.sizes import size as parse_size
 from qwen35_gguf.release import package
-from qwen35_gguf.release.from_gguf import ReadyMade
-from qwen35_gguf.release.package import Finish
-from qwen35_gguf.release.plan import Options
+from qwen35_gguf.release.from_gguf import FromGguf
+from qwen35_gguf.release.package import PackageOptions
+from qwen35_gguf.release.plan import FromCheckpoint
 
 PATH = click.Path(path_type=Path)
 OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision")
@@ -22,20 +22,20 @@ OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files"
 
 @click.command("package")
 @click.argument("models", metavar="MODEL_OR_GGUFS...", nargs=-1, required=True)
-@click.option("-o", "--out", type=PATH, required=True, help="The release's folder: empty, or begun before.")
-@click.option("--quants", default="Q4_K_M,Q5_K_M,Q8_0", show_default=True, help="llama.cpp's names, by commas.")
-@click.option("--imatrix", type=PATH, help="Importance matrix, of `qwen35 imatrix`.")
-@click.option("--recipe", default="", help="deltanet: for all quants that it has one for.")
-@click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, by commas.")
+@click.option("-o", "--out", type=PATH, required=True, help="Folder of the release: empty, or of an interrupted one.")
+@click.option("--quants", default="Q4_K_M,Q5_K_M,Q8_0", show_default=True, help="Presets, separated by commas.")
+@click.option("--imatrix", type=PATH, help="Importance matrix, made by `qwen35 imatrix`.")
+@click.option("--recipe", default="", help="deltanet: for all quants that it has a table for.")
+@click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, separated by commas.")
 @renamed_option("--mtp-files", old=["--heads"], is_flag=True, help="Also write mtp-*.gguf: the MTP head alone.")
 @renamed_option("--nomtp-files", old=["--plain"], is_flag=True, help="Also write *-nomtp-*.gguf: no MTP head.")
-@click.option("--max-shard-size", type=parse_size, default="48GB", show_default=True, help="Larger files are split.")
-@click.option("--no-measure", is_flag=True, help="Do not measure divergence.")
-@click.option("--reference", type=PATH, help="With GGUFs: the unquantized weights, if they are not among these.")
-@click.option("-f", "--text", type=PATH, help="Text to measure on; by default one that comes with the package.")
+@click.option("--max-shard-size", type=parse_size, default="48GB", show_default=True, help="Split larger files.")
+@click.option("--no-measure", is_flag=True, help="Do not measure KL divergence.")
+@click.option("--reference", type=PATH, help="With GGUF files: the unquantized weights, if they are not among them.")
+@click.option("-f", "--text", type=PATH, help="Text to measure on; by default the packaged one.")
 @click.option("--no-lint", is_flag=True, help="Keep files that would break for their users.")
-@click.option("--license", "license_", default="", help="Of the model; by default the checkpoint's.")
-@click.option("--base-model", default="", help="Its id on the Hub; by default MODEL, if it is one.")
+@click.option("--license", "license_", default="", help="License of the model; by default the checkpoint's.")
+@click.option("--base-model", default="", help="Id of the base model on the Hub; by default MODEL, if that is an id.")
 @click.option("--revision", default="", help="Branch, tag or commit on the Hub.")
 @click.option("--name", default="", help="The model's name; by default derived from the checkpoint.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
@@ -62,46 +62,48 @@ def command(
     name: str,
     jobs: int,
 ) -> None:
-    """Make a release of a checkpoint (a directory or a Hub id), or of GGUF files that are there already.
+    """Make a release of a checkpoint (a directory or a Hub id), or of existing GGUF files.
 
-    Of a checkpoint: all quants, towers, card, plot, checksums, from one pass over it. GGUF files are named by the
-    convention, cut if need be, and described; their bytes stay. Interrupted, the same command goes on; what is finished
-    is kept.
+    A checkpoint is converted to all quants in one pass; with vision encoder, model card, plot and checksums. Existing
+    GGUF files are named by the convention, split if they are too large, and described; their bytes stay. Run the same
+    command again to resume an interrupted release.
     """
-    finish = Finish(text=text, measure=not no_measure, lint=not no_lint, license=license_, base_model=base_model)
-    ready = [model for model in models if model.endswith(".gguf")]
-    if ready:
-        if len(ready) < len(models):
+    options = PackageOptions(
+        text=text, measure=not no_measure, lint=not no_lint, license=license_, base_model=base_model
+    )
+    source: FromCheckpoint | FromGguf
+    ggufs = [model for model in models if model.endswith(".gguf")]
+    if ggufs:
+        if len(ggufs) < len(models):
             raise click.UsageError("give one checkpoint, or GGUF files, not both")
         for option in OF_CHECKPOINTS:
             if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{option.replace('_', '-')} is for a checkpoint: GGUF files stay as they are")
-        files = ReadyMade(
+        source = FromGguf(
             files=models,
             name=name,
-            imatrix=str(imatrix) if imatrix else "",
-            reference=str(reference) if reference else "",
+            imatrix=str(imatrix or ""),
+            reference=str(reference or ""),
             max_shard_size=max_shard_size,
         )
-        made = package.package_files(files, out, finish, jobs=jobs, say=progress.say)
     else:
         if len(models) > 1:
-            raise click.UsageError("give one checkpoint; several files have to end in .gguf")
+            raise click.UsageError("give one checkpoint; the names of several files must end in .gguf")
         if reference is not None:
             raise click.UsageError("--reference is for GGUF files: a checkpoint has the unquantized weights itself")
-        options = Options(
+        source = FromCheckpoint(
             model=models[0],
             quants=_listed(quants),
             revision=revision,
             name=name,
             recipe=recipe,
-            imatrix=str(imatrix) if imatrix else "",
+            imatrix=str(imatrix or ""),
             mmproj_types=tuple(type_.upper() for type_ in _listed(mmproj_types)),
             mtp_files=mtp_files,
             nomtp_files=nomtp_files,
             max_shard_size=max_shard_size,
         )
-        made = package.package(options, out, finish, jobs=jobs, say=progress.say)
+    made = package.package(source, out, options, jobs=jobs, say=progress.say)
     for path in made:
         click.echo(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
     click.echo(f"Upload it: qwen35 publish {out} --repo USER/NAME")

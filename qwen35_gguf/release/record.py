@@ -1,0 +1,123 @@
+"""`recipe.json`: how a release was made, so that it can be made again and compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qwen35_gguf import __version__
+from qwen35_gguf.errors import PackageError
+from qwen35_gguf.release import state as states
+from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, OpenedCheckpoint, ReleasePlan, hub_id
+from qwen35_gguf.release.state import State
+
+RECIPE = "recipe.json"
+TOOL = f"qwen35-gguf {__version__}"
+RENAMED = {"heads": "mtp_files", "plain": "nomtp_files"}  # options, as version 0.1 recorded them
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a release of a checkpoint recorded.
+
+    Attributes:
+        options: the importance matrix is that of the release's folder.
+        headers_sha256: of the checkpoint; see `plan.headers_sha256`.
+        weights_sha256: of the checkpoint.
+
+    """
+
+    options: FromCheckpoint
+    headers_sha256: str
+    weights_sha256: str
+
+
+def write_record(plan: ReleasePlan, folder: Path, state: State) -> None:
+    """Write `recipe.json`.
+
+    Raises:
+        OutputError: it cannot be written.
+
+    """
+    if plan.checkpoint is not None:
+        content = _of_checkpoint(plan, plan.checkpoint, state)
+    else:
+        content = {"tool": TOOL, "files": _of_files(plan, state)}
+    states.write_text(folder / RECIPE, json.dumps(content, indent=2) + "\n")
+
+
+def _of_checkpoint(plan: ReleasePlan, checkpoint: OpenedCheckpoint, state: State) -> dict[str, Any]:
+    options = checkpoint.options
+    public = replace(
+        options,
+        imatrix=IMATRIX if options.imatrix else "",
+        model=hub_id(options.model) or Path(options.model).name,
+    )
+    return {
+        "tool": TOOL,
+        "checkpoint_revision": checkpoint.source.commit or "",
+        "checkpoint_sha256": state.weights,
+        "checkpoint_headers_sha256": checkpoint.headers_sha256,
+        "imatrix_sha256": plan.metadata("quantize.imatrix.sha256"),
+        "recipe_sha256": plan.metadata("quantize.recipe.sha256"),
+        "options": asdict(public),
+    }
+
+
+def _of_files(plan: ReleasePlan, state: State) -> list[dict[str, Any]]:
+    """List the names that the files had, and their checksums now."""
+    digests: dict[str, dict[str, str]] = {}
+    for name, digest in state.files.items():
+        digests.setdefault(states.whole_name(Path(name)), {})[name] = digest
+    return [
+        {"name": file.name, "source": [part.name for part in file.parts], "sha256": digests[file.name]}
+        for file in plan.files
+    ]
+
+
+def how_it_was_made(plan: ReleasePlan, state: State) -> str:
+    """Describe in a sentence, without its full stop, how the files were made."""
+    if plan.checkpoint is None:
+        return f"Packaged by {TOOL} from existing GGUF files, whose bytes are unchanged"
+    options, commit = plan.checkpoint.options, plan.checkpoint.source.commit
+    text = f"Made by {TOOL} from weights with the checksum `{state.weights[:16]}`"
+    if commit:
+        text += f", revision `{commit[:12]}`"
+    if options.recipe:
+        text += f", with the recipe {options.recipe} (`{plan.metadata('quantize.recipe.sha256')[:16]}`)"
+    if options.imatrix:
+        text += f", with the importance matrix `{IMATRIX}` (`{plan.metadata('quantize.imatrix.sha256')[:16]}`)"
+    return text
+
+
+def read_record(folder: Path) -> Record:
+    """Read how a release of a checkpoint was made.
+
+    Raises:
+        PackageError: the folder is not a release, or one of existing GGUF files.
+
+    """
+    path = folder / RECIPE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not ("options" in content or "files" in content):
+        raise PackageError(f"{folder}: has no {RECIPE} that records how it was made; name the folder of a release")
+    if "options" not in content:
+        raise PackageError(
+            f"{folder}: was made of GGUF files, not of a checkpoint; `qwen35 checksum` verifies that it is complete"
+        )
+    try:
+        stored = {RENAMED.get(name, name): value for name, value in content["options"].items()}
+        stored |= {"quants": tuple(stored["quants"]), "mmproj_types": tuple(stored["mmproj_types"])}
+        options = FromCheckpoint(**stored)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise PackageError(f"{path}: is damaged, or of another version; download it again") from None
+    return Record(
+        replace(options, imatrix=str(folder / IMATRIX)) if options.imatrix else options,
+        str(content.get("checkpoint_headers_sha256")),
+        str(content.get("checkpoint_sha256")),
+    )
