@@ -131,7 +131,7 @@ def parse() -> argparse.Namespace:
 
 def check_quant(name: str) -> None:
     """Reject a misspelled name early; in another process, so that the memory of this one stays small."""
-    code = "import sys; from qwen35_gguf.quant import recipes; recipes.find_recipe(sys.argv[1])"
+    code = "import sys; from qwen35_gguf.quant import presets; presets.find_preset(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=False)
     if done.returncode:
         fail((done.stderr.strip() or "the recipes cannot be read").splitlines()[-1].rpartition("Error: ")[2])

@@ -23,7 +23,7 @@ from qwen35_gguf.errors import ImatrixError, QuantizationError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.writer import TensorInfo, count_parameters
 from qwen35_gguf.quant import imatrix as matrices
-from qwen35_gguf.quant import kernels, recipe_file, recipes
+from qwen35_gguf.quant import kernels, presets, recipe_file, tensor_types
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Parameters = tuple[int, int, int, int]  # total, shared, one expert's, experts
@@ -155,14 +155,14 @@ def plan(
 
 
 def check_names(quant: str, recipe: str | Path | None = None, mmproj_type: str = "BF16") -> None:
-    """Refuse what names no mix, no recipe, or no type of a vision tower.
+    """Refuse an unknown preset, recipe, or type of a vision encoder.
 
     Raises:
         QuantizationError: a name is unknown.
         RecipeError: the recipe is missing or malformed.
 
     """
-    _mix(quant, recipe)
+    _find_types(quant, recipe)
     if mmproj_type.upper() not in VISION_TYPES:
         raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
 
@@ -185,18 +185,18 @@ def text_file(
         ImatrixError: the importance matrix is of another model.
 
     """
-    chosen, mix = _mix(quant, recipe)
+    chosen, preset = _find_types(quant, recipe)
     checkpoint = source.checkpoint
     found = source.tensors if mtp else plan_tensors(checkpoint, mtp=False)
     importance = {
         tensor.name: source.importance[tensor.name] for tensor in found.text if tensor.name in source.importance
     }
     known = importance if source.weights is not None else None
-    types = tuple(_text_type(mix, chosen, tensor, found.architecture, known) for tensor in found.text)
+    types = tuple(_text_type(preset, chosen, tensor, found.architecture, known) for tensor in found.text)
     parameters = _parameters(found.text, checkpoint.arch)
     label = f"{chosen.name}-" if chosen else ""
     return PlannedFile(
-        out / f"{source.stem(found.text)}-{label}{mix.name}.gguf",
+        out / f"{source.stem(found.text)}-{label}{preset.name}.gguf",
         checkpoint.arch,
         found.text,
         types,
@@ -206,7 +206,7 @@ def text_file(
                 checkpoint.directory,
                 arch=checkpoint.arch,
                 mtp_blocks=found.architecture.mtp_blocks,
-                file_type=int(mix.file_type),
+                file_type=int(preset.file_type),
                 name=source.name,
                 parameters=parameters,
                 source_repo=source.repo,
@@ -243,14 +243,14 @@ def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedF
     )
 
 
-def _mix(quant: str, recipe: str | Path | None) -> tuple[recipe_file.FileRecipe | None, recipes.Recipe]:
+def _find_types(quant: str, recipe: str | Path | None) -> tuple[recipe_file.FileRecipe | None, presets.Preset]:
     chosen = recipe_file.find(str(recipe), quant) if recipe is not None else None
-    return chosen, chosen.base if chosen else recipes.find_recipe(quant)
+    return chosen, chosen.base if chosen else presets.find_preset(quant)
 
 
 def _text_type(
-    recipe: recipes.Recipe,
-    chosen: recipe_file.FileRecipe | None,
+    preset: presets.Preset,
+    recipe: recipe_file.FileRecipe | None,
     tensor: OutputTensor,
     architecture: Architecture,
     importance: dict[str, Array] | None,
@@ -259,13 +259,16 @@ def _text_type(
     if tensor.fixed is not None:
         return tensor.fixed
     imatrix = importance is not None
-    ruled = chosen.type_of(tensor.name, tensor.shape, architecture.layers, tied=architecture.tied) if chosen else None
-    type_ = ruled or recipes.tensor_type(recipe, tensor.name, tensor.shape, architecture, imatrix=imatrix)
-    needed = type_ in recipes.IMPORTANCE_TYPES if ruled else recipes.needs_importance(recipe, tensor.name, type_)
+    ruled = recipe.type_of(tensor.name, tensor.shape, architecture.layers, tied=architecture.tied) if recipe else None
+    if ruled:
+        type_, needed = ruled, presets.FORMATS[ruled].imatrix != "optional"
+    else:
+        type_ = tensor_types.tensor_type(preset, tensor.name, tensor.shape, architecture, imatrix=imatrix)
+        needed = tensor_types.needs_imatrix(preset, tensor.name, type_)
     if needed and tensor.name not in (importance or {}):
         what = "the importance matrix has none" if imatrix else "give one with --imatrix"
         raise QuantizationError(
-            f"{recipe.name} needs an importance matrix for {tensor.name}: {what}, "
+            f"{preset.name} needs an importance matrix for {tensor.name}: {what}, "
             "or choose Q2_K, Q3_K_S, IQ3_S or larger"
         )
     return type_

@@ -19,18 +19,11 @@ from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.tensor_plan import OutputTensor, plan_tensors
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.quant import kernels
+from qwen35_gguf.quant import kernels, presets
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-# rms(error) / rms(weights); about twice what normally distributed weights give, so heavy tails pass and a wrong
-# permutation (1.4) or a missing +1 does not.
-RELATIVE_ERROR = {
-    "F32": 1e-6, "BF16": 4e-3, "F16": 1e-3, "Q8_0": 0.02, "Q6_K": 0.05, "Q5_K": 0.09, "Q5_1": 0.1, "Q5_0": 0.12,
-    "Q4_K": 0.17, "Q4_1": 0.2, "Q4_0": 0.23, "IQ4_NL": 0.2, "IQ4_XS": 0.2, "MXFP4": 0.3, "Q3_K": 0.35, "IQ3_S": 0.35,
-    "IQ3_XXS": 0.4, "Q2_K": 0.6, "TQ1_0": 1.0, "TQ2_0": 1.0,
-}  # fmt: skip
-DEFAULT_RELATIVE_ERROR = 1.0
+UNKNOWN_FORMAT_ERROR = 1.0  # rms(error) / rms(weights) that a type outside of presets.FORMATS may have
 
 
 @dataclass(frozen=True)
@@ -86,7 +79,7 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
 def _compare(checkpoint: Checkpoint, output: OutputTensor, found: Any) -> Comparison:
     type_ = GGMLQuantizationType(found.tensor_type)
     shape = tuple(int(n) for n in reversed(found.shape))
-    limit = RELATIVE_ERROR.get(type_.name, DEFAULT_RELATIVE_ERROR)
+    limit = presets.FORMATS[type_].error if type_ in presets.FORMATS else UNKNOWN_FORMAT_ERROR
     if shape != output.shape:
         problem = f"has shape {list(shape)}, expected {list(output.shape)}"
         return Comparison(output.name, type_.name, float("nan"), limit, False, problem)

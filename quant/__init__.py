@@ -1,5 +1,5 @@
-"""Which GGUF type each tensor gets (recipes) and how it is packed (kernels)."""
+"""Which ggml type each tensor gets (presets, recipes) and how rows are quantized (kernels)."""
 
-from qwen35_gguf.quant.kernels import quantize
+from qwen35_gguf.quant.kernels import dequantize, quantize
 
-__all__ = ["quantize"]
+__all__ = ["dequantize", "quantize"]

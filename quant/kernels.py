@@ -23,6 +23,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf.errors import MissingDependencyError, QuantizationError
 from qwen35_gguf.ggml_ops import _native, target
+from qwen35_gguf.quant.presets import FORMATS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Type = GGMLQuantizationType
@@ -34,9 +35,6 @@ CHUNK_ELEMENTS = 1 << 18
 NATIVE = frozenset(type_ for type_ in Type if type_.name in _native.quantize_formats())
 # What the native code reads without a copy, and under which name.
 SOURCES = {np.dtype(np.float32): "f32", BFLOAT16: "bf16", np.dtype(np.float16): "f16"}
-
-# ggml_quantize_requires_imatrix
-NEEDS_IMPORTANCE = {getattr(Type, name) for name in ("IQ2_XXS", "IQ2_XS", "IQ1_S") if hasattr(Type, name)}
 
 
 def row_bytes(type: GGMLQuantizationType, columns: int) -> int:  # noqa: A002 (ggml's word)
@@ -169,7 +167,7 @@ def _narrow(x: Array, dtype: np.dtype[Any]) -> Array:
 
 def _check_importance(importance: Array | None, columns: int, type: Type) -> Array | None:  # noqa: A002
     if importance is None:
-        if type in NEEDS_IMPORTANCE:
+        if type in FORMATS and FORMATS[type].imatrix == "required":
             raise QuantizationError(f"{type.name} needs an importance matrix")
         return None
     weights = np.ascontiguousarray(importance, dtype=np.float32)

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 
 from qwen35_gguf.errors import RecipeError
-from qwen35_gguf.quant import recipes
+from qwen35_gguf.quant import presets, tensor_types
 
 Type = GGMLQuantizationType
 
@@ -64,7 +64,7 @@ class FileRecipe:
     """
 
     name: str
-    base: recipes.Recipe
+    base: presets.Preset
     rules: tuple[FileRule, ...]
     sha256: str = ""
 
@@ -73,12 +73,12 @@ class FileRecipe:
 
         A tied embedding is also the output matrix: rules for either are rules for it.
         """
-        if len(shape) < 2 or recipes.KEPT_F32.search(tensor):
+        if len(shape) < 2 or tensor_types.KEPT_F32.search(tensor):
             return None
         role, layer = place(tensor, trunk_layers)
         roles = (role, "output") if tied and role == "token_embd" else (role,)
         type_ = next((rule.type for rule in self.rules if any(rule.matches(r, layer) for r in roles)), None)
-        return None if type_ is None else recipes.fitting(type_, shape[-1])
+        return None if type_ is None else tensor_types.type_for_rows(type_, shape[-1])
 
 
 def place(tensor: str, trunk_layers: int) -> tuple[str, int | None]:
@@ -105,7 +105,7 @@ def find(name: str, quant: str) -> FileRecipe:
 
     """
     if name in BUILT_IN:
-        base = recipes.find_recipe(quant).name
+        base = presets.find_preset(quant).name
         folder = resources.files("qwen35_gguf.quant").joinpath("builtin").joinpath(name)
         known = sizes(name)
         if base not in known:
@@ -144,10 +144,10 @@ def parse(text: str, where: str) -> FileRecipe:
     name, base = data.get("name"), data.get("base")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise RecipeError(f"{where}: needs a name of letters, digits, dots, - and _")
-    if not isinstance(base, str) or base.upper() not in {*recipes.QUANTS, *recipes.ALIASES}:
-        raise RecipeError(f"{where}: base is {base!r}, and has to be one of {', '.join(recipes.QUANTS)}")
+    if not isinstance(base, str) or base.upper() not in {*presets.PRESETS_BY_NAME, *presets.ALIASES}:
+        raise RecipeError(f"{where}: base is {base!r}, and has to be one of {', '.join(presets.PRESETS_BY_NAME)}")
     made = tuple(_rule(rule, f"{where}: rule {number}") for number, rule in enumerate(rules, 1))
-    return FileRecipe(name, recipes.find_recipe(base), made, hashlib.sha256(text.encode()).hexdigest())
+    return FileRecipe(name, presets.find_preset(base), made, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _rule(rule: Any, where: str) -> FileRule:
@@ -157,11 +157,7 @@ def _rule(rule: Any, where: str) -> FileRule:
     if not roles or not all(isinstance(role, str) and role for role in roles):
         raise RecipeError(f"{where}: tensors is not a name or a list of names")
     type_ = Type.__members__.get(str(rule["type"]).upper())
-    if (
-        type_ is None
-        or type_ not in GGML_QUANT_SIZES
-        or type_.name.startswith(("I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"))
-    ):
+    if type_ not in presets.FORMATS:
         raise RecipeError(f"{where}: {rule['type']!r} is no type of weights, such as Q4_K")
     return FileRule(tuple(roles), _layers(rule["layers"], where) if "layers" in rule else None, type_)
 

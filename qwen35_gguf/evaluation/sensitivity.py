@@ -24,7 +24,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 
 from qwen35_gguf.errors import ModelError, QuantizationError, TextError
 from qwen35_gguf.evaluation.texts.tokenized import Split
-from qwen35_gguf.quant import kernels, recipes
+from qwen35_gguf.quant import kernels, tensor_types
 from qwen35_gguf.quant.divergence import Floats, compare, log_softmax
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import place
@@ -103,7 +103,7 @@ def quantized(
 
 def candidates(names: Mapping[str, tuple[int, ...]]) -> list[str]:
     """List the tensors that recipes decide about: matrices, but for those that always stay F32."""
-    return [name for name, shape in names.items() if len(shape) >= 2 and not recipes.KEPT_F32.search(name)]
+    return [name for name, shape in names.items() if len(shape) >= 2 and not tensor_types.KEPT_F32.search(name)]
 
 
 def _originals(model: Path) -> dict[str, Array]:

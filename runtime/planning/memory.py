@@ -21,7 +21,7 @@ from qwen35_gguf import ggml_ops
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.errors import ContextError, MemoryLimitError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
-from qwen35_gguf.quant import recipes
+from qwen35_gguf.quant import presets, tensor_types
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning import activations
 from qwen35_gguf.runtime.planning.allocation import row_bytes
@@ -463,12 +463,12 @@ def what_fits(
 
 def requantized(header: GgufHeader, quant: str) -> GgufHeader:
     """Return what the header would be after conversion with another mix, as `qwen35 convert` chooses the types."""
-    architecture, recipe = architecture_of(header), recipes.find_recipe(quant)
+    architecture, recipe = architecture_of(header), presets.find_preset(quant)
 
     def retyped(tensor: TensorInfo) -> TensorInfo:
         if tensor.type is GGMLQuantizationType.F32:  # what is not quantized in one mix is in none
             return tensor
-        kind = recipes.tensor_type(recipe, tensor.name, tensor.shape[::-1], architecture)
+        kind = tensor_types.tensor_type(recipe, tensor.name, tensor.shape[::-1], architecture)
         block, size = GGML_QUANT_SIZES[kind]
         return replace(tensor, type=kind, n_bytes=math.prod(tensor.shape) // block * size)
 

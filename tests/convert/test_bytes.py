@@ -16,7 +16,7 @@ from gguf import GGUFReader
 
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import QuantizationError
-from qwen35_gguf.quant import recipes
+from qwen35_gguf.quant import presets
 
 Factory = Callable[..., Path]
 
@@ -33,7 +33,7 @@ def tensors(file: Path) -> dict[str, tuple[str, bytes]]:
 
 def llama_quantize(source: Path, target: Path, quant: str) -> Path:
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = int(recipes.find_recipe(quant).file_type)
+    params.ftype = int(presets.find_preset(quant).file_type)
     params.nthread = 2
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params) == 0
     return target
@@ -71,7 +71,8 @@ def test_vision_tensors_equal_the_stock_converter(
 
 # These need an importance matrix, for llama-quantize as well as here; IQ1 and IQ2 throughout.
 REFUSED = ("IQ3_XXS", "IQ3_XS", "Q2_K_S")
-ALL = [name for name in recipes.QUANTS if name not in ("F32", "F16", "BF16") and not name.startswith(("IQ1", "IQ2"))]
+QUANTIZED = [name for name in presets.PRESETS_BY_NAME if name not in ("F32", "F16", "BF16")]
+ALL = [name for name in QUANTIZED if not name.startswith(("IQ1", "IQ2"))]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ImatrixError, QuantizationError
-from qwen35_gguf.quant import imatrix, recipes
+from qwen35_gguf.quant import imatrix, presets
 from qwen35_gguf.quant.imatrix import Imatrix
 
 Factory = Callable[..., Path]
@@ -133,7 +133,7 @@ def stock_quantize(source: Path, target: Path, quant: str, weights: Imatrix) -> 
         place.name, place.size = name.encode(), values.size
         place.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = int(recipes.find_recipe(quant).file_type), 2
+    params.ftype, params.nthread = int(presets.find_preset(quant).file_type), 2
     params.imatrix = array
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params) == 0
     return target

@@ -18,7 +18,7 @@ from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import QuantizationError, RecipeError
-from qwen35_gguf.quant import recipe_file, recipes
+from qwen35_gguf.quant import recipe_file, tensor_types
 from qwen35_gguf.quant.recipe_file import find, parse
 
 Factory = Callable[..., Path]
@@ -142,6 +142,6 @@ def test_the_recipes_that_come_with_the_package_are_sound() -> None:
         assert recipe.base.name == quant
         assert recipe.type_of("blk.0.ssm_alpha.weight", (16, 1024), 24) is Type.Q8_0
         protected = recipe.type_of("blk.0.ssm_out.weight", (1024, 1024), 24)
-        stock = recipes.tensor_type(recipe.base, "blk.0.ssm_out.weight", (1024, 1024), model, imatrix=True)
+        stock = tensor_types.tensor_type(recipe.base, "blk.0.ssm_out.weight", (1024, 1024), model, imatrix=True)
         sizes = gguf.GGML_QUANT_SIZES
         assert sizes[protected][1] / sizes[protected][0] > sizes[stock][1] / sizes[stock][0]

@@ -9,7 +9,7 @@ import click
 
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.errors import OutputError
-from qwen35_gguf.quant import recipes
+from qwen35_gguf.quant import presets
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search import solve
 from qwen35_gguf.runtime.llama.devices import parse_size
@@ -53,7 +53,7 @@ def command(
         found = solve.for_bits(costs, target_bpw, by_role=by_role)
     else:
         found = solve.for_divergence(costs, max_kld or 0.0, by_role=by_role)
-    base = recipes.find_recipe(base).name if base else nearest(found.bits)
+    base = presets.find_preset(base).name if base else nearest(found.bits)
     text = solve.as_recipe(costs, found, name or f"{found.bits:.2f}bpw", base)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

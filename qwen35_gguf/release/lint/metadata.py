@@ -13,7 +13,7 @@ from typing import Any
 from gguf import GGMLQuantizationType, LlamaFileType
 
 from qwen35_gguf.errors import ModelError, QuantizationError
-from qwen35_gguf.quant import recipes
+from qwen35_gguf.quant import presets, tensor_types
 from qwen35_gguf.release.lint.diagnostic import Finding, Subject
 from qwen35_gguf.release.lint.tensors import architecture_of
 
@@ -132,7 +132,7 @@ def file_type(subject: Subject) -> Iterator[Finding]:
     if value is None:
         yield Finding("warning", "file type", FILE_TYPE, "is missing; programs show an unknown type", "convert again")
         return
-    recipe = next((recipe for recipe in recipes.RECIPES if recipe.file_type == value), None)
+    recipe = next((recipe for recipe in presets.PRESETS if recipe.file_type == value), None)
     if recipe is None or subject.get("quantize.recipe.name"):
         return  # of a type that is newer than this list; or of a recipe, that decides for each tensor
     try:
@@ -150,16 +150,16 @@ def file_type(subject: Subject) -> Iterator[Finding]:
 
 
 def _fitting(subject: Subject, found: GGMLQuantizationType) -> str:
-    names = [r for r in recipes.RECIPES if _most_common(_predicted(subject, r, False), subject) is found]
+    names = [r for r in presets.PRESETS if _most_common(_predicted(subject, r, False), subject) is found]
     values = [f"{int(recipe.file_type)} ({recipe.name})" for recipe in names]
     return " or ".join(values) or str(int(LlamaFileType.GUESSED))
 
 
-def _predicted(subject: Subject, recipe: recipes.Recipe, importance: bool) -> dict[str, GGMLQuantizationType]:
+def _predicted(subject: Subject, recipe: presets.Preset, importance: bool) -> dict[str, GGMLQuantizationType]:
     """Tell which type the recipe gives each tensor."""
     architecture = architecture_of(subject)
     return {
-        name: recipes.tensor_type(recipe, name, stored.tensor.shape[::-1], architecture, imatrix=importance)
+        name: tensor_types.tensor_type(recipe, name, stored.tensor.shape[::-1], architecture, imatrix=importance)
         for name, stored in subject.tensors.items()
     }
 
@@ -169,7 +169,7 @@ def _most_common(types: dict[str, GGMLQuantizationType], subject: Subject) -> An
     counts: Counter[GGMLQuantizationType] = Counter()
     for name, type_ in types.items():
         shape = subject.shape(name)
-        if len(shape) > 1 and name.startswith("blk.") and not recipes.KEPT_F32.search(name):
+        if len(shape) > 1 and name.startswith("blk.") and not tensor_types.KEPT_F32.search(name):
             elements = 1
             for n in shape:
                 elements *= n
@@ -177,9 +177,9 @@ def _most_common(types: dict[str, GGMLQuantizationType], subject: Subject) -> An
     return max(counts, key=lambda type_: counts[type_]) if counts else None
 
 
-def _quant_in_name(name: str) -> recipes.Recipe | None:
+def _quant_in_name(name: str) -> presets.Preset | None:
     found = re.search(r"[-.]([A-Za-z0-9_]+?)(-\d{5}-of-\d{5})?\.gguf$", name)
     try:
-        return recipes.find_recipe(found[1]) if found else None
+        return presets.find_preset(found[1]) if found else None
     except QuantizationError:
         return None
