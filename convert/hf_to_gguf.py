@@ -1,10 +1,10 @@
-"""The pipeline, top to bottom: checkpoint -> tensor_map -> transforms -> recipes -> kernels -> writer.
+"""The pipeline, top to bottom: checkpoint -> tensor_map -> transforms -> presets -> kernels -> writer.
 
 One pass, whose stages overlap: safetensors are memory-mapped and the system reads ahead of the slabs, slabs of rows are
 transformed, a pool of threads quantizes them, and one thread writes behind, in order. At most a few slabs for each
 thread are in flight, and mapped pages are given back as soon as they were used, so that memory is bounded by the
-largest tensor that has to be permuted, not by the model. (Reading ahead by our own hand was measured: asking for pages
-with WILLNEED, POPULATE_READ or SEQUENTIAL made conversions of 0.8B from the disk 0 to 20 % slower.)
+largest tensor that must be permuted, not by the model. (Reading ahead by hand was measured: asking for pages with
+WILLNEED, POPULATE_READ or SEQUENTIAL made conversions of 0.8B from the disk 0 to 20 % slower.)
 
 Also runs as a script with the arguments of `qwen35 convert`.
 """
@@ -26,14 +26,14 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf import progress
 from qwen35_gguf.convert.checkpoint import Checkpoint
-from qwen35_gguf.convert.plan_files import Conversion, PlannedFile, plan
+from qwen35_gguf.convert.plan_files import Conversion, ConversionOptions, PlannedFile, plan_conversion
 from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.gguf_file.writer import GGUFStream, check_space
 from qwen35_gguf.quant import kernels
 
-__all__ = ["Conversion", "PlannedFile", "convert", "plan", "run", "write_files"]
+__all__ = ["Conversion", "ConversionOptions", "PlannedFile", "convert", "plan_conversion", "run", "write_files"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -56,22 +56,22 @@ def convert(
     force: bool = False,
     jobs: int = 0,
 ) -> list[Path]:
-    """Convert a checkpoint to GGUF: the text model with its MTP head, and the vision tower as mmproj.
+    """Convert a checkpoint to GGUF: the text model with its MTP head, and the vision encoder as mmproj.
 
     Args:
         model: a local directory or a Hugging Face Hub id.
         quant: any llama.cpp quantization name.
         out: directory of the results; made if absent.
         mtp: keep the multi-token-prediction head.
-        vision: write the vision tower.
-        mmproj_type: F32, F16, BF16 or Q8_0 for the matrices of the vision tower.
+        vision: write the vision encoder.
+        mmproj_type: F32, F16, BF16 or Q8_0 for the matrices of the vision encoder.
         revision: branch, tag or commit on the Hub.
         name: the model's name, instead of the one derived from the checkpoint.
         recipe: types for single tensors: a file of `qwen35 recipe`, whose base counts instead of `quant`, or a name of
-            recipe_file.BUILT_IN, for the size of `quant`.
+            recipe_file.BUILT_IN, in its variant for `quant`.
         imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
         force: replace existing files.
-        jobs: threads; 0 for one a core.
+        jobs: threads; 0 for one per core.
 
     Returns:
         The files written: text first, then mmproj if there is one.
@@ -80,17 +80,8 @@ def convert(
         Qwen35Error: one line about what is wrong, where, and what to do. No file is left behind.
 
     """
-    conversion = plan(
-        model,
-        quant,
-        out,
-        mtp=mtp,
-        vision=vision,
-        mmproj_type=mmproj_type,
-        revision=revision,
-        name=name,
-        recipe=recipe,
-        imatrix=imatrix,
+    conversion = plan_conversion(
+        ConversionOptions(model, quant, out, mtp, vision, mmproj_type, revision, name, recipe, imatrix)
     )
     for note in conversion.notes:
         progress.say(f"note: {note}")
@@ -106,21 +97,21 @@ def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> None:
 def write_files(
     checkpoint: Checkpoint, files: Sequence[PlannedFile], *, force: bool = False, jobs: int = 0, digest_key: str = ""
 ) -> str:
-    """Write files of one checkpoint in a single pass: each tensor is read once, and packed once for each type.
+    """Write files of one checkpoint in a single pass: each tensor is read once, and quantized once per type.
 
     Args:
         checkpoint: the source.
         files: what to write; all of them appear under their names at the end, or none does.
         force: replace existing files.
-        jobs: threads; 0 for one a core.
-        digest_key: a metadata entry of the files that gets the checksum of the weights, taken on the way.
+        jobs: threads; 0 for one per core.
+        digest_key: a metadata entry of the files for the checksum of the weights, computed during the pass.
 
     Returns:
         The checksum of the weights, or "" if there is no `digest_key`.
 
     Raises:
         OutputError: a file exists already, cannot be written, or there is no space.
-        QuantizationError: weights cannot be packed.
+        QuantizationError: weights cannot be quantized.
 
     """
     for file in files:
@@ -135,11 +126,11 @@ def write_files(
 
     digest = WeightsDigest(checkpoint) if digest_key else None
     with ExitStack() as stack:
-        crew = _hire(stack, jobs)
+        threads = _start_threads(stack, jobs)
         streams = [stack.enter_context(GGUFStream(file.path, file.arch, file.infos)) for file in files]
         name = files[0].path.name if len(files) == 1 else f"{len(files)} files"
         with progress.progress(sum(file.nbytes for file in files), name) as advance:
-            _write(checkpoint, list(zip(files, streams, strict=True)), crew, digest, advance)
+            _write(checkpoint, list(zip(files, streams, strict=True)), threads, digest, advance)
         found = digest.hexdigest() if digest else ""
         for stream in streams:
             if found:
@@ -161,8 +152,8 @@ def peak_memory(conversion: Conversion, jobs: int = 0) -> int:
 
 
 @dataclass(frozen=True)
-class Crew:
-    """The threads of the stages after the transforms: slabs are packed, packed slabs are written."""
+class Threads:
+    """The threads of the stages after the transforms: slabs are quantized, then written."""
 
     quantizers: ThreadPoolExecutor
     writer: ThreadPoolExecutor
@@ -170,7 +161,7 @@ class Crew:
 
 
 class Slab(NamedTuple):
-    """Rows of an output tensor on their way to its types: of its matrix number `matrix`."""
+    """Rows of an output tensor, of its matrix number `matrix`, before they are quantized."""
 
     tensor: str
     rows: Array
@@ -178,26 +169,26 @@ class Slab(NamedTuple):
 
 
 class Target(NamedTuple):
-    """One of the files that a tensor goes to, its type there, and its importance (1 or experts, columns)."""
+    """One of the files that hold a tensor, its type there, and its importance (1 or experts, columns)."""
 
     stream: GGUFStream
     type: GGMLQuantizationType
     importance: Array | None
 
 
-def _hire(stack: ExitStack, jobs: int) -> Crew:
-    threads = jobs if jobs > 0 else os.cpu_count() or 1
+def _start_threads(stack: ExitStack, jobs: int) -> Threads:
+    count = jobs if jobs > 0 else os.cpu_count() or 1
     quantizers, writer = (
-        stack.enter_context(ThreadPoolExecutor(count, thread_name_prefix=name))
-        for name, count in (("quantize", threads), ("write", 1))
+        stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix=name))
+        for name, workers in (("quantize", count), ("write", 1))
     )
-    return Crew(quantizers, writer, threads * SLABS_PER_THREAD)
+    return Threads(quantizers, writer, count * SLABS_PER_THREAD)
 
 
 def _write(
     checkpoint: Checkpoint,
     files: Sequence[tuple[PlannedFile, GGUFStream]],
-    crew: Crew,
+    threads: Threads,
     digest: WeightsDigest | None,
     advance: Callable[[int], None],
 ) -> None:
@@ -209,8 +200,8 @@ def _write(
     pending: deque[tuple[Future[Any], Future[None]]] = deque()
     hashed: dict[str, Future[None]] = {}
 
-    def write(stream: GGUFStream, slab: Slab, packed: Future[Array], last: bool) -> None:
-        data = packed.result()
+    def write(stream: GGUFStream, slab: Slab, rows: Future[Array], last: bool) -> None:
+        data = rows.result()
         stream.write(data)
         if last:
             checkpoint.release(slab.rows)
@@ -220,17 +211,17 @@ def _write(
         for tensor in in_order([file for file, _ in files]):
             for source in tensor.sources:
                 if digest is not None and source not in hashed:
-                    hashed[source] = crew.quantizers.submit(digest.add, source)
+                    hashed[source] = threads.quantizers.submit(digest.add, source)
             goals = targets[tensor.name]
             for slab in _slabs(checkpoint, tensor):
-                packs: dict[tuple[GGMLQuantizationType, int], Future[Array]] = {}
+                quantized: dict[tuple[GGMLQuantizationType, int], Future[Array]] = {}
                 for number, (stream, type_, importance) in enumerate(goals, 1):
                     key = type_, id(importance)  # files of one release share most of their types
-                    if key not in packs:
-                        packs[key] = crew.quantizers.submit(_pack, slab, type_, importance)
-                    written = crew.writer.submit(write, stream, slab, packs[key], number == len(goals))
-                    pending.append((packs[key], written))
-                    if len(pending) >= crew.window:
+                    if key not in quantized:
+                        quantized[key] = threads.quantizers.submit(_quantize, slab, type_, importance)
+                    written = threads.writer.submit(write, stream, slab, quantized[key], number == len(goals))
+                    pending.append((quantized[key], written))
+                    if len(pending) >= threads.window:
                         pending.popleft()[1].result()
         while pending:
             pending.popleft()[1].result()
@@ -239,8 +230,8 @@ def _write(
     finally:
         for one in hashed.values():
             one.cancel()
-        for packed, written in pending:
-            packed.cancel()
+        for rows, written in pending:
+            rows.cancel()
             written.cancel()
         wait([written for _, written in pending])  # the file is closed next
 
@@ -248,7 +239,7 @@ def _write(
 def in_order(files: Sequence[PlannedFile]) -> list[OutputTensor]:
     """List the tensors of all files, each once, in an order that is that of every file.
 
-    The files of a checkpoint have all tensors of a part (text, tower) or some of them, in the order of the tensor map.
+    The files of a checkpoint have all or some tensors of a part (text or vision), in the order of the tensor map.
     """
     listed: dict[str, OutputTensor] = {}
     for file in sorted(files, key=lambda file: -len(file.tensors)):  # the longest of a part first
@@ -276,8 +267,8 @@ def _slabs(checkpoint: Checkpoint, tensor: OutputTensor) -> Iterator[Slab]:
         checkpoint.release_source(source)
 
 
-def _pack(slab: Slab, type_: GGMLQuantizationType, importance: Array | None) -> Array:
-    """Pack rows; importance is (1 or experts, columns), and counts for types of blocks only."""
+def _quantize(slab: Slab, type_: GGMLQuantizationType, importance: Array | None) -> Array:
+    """Quantize rows; importance is (1 or experts, columns), and counts for types of blocks only."""
     known = None if importance is None or GGML_QUANT_SIZES[type_][0] == 1 else importance
     try:
         row = None if known is None else known[slab.matrix if len(known) > 1 else 0]

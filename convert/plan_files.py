@@ -1,7 +1,7 @@
 """What files there will be: where, which tensors in which types, and their metadata, before a weight is read.
 
-`plan` decides about a conversion. A release, which makes many files of one checkpoint, takes the pieces: what all files
-share (`Source`: headers, vocabulary, importance) is read once, then each file is planned alone.
+`plan_conversion` decides about a conversion. A release, which makes many files of one checkpoint, uses the pieces: what
+all files share (`Source`: headers, vocabulary, importance) is read once, then each file is planned alone.
 """
 
 from __future__ import annotations
@@ -37,8 +37,50 @@ VISION_TYPES = {
 
 
 @dataclass(frozen=True)
+class ConversionOptions:
+    """What to convert, and into which files.
+
+    Attributes:
+        model: a local directory or a Hugging Face Hub id.
+        quant: any llama.cpp quantization name.
+        out: directory of the results; made if absent.
+        mtp: keep the multi-token-prediction head.
+        vision: write the vision encoder.
+        mmproj_type: F32, F16, BF16 or Q8_0 for the matrices of the vision encoder.
+        revision: branch, tag or commit on the Hub.
+        name: the model's name, instead of the one derived from the checkpoint.
+        recipe: types for single tensors: a file of `qwen35 recipe`, whose base counts instead of `quant`, or a name of
+            recipe_file.BUILT_IN, in its variant for `quant`.
+        imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
+
+    """
+
+    model: str | Path
+    quant: str = "Q4_K_M"
+    out: str | Path = "models"
+    mtp: bool = True
+    vision: bool = True
+    mmproj_type: str = "BF16"
+    revision: str | None = None
+    name: str | None = None
+    recipe: str | Path | None = None
+    imatrix: str | Path | None = None
+
+
+@dataclass(frozen=True)
 class PlannedFile:
-    """One GGUF to be written: where, which tensors in which types, and its metadata."""
+    """One GGUF to be written.
+
+    Attributes:
+        path: where.
+        arch: `general.architecture`.
+        tensors: in the order of the file.
+        types: of the tensors, in the same order.
+        metadata: in the order of the file.
+        parameters: weights, for bits per weight.
+        importance: (1 or experts, columns) float32 by tensor, of an importance matrix.
+
+    """
 
     path: Path
     arch: str
@@ -46,7 +88,7 @@ class PlannedFile:
     types: tuple[GGMLQuantizationType, ...]
     metadata: tuple[KeyValue, ...]
     parameters: int
-    importance: dict[str, Array] = field(default_factory=dict)  # (1 or experts, columns) by tensor
+    importance: dict[str, Array] = field(default_factory=dict)
 
     @property
     def infos(self) -> list[TensorInfo]:
@@ -61,7 +103,7 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Everything decided before a weight is read: what `--dry-run` prints and `convert` does."""
+    """Everything that is decided before a weight is read: `--dry-run` prints it, `convert` carries it out."""
 
     checkpoint: Checkpoint
     files: tuple[PlannedFile, ...]
@@ -74,10 +116,10 @@ class Source:
 
     Attributes:
         checkpoint: its configuration, and the headers of its weights.
-        repo: on the Hub, if it came from there; `commit` likewise.
-        commit: that was downloaded.
-        name: of the model, if it was given.
-        weights: an importance matrix, if one was given.
+        repo: its id on the Hub; None for a local directory.
+        commit: the revision that was downloaded.
+        name: of the model; None: derived from the checkpoint.
+        weights: an importance matrix, None without one.
 
     """
 
@@ -124,7 +166,7 @@ def open_source(
     """Find a checkpoint, downloading it if it is a Hub id, and check its headers.
 
     Raises:
-        Qwen35Error: it is not there, damaged, or none of Qwen3.5; or the importance matrix cannot be read.
+        Qwen35Error: it is missing, damaged, or not Qwen3.5; or the importance matrix cannot be read.
 
     """
     weights = matrices.read(imatrix) if imatrix is not None else None
@@ -132,25 +174,14 @@ def open_source(
     return Source(open_checkpoint(directory), repo, commit, name, weights)
 
 
-def plan(
-    model: str | Path,
-    quant: str = "Q4_K_M",
-    out: str | Path = "models",
-    *,
-    mtp: bool = True,
-    vision: bool = True,
-    mmproj_type: str = "BF16",
-    revision: str | None = None,
-    name: str | None = None,
-    recipe: str | Path | None = None,
-    imatrix: str | Path | None = None,
-) -> Conversion:
+def plan_conversion(options: ConversionOptions) -> Conversion:
     """Decide everything about a conversion from headers alone. Raises Qwen35Error for anything that cannot work."""
-    check_names(quant, recipe, mmproj_type)  # before anything is downloaded
-    source = open_source(model, revision=revision, name=name, imatrix=imatrix)
-    files = [text_file(source, quant, Path(out), mtp=mtp, recipe=recipe)]
-    if vision and source.tensors.vision:
-        files.append(vision_file(source, mmproj_type, Path(out), stem=source.stem(files[0].tensors)))
+    o, out = options, Path(options.out)
+    check_names(o.quant, o.recipe, o.mmproj_type)  # before anything is downloaded
+    source = open_source(o.model, revision=o.revision, name=o.name, imatrix=o.imatrix)
+    files = [text_file(source, o.quant, out, mtp=o.mtp, recipe=o.recipe)]
+    if o.vision and source.tensors.vision:
+        files.append(vision_file(source, o.mmproj_type, out, stem=source.stem(files[0].tensors)))
     return Conversion(source.checkpoint, tuple(files), source.tensors.notes)
 
 
@@ -177,10 +208,10 @@ def text_file(
         quant: any llama.cpp quantization name.
         out: the file's directory.
         mtp: with the multi-token-prediction head, if the checkpoint has one.
-        recipe: as of `hf_to_gguf.convert`.
+        recipe: as of `ConversionOptions`.
 
     Raises:
-        QuantizationError: the name is unknown, or a type needs an importance that is not there.
+        QuantizationError: the name is unknown, or a type needs an importance matrix that is missing.
         RecipeError: the recipe is missing or malformed.
         ImatrixError: the importance matrix is of another model.
 
@@ -222,7 +253,7 @@ def text_file(
 
 
 def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedFile:
-    """Plan the vision tower, whose matrices are F32, F16, BF16 or Q8_0; `stem` is the text model's name."""
+    """Plan the vision encoder, whose matrices are F32, F16, BF16 or Q8_0; `stem` is the text model's name."""
     wanted, tensors = type_.upper(), source.tensors.vision
     parameters = _parameters(tensors, "clip")
     return PlannedFile(
@@ -284,7 +315,7 @@ def _importance(weights: matrices.Imatrix, tensors: Sequence[OutputTensor]) -> d
     found = {tensor.name: weights.importance(tensor.name, tensor.shape) for tensor in tensors if len(tensor.shape) > 1}
     known = {name: values for name, values in found.items() if values is not None}
     if not known:
-        raise ImatrixError(f"{weights.path}: has no entry for any tensor of this model; it is of another one")
+        raise ImatrixError(f"{weights.path}: has no entry for any tensor of this model; give one that was made of it")
     return known
 
 

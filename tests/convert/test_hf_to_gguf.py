@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
 import pytest
 from gguf import GGUFReader
 
+import qwen35_gguf
 from oracles.paths import ROOT
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert import hf_to_gguf, transforms, verify
@@ -139,6 +141,18 @@ def test_verify_notices_heads_in_the_wrong_order(
     assert failed == {f"blk.{i}.attn_gate.weight" for i in range(3)}
 
 
+def test_the_package_is_also_the_function(checkpoint: Factory, tmp_path: Path) -> None:
+    (file,) = qwen35_gguf.convert(checkpoint(), "Q8_0", tmp_path, vision=False)
+    assert file.is_file()
+    assert qwen35_gguf.convert.hf_to_gguf is hf_to_gguf
+    assert isinstance(qwen35_gguf.convert, ModuleType)
+
+
+def test_importing_the_package_does_not_load_the_pipeline() -> None:
+    code = "import sys, qwen35_gguf.convert; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_an_existing_file_is_kept_without_force(checkpoint: Factory, tmp_path: Path) -> None:
     (file,) = hf_to_gguf.convert(checkpoint(), "Q8_0", tmp_path, vision=False)
     file.write_bytes(b"mine")
@@ -197,7 +211,7 @@ def test_too_little_space_is_refused_before_the_work(tmp_path: Path) -> None:
 
 
 def test_two_conversions_do_not_share_a_file(checkpoint: Factory, tmp_path: Path) -> None:
-    conversion = hf_to_gguf.plan(checkpoint(), "Q8_0", tmp_path, vision=False)
+    conversion = hf_to_gguf.plan_conversion(hf_to_gguf.ConversionOptions(checkpoint(), "Q8_0", tmp_path, vision=False))
     file = conversion.files[0]
     with (
         writer.GGUFStream(file.path, file.arch, file.infos),

@@ -18,22 +18,30 @@ from qwen35_gguf.convert import hf_to_gguf
 @click.command("convert")
 @click.argument("model")
 @click.option("-q", "--quant", default="Q4_K_M", show_default=True, help="Any llama.cpp quantization name.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("models"), show_default=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    show_default=True,
+    help="Directory of the files.",
+)
 @click.option("--no-mtp", is_flag=True, help="Leave out the multi-token-prediction head.")
-@click.option("--no-vision", is_flag=True, help="Do not write the vision tower.")
-@click.option("--mmproj-type", default="BF16", show_default=True, help="BF16, F16, F32 or Q8_0.")
+@click.option("--no-vision", is_flag=True, help="Do not write the vision encoder.")
+@click.option("--mmproj-type", default="BF16", show_default=True, help="Type of its matrices: BF16, F16, F32 or Q8_0.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
-@click.option("--name", help="The model's name; by default derived from the checkpoint.")
-@click.option("--recipe", help="Types for single tensors: a file of `qwen35 recipe`, or deltanet.")
-@click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix, of `qwen35 imatrix`.")
+@click.option("--name", help="The model's name; derived from the checkpoint by default.")
+@click.option("--recipe", help="Types for single tensors: a file made by `qwen35 recipe`, or deltanet.")
+@click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix, made by `qwen35 imatrix`.")
 @click.option("--dry-run", is_flag=True, help="Print the plan without reading weights.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
-@click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
+@click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one per core.")
 @reports_errors
-def command(dry_run: bool, force: bool, jobs: int, **options: Any) -> None:
+def command(no_mtp: bool, no_vision: bool, dry_run: bool, force: bool, jobs: int, **options: Any) -> None:
     """Convert MODEL, a checkpoint directory or a Hugging Face Hub id, to GGUF."""
-    mtp, vision = not options.pop("no_mtp"), not options.pop("no_vision")
-    conversion = hf_to_gguf.plan(mtp=mtp, vision=vision, **options)
+    conversion = hf_to_gguf.plan_conversion(
+        hf_to_gguf.ConversionOptions(mtp=not no_mtp, vision=not no_vision, **options)
+    )
     for note in conversion.notes:
         progress.say(f"note: {note}")
     if dry_run:
