@@ -1,5 +1,154 @@
-"""Qwen3.5 from a Hugging Face checkpoint to a fast, proven GGUF on a laptop."""
+"""Qwen3.5 from a Hugging Face checkpoint to a fast, proven GGUF on a laptop.
 
-from importlib.metadata import version
+    import qwen35_gguf
 
-__version__ = version("qwen35-gguf")
+    files = qwen35_gguf.convert("Qwen/Qwen3.5-0.8B", "Q4_K_M", "models")
+    with qwen35_gguf.Qwen35(files[0]) as model:
+        print(model.chat([{"role": "user", "content": "Hello"}]).content)
+
+The names in `__all__` are the public ones, with those of `ggml_ops` and `quant`. Each is imported when it is
+first used: importing the package loads neither numpy nor llama.cpp.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qwen35_gguf import convert, errors, ggml_ops, quant
+    from qwen35_gguf.errors import (
+        BusyError,
+        CheckpointError,
+        ChecksumError,
+        ClosedError,
+        ContextError,
+        CostsError,
+        DeviceError,
+        GgufError,
+        GrammarError,
+        ImatrixError,
+        LogitsError,
+        MediaError,
+        MemoryLimitError,
+        MessageError,
+        MetadataError,
+        MissingDependencyError,
+        ModelError,
+        OutputError,
+        PackageError,
+        PublishError,
+        QuantizationError,
+        Qwen35Error,
+        RecipeError,
+        TextError,
+        ToolError,
+        UnknownTargetError,
+        VisionError,
+        WorkerError,
+    )
+    from qwen35_gguf.quant import quantize
+    from qwen35_gguf.runtime import Qwen35
+    from qwen35_gguf.runtime.chat.openai_types import (
+        ChatCompletion,
+        ChatCompletionChunk,
+        Choice,
+        ChunkChoice,
+        Completion,
+        Delta,
+        Message,
+        Timings,
+        Usage,
+    )
+    from qwen35_gguf.runtime.media.image import MediaLimits
+    from qwen35_gguf.runtime.media.video import VideoLimits
+
+    __version__: str
+
+__all__ = [
+    "BusyError",
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "CheckpointError",
+    "ChecksumError",
+    "Choice",
+    "ChunkChoice",
+    "ClosedError",
+    "Completion",
+    "ContextError",
+    "CostsError",
+    "Delta",
+    "DeviceError",
+    "GgufError",
+    "GrammarError",
+    "ImatrixError",
+    "LogitsError",
+    "MediaError",
+    "MediaLimits",
+    "MemoryLimitError",
+    "Message",
+    "MessageError",
+    "MetadataError",
+    "MissingDependencyError",
+    "ModelError",
+    "OutputError",
+    "PackageError",
+    "PublishError",
+    "QuantizationError",
+    "Qwen35",
+    "Qwen35Error",
+    "RecipeError",
+    "TextError",
+    "Timings",
+    "ToolError",
+    "UnknownTargetError",
+    "Usage",
+    "VideoLimits",
+    "VisionError",
+    "WorkerError",
+    "__version__",
+    "convert",
+    "errors",
+    "ggml_ops",
+    "quant",
+    "quantize",
+]
+
+_MODULES = {
+    "quant": ("quantize",),
+    "runtime": ("Qwen35",),
+    "runtime.chat.openai_types": (
+        "ChatCompletion",
+        "ChatCompletionChunk",
+        "Choice",
+        "ChunkChoice",
+        "Completion",
+        "Delta",
+        "Message",
+        "Timings",
+        "Usage",
+    ),
+    "runtime.media.image": ("MediaLimits",),
+    "runtime.media.video": ("VideoLimits",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("qwen35-gguf")
+    elif name in ("convert", "errors", "ggml_ops", "quant"):
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

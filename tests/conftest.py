@@ -1,4 +1,7 @@
-"""Fixtures shared by all tests: tiny checkpoints, made once each."""
+"""Fixtures shared by all tests: tiny checkpoints, made once each.
+
+torch and llama.cpp are imported where a fixture needs them, so that `pytest -m unit` runs without both.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,23 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-from oracles import allocator
 from oracles.paths import ROOT
-from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.runtime import Qwen35
+
+if TYPE_CHECKING:
+    from qwen35_gguf.runtime import Qwen35
 
 EXAMPLE = ROOT / "examples" / "make_checkpoint.py"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without the marker under `-m unit`: their imports may need torch or llama.cpp."""
+    if config.option.markexpr != "unit" or collection_path.suffix != ".py":
+        return None
+    return True if "mark.unit" not in collection_path.read_text(encoding="utf-8") else None
 
 
 @pytest.fixture(scope="session")
@@ -66,17 +74,24 @@ def stock_tools() -> Any:
 
 @pytest.fixture(scope="session")
 def files(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A text model with an MTP head and its vision tower; untied, since tied random weights repeat one token."""
+    """A text model with an MTP head and its vision encoder; untied, since tied random weights repeat one token."""
+    from qwen35_gguf.convert import hf_to_gguf
+
     return hf_to_gguf.convert(checkpoint(tied=False), "F32", tmp_path_factory.mktemp("runtime"))
 
 
 @pytest.fixture(scope="session")
 def echoing(make_checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
-    """A model whose MTP head drafts what the trunk has just said, once more.
+    """A model whose MTP head drafts the last token of the main model once more.
 
-    The head passes the trunk's hidden state on: `fc` is [0, 1], its layer adds nothing, its norms do not scale. Tied
-    random weights mostly repeat a token, so that such drafts are often right.
+    The head returns the hidden state of the main model: `fc` is [0, 1], its layer adds nothing, its norms do not scale.
+    Tied random weights mostly repeat a token, so that such drafts are often right.
     """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from qwen35_gguf.convert import hf_to_gguf
+
     folder = tmp_path_factory.mktemp("echoing")
     source = make_checkpoint.make_checkpoint(
         folder / "checkpoint",
@@ -98,6 +113,8 @@ def echoing(make_checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path: 
 @pytest.fixture
 def model(files: list[Path]) -> Iterator[Qwen35]:
     """The tiny model, loaded without drafts."""
+    from qwen35_gguf.runtime import Qwen35
+
     with Qwen35(files[0], n_ctx=2048, n_threads=1, draft=0) as loaded:
         yield loaded
 
@@ -105,6 +122,8 @@ def model(files: list[Path]) -> Iterator[Qwen35]:
 @pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Models of real shapes by name, whose weights are holes in the file; made when they are asked for."""
+    from oracles import allocator
+
     folder = tmp_path_factory.mktemp("shapes")
 
     def make(name: str) -> Path:
@@ -117,4 +136,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def quantized_files(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The text model with an MTP head in Q4_K_M, and the mmproj in BF16; treat them as read-only."""
+    from qwen35_gguf.convert import hf_to_gguf
+
     return hf_to_gguf.convert(checkpoint(tied=False), "Q4_K_M", tmp_path_factory.mktemp("quantized"))

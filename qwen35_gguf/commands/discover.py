@@ -41,7 +41,7 @@ def load(verb: str) -> click.Command | None:
     """Import a subcommand by its verb; None if there is none of that name."""
     name = verb.replace("-", "_")
     for group in GROUPS:
-        if name.isidentifier() and (_FOLDER / group / f"{name}.py").is_file():
+        if name.isidentifier() and name != "__init__" and (_FOLDER / group / f"{name}.py").is_file():
             command: click.Command = importlib.import_module(f"{__package__}.{group}.{name}").command
             return command
     return None

@@ -10,6 +10,8 @@ from qwen35_gguf.cli import main
 from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.aliases import RenamedOption, renamed_option
 
+pytestmark = pytest.mark.unit
+
 
 @click.command()
 @renamed_option("--files", old=["--heads"], is_flag=True, help="Write files.")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from oracles.paths import ROOT
 from qwen35_gguf import __version__, cli, progress
+from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.errors import CheckpointError
 
@@ -73,12 +74,38 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_every_subcommand_has_help() -> None:
-    for name, subcommand in cli.SUBCOMMANDS.items():
-        result = CliRunner().invoke(cli.main, [name, "--help"])
-        assert result.exit_code == 0, result.output
-        assert f"Usage: main {name} " in result.stdout
-        assert subcommand.target.startswith("qwen35_gguf.")
+SUBCOMMANDS = [subcommand for group in discover.groups() for subcommand in group.subcommands]
+
+
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS, ids=lambda subcommand: subcommand.verb)
+def test_every_subcommand_has_help_and_its_line_in_the_list(subcommand: discover.Subcommand) -> None:
+    result = CliRunner().invoke(cli.main, [subcommand.verb, "--help"])
+    assert result.exit_code == 0, result.output
+    assert f"Usage: main {subcommand.verb} " in result.stdout
+    assert subcommand.help.endswith(".")
+    assert f"  {subcommand.verb} " in CliRunner().invoke(cli.main, ["--help"]).stdout
+
+
+def test_no_verb_is_found_twice() -> None:
+    verbs = [subcommand.verb for subcommand in SUBCOMMANDS]
+    assert len(verbs) == len(set(verbs))
+    assert len(verbs) > 15
+
+
+@pytest.mark.parametrize("verb", ["absent", "__init__", "../discover", "run.run", ""])
+def test_what_is_not_a_verb_is_not_loaded(verb: str) -> None:
+    assert discover.load(verb) is None
+
+
+def test_a_new_file_is_a_new_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for group in discover.GROUPS:
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "__init__.py").write_text(f'"""The group {group}."""', encoding="utf-8")
+    (tmp_path / "files" / "count_rows.py").write_text('"""Count rows.\n\nMore."""', encoding="utf-8")
+    monkeypatch.setattr(discover, "_FOLDER", tmp_path)
+    found = {group.title: [(verb, line) for verb, _, line in group.subcommands] for group in discover.groups()}
+    assert found["The group files"] == [("count-rows", "Count rows.")]
+    assert found["The group run"] == []
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from qwen35_gguf.convert import hf_to_gguf, tensor_plan, verify
 from qwen35_gguf.convert.checkpoint import canonical_name, open_checkpoint
 from qwen35_gguf.errors import CheckpointError
 
+pytestmark = pytest.mark.unit
+
 Header = dict[str, Any]
 
 

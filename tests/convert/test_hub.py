@@ -16,6 +16,8 @@ from huggingface_hub import constants
 from qwen35_gguf.convert import hub
 from qwen35_gguf.errors import CheckpointError
 
+pytestmark = pytest.mark.unit
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "org/tiny": {

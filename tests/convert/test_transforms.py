@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.convert import transforms
 
+pytestmark = pytest.mark.unit
+
 SEEDS = st.integers(0, 2**32 - 1)
 
 

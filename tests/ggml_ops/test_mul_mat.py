@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from qwen35_gguf import quant
 from qwen35_gguf.ggml_ops import _native
 
+pytestmark = pytest.mark.unit
+
 Array = np.ndarray[Any, Any]
 
 FORMATS = ["Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS"]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import structure
+
+pytestmark = pytest.mark.unit
 
 
 def test_a_good_tree_has_no_problems() -> None:

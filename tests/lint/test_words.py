@@ -10,6 +10,8 @@ import pytest
 
 import words
 
+pytestmark = pytest.mark.unit
+
 WORDS = words.load()
 
 

@@ -8,6 +8,8 @@ import pytest
 
 import amx
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("tiles", "version", "wanted"), [(True, 12, True), (True, 13, False), (False, 12, False), (True, 1 << 30, False)]

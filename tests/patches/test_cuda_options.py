@@ -10,6 +10,8 @@ import pytest
 import cuda_options
 import sdist
 
+pytestmark = pytest.mark.unit
+
 NVCC = """#!/bin/sh
 case "$1" in
   --dryrun) echo '#$ TOP={root}/bin/../' >&2;;

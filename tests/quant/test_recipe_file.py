@@ -21,6 +21,8 @@ from qwen35_gguf.errors import QuantizationError, RecipeError
 from qwen35_gguf.quant import recipe_file, tensor_types
 from qwen35_gguf.quant.recipe_file import find, parse
 
+pytestmark = pytest.mark.unit
+
 Factory = Callable[..., Path]
 
 TEXT = """

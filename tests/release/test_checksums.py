@@ -14,6 +14,8 @@ from qwen35_gguf.commands.files import checksum
 from qwen35_gguf.errors import ChecksumError
 from qwen35_gguf.release import checksums
 
+pytestmark = pytest.mark.unit
+
 FILES = {"a.gguf": b"a" * 9_000_000, "b c.gguf": b"", "sub/ü.txt": b"text\n"}
 
 

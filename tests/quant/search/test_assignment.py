@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.quant.search.assignment import Option, assign, smallest
 
+pytestmark = pytest.mark.unit
+
 Table = dict[str, list[Option[int]]]
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from qwen35_gguf.runtime.chat.output_parser import ReplyParser, StopText
 from qwen35_gguf.runtime.chat.thinking import CLOSE, OPEN, Splitter, starts_inside
 
+pytestmark = pytest.mark.unit
+
 PARTS = st.sampled_from([OPEN, CLOSE, "<th", "</think", ">", " ", "\n", "a", "bé", "🙂", "<", "/"])
 TEXTS = st.lists(PARTS, max_size=12).map("".join)
 

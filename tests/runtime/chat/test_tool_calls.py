@@ -15,6 +15,8 @@ from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat import tool_calls
 from qwen35_gguf.runtime.chat.tool_calls import ToolCall, ToolCallParser, convert, parse
 
+pytestmark = pytest.mark.unit
+
 # How the published chat template (Qwen3.5) writes an assistant's message.
 TEMPLATE = r"""
 {%- for tool_call in message.tool_calls %}

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.runtime.engine.mtp import DepthTuner, best_depth, expected_tokens, speed_up
 
+pytestmark = pytest.mark.unit
+
 COSTS = st.lists(st.floats(1e-3, 1.0), min_size=5, max_size=5).map(sorted)
 RATES = st.lists(st.floats(0, 1), min_size=4, max_size=4)
 

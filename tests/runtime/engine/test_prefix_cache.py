@@ -19,6 +19,8 @@ from qwen35_gguf.runtime.engine.prefix_cache import (
     model_identity,
 )
 
+pytestmark = pytest.mark.unit
+
 ITEMS = st.lists(st.one_of(st.integers(0, 2), st.sampled_from(["a", "b"])), max_size=6)
 
 
