@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from divergence import divergence
 
-from qwen35_gguf.gguf_file.header import read_header
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.llama.devices import Device, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.llama.library import Context, Model, default_threads

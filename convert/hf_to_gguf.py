@@ -25,12 +25,13 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf import progress
+from qwen35_gguf.atomic_file import check_space
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import Conversion, ConversionOptions, PlannedFile, plan_conversion
 from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 from qwen35_gguf.errors import OutputError, QuantizationError
-from qwen35_gguf.gguf_file.writer import GGUFStream, check_space
+from qwen35_gguf.gguf_file.writer import GGUFStream
 from qwen35_gguf.quant import kernels
 
 __all__ = ["Conversion", "ConversionOptions", "PlannedFile", "convert", "plan_conversion", "run", "write_files"]
@@ -127,7 +128,7 @@ def write_files(
     digest = WeightsDigest(checkpoint) if digest_key else None
     with ExitStack() as stack:
         threads = _start_threads(stack, jobs)
-        streams = [stack.enter_context(GGUFStream(file.path, file.arch, file.infos)) for file in files]
+        streams = [stack.enter_context(GGUFStream(file.path, file.infos, force=force)) for file in files]
         name = files[0].path.name if len(files) == 1 else f"{len(files)} files"
         with progress.progress(sum(file.nbytes for file in files), name) as advance:
             _write(checkpoint, list(zip(files, streams, strict=True)), threads, digest, advance)

@@ -349,7 +349,7 @@ def _general(
     collected.add_type(kind)
     card.set_gguf_meta_model(collected)
     for key, entry in collected.kv_data[0].items():
-        yield KeyValue(key, entry.value, entry.type, _element(entry.value) if entry.type == ARRAY else None)
+        yield KeyValue.of(key, entry.value, entry.type, _element(entry.value) if entry.type == ARRAY else None)
 
     where = directory / "generation_config.json"
     yield from _rows(SAMPLING_KEYS, _read_json(where), where)
@@ -360,8 +360,8 @@ def _element(values: list[Scalar]) -> GGUFValueType:
 
 
 def _format(file_type: int) -> Iterator[KeyValue]:
-    yield KeyValue("general.file_type", int(file_type), UINT32)
-    yield KeyValue("general.quantization_version", GGML_QUANT_VERSION, UINT32)
+    yield KeyValue.of("general.file_type", int(file_type), UINT32)
+    yield KeyValue.of("general.quantization_version", GGML_QUANT_VERSION, UINT32)
 
 
 def _describe(
@@ -413,7 +413,7 @@ def _rows(keys: tuple[Key, ...], config: Config, where: Path, **names: str) -> I
             value = [_cast(item, row.element, key, where) for item in value]
         else:
             value = _cast(value, row.type, key, where)
-        yield KeyValue(key, value, row.type, row.element)
+        yield KeyValue.of(key, value, row.type, row.element)
 
 
 def _cast(value: Any, kind: GGUFValueType, key: str, where: Path) -> Scalar:
@@ -458,17 +458,17 @@ def imatrix_metadata(weights: Imatrix) -> list[KeyValue]:
     """Say which importance matrix was used, as llama-quantize does, and its checksum."""
     dataset = weights.datasets[0] if weights.datasets else "unknown"
     return [
-        KeyValue("quantize.imatrix.file", weights.path.name if weights.path else "", STRING),
-        KeyValue("quantize.imatrix.dataset", dataset, STRING),
-        KeyValue("quantize.imatrix.entries_count", len(weights.entries), UINT32),
-        KeyValue("quantize.imatrix.chunks_count", weights.chunks, UINT32),
-        KeyValue("quantize.imatrix.sha256", weights.sha256, STRING),
+        KeyValue.of("quantize.imatrix.file", weights.path.name if weights.path else "", STRING),
+        KeyValue.of("quantize.imatrix.dataset", dataset, STRING),
+        KeyValue.of("quantize.imatrix.entries_count", len(weights.entries), UINT32),
+        KeyValue.of("quantize.imatrix.chunks_count", weights.chunks, UINT32),
+        KeyValue.of("quantize.imatrix.sha256", weights.sha256, STRING),
     ]
 
 
 def recipe_metadata(recipe: FileRecipe) -> list[KeyValue]:
     """Say which recipe decided the types, and its checksum."""
     return [
-        KeyValue("quantize.recipe.name", recipe.name, STRING),
-        KeyValue("quantize.recipe.sha256", recipe.sha256, STRING),
+        KeyValue.of("quantize.recipe.name", recipe.name, STRING),
+        KeyValue.of("quantize.recipe.sha256", recipe.sha256, STRING),
     ]

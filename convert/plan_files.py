@@ -7,6 +7,7 @@ all files share (`Source`: headers, vocabulary, importance) is read once, then e
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,10 @@ from qwen35_gguf.convert import hub, metadata, tokenizer
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, plan_tensors
 from qwen35_gguf.errors import ImatrixError, QuantizationError
+from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
-from qwen35_gguf.gguf_file.writer import TensorInfo, count_parameters
 from qwen35_gguf.quant import imatrix as matrices
-from qwen35_gguf.quant import kernels, presets, recipe_file, tensor_types
+from qwen35_gguf.quant import presets, recipe_file, tensor_types
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Parameters = tuple[int, int, int, int]  # total, shared, one expert's, experts
@@ -93,7 +94,7 @@ class PlannedFile:
     @property
     def infos(self) -> list[TensorInfo]:
         """The tensors as the GGUF header lists them."""
-        return [_info(tensor, type_) for tensor, type_ in zip(self.tensors, self.types, strict=True)]
+        return [TensorInfo(t.name, t.shape, type_) for t, type_ in zip(self.tensors, self.types, strict=True)]
 
     @property
     def nbytes(self) -> int:
@@ -151,7 +152,7 @@ class Source:
 
     def stem(self, tensors: Sequence[OutputTensor]) -> str:
         """Name the text model of these tensors by the GGUF naming convention, without what it is quantized to."""
-        parameters = _parameters(tensors, self.checkpoint.arch)
+        parameters = _parameters(tensors)
         directory, config = self.checkpoint.directory, self.checkpoint.config
         return metadata.output_name(directory, self.name, config, parameters, source_repo=self.repo)
 
@@ -224,7 +225,7 @@ def text_file(
     }
     known = importance if source.weights is not None else None
     types = tuple(_text_type(preset, chosen, tensor, found.architecture, known) for tensor in found.text)
-    parameters = _parameters(found.text, checkpoint.arch)
+    parameters = _parameters(found.text)
     label = f"{chosen.name}-" if chosen else ""
     return PlannedFile(
         out / f"{source.stem(found.text)}-{label}{preset.name}.gguf",
@@ -255,7 +256,7 @@ def text_file(
 def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedFile:
     """Plan the vision encoder, whose matrices are F32, F16, BF16 or Q8_0; `stem` is the text model's name."""
     wanted, tensors = type_.upper(), source.tensors.vision
-    parameters = _parameters(tensors, "clip")
+    parameters = _parameters(tensors)
     return PlannedFile(
         out / f"mmproj-{stem}-{wanted}.gguf",
         "clip",
@@ -330,13 +331,10 @@ def _vision_type(tensor: OutputTensor, wanted: str) -> GGMLQuantizationType:
     return GGMLQuantizationType[wanted]
 
 
-def _info(tensor: OutputTensor, type_: GGMLQuantizationType) -> TensorInfo:
-    rows = 1
-    for n in tensor.shape[:-1]:
-        rows *= n
-    return TensorInfo(tensor.name, tensor.shape, type_, rows * kernels.row_bytes(type_, tensor.shape[-1]))
-
-
-def _parameters(tensors: Sequence[OutputTensor], arch: str) -> Parameters:
-    infos = [TensorInfo(tensor.name, tensor.shape, GGMLQuantizationType.F32, 0) for tensor in tensors]
-    return count_parameters(arch, infos)
+def _parameters(tensors: Sequence[OutputTensor]) -> Parameters:
+    """Count the weights as the gguf package does (GGUFWriter.get_total_parameter_count), which `size_label` takes."""
+    merged = [tensor.shape for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) > 2]
+    total = sum(math.prod(tensor.shape) for tensor in tensors)
+    experts = sum(math.prod(shape) for shape in merged)
+    count = sum(shape[0] for shape in merged) // max(1, len(merged))
+    return total, total - experts, sum(math.prod(shape[1:]) for shape in merged), count

@@ -115,8 +115,8 @@ def _bpe(path: Path, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], 
 
     tokens = [texts.get(i, f"[PAD{i}]") for i in range(vocab_size)]
     entries = [
-        KeyValue(Keys.Tokenizer.MODEL, "gpt2", GGUFValueType.STRING),
-        KeyValue(Keys.Tokenizer.PRE, pre, GGUFValueType.STRING),
+        KeyValue.of(Keys.Tokenizer.MODEL, "gpt2", GGUFValueType.STRING),
+        KeyValue.of(Keys.Tokenizer.PRE, pre, GGUFValueType.STRING),
         _array(Keys.Tokenizer.LIST, tokens, GGUFValueType.STRING),
         _array(
             Keys.Tokenizer.TOKEN_TYPE,
@@ -278,8 +278,8 @@ def _sentencepiece(path: Path, settings: Mapping[str, Any], vocab_size: int) -> 
 
     ids = range(vocab_size)
     return [
-        KeyValue(Keys.Tokenizer.MODEL, "llama", GGUFValueType.STRING),
-        KeyValue(Keys.Tokenizer.PRE, "default", GGUFValueType.STRING),
+        KeyValue.of(Keys.Tokenizer.MODEL, "llama", GGUFValueType.STRING),
+        KeyValue.of(Keys.Tokenizer.PRE, "default", GGUFValueType.STRING),
         _array(Keys.Tokenizer.LIST, [texts.get(i, f"[PAD{i}]") for i in ids], GGUFValueType.STRING),
         _array(Keys.Tokenizer.SCORES, [scores.get(i, _UNUSED_SCORE) for i in ids], GGUFValueType.FLOAT32),
         _array(Keys.Tokenizer.TOKEN_TYPE, [int(types.get(i, TokenType.UNUSED)) for i in ids], GGUFValueType.INT32),
@@ -315,7 +315,7 @@ def _special_ids(
             raise CheckpointError(
                 f"{directory / 'config.json'}: {kind}_token_id is {token_id}, outside the vocabulary of {vocab_size}"
             )
-        yield KeyValue(key, token_id, GGUFValueType.UINT32)
+        yield KeyValue.of(key, token_id, GGUFValueType.UINT32)
 
 
 def _add_token_flags(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[KeyValue]:
@@ -336,7 +336,7 @@ def _add_token_flags(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) 
         claimed = settings.get(f"add_{kind}_token")
         value = flags.get(kind, claimed)
         if isinstance(value, bool):
-            yield KeyValue(key, value, GGUFValueType.BOOL)
+            yield KeyValue.of(key, value, GGUFValueType.BOOL)
 
 
 def _chat_templates(directory: Path, settings: Mapping[str, Any]) -> Iterator[KeyValue]:
@@ -357,7 +357,7 @@ def _chat_templates(directory: Path, settings: Mapping[str, Any]) -> Iterator[Ke
         found = _read_json(directory / "chat_template.json", optional=True).get("chat_template")
 
     if isinstance(found, str):
-        yield KeyValue(Keys.Tokenizer.CHAT_TEMPLATE, found, GGUFValueType.STRING)
+        yield KeyValue.of(Keys.Tokenizer.CHAT_TEMPLATE, found, GGUFValueType.STRING)
     elif isinstance(found, list):
         yield from _named_templates(found)
 
@@ -376,13 +376,13 @@ def _named_templates(templates: Sequence[Any]) -> Iterator[KeyValue]:
     if named:
         yield _array(Keys.Tokenizer.CHAT_TEMPLATES, list(named), GGUFValueType.STRING)
         for name, template in named.items():
-            yield KeyValue(Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), template, GGUFValueType.STRING)
+            yield KeyValue.of(Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), template, GGUFValueType.STRING)
     if default is not None:
-        yield KeyValue(Keys.Tokenizer.CHAT_TEMPLATE, default, GGUFValueType.STRING)
+        yield KeyValue.of(Keys.Tokenizer.CHAT_TEMPLATE, default, GGUFValueType.STRING)
 
 
 def _array(key: str, values: Sequence[str] | Sequence[int] | Sequence[float], element: GGUFValueType) -> KeyValue:
-    return KeyValue(key, values, GGUFValueType.ARRAY, element)
+    return KeyValue.of(key, values, GGUFValueType.ARRAY, element)
 
 
 def _read_text(path: Path) -> str:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFReader
+from gguf import GGMLQuantizationType
 
 from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.tensor_plan import OutputTensor, plan_tensors
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.gguf_file.header import TensorInfo
+from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.quant import kernels, presets
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -47,23 +49,21 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
     """Compare every tensor of a text or mmproj GGUF with its checkpoint.
 
     Raises:
+        GgufError: the file is missing or damaged.
         CheckpointError: the file is no GGUF of this checkpoint's architecture, or the checkpoint is damaged.
 
     """
     path = Path(file)
-    try:
-        reader = GGUFReader(path)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise CheckpointError(f"{path}: cannot be read as GGUF ({error}); convert it again") from None
+    header = read_header(path)
+    mapped = map_data(header)
     directory, _, _ = hub.resolve(str(against), revision)
     checkpoint = open_checkpoint(directory)
-    arch_field = reader.get_field("general.architecture")
-    arch = arch_field.contents() if arch_field else None
+    arch = header.architecture
     if arch not in (checkpoint.arch, "clip"):
         raise CheckpointError(
             f"{path}: is {arch}, but {directory} is {checkpoint.arch}; compare it with its own source"
         )
-    stored = {tensor.name: tensor for tensor in reader.tensors}
+    stored = {tensor.name: tensor for tensor in header.tensors}
     plan = plan_tensors(checkpoint, mtp=any(".nextn." in name for name in stored))
     outputs = plan.vision if arch == "clip" else plan.text
     for output in outputs:
@@ -71,19 +71,17 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
         if found is None:
             yield Comparison(output.name, "-", float("nan"), 0.0, False, "is missing from the file")
         else:
-            yield _compare(checkpoint, output, found)
+            yield _compare(checkpoint, output, found, tensor_data(header, found, mapped))
     for name in stored:
         yield Comparison(name, "-", float("nan"), 0.0, False, "is in the file, but not in the checkpoint")
 
 
-def _compare(checkpoint: Checkpoint, output: OutputTensor, found: Any) -> Comparison:
-    type_ = GGMLQuantizationType(found.tensor_type)
-    shape = tuple(int(n) for n in reversed(found.shape))
+def _compare(checkpoint: Checkpoint, output: OutputTensor, found: TensorInfo, packed: Array) -> Comparison:
+    type_, shape = found.type, found.shape
     limit = presets.FORMATS[type_].error if type_ in presets.FORMATS else UNKNOWN_FORMAT_ERROR
     if shape != output.shape:
         problem = f"has shape {list(shape)}, expected {list(output.shape)}"
         return Comparison(output.name, type_.name, float("nan"), limit, False, problem)
-    packed = np.ascontiguousarray(found.data).view(np.uint8).reshape(-1, kernels.row_bytes(type_, shape[-1]))
     if len(output.sources) > 1:
         packed_blocks = np.split(packed, len(output.sources))
         block_shape = shape[1:]

@@ -13,17 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import numpy.typing as npt
+from gguf import GGMLQuantizationType, GGUFValueType
 
-from qwen35_gguf.errors import GgufError, ImatrixError, OutputError
-from qwen35_gguf.gguf_file.layout import read_layout
+from qwen35_gguf.errors import GgufError, ImatrixError
+from qwen35_gguf.gguf_file.header import TensorInfo
+from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
+from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
+from qwen35_gguf.gguf_file.writer import write_gguf
 
 Float = npt.NDArray[np.float32]
 
+TYPE = "general.type"
 DATASETS, CHUNKS, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
-STRING = gguf.GGUFValueType.STRING
+UINT32 = GGUFValueType.UINT32
 SUMS, COUNTS = ".in_sum2", ".counts"
 LONGEST_NAME, MOST_ENTRIES = 4096, 1 << 20  # of a .dat, whose header has no other check
 
@@ -117,7 +121,7 @@ def read(path: str | Path) -> Imatrix:
     except OSError as error:
         raise ImatrixError(f"{path}: {error.strerror or error}; name a file made by `qwen35 imatrix`") from None
     try:
-        found = _read_gguf(path, data) if data[:4] == b"GGUF" else _read_dat(data)
+        found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(data)
     except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError, GgufError) as error:
         raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error})") from None
     for name, entry in found.entries.items():
@@ -128,23 +132,21 @@ def read(path: str | Path) -> Imatrix:
     return found
 
 
-def _read_gguf(path: Path, data: bytes) -> Imatrix:
-    # Not by the gguf package's reader, which believes a damaged count and fills the memory.
-    layout = read_layout(path)
-    if layout.get("general.type") != "imatrix":
+def _read_gguf(path: Path) -> Imatrix:
+    header = read_header(path)
+    if header.value(TYPE) != "imatrix":
         raise ValueError("general.type is not imatrix")
+    mapped = map_data(header)
     tensors: dict[str, npt.NDArray[np.float64]] = {}
-    for tensor in layout.tensors:
-        if tensor.type != gguf.GGMLQuantizationType.F32:
+    for tensor in header.tensors:
+        if tensor.type != GGMLQuantizationType.F32:
             raise ValueError(f"{tensor.name} is {tensor.type.name}, not F32")
-        start = layout.data_start + tensor.offset
-        values = np.frombuffer(data[start : start + tensor.nbytes], "<f4")
-        tensors[tensor.name] = values.reshape(tuple(reversed(tensor.shape))).astype(np.float64)
+        tensors[tensor.name] = tensor_data(header, tensor, mapped).view("<f4").reshape(tensor.shape).astype(np.float64)
     found = Imatrix(
-        datasets=[str(name) for name in layout.get(DATASETS, [])],
-        chunks=int(layout.get(CHUNKS, 0)),
-        chunk_size=int(layout.get(CHUNK_SIZE, 0)),
-        extra={e.key: e.decode() for e in layout.entries if e.type == STRING and e.key != "general.type"},
+        datasets=[str(name) for name in header.value(DATASETS, [])],
+        chunks=int(header.value(CHUNKS, 0)),
+        chunk_size=int(header.value(CHUNK_SIZE, 0)),
+        extra={e.key: e.value for e in header.entries if e.type == STRING and e.key != TYPE},
     )
     for name, sums in tensors.items():
         if name.endswith(SUMS):
@@ -196,28 +198,19 @@ def write(imatrix: Imatrix, path: Path) -> None:
         OutputError: it cannot be written.
 
     """
-    part = path.with_name(path.name + ".writing")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = gguf.GGUFWriter(part, "imatrix")
-        writer.kv_data[0].pop("general.architecture")  # llama-imatrix writes none
-        writer.add_string("general.type", "imatrix")
-        writer.add_array(DATASETS, imatrix.datasets)
-        writer.add_uint32(CHUNKS, imatrix.chunks)
-        writer.add_uint32(CHUNK_SIZE, imatrix.chunk_size)
-        for key, value in sorted(imatrix.extra.items()):
-            writer.add_string(key, value)
-        for name, entry in sorted(imatrix.entries.items()):
-            writer.add_tensor(name + SUMS, entry.sums.astype(np.float32))
-            writer.add_tensor(name + COUNTS, entry.counts.astype(np.float32)[:, None])
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    metadata = [
+        KeyValue.of(TYPE, "imatrix", STRING),
+        *([KeyValue.of(DATASETS, imatrix.datasets, ARRAY, STRING)] if imatrix.datasets else []),
+        KeyValue.of(CHUNKS, imatrix.chunks, UINT32),
+        KeyValue.of(CHUNK_SIZE, imatrix.chunk_size, UINT32),
+        *(KeyValue.of(key, value, STRING) for key, value in sorted(imatrix.extra.items())),
+    ]
+    tensors = []
+    for name, entry in sorted(imatrix.entries.items()):
+        for suffix, values in ((SUMS, entry.sums), (COUNTS, entry.counts[:, None])):
+            data = values.astype(np.float32)
+            tensors.append((TensorInfo(name + suffix, data.shape, GGMLQuantizationType.F32), data))
+    write_gguf(path, metadata, tensors)
 
 
 def merge(several: Iterable[Imatrix]) -> Imatrix:

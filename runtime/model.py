@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from qwen35_gguf.errors import BusyError, ClosedError, MemoryLimitError, MessageError, ModelError, WorkerError
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat import openai_types, thinking
 from qwen35_gguf.runtime.chat.openai_types import (
     ChatCompletion,
@@ -161,10 +162,10 @@ class Qwen35(Closing):
         _check_options(n_ctx, n_batch, kv_type, draft, n_gpu_layers)
 
         header = read_model(self.path)
-        native = int(header.require("context_length"))
+        native = int(header.require_hparam("context_length"))
         self.n_ctx = min(USUAL_CONTEXT, native) if n_ctx is None else n_ctx
-        self.name = str(header.metadata.get("general.name") or self.path.stem)
-        has_head = bool(header.get("nextn_predict_layers", 0))
+        self.name = str(header.value("general.name") or self.path.stem)
+        has_head = bool(header.hparam("nextn_predict_layers", 0))
         if not has_head and draft not in (None, 0, "auto"):
             raise MessageError(f"draft: {self.path} has no MTP head; use 0")
         available = offload.find(devices, rpc)
@@ -182,7 +183,7 @@ class Qwen35(Closing):
         self._options = memory.rope_scaling(header, self.n_ctx) | context_options(settings)
         self._load_options = model_options(settings)
         if self._mmproj is not None:
-            check_mmproj(self._mmproj, int(header.require("embedding_length")))
+            check_mmproj(self._mmproj, int(header.require_hparam("embedding_length")))
         self._cache_bytes, self._folder, self._lost = cache_bytes, None, False
         if state_dir is not None:
             identity = model_identity(self.path, kv=self._kv_type, **memory.rope_scaling(header, self.n_ctx))

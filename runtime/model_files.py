@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from qwen35_gguf.errors import ModelError, Qwen35Error, VisionError
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 
 ARCHITECTURES = ("qwen35", "qwen35moe")

@@ -145,4 +145,4 @@ def _context(model: Model, chunk: int, threads: int) -> Context:
 def bits_per_weight(model: Path) -> float:
     """Return the bits of all tensors, over the weights in them."""
     tensors = read_model(model).tensors
-    return 8 * sum(t.n_bytes for t in tensors) / max(1, sum(int(np.prod(t.shape)) for t in tensors))
+    return 8 * sum(t.nbytes for t in tensors) / max(1, sum(int(np.prod(t.shape)) for t in tensors))

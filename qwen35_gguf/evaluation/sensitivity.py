@@ -20,10 +20,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf.errors import ModelError, QuantizationError, TextError
 from qwen35_gguf.evaluation.texts.tokenized import Split
+from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.quant import kernels, tensor_types
 from qwen35_gguf.quant.divergence import Floats, compare, log_softmax
 from qwen35_gguf.quant.imatrix import Imatrix
@@ -113,16 +114,19 @@ def _originals(model: Path) -> dict[str, Array]:
         ModelError: one of them is quantized.
 
     """
-    stored = {tensor.name: tensor for tensor in GGUFReader(model).tensors}
-    shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in stored.items()}
+    header = read_header(model)
+    mapped = map_data(header)
     found = {}
-    for name in candidates(shapes):
-        type_ = stored[name].tensor_type
-        if type_ not in STORED:
+    chosen = set(candidates({tensor.name: tensor.shape for tensor in header.tensors}))
+    for tensor in header.tensors:
+        if tensor.name not in chosen:
+            continue
+        if tensor.type not in STORED:
             raise ModelError(
-                f"{model}: {name} is {type_.name}; give a reference in F32, F16 or BF16 (`qwen35 convert -q BF16`)"
+                f"{model}: {tensor.name} is {tensor.type.name}; "
+                "give a reference in F32, F16 or BF16 (`qwen35 convert -q BF16`)"
             )
-        found[name] = np.asarray(stored[name].data).view(STORED[type_]).reshape(shapes[name])
+        found[tensor.name] = tensor_data(header, tensor, mapped).view(STORED[tensor.type]).reshape(tensor.shape)
     return found
 
 
@@ -137,8 +141,8 @@ def describe(model: Path, identity: str, *, measured: bool = True) -> Costs:
         identity=identity,
         layers=memory.trunk_layers(header),
         weights=sum(counts.values()),
-        header_bytes=max(0, model.stat().st_size - sum(tensor.n_bytes for tensor in header.tensors)),
-        fixed_bytes=sum(tensor.n_bytes for tensor in fixed),
+        header_bytes=max(0, model.stat().st_size - sum(tensor.nbytes for tensor in header.tensors)),
+        fixed_bytes=sum(tensor.nbytes for tensor in fixed),
         measured=measured,
     )
 

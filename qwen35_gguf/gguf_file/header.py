@@ -1,164 +1,173 @@
-"""What a GGUF says about itself: its metadata and the list of its tensors, without loading a weight.
+"""The header of a GGUF file: metadata entries and tensor descriptions, without the tensor data.
 
-Faster than `gguf.GGUFReader`, which makes an object for each of the 248,320 tokens: arrays of strings are skipped.
-Source of the layout: the GGUF specification, version 2 and 3, little-endian.
+Axis order: every shape in this package is in NumPy order, (matrices, rows, columns), so that `shape[-1]` is the row
+length. The file stores it the other way round, as llama.cpp's `ne`; only the reader and `TensorInfo.record` know that.
 """
 
 from __future__ import annotations
 
 import math
-import mmap
-import struct
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from qwen35_gguf.errors import Qwen35Error
-
-MAGIC = b"GGUF"
-STRING, ARRAY = 8, 9
-# By the number of the value's type: uint8, int8, uint16, int16, uint32, int32, float32, bool, -, -, uint64 ...
-FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-MAX_ENTRIES = 1 << 20  # no file has as many; a damaged one may say so
-MAX_DIMENSIONS = 4
+from qwen35_gguf.errors import GgufError
+from qwen35_gguf.gguf_file.format import MAGIC, UINT32, UINT64, VERSION, encode_string, padded
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: `shape` in the order of the file (the fastest dimension first), `n_bytes` as it is stored."""
+    """One tensor of a file.
+
+    Attributes:
+        name: such as `blk.0.ffn_up.weight`.
+        shape: in NumPy order: `shape[-1]` is the row length.
+        type: how the weights are stored.
+        offset: bytes from the beginning of the data section.
+
+    """
 
     name: str
     shape: tuple[int, ...]
     type: GGMLQuantizationType
-    n_bytes: int
+    offset: int = 0
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        block, size = GGML_QUANT_SIZES[self.type]
+        return (self.shape[-1] if self.shape else 1) // block * size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data, without padding."""
+        return math.prod(self.shape[:-1]) * self.row_bytes
+
+    @property
+    def record(self) -> bytes:
+        """The description as the file stores it."""
+        dimensions = b"".join(UINT64.pack(n) for n in reversed(self.shape))
+        place = UINT32.pack(self.type) + UINT64.pack(self.offset)
+        return encode_string(self.name) + UINT32.pack(len(self.shape)) + dimensions + place
+
+
+class Metadata(Mapping[str, Any]):
+    """Decoded values by key; each is decoded when it is looked up."""
+
+    def __init__(self, entries: Iterable[KeyValue]) -> None:
+        self._entries = {entry.key: entry for entry in entries}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._entries[key].value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, key: str) -> KeyValue | None:
+        """Return the entry of a key, or None."""
+        return self._entries.get(key)
 
 
 @dataclass(frozen=True, eq=False)
 class GgufHeader:
-    """Metadata (arrays of strings left out) and tensors of one file."""
+    """Everything before the tensor data of one file.
+
+    Attributes:
+        path: the file.
+        entries: metadata, in the order of the file.
+        tensors: in the order of the file.
+        version: of the format, 2 or 3.
+        alignment: tensor data begin at multiples of it.
+        data_start: bytes from the beginning of the file to the data section.
+        size: bytes of the file.
+
+    """
 
     path: Path
-    metadata: dict[str, Any]
+    entries: tuple[KeyValue, ...]
     tensors: tuple[TensorInfo, ...]
+    version: int
+    alignment: int
+    data_start: int
+    size: int
+
+    @cached_property
+    def metadata(self) -> Metadata:
+        """Values by key, such as `general.name`."""
+        return Metadata(self.entries)
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by name, in NumPy order."""
+        return {tensor.name: tensor.shape for tensor in self.tensors}
+
+    @cached_property
+    def _by_name(self) -> dict[str, TensorInfo]:
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    def find(self, key: str) -> KeyValue | None:
+        """Return the entry of a key, or None."""
+        return self.metadata.entry(key)
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Return the decoded value of a key, such as `general.name`, or the default."""
+        return self.metadata.get(key, default)
+
+    def tensor(self, name: str) -> TensorInfo | None:
+        """Return the tensor of a name, or None."""
+        return self._by_name.get(name)
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`: qwen35, qwen35moe, clip (an mmproj), ..."""
-        return str(self.metadata.get("general.architecture", "unknown"))
+        """Value of `general.architecture`: qwen35, qwen35moe, clip (an mmproj), ..."""
+        return str(self.value("general.architecture", "unknown"))
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """Look up `key` of this architecture: "block_count" is `qwen35.block_count`."""
-        return self.metadata.get(f"{self.architecture}.{key}", default)
+    def hparam(self, key: str, default: Any = None) -> Any:
+        """Return a hyper-parameter: "block_count" is the key `qwen35.block_count` of a qwen35."""
+        return self.value(f"{self.architecture}.{key}", default)
 
-    def require(self, key: str) -> Any:
-        """Look up `key` of this architecture.
+    def require_hparam(self, key: str) -> Any:
+        """Return a hyper-parameter.
 
         Raises:
-            Qwen35Error: it is not there.
+            GgufError: the file does not have it.
 
         """
-        value = self.get(key)
+        value = self.hparam(key)
         if value is None:
-            raise Qwen35Error(f"{self.path}: has no {self.architecture}.{key}; make it again with `qwen35 convert`")
+            raise GgufError(f"{self.path}: has no {self.architecture}.{key}; make it again with `qwen35 convert`")
         return value
 
 
-class _Reader:
-    """A position in a memory-mapped file."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data, self.at = data, 0
-
-    def number(self, letter: str) -> Any:
-        (value,) = struct.unpack_from(f"<{letter}", self.data, self.at)
-        self.at += struct.calcsize(f"<{letter}")
-        return value
-
-    def count(self) -> int:
-        value = int(self.number("Q"))
-        if value > MAX_ENTRIES:
-            raise ValueError(f"a count of {value:,}")
-        return value
-
-    def string(self) -> str:
-        return self.skip(self.number("Q")).decode("utf-8", errors="replace")
-
-    def skip(self, length: int) -> bytes:
-        if length > len(self.data) - self.at:
-            raise ValueError("a text goes beyond the end of the file")
-        self.at += length
-        return self.data[self.at - length : self.at]
-
-    def value(self, kind: int) -> Any:
-        if kind == STRING:
-            return self.string()
-        if kind == ARRAY:
-            return self.array()
-        return self.number(FORMATS[kind])
-
-    def array(self) -> list[Any] | None:
-        kind, length = self.number("I"), self.count()
-        if kind == STRING:
-            for _ in range(length):
-                size = self.number("Q")
-                if size > len(self.data) - self.at:
-                    raise ValueError("a text goes beyond the end of the file")
-                self.at += size
-            return None
-        if kind == ARRAY:
-            raise ValueError("an array of arrays")
-        numbers = struct.unpack_from(f"<{length}{FORMATS[kind]}", self.data, self.at)
-        self.at += struct.calcsize(f"<{length}{FORMATS[kind]}")
-        return list(numbers)
+def contiguous(tensors: Iterable[TensorInfo], alignment: int) -> tuple[TensorInfo, ...]:
+    """Give tensors the offsets that llama.cpp requires: one after the other, each padded."""
+    placed, at = [], 0
+    for tensor in tensors:
+        placed.append(replace(tensor, offset=at))
+        at += padded(tensor.nbytes, alignment)
+    return tuple(placed)
 
 
-def read_header(path: Path) -> GgufHeader:
-    """Read the header of a GGUF.
-
-    Raises:
-        Qwen35Error: the file is missing, not a GGUF, or shorter than its header says.
-
-    """
-    try:
-        with path.open("rb") as file:
-            if file.read(4) != MAGIC:
-                raise Qwen35Error(f"{path}: not a GGUF file; make one with `qwen35 convert`")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _parse(path, data)
-    except OSError as error:
-        raise Qwen35Error(f"{path}: {error.strerror or error}; name a GGUF file made by `qwen35 convert`") from None
-    except struct.error:
-        raise Qwen35Error(f"{path}: ends inside the GGUF header; convert or download it again") from None
-    except (ValueError, KeyError) as error:
-        raise Qwen35Error(f"{path}: the GGUF header is damaged ({error}); convert or download it again") from None
-
-
-def _parse(path: Path, data: mmap.mmap) -> GgufHeader:
-    reader = _Reader(data)
-    reader.at = len(MAGIC)
-    version = reader.number("I")
-    if version not in (2, 3):
-        raise ValueError(f"version {version}")
-    n_tensors, n_keys = reader.count(), reader.count()
-    metadata = {}
-    for _ in range(n_keys):
-        key = reader.string()
-        metadata[key] = reader.value(reader.number("I"))
-    tensors, end = [], 0
-    for _ in range(n_tensors):
-        name, dimensions = reader.string(), reader.number("I")
-        if dimensions > MAX_DIMENSIONS:
-            raise ValueError(f"{name} has {dimensions} dimensions")
-        shape = tuple(reader.number("Q") for _ in range(dimensions))
-        kind = GGMLQuantizationType(reader.number("I"))
-        offset = reader.number("Q")
-        block, size = GGML_QUANT_SIZES[kind]
-        n_bytes = math.prod(shape) // block * size
-        tensors.append(TensorInfo(name, shape, kind, n_bytes))
-        end = max(end, offset + n_bytes)
-    if reader.at + end > len(data):
-        message = f"{reader.at + end:,} bytes are announced and {len(data):,} there"
-        raise Qwen35Error(f"{path}: is cut off ({message}); convert or download it again")
-    return GgufHeader(path, metadata, tuple(tensors))
+def encode_header(
+    entries: Sequence[KeyValue], tensors: Sequence[TensorInfo], alignment: int, version: int = VERSION
+) -> bytes:
+    """Encode everything before the data section, padded to where that begins."""
+    counts = MAGIC + UINT32.pack(version) + UINT64.pack(len(tensors)) + UINT64.pack(len(entries))
+    header = b"".join([counts, *(entry.record for entry in entries), *(tensor.record for tensor in tensors)])
+    return header + b"\0" * (-len(header) % alignment)

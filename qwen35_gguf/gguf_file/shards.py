@@ -12,28 +12,19 @@ than 32 is written to every shard.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from gguf import GGUFValueType
 
+from qwen35_gguf.atomic_file import check_absent, check_space, disk_errors, pending_file
 from qwen35_gguf.errors import GgufError, OutputError
-from qwen35_gguf.gguf_file.atomic_file import copy_bytes, disk_errors, draft
-from qwen35_gguf.gguf_file.layout import (
-    ALIGNMENT_KEY,
-    DEFAULT_ALIGNMENT,
-    HEADER_BYTES,
-    Entry,
-    Layout,
-    Tensor,
-    contiguous,
-    encode_header,
-    padded,
-    read_layout,
-)
-from qwen35_gguf.gguf_file.writer import check_space
+from qwen35_gguf.gguf_file.format import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, HEADER_BYTES, padded
+from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo, contiguous, encode_header
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
+from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.gguf_file.writer import copy_bytes
 
 NO, TOTAL, COUNT = "split.no", "split.tensors.count", "split.count"
 SPLIT_KEYS = (NO, TOTAL, COUNT)
@@ -48,54 +39,54 @@ def shard_path(folder: Path, prefix: str, index: int, count: int) -> Path:
     return folder / f"{prefix}-{index + 1:05}-of-{count:05}.gguf"
 
 
-def read_set(first: Path) -> list[Layout]:
+def read_set(first: Path) -> list[GgufHeader]:
     """Read the headers of a model: one file, or all shards of the set that `first` belongs to.
 
     Raises:
         GgufError: a shard is missing, cut off, or one of another set.
 
     """
-    layout = read_layout(first)
-    count = layout.get(COUNT, 0)
+    layout = read_header(first)
+    count = layout.value(COUNT, 0)
     if count <= 1 and not SHARD_NAME.fullmatch(first.name):
         return [layout]
     name = SHARD_NAME.fullmatch(first.name)
     if name is None:
         raise GgufError(
-            f"{first}: is shard {layout.get(NO, 0) + 1} of {count}, which its name has to say: "
-            f"NAME-{layout.get(NO, 0) + 1:05}-of-{count:05}.gguf"
+            f"{first}: is shard {layout.value(NO, 0) + 1} of {count}, which its name has to say: "
+            f"NAME-{layout.value(NO, 0) + 1:05}-of-{count:05}.gguf"
         )
     if layout.find(COUNT) is None:
         raise GgufError(f"{first}: is named like a shard, but has no {COUNT}; it was not made by splitting a GGUF file")
     count = int(name["count"])
-    shards: list[Layout] = []
+    shards: list[GgufHeader] = []
     for index in range(count):
         path = shard_path(first.parent, name["prefix"], index, count)
         if not path.is_file():
             raise GgufError(f"{path}: is missing; all {count} shards have to be in one folder")
-        shards.append(read_layout(path))
+        shards.append(read_header(path))
         _check_shard(shards[-1], shards[0], index, count)
     _check_tensors(shards)
     return shards
 
 
-def _check_shard(shard: Layout, first: Layout, index: int, count: int) -> None:
-    for key, expected in ((NO, index), (COUNT, count), (TOTAL, first.get(TOTAL))):
-        if shard.get(key) != expected:
+def _check_shard(shard: GgufHeader, first: GgufHeader, index: int, count: int) -> None:
+    for key, expected in ((NO, index), (COUNT, count), (TOTAL, first.value(TOTAL))):
+        if shard.value(key) != expected:
             raise GgufError(
-                f"{shard.path}: belongs to another set of shards ({key} is {shard.get(key)}, expected {expected}); "
+                f"{shard.path}: belongs to another set of shards ({key} is {shard.value(key)}, expected {expected}); "
                 "download the whole set again"
             )
 
 
-def _check_tensors(shards: Sequence[Layout]) -> None:
+def _check_tensors(shards: Sequence[GgufHeader]) -> None:
     homes: dict[str, Path] = {}
     for shard in shards:
         for tensor in shard.tensors:
             if tensor.name in homes:
                 raise GgufError(f"{shard.path}: {tensor.name} is in {homes[tensor.name].name}, too; these are two sets")
             homes[tensor.name] = shard.path
-    total = shards[0].get(TOTAL)
+    total = shards[0].value(TOTAL)
     if total is not None and total != len(homes):
         raise GgufError(f"{shards[0].path}: {TOTAL} is {total}, but the shards hold {len(homes)}; download them again")
 
@@ -127,8 +118,8 @@ def split(
         OutputError: a shard exists already, cannot be written, or there is no space.
 
     """
-    layout = read_layout(file)
-    if layout.get(COUNT, 0) > 1:
+    layout = read_header(file)
+    if layout.value(COUNT, 0) > 1:
         raise GgufError(f"{file}: is a shard itself; join its set first with `qwen35 merge`")
     groups = _groups(layout, max_bytes)
     if len(groups) > MAX_SHARDS:
@@ -139,11 +130,11 @@ def split(
     with ExitStack() as stack, file.open("rb") as source:
         drafts = []
         for index, (path, group) in enumerate(zip(paths, groups, strict=True)):
-            shard = stack.enter_context(draft(path, replace=force))
+            shard = stack.enter_context(pending_file(path, force=force))
             entries = list(_shard_entries(layout, index, len(groups)))
             with disk_errors(shard.part):
                 placed = contiguous(group, layout.alignment)
-                shard.file.write(encode_header(layout.version, entries, placed, layout.alignment))
+                shard.file.write(encode_header(entries, placed, layout.alignment, layout.version))
                 for tensor in group:
                     source.seek(layout.data_start + tensor.offset)
                     copy_bytes(source, shard.file, tensor.nbytes, file)
@@ -178,10 +169,10 @@ def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lam
         raise OutputError(f"{out}: is one of the shards; choose another name with -o")
     entries = [entry for entry in head.entries if entry.key not in SPLIT_KEYS]
     tensors = contiguous((tensor for shard in shards for tensor in shard.tensors), head.alignment)
-    header = encode_header(head.version, entries, tensors, head.alignment)
+    header = encode_header(entries, tensors, head.alignment, head.version)
     size = len(header) + sum(padded(tensor.nbytes, head.alignment) for tensor in tensors)
     _check_outputs([out], size, force=force)
-    with draft(out, replace=force) as whole:
+    with pending_file(out, force=force) as whole:
         with disk_errors(whole.part):
             whole.file.write(header)
             for shard in shards:
@@ -198,16 +189,15 @@ def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lam
 
 def _check_outputs(paths: Sequence[Path], needed: int, *, force: bool) -> None:
     for path in paths:
-        if path.exists() and not force:
-            raise OutputError(f"{path}: exists already; use --force to replace it, or -o for another name")
+        check_absent(path, force=force)
     with disk_errors(paths[0].parent):
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         check_space(paths[0].parent, needed)
 
 
-def _groups(layout: Layout, max_bytes: int) -> list[list[Tensor]]:
+def _groups(layout: GgufHeader, max_bytes: int) -> list[list[TensorInfo]]:
     """Give every shard as many tensors, in order, as fit beside its header; at least one."""
-    groups: list[list[Tensor]] = []
+    groups: list[list[TensorInfo]] = []
     header = data = 0
     for tensor in layout.tensors:
         header += len(tensor.record)
@@ -221,12 +211,12 @@ def _groups(layout: Layout, max_bytes: int) -> list[list[Tensor]]:
     return groups or [[]]
 
 
-def _shard_entries(layout: Layout, index: int, count: int) -> Iterator[Entry]:
+def _shard_entries(layout: GgufHeader, index: int, count: int) -> Iterator[KeyValue]:
     """Yield the entries of a shard in the order in which llama-gguf-split writes them."""
     for entry in layout.entries:
         of_all = entry.key == ALIGNMENT_KEY and layout.alignment != DEFAULT_ALIGNMENT
         if (index == 0 or of_all) and entry.key not in SPLIT_KEYS:
             yield entry
-    yield Entry(NO, GGUFValueType.UINT16, struct.pack("<H", index))
-    yield Entry(TOTAL, GGUFValueType.INT32, struct.pack("<i", len(layout.tensors)))
-    yield Entry(COUNT, GGUFValueType.UINT16, struct.pack("<H", count))
+    yield KeyValue.of(NO, index, GGUFValueType.UINT16)
+    yield KeyValue.of(TOTAL, len(layout.tensors), GGUFValueType.INT32)
+    yield KeyValue.of(COUNT, count, GGUFValueType.UINT16)

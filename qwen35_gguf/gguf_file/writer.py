@@ -1,166 +1,151 @@
-"""Write a GGUF file as a stream, and let it appear under its name only when it is complete.
-
-The bytes go to a locked `<name>.part` beside the target, are flushed to disk, and renamed. Whatever stops the
-conversion (an error, Ctrl-C, a kill, a full disk), the final name is never a partial file. A `.part` that a kill left
-behind is overwritten by the next run.
-
-Container: the gguf package writes the header, metadata and tensor infos; the tensor data is appended here.
-"""
+"""Write GGUF files: the header, then the tensors in any number of pieces; a file appears when it is complete."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import shutil
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from qwen35_gguf.errors import OutputError
-from qwen35_gguf.gguf_file.keyvalue import KeyValue
+from qwen35_gguf.atomic_file import PendingFile, disk_errors, pending_file
+from qwen35_gguf.errors import GgufError, OutputError
+from qwen35_gguf.gguf_file.format import DEFAULT_ALIGNMENT, UINT32, encode_string
+from qwen35_gguf.gguf_file.header import TensorInfo, contiguous, encode_header
+from qwen35_gguf.gguf_file.keyvalue import STRING, KeyValue
 
-try:
-    import fcntl
-except ImportError:  # Windows: open files cannot be renamed over there, which protects as well
-    fcntl = None  # type: ignore[assignment]
-
-ALIGNMENT = 32
-
-
-class TensorInfo(NamedTuple):
-    """What the header says of a tensor. `shape` is in numpy order: the last entry is the row length."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: GGMLQuantizationType
-    nbytes: int
+PIECE = 4 << 20  # bytes copied in one step
 
 
 class GGUFStream:
-    """A GGUF file being written: header first, then the tensors in the order of `infos`, in pieces of any size."""
+    """A GGUF file being written: header first, then the tensors in the order of `tensors`, in pieces of any size.
 
-    def __init__(self, path: Path, arch: str, infos: Sequence[TensorInfo]) -> None:
+    Args:
+        path: the final name.
+        tensors: what the file will hold; their offsets are set here.
+        force: replace an existing file.
+
+    Raises:
+        OutputError: on entering, as of `pending_file`.
+
+    """
+
+    def __init__(self, path: Path, tensors: Sequence[TensorInfo], *, force: bool = False) -> None:
         self.path = path
-        self.part = path.with_name(path.name + ".part")
-        self._gguf = _declare(arch, infos)
-        self._gguf.kv_data[0].clear()  # general.architecture comes with the other metadata
-        self._lock: IO[bytes] | None = None
-        self._remaining = [info.nbytes for info in infos]
+        self._tensors = contiguous(tensors, DEFAULT_ALIGNMENT)
+        self._pending: AbstractContextManager[PendingFile] = pending_file(path, force=force)
+        self._out: PendingFile | None = None
+        self._remaining = [tensor.nbytes for tensor in tensors]
         self._data_start = 0
 
     def __enter__(self) -> GGUFStream:
-        with _disk_errors(self.part):
-            self._lock = self.part.open("ab")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._lock.close()
-                self._lock = None
-                raise OutputError(f"{self.part}: another conversion is writing it; wait for it to end") from None
+        self._out = self._pending.__enter__()
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pending.__exit__(kind, error, trace)
+
     def write_header(self, metadata: Sequence[KeyValue]) -> None:
-        """Write magic, metadata and tensor infos, and pad to the first tensor."""
-        for entry in metadata:
-            self._gguf.add_key_value(entry.key, entry.value, entry.type, sub_type=entry.element)
-        with _disk_errors(self.part):
-            self._gguf.write_header_to_file(self.part)
-            self._gguf.write_kv_data_to_file()
-            self._gguf.write_ti_data_to_file()
-            self._pad(self._file.tell())
-            self._data_start = self._file.tell()
+        """Write metadata and tensor descriptions, padded to the first tensor; of equal keys the last value counts."""
+        entries = list({entry.key: entry for entry in metadata}.values())
+        header = encode_header(entries, self._tensors, DEFAULT_ALIGNMENT)
+        with disk_errors(self.part):
+            self._file.write(header)
+            self._file.flush()
+        self._data_start = len(header)
 
     def amend(self, key: str, text: str) -> None:
-        """Put a text into the header in place of one of the same length, which was not known when it was written."""
-        name, new = key.encode(), text.encode()
-        with _disk_errors(self.part):
-            self._file.flush()
-            with self.part.open("r+b") as file:
-                header = file.read(self._data_start)
-                begin = struct.pack("<Q", len(name)) + name + struct.pack("<IQ", GGUFValueType.STRING, len(new))
-                at = header.find(begin)
-                if at < 0:
-                    raise OutputError(f"{self.path}: has no {key} of {len(new)} bytes; please report this")
-                file.seek(at + len(begin))
-                file.write(new)
+        """Replace a string of the header by one of the same length, which was not known when it was written."""
+        file, new = self._file, text.encode()
+        begin = encode_string(key) + UINT32.pack(STRING) + encode_string(text)[: -len(new)]
+        with disk_errors(self.part):
+            end = file.tell()
+            file.seek(0)
+            at = file.read(self._data_start).find(begin)
+            if at < 0:
+                raise OutputError(f"{self.path}: has no {key} of {len(new)} bytes; please report this")
+            file.seek(at + len(begin))
+            file.write(new)
+            file.seek(end)
 
     def write(self, data: np.ndarray[Any, Any]) -> None:
-        """Append packed rows of the current tensor; after its last byte the file is padded for the next one."""
+        """Append rows of the current tensor, as they are stored; its last byte is followed by the padding."""
         raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        with _disk_errors(self.part):
+        with disk_errors(self.part):
             self._file.write(raw.data)
             self._remaining[0] -= raw.nbytes
             if self._remaining[0] <= 0:
                 if self._remaining.pop(0) < 0:
-                    raise OutputError(f"{self.path}: a tensor grew beyond its planned size; please report this")
-                self._pad(self._file.tell())
+                    raise OutputError(f"{self.path}: a tensor exceeds its planned size; please report this")
+                self._file.write(b"\0" * (-self._file.tell() % DEFAULT_ALIGNMENT))
 
     def finish(self) -> None:
         """Flush to disk; the file is complete, but still under its temporary name."""
         if self._remaining:
             raise OutputError(f"{self.path}: {len(self._remaining)} tensors were not written; please report this")
-        with _disk_errors(self.part):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._gguf.close()
+        self._entered.finish()
 
     def publish(self) -> None:
         """Rename to the final name."""
-        with _disk_errors(self.path):
-            self.part.replace(self.path)
+        self._entered.publish()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            with contextlib.suppress(OSError):
-                self._gguf.close()
-            self.part.unlink(missing_ok=True)
-        if self._lock is not None:
-            self._lock.close()
+    @property
+    def part(self) -> Path:
+        """The temporary name."""
+        return self._entered.part
 
     @property
     def _file(self) -> IO[bytes]:
-        if not self._gguf.fout:
-            raise OutputError(f"{self.path}: the header is not written yet; please report this")
-        return self._gguf.fout[0]
+        return self._entered.file
 
-    def _pad(self, position: int) -> None:
-        self._file.write(b"\0" * (-position % ALIGNMENT))
-
-
-def count_parameters(arch: str, infos: Sequence[TensorInfo]) -> tuple[int, int, int, int]:
-    """Count the parameters: total, shared, one expert's, experts (as the gguf package defines them)."""
-    total, shared, expert, count = _declare(arch, infos).get_total_parameter_count()
-    return total, shared, expert, count
+    @property
+    def _entered(self) -> PendingFile:
+        if self._out is None:
+            raise OutputError(f"{self.path}: is not open; please report this")
+        return self._out
 
 
-def check_space(directory: Path, needed: int) -> None:
-    """Refuse before any work when the disk cannot hold `needed` bytes."""
-    free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise OutputError(f"{directory}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free; make room")
+def write_gguf(
+    path: Path,
+    metadata: Sequence[KeyValue],
+    tensors: Sequence[tuple[TensorInfo, np.ndarray[Any, Any]]],
+    *,
+    force: bool = True,
+) -> None:
+    """Write a whole GGUF file.
+
+    Args:
+        path: the final name.
+        metadata: entries, in the order of the file.
+        tensors: descriptions with their data as they are stored, in the order of the file.
+        force: replace an existing file.
+
+    Raises:
+        OutputError: as `atomic_file`.
+
+    """
+    with GGUFStream(path, [info for info, _ in tensors], force=force) as stream:
+        stream.write_header(metadata)
+        for _, data in tensors:
+            stream.write(data)
+        stream.finish()
+        stream.publish()
 
 
-def _declare(arch: str, infos: Sequence[TensorInfo]) -> GGUFWriter:
-    gguf = GGUFWriter(None, arch)
-    for info in infos:
-        gguf.add_tensor_info(info.name, info.shape, np.dtype(np.float32), info.nbytes, raw_dtype=info.type)
-    return gguf
+def copy_bytes(source: IO[bytes], target: IO[bytes], count: int, name: Path) -> None:
+    """Append the next `count` bytes of `source` to `target`, a piece at a time.
 
+    Raises:
+        GgufError: the source ends before.
 
-@contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{path}: disk full; make room or choose another directory with -o") from None
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); check the directory") from None
+    """
+    while count:
+        piece = source.read(min(count, PIECE))
+        if not piece:
+            raise GgufError(f"{name}: became shorter while it was read; download it again")
+        target.write(piece)
+        count -= len(piece)

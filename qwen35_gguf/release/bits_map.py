@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from qwen35_gguf.gguf_file.layout import Tensor
+from qwen35_gguf.gguf_file.header import TensorInfo
 
 # From few bits to many.
 SCALE = ((2.7, "#7b1e3b"), (3.6, "#c8553d"), (4.4, "#e9a23b"), (5.2, "#d9cf3f"), (6.2, "#7fb069"), (7.5, "#3a8d76"),
@@ -26,7 +26,7 @@ class Row:
     """One role: its weights and bytes, and its tensor in each layer (None outside of the blocks)."""
 
     role: str
-    tensors: dict[int | None, Tensor]
+    tensors: dict[int | None, TensorInfo]
 
     @property
     def weights(self) -> int:
@@ -39,14 +39,14 @@ class Row:
         return sum(t.nbytes for t in self.tensors.values())
 
 
-def bits(tensor: Tensor) -> float:
+def bits(tensor: TensorInfo) -> float:
     """Bits per weight."""
     return 8 * tensor.nbytes / max(1, math.prod(tensor.shape))
 
 
-def rows(tensors: Sequence[Tensor]) -> list[Row]:
+def rows(tensors: Sequence[TensorInfo]) -> list[Row]:
     """Group tensors by role, the largest first; vectors, which stay F32 and are small, are one row."""
-    found: dict[str, dict[int | None, Tensor]] = {}
+    found: dict[str, dict[int | None, TensorInfo]] = {}
     for tensor in tensors:
         if len(tensor.shape) < 2:
             continue

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from qwen35_gguf.atomic_file import disk_errors, pending_file
 from qwen35_gguf.errors import ChecksumError
-from qwen35_gguf.gguf_file.atomic_file import disk_errors, draft
 
 LIST = "SHA256SUMS"
 LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
@@ -72,7 +72,7 @@ def write(
     taken = digests([path for _, path in unknown], jobs, advance)
     found |= dict(zip((name for name, _ in unknown), taken, strict=True))
     target = folder / LIST
-    with draft(target, replace=True) as made:
+    with pending_file(target, force=True) as made:
         with disk_errors(made.part):
             made.file.writelines(f"{found[name]}  {name}\n".encode() for name in names)
         made.finish()

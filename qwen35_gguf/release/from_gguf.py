@@ -15,7 +15,7 @@ from gguf import LlamaFileType
 
 from qwen35_gguf.convert.metadata import HUB
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.gguf_file.layout import Layout
+from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.shards import SHARD_NAME, read_set
 from qwen35_gguf.release.lint import tensors
 from qwen35_gguf.release.lint.check_file import TEXT, VISION
@@ -61,7 +61,7 @@ class FromGguf:
 class _Existing:
     """A file and its shards, the header of the first one, and what they hold."""
 
-    header: Layout
+    header: GgufHeader
     parts: tuple[Path, ...]
     role: Role
     quant: str
@@ -118,16 +118,16 @@ def _read(paths: Iterable[str]) -> list[_Existing]:
         if any(parts == one.parts for one in found):
             continue  # another shard of the same set
         header = layouts[0]
-        has_mtp = bool(header.get(f"{_arch(header)}.nextn_predict_layers", 0))
+        has_mtp = bool(header.value(f"{_arch(header)}.nextn_predict_layers", 0))
         found.append(_Existing(header, parts, _role(layouts), _quant(header), has_mtp))
     return found
 
 
-def _arch(layout: Layout) -> str:
-    return str(layout.get("general.architecture"))
+def _arch(layout: GgufHeader) -> str:
+    return str(layout.value("general.architecture"))
 
 
-def _role(layouts: Sequence[Layout]) -> Role:
+def _role(layouts: Sequence[GgufHeader]) -> Role:
     arch = _arch(layouts[0])
     if arch in VISION:
         return MMPROJ
@@ -136,8 +136,8 @@ def _role(layouts: Sequence[Layout]) -> Role:
     return MTP if tensors.mtp_only(subject(tuple(layouts))) else MODEL
 
 
-def _quant(layout: Layout) -> str:
-    number = layout.get("general.file_type")
+def _quant(layout: GgufHeader) -> str:
+    number = layout.value("general.file_type")
     if number not in LlamaFileType._value2member_map_:
         raise PackageError(
             f"{layout.path}: general.file_type is {number}, which is not a known type; set it with `qwen35 metadata`"
@@ -145,13 +145,13 @@ def _quant(layout: Layout) -> str:
     return LlamaFileType(number).name.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
-def _check_same(first: Layout, other: Layout) -> None:
+def _check_same(first: GgufHeader, other: GgufHeader) -> None:
     for key in (*SAME, "block_count"):
-        one, two = (layout.get(f"{_arch(layout)}.{key}") for layout in (first, other))
+        one, two = (layout.value(f"{_arch(layout)}.{key}") for layout in (first, other))
         if key == "block_count":  # of the main model
             one, two = (
-                int(layout.get(f"{_arch(layout)}.block_count", 0))
-                - int(layout.get(f"{_arch(layout)}.nextn_predict_layers", 0))
+                int(layout.value(f"{_arch(layout)}.block_count", 0))
+                - int(layout.value(f"{_arch(layout)}.nextn_predict_layers", 0))
                 for layout in (first, other)
             )
         if one != two:
@@ -183,11 +183,11 @@ def _inputs(options: FromGguf, files: Sequence[ReleaseFile]) -> dict[str, Any]:
     return {"max_shard_size": options.max_shard_size, "files": found}
 
 
-def _origin(header: Layout, model: ReleaseFile) -> Origin:
-    url = str(header.get("general.base_model.0.repo_url") or header.get("general.source.repo_url") or "")
+def _origin(header: GgufHeader, model: ReleaseFile) -> Origin:
+    url = str(header.value("general.base_model.0.repo_url") or header.value("general.source.repo_url") or "")
     return Origin(
-        name=str(header.get("general.name") or model.name.removesuffix(f"-{model.quant}.gguf")),
-        license=str(header.get("general.license") or ""),
+        name=str(header.value("general.name") or model.name.removesuffix(f"-{model.quant}.gguf")),
+        license=str(header.value("general.license") or ""),
         base_model=url.removeprefix(f"{HUB}/") if url.startswith(f"{HUB}/") else "",
-        languages=tuple(map(str, header.get("general.languages") or ())),
+        languages=tuple(map(str, header.value("general.languages") or ())),
     )

@@ -20,23 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from gguf import GGUFValueType
 
+from qwen35_gguf.atomic_file import check_space, disk_errors, pending_file
 from qwen35_gguf.convert import metadata as tables
 from qwen35_gguf.convert.tokenizer import ADD_TOKEN, SPECIAL_IDS
 from qwen35_gguf.errors import GgufError, MetadataError
-from qwen35_gguf.gguf_file.atomic_file import copy_bytes, disk_errors, draft
-from qwen35_gguf.gguf_file.layout import (
-    ALIGNMENT_KEY,
-    ARRAY,
-    FORMATS,
-    STRING,
-    Entry,
-    Layout,
-    encode_header,
-    encode_string,
-    read_layout,
-)
+from qwen35_gguf.gguf_file.format import ALIGNMENT_KEY
+from qwen35_gguf.gguf_file.header import GgufHeader, encode_header
+from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import SPLIT_KEYS
-from qwen35_gguf.gguf_file.writer import check_space
+from qwen35_gguf.gguf_file.writer import copy_bytes
 
 # They say how the file is laid out, and would no longer be true.
 PROTECTED = (*SPLIT_KEYS, ALIGNMENT_KEY)
@@ -84,7 +77,7 @@ def known_kind(key: str, arch: str) -> Kind | None:
     return Kind(STRING) if key in strings or key.startswith("tokenizer.chat_template.") else None
 
 
-def new_entry(layout: Layout, key: str, text: str, kind: Kind | None = None) -> Entry:
+def new_entry(layout: GgufHeader, key: str, text: str, kind: Kind | None = None) -> KeyValue:
     """Make an entry from text.
 
     Args:
@@ -103,13 +96,13 @@ def new_entry(layout: Layout, key: str, text: str, kind: Kind | None = None) -> 
     if kind is None and old is not None:
         kind = Kind(old.type, old.element)
     if kind is None:
-        kind = known_kind(key, str(layout.get("general.architecture", "")))
+        kind = known_kind(key, str(layout.value("general.architecture", "")))
     if kind is None:
         if _looks_typed(text):
             raise MetadataError(f"{key}: is new, and {text[:40]!r} need not be text; say what it is with --type")
         kind = Kind(STRING)
     try:
-        return Entry(key, kind.type, _encode(text, kind))
+        return KeyValue.of(key, _parse(text, kind), kind.type, kind.element)
     except (ValueError, struct.error, OverflowError, RecursionError):
         raise MetadataError(f"{key}: {text[:60]!r} is no {kind}") from None
 
@@ -117,7 +110,7 @@ def new_entry(layout: Layout, key: str, text: str, kind: Kind | None = None) -> 
 def change(
     file: Path,
     *,
-    replace: Sequence[Entry] = (),
+    replace: Sequence[KeyValue] = (),
     remove: Sequence[str] = (),
     copy: Path | None = None,
     force: bool = False,
@@ -140,7 +133,7 @@ def change(
         OutputError: the copy exists already, cannot be written, or there is no space.
 
     """
-    layout = read_layout(file)
+    layout = read_header(file)
     for key in (*remove, *(entry.key for entry in replace)):
         _check_free(key)
     for key in remove:
@@ -149,7 +142,7 @@ def change(
     changed = {entry.key: entry for entry in replace}
     entries = [changed.pop(entry.key, entry) for entry in layout.entries if entry.key not in remove]
     entries += changed.values()
-    header = encode_header(layout.version, entries, layout.tensors, layout.alignment)
+    header = encode_header(entries, layout.tensors, layout.alignment, layout.version)
     if copy is not None and copy.resolve() != file.resolve():
         _rewrite(layout, header, copy, force=force)
         return copy
@@ -167,7 +160,7 @@ def _check_free(key: str) -> None:
         raise MetadataError(f"{key}: says how the file is laid out and cannot be changed; see `qwen35 split`, `merge`")
 
 
-def _patch(layout: Layout, header: bytes) -> None:
+def _patch(layout: GgufHeader, header: bytes) -> None:
     """Write the bytes of the header that differ."""
     try:
         with layout.path.open("r+b") as file:
@@ -186,9 +179,9 @@ def _patch(layout: Layout, header: bytes) -> None:
         raise MetadataError(f"{layout.path}: cannot be written ({error.strerror}); make a copy with -o") from None
 
 
-def _rewrite(layout: Layout, header: bytes, target: Path, *, force: bool) -> None:
+def _rewrite(layout: GgufHeader, header: bytes, target: Path, *, force: bool) -> None:
     rest = layout.size - layout.data_start
-    with draft(target, replace=force) as made, layout.path.open("rb") as source:
+    with pending_file(target, force=force) as made, layout.path.open("rb") as source:
         check_space(target.parent, len(header) + rest)
         source.seek(layout.data_start)
         with disk_errors(made.part):
@@ -199,39 +192,39 @@ def _rewrite(layout: Layout, header: bytes, target: Path, *, force: bool) -> Non
         made.publish()
 
 
-def _encode(text: str, kind: Kind) -> bytes:
-    if kind.type != ARRAY:
-        return _encode_one(text if kind.type == STRING else _number(text), kind.type)
+def _parse(text: str, kind: Kind) -> Any:
+    """Read a value of a type from text; raises ValueError where it is none."""
+    if kind.element is None:
+        return _checked(text if kind.type == STRING else _number(text), kind.type)
     values = json.loads(text)
-    if kind.element is None or not isinstance(values, list):
+    if not isinstance(values, list):
         raise ValueError("not a list")
-    head = struct.pack("<IQ", kind.element, len(values))
-    return head + b"".join(_encode_one(value, kind.element) for value in values)
+    return [_checked(value, kind.element) for value in values]
 
 
 def _number(text: str) -> Any:
     return json.loads(text.strip().lower())  # True and FALSE are accepted, too
 
 
-def _encode_one(value: Any, kind: GGUFValueType) -> bytes:
+def _checked(value: Any, kind: GGUFValueType) -> Any:
+    """Return the value as its type has it; raises ValueError if it is of another."""
     if kind == STRING:
         if not isinstance(value, str):
             raise ValueError("not a text")
-        return encode_string(value)
+        return value
     if kind == GGUFValueType.BOOL:
         if not isinstance(value, bool):
             raise ValueError("neither true nor false")
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("not a number")
-    elif kind in FLOATS:
-        value = float(value)
+    if kind in FLOATS:
         if not math.isfinite(value):
             raise ValueError("not finite")
-    elif value != int(value):
+        return float(value)
+    if value != int(value):
         raise ValueError("not a whole number")
-    else:
-        value = int(value)
-    return struct.pack(f"<{FORMATS[kind]}", value)
+    return int(value)
 
 
 def _looks_typed(text: str) -> bool:
@@ -241,6 +234,6 @@ def _looks_typed(text: str) -> bool:
         return False
 
 
-def _similar(layout: Layout, key: str) -> str:
+def _similar(layout: GgufHeader, key: str) -> str:
     close = difflib.get_close_matches(key, [entry.key for entry in layout.entries], n=1)
     return f"; did you mean {close[0]}?" if close else "; `qwen35 metadata FILE` lists what it has"

@@ -12,7 +12,8 @@ import yaml
 from qwen35_gguf.convert.metadata import HUB
 from qwen35_gguf.errors import MissingDependencyError
 from qwen35_gguf.evaluation.size_plot import Point, draw
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release.ollama.modelfile import modelfile
 from qwen35_gguf.release.plan import MMPROJ, MODEL, MTP, Origin, ReleaseFile, Role
 from qwen35_gguf.release.state import Figures
@@ -196,7 +197,7 @@ def _header_of(parts: Sequence[Path]) -> GgufHeader:
 def _bits_per_weight(parts: Sequence[Path]) -> float:
     """Return the bits of all tensors, over the weights in them."""
     tensors = _header_of(parts).tensors
-    return 8 * sum(t.n_bytes for t in tensors) / max(1, sum(math.prod(t.shape) for t in tensors))
+    return 8 * sum(t.nbytes for t in tensors) / max(1, sum(math.prod(t.shape) for t in tensors))
 
 
 def _model_row(file: ReleaseFile, parts: Sequence[Path], figures: Figures | None) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.plan_files import PlannedFile
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.gguf_file.atomic_file import disk_errors
 from qwen35_gguf.release import checksums, from_gguf, model_card, record
 from qwen35_gguf.release import plan as planning
 from qwen35_gguf.release import state as states

@@ -221,15 +221,19 @@ def signed(file: PlannedFile) -> PlannedFile:
 
     The checksum of the weights is not known yet: its place is filled when they are read, or by `with_digest`.
     """
-    entries = [kv._replace(value=IMATRIX) if kv.key == "quantize.imatrix.file" else kv for kv in file.metadata]
-    entries.append(KeyValue("quantize.tool", f"qwen35-gguf {__version__}", GGUFValueType.STRING))
-    entries.append(KeyValue(DIGEST_KEY, UNKNOWN, GGUFValueType.STRING))
+    entries = [_text(kv.key, IMATRIX) if kv.key == "quantize.imatrix.file" else kv for kv in file.metadata]
+    entries.append(_text("quantize.tool", f"qwen35-gguf {__version__}"))
+    entries.append(_text(DIGEST_KEY, UNKNOWN))
     return replace(file, metadata=tuple(entries))
+
+
+def _text(key: str, value: str) -> KeyValue:
+    return KeyValue.of(key, value, GGUFValueType.STRING)
 
 
 def with_digest(file: PlannedFile, digest: str) -> PlannedFile:
     """Set the checksum of the weights, which an earlier run has taken."""
-    entries = (kv._replace(value=digest) if kv.key == DIGEST_KEY else kv for kv in file.metadata)
+    entries = (_text(kv.key, digest) if kv.key == DIGEST_KEY else kv for kv in file.metadata)
     return replace(file, metadata=tuple(entries))
 
 

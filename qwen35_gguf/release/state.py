@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.gguf_file.atomic_file import disk_errors
 from qwen35_gguf.gguf_file.shards import SHARD_NAME
 from qwen35_gguf.release import checksums
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qwen35_gguf.atomic_file import check_space, disk_errors, pending_file
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.convert.plan_files import PlannedFile
 from qwen35_gguf.gguf_file import shards
-from qwen35_gguf.gguf_file.atomic_file import copy_bytes, disk_errors, draft
 from qwen35_gguf.gguf_file.shards import shard_path
-from qwen35_gguf.gguf_file.writer import check_space
+from qwen35_gguf.gguf_file.writer import copy_bytes
 from qwen35_gguf.release import checksums
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.plan import DIGEST_KEY, MMPROJ, OpenedCheckpoint, ReleaseFile, ReleasePlan, with_digest
@@ -120,7 +120,7 @@ def _place(file: ReleaseFile, folder: Path, max_shard_size: int) -> list[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with draft(target, replace=True) as made, source.open("rb") as file:
+    with pending_file(target, force=True) as made, source.open("rb") as file:
         with disk_errors(made.part):
             copy_bytes(file, made.file, source.stat().st_size, source)
         made.finish()

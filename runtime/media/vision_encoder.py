@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.errors import MediaError, VisionError
-from qwen35_gguf.gguf_file.header import read_header
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.media.image import FACTOR, Picture, Pixels
 from qwen35_gguf.runtime.media.video import FramePair, Video
 
@@ -273,12 +273,12 @@ def check_mmproj(mmproj: Path, n_embd: int) -> None:
         header = read_header(mmproj)
     except Exception as error:
         raise VisionError(str(error)) from None
-    if header.architecture != "clip" or not header.metadata.get("clip.has_vision_encoder"):
+    if header.architecture != "clip" or not header.value("clip.has_vision_encoder"):
         raise VisionError(f"{mmproj}: is not a vision tower but {header.architecture}; name the file mmproj-*.gguf")
-    kind = header.metadata.get("clip.vision.projector_type") or header.metadata.get("clip.projector_type")
+    kind = header.value("clip.vision.projector_type") or header.value("clip.projector_type")
     if kind != PROJECTOR:
         raise VisionError(f"{mmproj}: a vision tower of another family ({kind}); use the one of this model")
-    width = header.metadata.get("clip.vision.projection_dim")
+    width = header.value("clip.vision.projection_dim")
     if width != n_embd:
         message = f"it makes embeddings of {width}, the text model takes {n_embd}"
         raise VisionError(f"{mmproj}: belongs to another model ({message}); use the one of this model")

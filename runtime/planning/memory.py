@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 
 from qwen35_gguf import ggml_ops
 from qwen35_gguf.architecture import Architecture
@@ -99,7 +99,7 @@ class Estimate:
 
 
 def _count(header: GgufHeader, key: str, default: int | None = None) -> int:
-    value = header.require(key) if default is None else header.get(key, default)
+    value = header.require_hparam(key) if default is None else header.hparam(key, default)
     value = max(value) if isinstance(value, list) else value  # by layer, 0 for the recurrent ones
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ModelError(f"{header.path}: {header.architecture}.{key} is {value!r}, not a count; convert it again")
@@ -113,8 +113,7 @@ def architecture_of(header: GgufHeader) -> Architecture:
         ModelError: it is not a text model of this family, or the header contradicts itself.
 
     """
-    shapes = {tensor.name: tensor.shape[::-1] for tensor in header.tensors}
-    return Architecture.from_gguf(header.metadata, shapes, str(header.path))
+    return Architecture.from_gguf(header.metadata, header.shapes, str(header.path))
 
 
 def trunk_layers(header: GgufHeader) -> int:
@@ -181,12 +180,12 @@ def vision_shape(header: GgufHeader) -> activations.VisionShape:
     position, hidden = _tensor(header, "v.position_embd.weight"), _tensor(header, "mm.0.weight")
     keys = [f"clip.vision.{key}" for key in ("embedding_length", "feed_forward_length", "attention.head_count")]
     keys += ["clip.vision.block_count", "clip.vision.projection_dim", "clip.vision.patch_size"]
-    values = [header.metadata.get(key) for key in keys]
+    values = [header.value(key) for key in keys]
     if header.architecture != "clip" or position is None or hidden is None or not all(values):
         raise ModelError(f"{header.path}: is not an mmproj of Qwen3.5; name the file that was converted with the model")
     width, feed_forward, heads, blocks, projected, patch = (int(value or 0) for value in values)
-    grid = math.isqrt(position.shape[1])
-    return activations.VisionShape(width, feed_forward, heads, blocks, hidden.shape[1], projected, patch, grid)
+    grid = math.isqrt(position.shape[0])
+    return activations.VisionShape(width, feed_forward, heads, blocks, hidden.shape[0], projected, patch, grid)
 
 
 # ---- the parts ---------------------------------------------------------------------------------------------------
@@ -230,7 +229,7 @@ def is_repacked(tensor: TensorInfo, types: Collection[str]) -> bool:
     """Whether a tensor that stays on the CPU is copied; the embedding never is."""
     if tensor.name == "token_embd.weight" or len(tensor.shape) < 2:
         return False
-    return tensor.type.name in types and tensor.shape[1] % REPACKED_ROWS == 0
+    return tensor.type.name in types and tensor.shape[-2] % REPACKED_ROWS == 0
 
 
 def _checked(n_ctx: int, n_batch: int, kv_type: str, sequences: int, rollback: int, outputs: int) -> None:
@@ -313,8 +312,8 @@ def estimate(
     hidden = F32 * shape.embedding
     draft = run._replace(outputs=min(run.tokens, sequences))
     return Estimate(
-        weights=sum(tensor.n_bytes for tensor in loaded if not is_repacked(tensor, types)),
-        repacked=sum(tensor.n_bytes for tensor in loaded if is_repacked(tensor, types)),
+        weights=sum(tensor.nbytes for tensor in loaded if not is_repacked(tensor, types)),
+        repacked=sum(tensor.nbytes for tensor in loaded if is_repacked(tensor, types)),
         kv_cache=cache * shape.recurrent.count(False),
         recurrent=state_bytes(shape) * shape.recurrent.count(True) * sequences * (1 + rollback),
         outputs=F32 * shape.vocabulary * rows + (hidden * min(n_ctx, n_batch) if mtp else 0),
@@ -323,7 +322,7 @@ def estimate(
         mtp_outputs=(F32 * shape.vocabulary + hidden) * sequences if mtp else 0,
         mtp_compute=activations.mtp_bytes(shape, draft) if mtp else 0,
         checkpoints=state_bytes(shape) * shape.recurrent.count(True) * checkpoints,
-        vision_weights=sum(tensor.n_bytes for tensor in mmproj.tensors) if mmproj else 0,
+        vision_weights=sum(tensor.nbytes for tensor in mmproj.tensors) if mmproj else 0,
         vision_compute=_vision_compute(mmproj, image_pixels) if mmproj else 0,
         bookkeeping=VOCABULARY_BYTES * shape.vocabulary + CONTEXT_BYTES * (1 + mtp),
     )
@@ -401,7 +400,7 @@ def check_vision_fits(mmproj: GgufHeader, image_pixels: int = IMAGE_PIXELS) -> N
         ModelError: it is not an mmproj of this family.
 
     """
-    needed = sum(tensor.n_bytes for tensor in mmproj.tensors) + _vision_compute(mmproj, image_pixels)
+    needed = sum(tensor.nbytes for tensor in mmproj.tensors) + _vision_compute(mmproj, image_pixels)
     if needed > (budget := available_bytes()):
         raise MemoryLimitError(
             f"{mmproj.path.name}: pictures of {image_pixels:,} pixels need {gigabytes(needed)} of memory and "
@@ -452,10 +451,10 @@ def what_fits(
             names.append(part)
             if (found := longest(header, **dropped)) >= LEAST_CONTEXT:
                 return [f"n_ctx {found:,} fits without {' and '.join(names)}"]
-    present = sum(tensor.n_bytes for tensor in header.tensors)
+    present = sum(tensor.nbytes for tensor in header.tensors)
     for name in SMALLER_QUANTS:
         file = requantized(header, name)
-        size = sum(tensor.n_bytes for tensor in file.tensors)
+        size = sum(tensor.nbytes for tensor in file.tensors)
         if size < present and (found := longest(file, **dropped)) >= min(n_ctx, USEFUL_CONTEXT):
             return [f"a smaller quant fits: {name} ({gigabytes(size)}) with n_ctx {found:,}"]
     return ["no quant of this model fits; take a smaller model"]
@@ -468,9 +467,7 @@ def requantized(header: GgufHeader, quant: str) -> GgufHeader:
     def retyped(tensor: TensorInfo) -> TensorInfo:
         if tensor.type is GGMLQuantizationType.F32:  # what is not quantized in one mix is in none
             return tensor
-        kind = tensor_types.tensor_type(recipe, tensor.name, tensor.shape[::-1], architecture)
-        block, size = GGML_QUANT_SIZES[kind]
-        return replace(tensor, type=kind, n_bytes=math.prod(tensor.shape) // block * size)
+        return replace(tensor, type=tensor_types.tensor_type(recipe, tensor.name, tensor.shape, architecture))
 
     return replace(header, tensors=tuple(retyped(tensor) for tensor in header.tensors))
 

@@ -167,7 +167,7 @@ def of_settings(
 
 def with_host_feed_forward(offload: Offload, header: GgufHeader, count: int) -> Offload:
     """Move the feed-forward parts of the first `count` of the layers on devices back to the host."""
-    last = int(header.require("block_count"))
+    last = int(header.require_hparam("block_count"))
     start = 0 if offload.n_gpu_layers < 0 else last + 1 - offload.n_gpu_layers
     layers = "|".join(str(layer) for layer in range(start, min(start + count, last)))
     if not layers or not offload.n_gpu_layers:

@@ -56,10 +56,10 @@ def units_of(
     for tensor in header.tensors:
         layer = memory.layer_of(tensor)
         if layer is None:
-            others[tensor.name] = tensor.n_bytes
+            others[tensor.name] = tensor.nbytes
         elif layer < layers or mtp:
             key = layer, role_of(tensor)
-            weights[key] = weights.get(key, 0) + tensor.n_bytes
+            weights[key] = weights.get(key, 0) + tensor.nbytes
     drafts = DRAFTS if mtp else 0
     units = []
     for (layer, role), n_bytes in sorted(weights.items(), key=lambda item: (item[0][0], item[0][1] != "mixer")):
@@ -78,7 +78,7 @@ def units_of(
     matrix = others.pop("output.weight", embedding)
     draft_rows = matrix * shape.draft_vocabulary // shape.vocabulary
     norms = sum(others.values())
-    last = int(header.require("block_count"))
+    last = int(header.require_hparam("block_count"))
     units.append(Unit(last, "output", matrix + norms, 0, matrix + norms + drafts * draft_rows, False))
     return units, embedding
 
@@ -94,10 +94,10 @@ def overrides_of(units: Sequence[Unit], device: str) -> Iterator[tuple[str, str]
 
 def largest_tensors(header: GgufHeader) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the bytes of the largest tensor of each layer's mixer, and of its feed-forward part."""
-    layers = int(header.require("block_count"))
+    layers = int(header.require_hparam("block_count"))
     mixers, feed_forwards = [0] * layers, [0] * layers
     for tensor in header.tensors:
         if (layer := memory.layer_of(tensor)) is not None:
             sizes = mixers if role_of(tensor) == "mixer" else feed_forwards
-            sizes[layer] = max(sizes[layer], tensor.n_bytes)
+            sizes[layer] = max(sizes[layer], tensor.nbytes)
     return tuple(mixers), tuple(feed_forwards)

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from qwen35_gguf.errors import Qwen35Error
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, Drafter, measure_costs, speed_up
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.library import Context, FloatArray, Model

@@ -20,11 +20,13 @@ from gguf import GGUFReader
 
 import qwen35_gguf
 from oracles.paths import ROOT
+from qwen35_gguf import atomic_file
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert import hf_to_gguf, transforms, verify
 from qwen35_gguf.convert.checkpoint import open_checkpoint
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.gguf_file import writer
+from qwen35_gguf.gguf_file.header import TensorInfo
 
 Factory = Callable[..., Path]
 SCRIPT = ROOT / "convert" / "hf_to_gguf.py"
@@ -182,7 +184,7 @@ def test_a_full_disk_leaves_nothing(checkpoint: Factory, tmp_path: Path, monkeyp
         nonlocal written
         written += data.nbytes
         if written > 1_000_000:
-            with writer._disk_errors(stream.part):
+            with atomic_file.disk_errors(stream.part):
                 raise OSError(28, os.strerror(28))
         original(stream, data)
 
@@ -196,10 +198,10 @@ def test_a_full_disk_leaves_nothing(checkpoint: Factory, tmp_path: Path, monkeyp
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_really_full_device_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.gguf.part").symlink_to("/dev/full")
-    info = writer.TensorInfo("a", (32,), hf_to_gguf.GGMLQuantizationType.F32, 128)
+    info = TensorInfo("a", (32,), hf_to_gguf.GGMLQuantizationType.F32)
     with (
         pytest.raises(OutputError, match="disk full"),
-        writer.GGUFStream(tmp_path / "x.gguf", "qwen35", [info]) as stream,
+        writer.GGUFStream(tmp_path / "x.gguf", [info]) as stream,
     ):
         stream.write_header([])
     assert left_behind(tmp_path) == []
@@ -207,15 +209,15 @@ def test_a_really_full_device_is_reported(tmp_path: Path) -> None:
 
 def test_too_little_space_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="GB are free"):
-        writer.check_space(tmp_path, 1 << 60)
+        atomic_file.check_space(tmp_path, 1 << 60)
 
 
 def test_two_conversions_do_not_share_a_file(checkpoint: Factory, tmp_path: Path) -> None:
     conversion = hf_to_gguf.plan_conversion(hf_to_gguf.ConversionOptions(checkpoint(), "Q8_0", tmp_path, vision=False))
     file = conversion.files[0]
     with (
-        writer.GGUFStream(file.path, file.arch, file.infos),
-        pytest.raises(OutputError, match="another conversion"),
+        writer.GGUFStream(file.path, file.infos),
+        pytest.raises(OutputError, match="another process"),
     ):
         hf_to_gguf.run(conversion)
 

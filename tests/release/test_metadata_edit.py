@@ -15,7 +15,7 @@ from gguf import GGUFReader, GGUFValueType
 from oracles import llama
 from qwen35_gguf.commands.files import metadata
 from qwen35_gguf.errors import GgufError, MetadataError, OutputError
-from qwen35_gguf.gguf_file.layout import read_layout
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
 
 NAME = "general.name"
@@ -40,19 +40,19 @@ def tensors(path: Path) -> dict[str, bytes]:
 
 
 def put(file: Path, key: str, text: str, kind: str | None = None, **options: Any) -> Path:
-    entry = metadata_edit.new_entry(read_layout(file), key, text, metadata_edit.parse_kind(kind) if kind else None)
+    entry = metadata_edit.new_entry(read_header(file), key, text, metadata_edit.parse_kind(kind) if kind else None)
     return metadata_edit.change(file, replace=[entry], **options)
 
 
 def test_every_value_is_decoded_as_the_gguf_package_does(files: list[Path]) -> None:
     for path in files:
-        ours = {entry.key: entry.decode() for entry in read_layout(path).entries}
+        ours = {entry.key: entry.value for entry in read_header(path).entries}
         theirs = {key: value for key, (value, _) in values(path).items()}
         assert ours == theirs
 
 
 def test_rewriting_nothing_changes_nothing(file: Path, files: list[Path], tmp_path: Path) -> None:
-    layout = read_layout(file)
+    layout = read_header(file)
     metadata_edit.change(file, replace=list(layout.entries), copy=tmp_path / "copy.gguf")
     assert (tmp_path / "copy.gguf").read_bytes() == files[0].read_bytes()
 

@@ -318,7 +318,7 @@ def test_files_that_do_not_belong_together_are_refused(
         ((mmproj,), "is not a text model"),
         ((file, TINY), "not both"),
         ((file, tmp_path / "none.gguf"), "none.gguf"),
-        ((damaged,), "is cut off"),
+        ((damaged,), "is truncated"),
         ((file, "--quants", "Q4_0"), "--quants is for a checkpoint"),
         ((file, "--mtp-files"), "--mtp-files is for a checkpoint"),
         ((file, "--plain"), "--nomtp-files is for a checkpoint"),
@@ -356,10 +356,10 @@ def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ):
         result = run(*arguments)
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
-    from qwen35_gguf.gguf_file import writer
+    from qwen35_gguf import atomic_file
 
     usage = type("Usage", (), {"free": 1000, "total": 1000, "used": 0})
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(atomic_file.shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(OutputError, match=r"needs \d\.\d\d GB, but only 0\.00 GB are free"):
         package.package(FromCheckpoint(str(TINY), ("Q4_0",)), tmp_path / "full", FAST)
     assert not list((tmp_path / "full").glob("*.gguf"))

@@ -13,7 +13,7 @@ from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.convert import hub, verify
 from qwen35_gguf.errors import MissingDependencyError, ModelError
 from qwen35_gguf.evaluation.parity import compare_with_checkpoint, oracle_installed
-from qwen35_gguf.gguf_file.header import read_header
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.llama.library import default_threads
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.files.inspect import short
-from qwen35_gguf.errors import Qwen35Error
-from qwen35_gguf.gguf_file.layout import Layout, Tensor
+from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
+from qwen35_gguf.gguf_file.reader import tensor_data
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.quant import kernels
 
@@ -38,7 +36,7 @@ def command(first: Path, second: Path, no_values: bool) -> None:
         raise SystemExit(1)
 
 
-def metadata(a: Sequence[Layout], b: Sequence[Layout]) -> Iterator[str]:
+def metadata(a: Sequence[GgufHeader], b: Sequence[GgufHeader]) -> Iterator[str]:
     """Yield a line for each entry that differs; how the files are cut does not count."""
     left, right = ({e.key: e for e in side[0].entries if not e.key.startswith(SPLIT)} for side in (a, b))
     for key in sorted({**left, **right}):
@@ -46,11 +44,11 @@ def metadata(a: Sequence[Layout], b: Sequence[Layout]) -> Iterator[str]:
             yield f"- {key} = {short(left[key])}"
         elif key not in left:
             yield f"+ {key} = {short(right[key])}"
-        elif (left[key].type, left[key].value) != (right[key].type, right[key].value):
+        elif (left[key].type, left[key].encoded) != (right[key].type, right[key].encoded):
             yield f"~ {key}: {short(left[key])} -> {short(right[key])}"
 
 
-def tensors(a: Sequence[Layout], b: Sequence[Layout], *, values: bool) -> Iterator[str]:
+def tensors(a: Sequence[GgufHeader], b: Sequence[GgufHeader], *, values: bool) -> Iterator[str]:
     """Yield a line for each tensor that differs, with the relative error if only its numbers do."""
     left, right = ({t.name: (shard, t) for shard in side for t in shard.tensors} for side in (a, b))
     for name in sorted({**left, **right}):
@@ -62,7 +60,7 @@ def tensors(a: Sequence[Layout], b: Sequence[Layout], *, values: bool) -> Iterat
             continue
         (_, one), (_, other) = left[name], right[name]
         if one.shape != other.shape:
-            yield f"~ {name}: {list(reversed(one.shape))} -> {list(reversed(other.shape))}"
+            yield f"~ {name}: {list(one.shape)} -> {list(other.shape)}"
             continue
         types = "" if one.type == other.type else f" {one.type.name} -> {other.type.name}"
         if values:
@@ -73,30 +71,17 @@ def tensors(a: Sequence[Layout], b: Sequence[Layout], *, values: bool) -> Iterat
             yield f"~ {name}:{types}"
 
 
-def difference(a: tuple[Layout, Tensor], b: tuple[Layout, Tensor], *, same_type: bool) -> float | None:
+def difference(a: tuple[GgufHeader, TensorInfo], b: tuple[GgufHeader, TensorInfo], *, same_type: bool) -> float | None:
     """Return rms(difference) / rms(first) of two tensors' weights; None if they are equal to the bit."""
-    left, right = _data(*a), _data(*b)
-    if same_type and np.array_equal(left, right):
+    x_rows, y_rows = tensor_data(*a), tensor_data(*b)
+    if same_type and np.array_equal(x_rows, y_rows):
         return None
-    columns = a[1].shape[0]
+    columns = a[1].shape[-1]
     apart = energy = 0.0
     step = max(1, SLAB // columns)
-    x_rows, y_rows = (
-        side.reshape(-1, kernels.row_bytes(tensor.type, columns))
-        for side, (_, tensor) in ((left, a), (right, b))
-    )  # fmt: skip
     for start in range(0, len(x_rows), step):
         x = kernels.dequantize(x_rows[start : start + step], a[1].type, columns).astype(np.float64)
         y = kernels.dequantize(y_rows[start : start + step], b[1].type, columns).astype(np.float64)
         apart += float(np.vdot(x - y, x - y))
         energy += float(np.vdot(x, x))
     return float(np.sqrt(apart / energy)) if energy else float(apart > 0)
-
-
-def _data(layout: Layout, tensor: Tensor) -> npt.NDArray[np.uint8]:
-    try:
-        with layout.path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise Qwen35Error(f"{layout.path}: cannot be read ({error})") from None
-    return np.frombuffer(mapped, np.uint8, tensor.nbytes, layout.data_start + tensor.offset)

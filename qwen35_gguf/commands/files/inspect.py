@@ -14,7 +14,7 @@ from rich.table import Table
 
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.errors import OutputError
-from qwen35_gguf.gguf_file.layout import Entry
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.release import bits_map
 
@@ -53,7 +53,7 @@ def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
         for name in ("tensor", "shape", "type", "bytes"):
             grid.add_column(name, justify="right" if name == "bytes" else "left", no_wrap=True)
         for tensor in listed:
-            shape = " x ".join(str(n) for n in reversed(tensor.shape))
+            shape = " x ".join(str(n) for n in tensor.shape)
             grid.add_row(tensor.name, shape, tensor.type.name, f"{tensor.nbytes:,}")
         console.print(grid)
         console.print()
@@ -66,9 +66,9 @@ def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
         console.print(str(svg), markup=False, soft_wrap=True)
 
 
-def short(entry: Entry) -> str:
+def short(entry: KeyValue) -> str:
     """Write a value on one line; of long arrays the first elements."""
-    value = entry.decode()
+    value = entry.value
     if entry.type == GGUFValueType.ARRAY and entry.count > 8:
         return _cut(f"{entry.count:,}: {json.dumps(value[:4], ensure_ascii=False)[:-1]}, ...")
     return _cut(json.dumps(value, ensure_ascii=False))
@@ -81,10 +81,8 @@ def _cut(text: str) -> str:
 def record(entries: Any, listed: Any, table: Any, weights: int, total: int) -> dict[str, Any]:
     """Give everything as what JSON knows."""
     return {
-        "metadata": {entry.key: entry.decode() for entry in entries},
-        "tensors": [
-            {"name": t.name, "shape": list(reversed(t.shape)), "type": t.type.name, "bytes": t.nbytes} for t in listed
-        ],
+        "metadata": {entry.key: entry.value for entry in entries},
+        "tensors": [{"name": t.name, "shape": list(t.shape), "type": t.type.name, "bytes": t.nbytes} for t in listed],
         "roles": {row.role: {"bits": 8 * row.nbytes / row.weights, "bytes": row.nbytes} for row in table},
         "bits_per_weight": 8 * total / max(1, weights),
     }

@@ -10,7 +10,8 @@ import click
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.files.inspect import short
 from qwen35_gguf.errors import MetadataError
-from qwen35_gguf.gguf_file.layout import STRING, read_layout
+from qwen35_gguf.gguf_file.keyvalue import STRING
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
 
 out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="Change a copy instead of the file.")
@@ -25,7 +26,7 @@ def command(ctx: click.Context, file: Path) -> None:
     """List the metadata of FILE, or change it with set and unset; `get` prints one value whole."""
     ctx.obj = file
     if ctx.invoked_subcommand is None:
-        for entry in read_layout(file).entries:
+        for entry in read_header(file).entries:
             click.echo(f"{entry.key}  {metadata_edit.Kind(entry.type, entry.element)}  {short(entry)}")
 
 
@@ -35,10 +36,10 @@ def command(ctx: click.Context, file: Path) -> None:
 @reports_errors
 def get(file: Path, key: str) -> None:
     """Print the value of KEY: text as it is, anything else as JSON."""
-    entry = read_layout(file).find(key)
+    entry = read_header(file).find(key)
     if entry is None:
         raise MetadataError(f"{file}: has no {key}; `qwen35 metadata FILE` lists what it has")
-    value = entry.decode()
+    value = entry.value
     click.echo(value if entry.type == STRING else json.dumps(value, ensure_ascii=False), nl=entry.type != STRING)
 
 
@@ -61,7 +62,7 @@ def set_value(
             value = Path(value).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise MetadataError(f"{value}: cannot be read as text ({error})") from None
-    entry = metadata_edit.new_entry(read_layout(file), key, value, metadata_edit.parse_kind(kind) if kind else None)
+    entry = metadata_edit.new_entry(read_header(file), key, value, metadata_edit.parse_kind(kind) if kind else None)
     click.echo(metadata_edit.change(file, replace=[entry], copy=out, force=force))
 
 

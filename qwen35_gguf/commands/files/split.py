@@ -10,7 +10,7 @@ from qwen35_gguf import progress
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.sizes import size as parse_size
 from qwen35_gguf.gguf_file import shards
-from qwen35_gguf.gguf_file.layout import read_layout
+from qwen35_gguf.gguf_file.reader import read_header
 
 
 @click.command("split")
@@ -21,7 +21,7 @@ from qwen35_gguf.gguf_file.layout import read_layout
 @reports_errors
 def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
     """Cut FILE into shards NAME-00001-of-0000N.gguf; llama.cpp loads them from the first one."""
-    total = sum(tensor.nbytes for tensor in read_layout(file).tensors)
+    total = sum(tensor.nbytes for tensor in read_header(file).tensors)
     with progress.progress(total, file.name) as advance:
         paths = shards.split(file, out, max_shard_size, force=force, advance=advance)
     for path in paths:

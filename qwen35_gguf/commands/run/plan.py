@@ -14,7 +14,8 @@ from rich.text import Text
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.options import Endpoints
 from qwen35_gguf.errors import VisionError
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS
 from qwen35_gguf.runtime.llama.devices import Device, parse_size

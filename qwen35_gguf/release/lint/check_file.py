@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qwen35_gguf.errors import GgufError
-from qwen35_gguf.gguf_file.layout import read_layout
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.release.lint import metadata, template, tensors, vision, weights
 from qwen35_gguf.release.lint.diagnostic import Finding, Subject, subject
@@ -50,13 +50,13 @@ def read_subject(file: Path, mmproj: Path | None = None) -> Subject:
 
     """
     shards = tuple(read_set(file))
-    arch = shards[0].get("general.architecture")
+    arch = shards[0].value("general.architecture")
     if arch not in TEXT + VISION:
         raise GgufError(f"{file}: is a GGUF of {arch}, not of Qwen3.5 ({', '.join(TEXT + VISION)})")
     if mmproj is not None:
         if arch in VISION:
             raise GgufError(f"{file}: is a vision tower itself; name the text model, and this file with --mmproj")
-        return subject(shards, (read_layout(mmproj),), chosen=True)
+        return subject(shards, (read_header(mmproj),), chosen=True)
     return subject(shards, () if arch in VISION else tuple(vision.beside(shards[0])))
 
 

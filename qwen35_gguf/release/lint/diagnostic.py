@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from qwen35_gguf.gguf_file.layout import Entry, Layout, Tensor
+from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
 
 Severity = Literal["error", "warning", "note"]
 
@@ -35,8 +36,8 @@ class Finding:
 class Stored(NamedTuple):
     """A tensor and the file that holds it."""
 
-    tensor: Tensor
-    layout: Layout
+    tensor: TensorInfo
+    layout: GgufHeader
 
     @property
     def start(self) -> int:
@@ -56,9 +57,9 @@ class Subject:
 
     """
 
-    shards: tuple[Layout, ...]
+    shards: tuple[GgufHeader, ...]
     tensors: dict[str, Stored]
-    towers: tuple[Layout, ...] = ()
+    towers: tuple[GgufHeader, ...] = ()
     chosen: bool = False
 
     @property
@@ -71,14 +72,14 @@ class Subject:
         """`general.architecture`."""
         return str(self.get("general.architecture", "unknown"))
 
-    def entry(self, key: str) -> Entry | None:
+    def entry(self, key: str) -> KeyValue | None:
         """Look an entry up."""
         return self.shards[0].find(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         """Look a value up; `{arch}` in the key is the architecture."""
-        arch = self.shards[0].get("general.architecture", "unknown") if "{arch}" in key else ""
-        return self.shards[0].get(key.replace("{arch}", str(arch)), default)
+        arch = self.shards[0].value("general.architecture", "unknown") if "{arch}" in key else ""
+        return self.shards[0].value(key.replace("{arch}", str(arch)), default)
 
     def number(self, key: str, default: int = 0) -> int:
         """Look a number up; of a list, which has one for each layer, the largest."""
@@ -88,11 +89,11 @@ class Subject:
         return int(value) if isinstance(value, int | float) else default
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape, the row length first; () if there is none."""
+        """Return a tensor's shape in NumPy order; () if there is none."""
         return self.tensors[name].tensor.shape if name in self.tensors else ()
 
 
-def subject(shards: tuple[Layout, ...], towers: tuple[Layout, ...] = (), *, chosen: bool = False) -> Subject:
+def subject(shards: tuple[GgufHeader, ...], towers: tuple[GgufHeader, ...] = (), *, chosen: bool = False) -> Subject:
     """Put headers together."""
     tensors = {tensor.name: Stored(tensor, shard) for shard in shards for tensor in shard.tensors}
     return Subject(shards, tensors, towers, chosen)

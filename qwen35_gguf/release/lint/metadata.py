@@ -59,8 +59,8 @@ def vocabulary(subject: Subject) -> Iterator[Finding]:
         return
     for name in ("token_embd.weight", "output.weight"):
         shape = subject.shape(name)
-        if len(shape) > 1 and shape[1] != count:
-            what = f"has {shape[1]:,} rows, but there are {count:,} tokens"
+        if len(shape) > 1 and shape[0] != count:
+            what = f"has {shape[0]:,} rows, but there are {count:,} tokens"
             yield Finding("error", "vocabulary", name, what, "convert again with the tokenizer of this checkpoint")
     size = subject.number("{arch}.vocab_size", count)
     if size != count:
@@ -159,7 +159,7 @@ def _predicted(subject: Subject, recipe: presets.Preset, importance: bool) -> di
     """Tell which type the recipe gives each tensor."""
     architecture = architecture_of(subject)
     return {
-        name: tensor_types.tensor_type(recipe, name, stored.tensor.shape[::-1], architecture, imatrix=importance)
+        name: tensor_types.tensor_type(recipe, name, stored.tensor.shape, architecture, imatrix=importance)
         for name, stored in subject.tensors.items()
     }
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert.tensor_map import expected_shapes
 from qwen35_gguf.errors import ModelError
-from qwen35_gguf.gguf_file.layout import contiguous
+from qwen35_gguf.gguf_file.header import contiguous
 from qwen35_gguf.release.lint.diagnostic import Finding, Subject
 
 Shape = tuple[int, ...]
@@ -135,14 +135,12 @@ def architecture_of(subject: Subject) -> Architecture:
         ModelError: an entry is missing, not a size, or contradicts another.
 
     """
-    entries = [entry for entry in subject.shards[0].entries if not entry.key.startswith("tokenizer.")]
-    metadata = {entry.key: entry.decode() for entry in entries}
-    shapes = {name: stored.tensor.shape[::-1] for name, stored in subject.tensors.items()}
-    return Architecture.from_gguf(metadata, shapes, str(subject.path))
+    shapes = {name: stored.tensor.shape for name, stored in subject.tensors.items()}
+    return Architecture.from_gguf(subject.shards[0].metadata, shapes, str(subject.path))
 
 
 def text_shapes(subject: Subject, model: Architecture) -> dict[str, Shape]:
-    """Return the shapes of all tensors of the blocks that are present, the row length first."""
+    """Return the shapes of all tensors of the blocks that are present, in NumPy order."""
     shapes = expected_shapes(replace(model, tied=False))  # an output matrix is allowed, not needed
     first = f"blk.{model.layers}.nextn."
     for name in [name for name in shapes if name.startswith(first)]:  # llama.cpp wants them in each MTP block
@@ -156,16 +154,16 @@ def text_shapes(subject: Subject, model: Architecture) -> dict[str, Shape]:
             shapes[name] = experts, 2 * rows, columns
     present = blocks_present(subject)
     return {
-        name: shape[::-1]
+        name: shape
         for name, shape in shapes.items()
         if not (found := BLOCK.fullmatch(name)) or int(found[1]) in present
     }
 
 
 def _bare(shape: Shape) -> Shape:
-    """Leave the ones at the end out, which llama.cpp does not compare."""
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
+    """Leave out leading dimensions of 1, which llama.cpp does not compare."""
+    while shape and shape[0] == 1:
+        shape = shape[1:]
     return shape
 
 

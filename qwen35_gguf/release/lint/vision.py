@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from qwen35_gguf.architecture import VisionEncoder
 from qwen35_gguf.convert.tensor_map import expected_shapes
 from qwen35_gguf.errors import ModelError, VisionError
-from qwen35_gguf.gguf_file.layout import Layout
+from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.release.lint.diagnostic import Finding, Subject, subject
 from qwen35_gguf.release.lint.tensors import AGAIN
 from qwen35_gguf.runtime.media.vision_encoder import PROJECTOR, check_mmproj
@@ -47,13 +47,12 @@ def whole(tower: Subject) -> Iterator[Finding]:
         value = tower.get(f"clip.vision.{key}")
         if not isinstance(value, list) or len(value) != 3:
             yield Finding("error", "mmproj", f"{path}: clip.vision.{key}", f"is {value}, not three numbers", AGAIN)
-    metadata = {entry.key: entry.decode() for entry in tower.shards[0].entries}
     try:
-        encoder = VisionEncoder.from_gguf(metadata, path)
+        encoder = VisionEncoder.from_gguf(tower.shards[0].metadata, path)
     except ModelError as error:
         yield Finding("error", "mmproj", path, str(error).removeprefix(f"{path}: "), AGAIN)
         return
-    expected = {name: shape[::-1] for name, shape in expected_shapes(encoder).items()}
+    expected = expected_shapes(encoder)
     missing = [name for name in expected if name not in tower.tensors]
     if missing:
         what = f"is missing, and {len(missing) - 1} more" if len(missing) > 1 else "is missing"
@@ -70,8 +69,8 @@ def whole(tower: Subject) -> Iterator[Finding]:
         yield Finding("error", "mmproj", f"{path}: clip.vision.block_count", what, AGAIN)
 
 
-def beside(layout: Layout) -> list[Layout]:
+def beside(layout: GgufHeader) -> list[GgufHeader]:
     """Return the headers of the towers in the folder of a text model."""
-    from qwen35_gguf.gguf_file.layout import read_layout
+    from qwen35_gguf.gguf_file.reader import read_header
 
-    return [read_layout(path) for path in sorted(layout.path.parent.glob("mmproj-*.gguf"))]
+    return [read_header(path) for path in sorted(layout.path.parent.glob("mmproj-*.gguf"))]

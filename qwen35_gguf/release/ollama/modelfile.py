@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwen35_gguf.errors import MissingDependencyError
-from qwen35_gguf.gguf_file.layout import Layout, read_layout
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release.ollama.template import ollama_template
 from qwen35_gguf.runtime.engine import sampling
 
@@ -44,7 +45,7 @@ def modelfile(parts: Sequence[Path], towers: Sequence[Path] = (), license_: str 
         GgufError: the model cannot be read.
 
     """
-    layout = read_layout(parts[0])
+    layout = read_header(parts[0])
     lines = []
     if len(parts) > 1:
         whole = parts[0].name.rsplit("-", 3)[0] + ".gguf"
@@ -58,8 +59,8 @@ def modelfile(parts: Sequence[Path], towers: Sequence[Path] = (), license_: str 
     return "\n".join(lines) + "\n"
 
 
-def _template(layout: Layout) -> str:
-    source = layout.get("tokenizer.chat_template")
+def _template(layout: GgufHeader) -> str:
+    source = layout.value("tokenizer.chat_template")
     try:
         program = ollama_template(source) if isinstance(source, str) else None
     except MissingDependencyError:  # of jinja2; a Modelfile is worth less than the release that is being made
@@ -67,9 +68,9 @@ def _template(layout: Layout) -> str:
     return f'TEMPLATE """{program}"""' if program else OWN_TEMPLATE.format(family=FAMILY)
 
 
-def _parameters(layout: Layout) -> list[str]:
+def _parameters(layout: GgufHeader) -> list[str]:
     """Give what `Qwen35` takes by default: the family's recommendation for thinking, and what the file says over it."""
-    said = {entry.key: str(entry.decode()) for entry in layout.entries if entry.key.startswith("general.sampling.")}
+    said = {entry.key: str(entry.value) for entry in layout.entries if entry.key.startswith("general.sampling.")}
     chosen = sampling.choose(sampling.THINKING, said, {})
     values: dict[str, float] = {
         "num_ctx": min(MAX_CONTEXT, _number(layout, "context_length") or MAX_CONTEXT),
@@ -80,13 +81,13 @@ def _parameters(layout: Layout) -> list[str]:
         "presence_penalty": chosen.presence_penalty,
         "repeat_penalty": chosen.repeat_penalty,
     }
-    last = layout.get("general.sampling.penalty_last_n")
+    last = layout.value("general.sampling.penalty_last_n")
     if isinstance(last, int):
         values["repeat_last_n"] = last
     lines = [f"PARAMETER {name} {round(value, DIGITS)}" for name, value in values.items()]
     return lines + [f'PARAMETER stop "{stop}"' for stop in STOPS]
 
 
-def _number(layout: Layout, key: str) -> int:
-    value = layout.get(f"{layout.get('general.architecture')}.{key}", 0)
+def _number(layout: GgufHeader, key: str) -> int:
+    value = layout.value(f"{layout.value('general.architecture')}.{key}", 0)
     return int(value) if isinstance(value, int) else 0

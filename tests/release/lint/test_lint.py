@@ -16,7 +16,7 @@ from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.gguf_file import shards
-from qwen35_gguf.gguf_file.layout import read_layout
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import recipe_file
 from qwen35_gguf.release import metadata_edit
 
@@ -57,7 +57,7 @@ def change(file: Path, key: str, value: str | None) -> None:
     if value is None:
         metadata_edit.change(file, remove=[key])
     else:
-        metadata_edit.change(file, replace=[metadata_edit.new_entry(read_layout(file), key, value)])
+        metadata_edit.change(file, replace=[metadata_edit.new_entry(read_header(file), key, value)])
 
 
 def test_nothing_is_found_where_nothing_is(clean: Path) -> None:

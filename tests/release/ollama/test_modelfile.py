@@ -16,7 +16,7 @@ import pytest
 import sdist
 from oracles.paths import ROOT, TINY
 from qwen35_gguf.gguf_file import shards
-from qwen35_gguf.gguf_file.layout import read_layout
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
 from qwen35_gguf.release.ollama.modelfile import modelfile
 from qwen35_gguf.release.ollama.template import ollama_template
@@ -59,7 +59,7 @@ def test_the_model_its_tower_and_what_the_file_says_of_sampling(files: list[Path
 
 def test_other_values_of_the_file_are_taken(files: list[Path], tmp_path: Path) -> None:
     file = Path(shutil.copy(files[0], tmp_path))
-    layout = read_layout(file)
+    layout = read_header(file)
     said = {
         "general.sampling.temp": "0.25",
         "general.sampling.min_p": "0.05",
@@ -86,7 +86,7 @@ def test_every_shard_is_named(files: list[Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["", "{% for m in messages %}{{ m.content }}{% endfor %}", "{% if %}"])
 def test_a_template_of_another_form_is_left_to_ollama(files: list[Path], tmp_path: Path, source: str) -> None:
     file = Path(shutil.copy(files[0], tmp_path))
-    entry = metadata_edit.new_entry(read_layout(file), "tokenizer.chat_template", source)
+    entry = metadata_edit.new_entry(read_header(file), "tokenizer.chat_template", source)
     metadata_edit.change(file, replace=[entry])
     text = modelfile([file])
     assert "RENDERER qwen3.5" in text.splitlines()

@@ -21,7 +21,8 @@ from oracles import allocator
 from oracles.rpc import free_port, worker
 from qwen35_gguf.cli import main
 from qwen35_gguf.errors import DeviceError, WorkerError
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime import Qwen35
 from qwen35_gguf.runtime.llama import rpc
 from qwen35_gguf.runtime.llama.devices import Device

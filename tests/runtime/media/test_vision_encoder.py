@@ -162,7 +162,7 @@ def test_the_towers_errors(converted: Model, tmp_path: Path) -> None:
     with llama.loaded(converted.gguf) as model:
         for path, message in [
             (tmp_path / "none.gguf", "No such file"),
-            (broken, "cut off"),
+            (broken, "truncated"),
             (converted.gguf, "not a vision tower but qwen35"),
             (other, "another model .it makes embeddings of 512, the text model takes 256"),
         ]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import re
@@ -19,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles import allocator, llama
+from oracles.headers import with_values
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ContextError, MemoryLimitError, ModelError
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.planning import allocation, available_memory, memory
 
 MIB = 1 << 20
@@ -294,7 +295,7 @@ def test_files_of_others(tiny: tuple[Path, Path]) -> None:
         ("ssm.state_size", 0),
         ("embedding_length", -1),
     ):
-        broken = dataclasses.replace(text, metadata=text.metadata | {f"qwen35.{key}": value})
+        broken = with_values(text, {f"qwen35.{key}": value})
         with pytest.raises(ModelError):
             memory.estimate(broken, n_ctx=512)
 
@@ -392,9 +393,8 @@ def test_yarn_only_beyond_the_native_context(real: Callable[[str], Path]) -> Non
     for n_ctx in (0, -1, (1 << 20) + 1):
         with pytest.raises(ContextError, match="1,048,576"):
             memory.rope_scaling(header, n_ctx)
-    scaled = dataclasses.replace(
+    scaled = with_values(
         header,
-        metadata=header.metadata
-        | {"qwen35.context_length": 1 << 20, "qwen35.rope.scaling.original_context_length": 262144},
+        {"qwen35.context_length": 1 << 20, "qwen35.rope.scaling.original_context_length": 262144},
     )
     assert memory.rope_scaling(scaled, 1 << 20) == {}

@@ -20,7 +20,8 @@ from qwen35_gguf.commands.run import doctor
 from qwen35_gguf.commands.run.plan import command
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import DeviceError, MemoryLimitError
-from qwen35_gguf.gguf_file.header import GgufHeader, read_header
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.llama.devices import Device, choose_devices, find_devices, parse_size
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning import memory
@@ -62,7 +63,7 @@ MACHINES = {
 
 def devices_of_tensors(header: GgufHeader, plan: Plan) -> dict[str, str]:
     """Where llama.cpp puts tensors when told so: its rules, written down a second time (load_tensors)."""
-    blocks = header.require("block_count")
+    blocks = header.require_hparam("block_count")
     start = blocks + 1 - plan.n_gpu_layers
 
     def of_layer(layer: int) -> str:
@@ -92,7 +93,7 @@ def test_plans_add_up_and_fit(headers: dict[str, GgufHeader], label: str) -> Non
     name, there, options = MACHINES[label]
     header, options = headers[name], DRAFTING | options
     plan = make_plan(header, there, **options)
-    sizes = {tensor.name: tensor.n_bytes for tensor in header.tensors}
+    sizes = {tensor.name: tensor.nbytes for tensor in header.tensors}
     sizes.setdefault("output.weight", sizes["token_embd.weight"])
     trunk = memory.trunk_layers(header)
     expected: Counter[str] = Counter()
@@ -147,7 +148,7 @@ def test_llama_cpp_moves_the_tensors_that_are_meant(files: dict[str, Path], labe
 
 
 def _start(plan: Plan, header: GgufHeader) -> int:
-    return int(header.require("block_count")) + 1 - plan.n_gpu_layers
+    return int(header.require_hparam("block_count")) + 1 - plan.n_gpu_layers
 
 
 @settings(max_examples=25, deadline=None)
@@ -172,7 +173,7 @@ def test_everything_goes_to_a_gpu_that_holds_it(headers: dict[str, GgufHeader]) 
     for header in headers.values():
         plan = make_plan(header, machine(64, 80), n_ctx=8192, **DRAFTING)
         assert {placement.device for placement in plan.placements} == {"CUDA0"}
-        assert plan.n_gpu_layers == header.require("block_count") + 1
+        assert plan.n_gpu_layers == header.require_hparam("block_count") + 1
         assert plan.overrides == ()
         assert set(plan.usage[0].parts) <= {"embedding", "compute", "MTP compute", "logits", "vocabulary"}
 
@@ -189,7 +190,7 @@ def test_moved_bytes_of_a_token(headers: dict[str, GgufHeader]) -> None:
     """By hand: all weights but the embedding, half the cells, and each state read once and written once."""
     header = headers["9b"]
     (usage,) = make_plan(header, machine(64), n_ctx=8192).usage
-    weights = sum(tensor.n_bytes for tensor in header.tensors if not tensor.name.startswith(("token_embd", "blk.32.")))
+    weights = sum(tensor.nbytes for tensor in header.tensors if not tensor.name.startswith(("token_embd", "blk.32.")))
     cache = 8 * 4096 * 2 * 4 * 256 * 2
     states = 24 * 4 * (32 * 128 * 128 + 3 * (2 * 16 + 32) * 128)
     assert usage.moved == weights + cache + 2 * states

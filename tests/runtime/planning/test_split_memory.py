@@ -17,7 +17,7 @@ from oracles import allocator
 from oracles.rpc import free_port, worker
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import MemoryLimitError
-from qwen35_gguf.gguf_file.header import read_header
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.planning import activations, allocation, memory, offload
 from qwen35_gguf.runtime.planning.allocation import Graph, Node
@@ -197,7 +197,7 @@ def test_a_head_for_a_part_of_the_vocabulary(tmp_path: Path, devices: list[Devic
     file = allocator.sparse_model(tmp_path / "variant.gguf", "35b-a3b", draft_rows=50000, merged=True)
     (output,) = (tensor for tensor in read_header(file).tensors if tensor.name == "output.weight")
     for layers in ([1], [2], [10], [42], [9, 1], [8, 2]):
-        drafted = output.n_bytes * 50000 // output.shape[1]
+        drafted = output.nbytes * 50000 // output.shape[0]
         compare_layout(file, devices, layers, weights=False, draft_weights=drafted)
 
 

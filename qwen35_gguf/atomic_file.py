@@ -1,0 +1,158 @@
+"""Files that appear under their name only when they are complete.
+
+The bytes go to a locked `<name>.part` beside the target, are flushed to disk, and renamed. Whatever stops the work (an
+error, Ctrl-C, a kill, a full disk), the final name is never a partial file. A `.part` that a kill left behind is
+overwritten by the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from qwen35_gguf.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody can replace a file that is open
+    fcntl = None  # type: ignore[assignment]
+
+SUFFIX = ".part"
+
+
+@dataclass(frozen=True)
+class PendingFile:
+    """A file being written: write to `file`, then call `finish`, then `publish`.
+
+    Several files appear together when all of them are finished before the first is published.
+
+    Attributes:
+        path: the final name.
+        part: the temporary name.
+        file: open for reading and writing.
+
+    """
+
+    path: Path
+    part: Path
+    file: IO[bytes]
+
+    def finish(self) -> None:
+        """Flush to disk; the file is complete, but still under its temporary name."""
+        with disk_errors(self.part):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    def publish(self) -> None:
+        """Rename to the final name."""
+        with disk_errors(self.path):
+            if fcntl is None:
+                self.file.close()  # Windows does not rename an open file
+            self.part.replace(self.path)
+
+
+@contextlib.contextmanager
+def pending_file(path: Path, *, force: bool = False) -> Iterator[PendingFile]:
+    """Begin a file; without `publish`, or after an error, nothing of it is left.
+
+    Args:
+        path: the final name; missing folders are made.
+        force: replace an existing file.
+
+    Raises:
+        OutputError: the file exists and `force` is not set, cannot be written, or is being written by another process.
+
+    """
+    check_absent(path, force=force)
+    part = path.with_name(path.name + SUFFIX)
+    with disk_errors(part):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Neither "wb", which would empty the file of a process that holds the lock, nor "ab", which cannot seek.
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        file = os.fdopen(descriptor, "r+b")
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise OutputError(f"{part}: another process is writing it; wait for it to end") from None
+        identity = os.fstat(file.fileno())
+        try:
+            with disk_errors(part):
+                if identity.st_size:
+                    file.truncate(0)
+            yield PendingFile(path, part, file)
+        finally:
+            with contextlib.suppress(OSError):
+                if os.path.samestat(identity, part.stat()):  # after `publish` there is none
+                    part.unlink()
+    finally:
+        with contextlib.suppress(OSError):  # of flushing what is not published
+            file.close()
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, force: bool = True) -> Iterator[IO[bytes]]:
+    """Write a whole file: it appears under its name when the block ends, and not at all after an error.
+
+    Args:
+        path: the final name; missing folders are made.
+        force: replace an existing file.
+
+    Yields:
+        The file, open for writing bytes.
+
+    Raises:
+        OutputError: the file exists and `force` is not set, cannot be written, or is being written by another process.
+
+    """
+    with pending_file(path, force=force) as pending:
+        with disk_errors(pending.part):
+            yield pending.file
+        pending.finish()
+        pending.publish()
+
+
+def check_absent(path: Path, *, force: bool = False) -> None:
+    """Refuse an existing file.
+
+    Raises:
+        OutputError: the file exists, and `force` is not set.
+
+    """
+    if not force and path.exists():
+        raise OutputError(f"{path}: exists already; use --force to replace it, or -o for another name")
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """Refuse before any work when the disk cannot hold `needed` bytes.
+
+    Raises:
+        OutputError: the disk of `directory` has less space.
+
+    """
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OutputError(f"{directory}: needs {needed / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free; make room")
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into one line.
+
+    Raises:
+        OutputError: with the file and what to do.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"{path}: disk full; make room or choose another directory with -o") from None
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); check the directory") from None
