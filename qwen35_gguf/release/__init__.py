@@ -1,1 +1,1 @@
-"""What a publisher does with GGUF files: cut and join them, correct their metadata, check them before users do."""
+"""What a publisher does with GGUF files: package, check, describe and upload them."""

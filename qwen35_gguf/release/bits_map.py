@@ -1,4 +1,4 @@
-"""A map of a file's bits: a row a role, a column a layer, a colour for the type; in the terminal and as SVG."""
+"""A map of bits per weight: a row for each role, a column for each layer; in the terminal and as SVG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from qwen35_gguf.gguf_file.header import TensorInfo
 
-# From few bits to many.
+# Upper limits in bits per weight, with colors.
 SCALE = ((2.7, "#7b1e3b"), (3.6, "#c8553d"), (4.4, "#e9a23b"), (5.2, "#d9cf3f"), (6.2, "#7fb069"), (7.5, "#3a8d76"),
          (9.0, "#2f6690"), (17.0, "#3c4f76"), (math.inf, "#8d99ae"))  # fmt: skip
 LEGEND = ("to 2.7", "3.6", "4.4", "5.2", "6.2", "7.5", "9", "17", "32 bits")
@@ -23,19 +23,19 @@ CELL, GAP, LEFT, TOP = 16, 2, 150, 34
 
 @dataclass(frozen=True)
 class Row:
-    """One role: its weights and bytes, and its tensor in each layer (None outside of the blocks)."""
+    """One role, such as ffn_down: its tensor in each layer (None for a tensor outside of the blocks)."""
 
     role: str
     tensors: dict[int | None, TensorInfo]
 
     @property
     def weights(self) -> int:
-        """How many."""
+        """Number of weights."""
         return sum(math.prod(t.shape) for t in self.tensors.values())
 
     @property
     def nbytes(self) -> int:
-        """Of all its tensors."""
+        """Bytes of all its tensors."""
         return sum(t.nbytes for t in self.tensors.values())
 
 
@@ -45,7 +45,7 @@ def bits(tensor: TensorInfo) -> float:
 
 
 def rows(tensors: Sequence[TensorInfo]) -> list[Row]:
-    """Group tensors by role, the largest first; vectors, which stay F32 and are small, are one row."""
+    """Group matrices by role, the largest first; vectors, which are small and stay F32, are left out."""
     found: dict[str, dict[int | None, TensorInfo]] = {}
     for tensor in tensors:
         if len(tensor.shape) < 2:
@@ -56,8 +56,8 @@ def rows(tensors: Sequence[TensorInfo]) -> list[Row]:
     return sorted((Row(role, group) for role, group in found.items()), key=lambda row: -row.nbytes)
 
 
-def colour(value: float) -> str:
-    """Return the colour of so many bits."""
+def color(value: float) -> str:
+    """Return the color of a number of bits per weight."""
     return next(name for limit, name in SCALE if value <= limit)
 
 
@@ -68,11 +68,11 @@ def show(console: Console, table: Sequence[Row]) -> None:
     for row in table:
         line = Text(f"{row.role:<{wide}} {8 * row.nbytes / row.weights:6.2f} bits {row.nbytes / 1e6:10,.2f} MB  ")
         if None in row.tensors:
-            line.append("█" * layers, Style(color=colour(bits(row.tensors[None]))))
+            line.append("█" * layers, Style(color=color(bits(row.tensors[None]))))
         else:
             for layer in range(layers):
                 tensor = row.tensors.get(layer)
-                line.append("█" if tensor else "·", Style(color=colour(bits(tensor))) if tensor else Style(dim=True))
+                line.append("█" if tensor else "·", Style(color=color(bits(tensor))) if tensor else Style(dim=True))
         console.print(line, soft_wrap=True)
     legend = Text("bits per weight: ")
     for (_, name), label in zip(SCALE, LEGEND, strict=True):
@@ -82,7 +82,7 @@ def show(console: Console, table: Sequence[Row]) -> None:
 
 
 def svg(table: Sequence[Row], title: str) -> str:
-    """Draw the map as SVG; every cell says what it is when it is pointed at."""
+    """Draw the map as SVG; every cell has a tooltip with its tensor."""
     layers = 1 + max((layer for row in table for layer in row.tensors if layer is not None), default=0)
     step = CELL + GAP
     width, height = LEFT + layers * step + 130, TOP + (len(table) + 2) * step + 10
@@ -97,10 +97,10 @@ def svg(table: Sequence[Row], title: str) -> str:
         parts.append(f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end">{html.escape(row.role)}</text>')
         for layer, tensor in row.tensors.items():
             x, span = LEFT + (layer or 0) * step, CELL if layer is not None else layers * step - GAP
-            said = f"{tensor.name}: {tensor.type.name}, {bits(tensor):.2f} bits, {tensor.nbytes / 1e6:,.2f} MB"
+            tooltip = f"{tensor.name}: {tensor.type.name}, {bits(tensor):.2f} bits, {tensor.nbytes / 1e6:,.2f} MB"
             parts.append(
-                f'<rect x="{x}" y="{y}" width="{span}" height="{CELL}" rx="2" fill="{colour(bits(tensor))}">'
-                f"<title>{html.escape(said)}</title></rect>"
+                f'<rect x="{x}" y="{y}" width="{span}" height="{CELL}" rx="2" fill="{color(bits(tensor))}">'
+                f"<title>{html.escape(tooltip)}</title></rect>"
             )
         label = f"{8 * row.nbytes / row.weights:.2f} bits, {row.nbytes / 1e6:,.1f} MB"
         parts.append(f'<text x="{LEFT + layers * step + 6}" y="{y + 12}" fill="#555">{label}</text>')

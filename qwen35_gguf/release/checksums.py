@@ -1,6 +1,6 @@
-"""SHA256SUMS: make the list of a folder's files, and hold a download against it.
+"""SHA256SUMS: list the checksums of a folder's files, and verify a download against the list.
 
-The format is that of GNU `sha256sum`, which can check it as well: `sha256sum -c SHA256SUMS`.
+The format is that of GNU `sha256sum`: `sha256sum -c SHA256SUMS` checks it as well.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One file of the list: `problem` is empty if it is as it was."""
+    """One file of the list: `problem` is empty if the file is unchanged."""
 
     name: str
     problem: str = ""
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """Return what belongs into the list, sorted by name: all files but hidden ones, temporary ones and the list."""
+    """Return the files to be listed, by name: all but hidden and temporary files and the list itself."""
     if not folder.is_dir():
-        raise ChecksumError(f"{folder}: is no folder; name the one with the GGUF files")
+        raise ChecksumError(f"{folder}: is not a folder; name the one with the GGUF files")
     found = []
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -47,26 +47,26 @@ def listed_files(folder: Path) -> list[Path]:
 def write(
     folder: Path, *, known: Mapping[str, str] | None = None, jobs: int = 0, advance: Advance = lambda _: None
 ) -> Path:
-    """Make or replace the folder's SHA256SUMS.
+    """Write or replace the folder's SHA256SUMS.
 
     Args:
         folder: with the files.
-        known: checksums that were taken already, by name; these files are not read.
+        known: checksums of files that are not read again, by name.
         jobs: threads; 0 for one a core.
-        advance: called with the bytes that were read.
+        advance: is called with the bytes of each part that was read.
 
     Raises:
-        ChecksumError: there is nothing to list, a name cannot be written, or a file cannot be read.
+        ChecksumError: there is no file, a name cannot be listed, or a file cannot be read.
         OutputError: the list cannot be written.
 
     """
     files = listed_files(folder)
     if not files:
-        raise ChecksumError(f"{folder}: holds no files to list")
+        raise ChecksumError(f"{folder}: has no files to list; name the folder with the GGUF files")
     names = [path.relative_to(folder).as_posix() for path in files]
     for name in names:
         if "\n" in name or "\r" in name or "\\" in name:
-            raise ChecksumError(f"{folder}: the name {name!r} cannot stand in {LIST}; rename the file")
+            raise ChecksumError(f"{folder}: the name {name!r} cannot be listed in {LIST}; rename the file")
     found = dict(known or {})
     unknown = [(name, path) for name, path in zip(names, files, strict=True) if name not in found]
     taken = digests([path for _, path in unknown], jobs, advance)
@@ -103,7 +103,9 @@ def read_list(folder: Path) -> dict[str, str]:
             raise ChecksumError(f"{path}: line {number} is not a checksum and a name; download it again")
         name = PurePosixPath(found["name"])
         if name.is_absolute() or ".." in name.parts:
-            raise ChecksumError(f"{path}: line {number} names {found['name']}, which lies outside of the folder")
+            raise ChecksumError(
+                f"{path}: line {number} names {found['name']}, outside of the folder; download it again"
+            )
         expected[found["name"]] = found["digest"].lower()
     if not expected:
         raise ChecksumError(f"{path}: is empty; download it again")
@@ -111,7 +113,7 @@ def read_list(folder: Path) -> dict[str, str]:
 
 
 def verify(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) -> list[Verdict]:
-    """Hold the folder's files against its SHA256SUMS, in the list's order.
+    """Verify the folder's files against its SHA256SUMS, in the list's order.
 
     Raises:
         ChecksumError: the list is missing or malformed, or a file cannot be read.
@@ -148,7 +150,7 @@ def digest(path: Path, advance: Advance = lambda _: None) -> str:
 
 
 def digests(paths: Sequence[Path], jobs: int = 0, advance: Advance = lambda _: None) -> list[str]:
-    """Return the SHA-256 of files, taken side by side: hashlib lets other threads run.
+    """Return the SHA-256 of files, computed in parallel: hashlib releases the GIL.
 
     Raises:
         ChecksumError: one cannot be read.

@@ -1,7 +1,7 @@
 """Change single metadata entries of a GGUF file, in place or in a copy, and leave everything else as it is.
 
-In place, the file is only patched when the new header, padded, is as long as the old one; then no more than the bytes
-that differ are written. Otherwise the file is copied with its new header and takes the old one's place when complete.
+A file is patched in place only if the new header, padded, is as long as the old one; then only the bytes that differ
+are written. Otherwise the file is copied with its new header, and replaces the old one when it is complete.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import SPLIT_KEYS
 from qwen35_gguf.gguf_file.writer import copy_bytes
 
-# They say how the file is laid out, and would no longer be true.
+# They describe the layout of the file, which does not change.
 PROTECTED = (*SPLIT_KEYS, ALIGNMENT_KEY)
 FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
 
@@ -49,23 +49,23 @@ class Kind(NamedTuple):
 
 
 def parse_kind(text: str) -> Kind:
-    """Read a type as it is written: `uint32`, `string`, `array[int32]`.
+    """Parse the name of a type: `uint32`, `string`, `array[int32]`.
 
     Raises:
-        MetadataError: it is none.
+        MetadataError: it is not a type.
 
     """
     found = re.fullmatch(r"array\[(\w+)\]|(\w+)", text.lower())
     name = ((found[1] or found[2]) if found else "").upper()
     if name not in GGUFValueType.__members__ or name == "ARRAY":
         known = ", ".join(kind.name.lower() for kind in GGUFValueType if kind != ARRAY)
-        raise MetadataError(f"--type {text}: is no type; choose one of {known}, or array[one of them]")
+        raise MetadataError(f"--type {text}: is not a type; choose one of {known}, or array[one of them]")
     kind = GGUFValueType[name]
     return Kind(ARRAY, kind) if found and found[1] else Kind(kind)
 
 
 def known_kind(key: str, arch: str) -> Kind | None:
-    """Return the type that `qwen35 convert` gives a key, or None for a key that it does not write."""
+    """Return the type that `qwen35 convert` writes for a key; None for a key that it does not write."""
     rows = (*tables.TEXT_KEYS, *tables.FEED_FORWARD_KEYS["qwen35moe"], *tables.VISION_KEYS, *tables.SAMPLING_KEYS)
     kinds = {row.key.format(arch=arch): Kind(row.type, row.element) for row in rows}
     kinds |= {name: Kind(GGUFValueType.UINT32) for name in SPECIAL_IDS.values()}
@@ -81,14 +81,14 @@ def new_entry(layout: GgufHeader, key: str, text: str, kind: Kind | None = None)
     """Make an entry from text.
 
     Args:
-        layout: the file; a key that it has keeps its type.
+        layout: the file; an existing key keeps its type.
         key: the entry's name.
         text: the value: a number, true or false, any text for a string; JSON for an array.
-        kind: its type, for a key that is new; by default known from the key, and a string when the text is neither
-            a number nor JSON.
+        kind: the type of a new key; by default that of `known_kind`, or a string if the text is neither a number nor
+            JSON.
 
     Raises:
-        MetadataError: the text is no value of that type, the type has to be given, or the key may not be changed.
+        MetadataError: the text is not a value of that type, the type is needed, or the key is protected.
 
     """
     _check_free(key)
@@ -99,12 +99,12 @@ def new_entry(layout: GgufHeader, key: str, text: str, kind: Kind | None = None)
         kind = known_kind(key, str(layout.value("general.architecture", "")))
     if kind is None:
         if _looks_typed(text):
-            raise MetadataError(f"{key}: is new, and {text[:40]!r} need not be text; say what it is with --type")
+            raise MetadataError(f"{key}: is new, and {text[:40]!r} may be a number or text; set its type with --type")
         kind = Kind(STRING)
     try:
         return KeyValue.of(key, _parse(text, kind), kind.type, kind.element)
     except (ValueError, struct.error, OverflowError, RecursionError):
-        raise MetadataError(f"{key}: {text[:60]!r} is no {kind}") from None
+        raise MetadataError(f"{key}: {text[:60]!r} is not a valid {kind}") from None
 
 
 def change(
@@ -119,16 +119,16 @@ def change(
 
     Args:
         file: the GGUF file; of a set of shards, the first.
-        replace: entries that take the place of those of the same key, or are added at the end.
-        remove: keys of entries that go.
-        copy: the file to be made; without it, the file itself is changed.
+        replace: entries that replace those of the same key, or are added at the end.
+        remove: keys of entries to be removed.
+        copy: the file to be written; None: the file itself is changed.
         force: replace an existing copy.
 
     Returns:
-        The file that has the changes.
+        The changed file.
 
     Raises:
-        MetadataError: a key to be removed is not there, or one that says how the file is laid out is to be changed.
+        MetadataError: a key to be removed does not exist, or a key is protected.
         GgufError: the file is damaged, or a link.
         OutputError: the copy exists already, cannot be written, or there is no space.
 
@@ -157,7 +157,7 @@ def change(
 
 def _check_free(key: str) -> None:
     if key in PROTECTED:
-        raise MetadataError(f"{key}: says how the file is laid out and cannot be changed; see `qwen35 split`, `merge`")
+        raise MetadataError(f"{key}: describes the layout and cannot be changed; use `qwen35 split` or `qwen35 merge`")
 
 
 def _patch(layout: GgufHeader, header: bytes) -> None:
@@ -174,7 +174,7 @@ def _patch(layout: GgufHeader, header: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
     except PermissionError:
-        raise MetadataError(f"{layout.path}: may not be written; make a copy with -o") from None
+        raise MetadataError(f"{layout.path}: is not writable; make a copy with -o") from None
     except OSError as error:
         raise MetadataError(f"{layout.path}: cannot be written ({error.strerror}); make a copy with -o") from None
 

@@ -1,8 +1,8 @@
-"""Upload a release folder to the Hub, by huggingface_hub: resumable, with the token from its usual places.
+"""Upload a release folder to the Hub with huggingface_hub: resumable, with the token from its usual places.
 
-All goes by `upload_folder`: large files first, then one commit (versions with hf_xet may make several). What arrived
-stays at the Hub, and is not sent again by the next run. `upload_large_folder` of earlier versions is not used: it tries
-again without end, and notes in the folder what is done without saying for which repository, so that a second one stays
+`upload_folder` sends large files first, then makes one commit (versions with hf_xet may make several). Files that
+arrived stay at the Hub, and the next run does not send them again. `upload_large_folder` of earlier versions is not
+used: it retries without end, and its record in the folder does not name the repository, so that a second one stays
 empty.
 """
 
@@ -17,16 +17,16 @@ from qwen35_gguf.errors import PublishError
 from qwen35_gguf.release import checksums
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-TOO_MANY, SERVER_ERROR = 429, 500  # of the HTTP statuses
-LEFT_OUT = (".*", "**/.*", "*.part")  # as `checksums.listed_files` leaves them out
+TOO_MANY, SERVER_ERROR = 429, 500  # HTTP status codes
+IGNORED = (".*", "**/.*", "*.part")  # `checksums.listed_files` leaves them out as well
 
 
 def listed(folder: Path) -> list[Path]:
-    """List what would go: everything but hidden and unfinished files.
+    """List the files that `publish` uploads: all but hidden and incomplete ones.
 
     Raises:
-        PublishError: a file is not as SHA256SUMS says, or is not in it.
-        ChecksumError: there is no such list.
+        PublishError: a file differs from SHA256SUMS, or is not listed there.
+        ChecksumError: there is no SHA256SUMS.
 
     """
     problems = [verdict for verdict in checksums.verify(folder) if verdict.problem]
@@ -34,49 +34,49 @@ def listed(folder: Path) -> list[Path]:
         raise PublishError(f"{folder}: {problems[0].name} {problems[0].problem}; make the release again")
     files = checksums.listed_files(folder)
     known = checksums.read_list(folder)
-    strange = [path for path in files if path.relative_to(folder).as_posix() not in known]
-    if strange:
+    unlisted = [path for path in files if path.relative_to(folder).as_posix() not in known]
+    if unlisted:
         raise PublishError(
-            f"{strange[0]}: is not in {checksums.LIST}; remove it, or list it with `qwen35 checksum {folder} --write`"
+            f"{unlisted[0]}: is not in {checksums.LIST}; remove it, or list it with `qwen35 checksum {folder} --write`"
         )
     return [*files, folder / checksums.LIST]
 
 
 def publish(folder: Path, repo: str, *, private: bool = False) -> str:
-    """Upload a release, making the repository if it is not there; return its address.
+    """Upload a release, creating the repository if it does not exist; return its address.
 
     Raises:
-        PublishError: the name is none, nobody is logged in, the Hub refuses, or the repository is there and public
-            although a private one is wanted.
-        ChecksumError: the folder is no release.
+        PublishError: the name is not valid, there is no login, the Hub refuses, or a private repository is wanted but
+            a public one exists.
+        ChecksumError: the folder is not a release.
 
     """
     if not REPO.fullmatch(repo):
-        raise PublishError(f"--repo {repo}: is no name such as user/Qwen3.5-9B-GGUF")
+        raise PublishError(f"--repo {repo}: is not a name such as user/Qwen3.5-9B-GGUF")
     listed(folder)
     import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not huggingface_hub.get_token():
-        raise PublishError("nobody is logged in to the Hub; use `hf auth login`, or set HF_TOKEN")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # warnings name the signed address of what was sent
+        raise PublishError("not logged in to the Hub; use `hf auth login`, or set HF_TOKEN")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings contain signed addresses
     if not sys.stderr.isatty():
         disable_progress_bars()
     api = huggingface_hub.HfApi()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
         if private and api.model_info(repo).private is False:
-            raise PublishError(f"{repo}: is there already, and public; make it private in its settings first")
-        api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=list(LEFT_OUT))
+            raise PublishError(f"{repo}: exists already and is public; make it private in its settings first")
+        api.upload_folder(repo_id=repo, folder_path=folder, ignore_patterns=list(IGNORED))
     except PublishError:
         raise
-    except Exception as error:  # the HTTP client, and with it its errors, differs between versions of huggingface_hub
+    except Exception as error:  # the HTTP client and its errors differ between versions of huggingface_hub
         raise PublishError(f"{repo}: {_problem(error)}") from None
     return str(address)
 
 
 def _problem(error: Exception) -> str:
-    """Say what went wrong and what to do."""
+    """Describe what failed, and what to do."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     status = getattr(getattr(error, "response", None), "status_code", 0)
@@ -84,10 +84,10 @@ def _problem(error: Exception) -> str:
     if isinstance(error, HfHubHTTPError | HFValidationError) and not later:
         return f"the Hub refuses ({_line(error)}); check the token's rights and the name"
     cause = f"; {_line(error.__cause__)}" if error.__cause__ else ""
-    return f"upload failed ({_line(error)}{cause}); run it again, what has arrived is not sent again"
+    return f"upload failed ({_line(error)}{cause}); run it again: files that arrived are not sent again"
 
 
 def _line(error: BaseException) -> str:
-    """Return the first line of a message, without anything that looks like a token or the signature of an address."""
+    """Return the first line of a message, without tokens and signatures of addresses."""
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return re.sub(r"hf_\w+", "hf_...", re.sub(r"\?[^\s'\")]+", "", text))[:200].rstrip(".")

@@ -203,7 +203,7 @@ def test_metadata_of_a_shard_can_be_changed_but_not_what_makes_it_a_shard(parts:
         mine[0], replace=[metadata_edit.new_entry(layout, "general.name", "A much longer name than before")]
     )
     assert shards.read_set(mine[1])[0].value("general.name") == "A much longer name than before"
-    with pytest.raises(Exception, match="how the file is laid out"):
+    with pytest.raises(Exception, match="describes the layout"):
         metadata_edit.change(mine[0], remove=["split.count"])
 
 

@@ -182,9 +182,9 @@ def test_an_interrupted_release_resumes(tmp_path: Path, monkeypatch: pytest.Monk
     lost = next(folder.glob("*nomtp-Q4_0.gguf"))
     before = lost.read_bytes()
     lost.write_bytes(before[:-1])
-    said: list[str] = []
-    files = package.package(options, folder, FAST, say=said.append)
-    assert "4 of 5 files are complete already" in said
+    messages: list[str] = []
+    files = package.package(options, folder, FAST, say=messages.append)
+    assert "4 of 5 files are complete already" in messages
     assert all(path.stat().st_mtime_ns == when for path, when in done.items() if path != lost)
     assert lost.read_bytes() == before  # the checksum of the weights, which were not all read again, included
     assert len([path for path in files if path.suffix == ".gguf"]) == 5
@@ -284,8 +284,8 @@ def test_existing_files_become_a_release(existing: Path, tmp_path: Path, text: P
     assert 0.0005 < float(row.split("|")[5].split()[0]) < 0.01
     assert "verify-release" not in card
     assert "FROM ./tiny-Q4_K_M.gguf" in (folder / "Modelfile").read_text()
-    said = json.loads((folder / "recipe.json").read_text())
-    assert [one["source"][0] for one in said["files"]][:2] == ["tiny.q4_k_m.gguf", "mmproj.gguf"]
+    record = json.loads((folder / "recipe.json").read_text())
+    assert [one["source"][0] for one in record["files"]][:2] == ["tiny.q4_k_m.gguf", "mmproj.gguf"]
     done = {path: path.stat().st_mtime_ns for path in folder.glob("*.gguf")}
     assert run("package", *files, "-o", folder, "-f", text, "--base-model", "a/b").exit_code == 0  # resumes
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())

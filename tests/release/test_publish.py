@@ -120,7 +120,7 @@ def test_a_release_is_public_unless_it_is_to_be_private(hub: Hub, publish: Publi
 
 
 @pytest.mark.parametrize("fault", ["500", "dead line"])
-def test_an_interrupted_upload_goes_on(release: Path, hub: Hub, publish: Publish, fault: str) -> None:
+def test_an_interrupted_upload_resumes(release: Path, hub: Hub, publish: Publish, fault: str) -> None:
     hub.room, hub.fault = 1, fault
     refused(publish(), "upload failed", "run it again")
     (arrived,) = hub.sent
@@ -162,7 +162,7 @@ def test_a_repository_that_is_there_is_written_to(release: Path, hub: Hub, publi
 
 def test_nothing_goes_into_a_public_repository_that_was_to_be_private(hub: Hub, publish: Publish) -> None:
     hub.exists = True
-    refused(publish("--private"), "is there already, and public", "settings")
+    refused(publish("--private"), "exists already and is public", "settings")
     assert (hub.sent, hub.files) == ({}, {})
 
 
@@ -172,7 +172,7 @@ def test_without_the_right_to_write_it_is_one_line(hub: Hub, publish: Publish, e
     refused(publish(), "the Hub refuses (403", "rights" if exists else "namespace", "check the token's rights")
 
 
-@pytest.mark.parametrize(("token", "message"), [("hf_wrong", "401"), ("", "nobody is logged in")])
+@pytest.mark.parametrize(("token", "message"), [("hf_wrong", "401"), ("", "not logged in")])
 def test_a_wrong_token_and_none_are_one_line(hub: Hub, publish: Publish, token: str, message: str) -> None:
     refused(publish(token=token), message)
     assert hub.created is None
@@ -192,7 +192,7 @@ def test_a_dry_run_prints_what_would_go(release: Path) -> None:
     assert result.exit_code == 0
     names = [line.split("  ")[0] for line in result.stdout.splitlines()[:-1]]
     assert sorted(names) == sorted(contents(release))
-    assert result.stdout.endswith("would go to user/name; nothing was sent\n")
+    assert result.stdout.endswith("to be uploaded to user/name; nothing was sent\n")
 
 
 def test_what_is_no_release_is_refused(release: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_what_is_no_release_is_refused(release: Path, tmp_path: Path) -> None:
     (tmp_path / "more" / "letters.txt").write_text("Dear diary")
     (tmp_path / "none").mkdir()
     for folder, repo, message in (
-        (release, "no name", "is no name such as"),
+        (release, "no name", "is not a name such as"),
         (tmp_path / "none", "a/b", checksums.LIST),
         (tmp_path / "damaged", "a/b", f"{file.name} differs"),
         (tmp_path / "more", "a/b", f"letters.txt: is not in {checksums.LIST}"),

@@ -1,4 +1,4 @@
-"""Write or verify a folder's SHA256SUMS."""
+"""Verify or write a folder's SHA256SUMS."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DIFFERENT = 1
 
 @click.command("checksum")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--write", is_flag=True, help="Make SHA256SUMS instead of checking it.")
+@click.option("--write", is_flag=True, help="Write SHA256SUMS instead of verifying it.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
 @reports_errors
 def command(folder: Path, write: bool, jobs: int) -> None:
-    """Hold the files of FOLDER against its SHA256SUMS; exit code 0 if all are as listed, 1 otherwise."""
+    """Verify the files of FOLDER against its SHA256SUMS; exit code 0 if none differs, 1 otherwise."""
     files = checksums.listed_files(folder)
     if write:
         with progress.progress(sum(path.stat().st_size for path in files), folder.name) as advance:

@@ -1,4 +1,4 @@
-"""Say in what two GGUF files differ."""
+"""List the differences of two GGUF files."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import click
 import numpy as np
 
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.files.inspect import short
+from qwen35_gguf.commands.metadata_text import shorten
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.reader import tensor_data
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.quant import kernels
 
-SLAB = 1 << 22  # weights that are compared at once
-SPLIT = "split."  # what only says how a file is cut
+SLAB = 1 << 22  # weights compared in one step
+SPLIT = "split."  # metadata of shards
 
 
 @click.command("diff")
@@ -25,7 +25,7 @@ SPLIT = "split."  # what only says how a file is cut
 @click.option("--no-values", is_flag=True, help="Compare metadata, shapes and types only.")
 @reports_errors
 def command(first: Path, second: Path, no_values: bool) -> None:
-    """Print in what FIRST and SECOND differ; exit code 0 if in nothing, 1 otherwise."""
+    """List the differences of FIRST and SECOND; exit code 0 if there is none, 1 otherwise."""
     a, b = read_set(first), read_set(second)
     count = 0
     for line in [*metadata(a, b), *tensors(a, b, values=not no_values)]:
@@ -37,19 +37,19 @@ def command(first: Path, second: Path, no_values: bool) -> None:
 
 
 def metadata(a: Sequence[GgufHeader], b: Sequence[GgufHeader]) -> Iterator[str]:
-    """Yield a line for each entry that differs; how the files are cut does not count."""
+    """Yield a line for each entry that differs; how the files are split does not count."""
     left, right = ({e.key: e for e in side[0].entries if not e.key.startswith(SPLIT)} for side in (a, b))
     for key in sorted({**left, **right}):
         if key not in right:
-            yield f"- {key} = {short(left[key])}"
+            yield f"- {key} = {shorten(left[key])}"
         elif key not in left:
-            yield f"+ {key} = {short(right[key])}"
+            yield f"+ {key} = {shorten(right[key])}"
         elif (left[key].type, left[key].encoded) != (right[key].type, right[key].encoded):
-            yield f"~ {key}: {short(left[key])} -> {short(right[key])}"
+            yield f"~ {key}: {shorten(left[key])} -> {shorten(right[key])}"
 
 
 def tensors(a: Sequence[GgufHeader], b: Sequence[GgufHeader], *, values: bool) -> Iterator[str]:
-    """Yield a line for each tensor that differs, with the relative error if only its numbers do."""
+    """Yield a line for each tensor that differs, with the relative error of its weights."""
     left, right = ({t.name: (shard, t) for shard in side for t in shard.tensors} for side in (a, b))
     for name in sorted({**left, **right}):
         if name not in right:
@@ -72,7 +72,7 @@ def tensors(a: Sequence[GgufHeader], b: Sequence[GgufHeader], *, values: bool) -
 
 
 def difference(a: tuple[GgufHeader, TensorInfo], b: tuple[GgufHeader, TensorInfo], *, same_type: bool) -> float | None:
-    """Return rms(difference) / rms(first) of two tensors' weights; None if they are equal to the bit."""
+    """Return rms(difference) / rms(first) of two tensors' weights; None if all bits are equal."""
     x_rows, y_rows = tensor_data(*a), tensor_data(*b)
     if same_type and np.array_equal(x_rows, y_rows):
         return None

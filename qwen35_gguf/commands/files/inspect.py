@@ -1,34 +1,34 @@
-"""Show what is in a GGUF file, and its bits."""
+"""Show the metadata and tensors of a GGUF file, and a map of its bits per weight."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from gguf import GGUFValueType
 from rich.console import Console
 from rich.table import Table
 
 from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.metadata_text import shorten
 from qwen35_gguf.errors import OutputError
+from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.release import bits_map
-
-SHOWN = 100  # characters of a value
 
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor.")
-@click.option("--svg", type=click.Path(path_type=Path), help="Write the map as a picture.")
+@click.option("--svg", type=click.Path(path_type=Path), help="Write the map as an SVG image.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @reports_errors
 def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
-    """Print FILE's metadata, its tensors, bits for each role, and a map of the bits; shards are read together."""
+    """Print FILE's metadata, and bits per weight of each role and layer; all shards of a set are read."""
     shards = read_set(file)
     entries = shards[0].entries
     listed = [tensor for shard in shards for tensor in shard.tensors]
@@ -46,7 +46,7 @@ def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
     console = Console(highlight=False)
     console.width = max(console.width, 120)
     for entry in entries:
-        console.print(f"{entry.key} = {short(entry)}", markup=False, soft_wrap=True)
+        console.print(f"{entry.key} = {shorten(entry)}", markup=False, soft_wrap=True)
     console.print()
     if tensors:
         grid = Table(box=None, pad_edge=False)
@@ -66,20 +66,14 @@ def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
         console.print(str(svg), markup=False, soft_wrap=True)
 
 
-def short(entry: KeyValue) -> str:
-    """Write a value on one line; of long arrays the first elements."""
-    value = entry.value
-    if entry.type == GGUFValueType.ARRAY and entry.count > 8:
-        return _cut(f"{entry.count:,}: {json.dumps(value[:4], ensure_ascii=False)[:-1]}, ...")
-    return _cut(json.dumps(value, ensure_ascii=False))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def record(entries: Any, listed: Any, table: Any, weights: int, total: int) -> dict[str, Any]:
-    """Give everything as what JSON knows."""
+def record(
+    entries: Sequence[KeyValue],
+    listed: Sequence[TensorInfo],
+    table: Sequence[bits_map.Row],
+    weights: int,
+    total: int,
+) -> dict[str, Any]:
+    """Return everything as JSON."""
     return {
         "metadata": {entry.key: entry.value for entry in entries},
         "tensors": [{"name": t.name, "shape": list(t.shape), "type": t.type.name, "bytes": t.nbytes} for t in listed],

@@ -13,7 +13,7 @@ from qwen35_gguf.gguf_file import shards
 
 @click.command("merge")
 @click.argument("first", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The file to be made.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The file to be written.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @reports_errors
 def command(first: Path, out: Path, force: bool) -> None:

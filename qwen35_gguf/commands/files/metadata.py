@@ -1,4 +1,4 @@
-"""Set or remove metadata of a GGUF file."""
+"""List or change the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.files.inspect import short
+from qwen35_gguf.commands.metadata_text import shorten
 from qwen35_gguf.errors import MetadataError
 from qwen35_gguf.gguf_file.keyvalue import STRING
 from qwen35_gguf.gguf_file.reader import read_header
@@ -23,11 +23,11 @@ force_option = click.option("--force", is_flag=True, help="Replace an existing c
 @click.pass_context
 @reports_errors
 def command(ctx: click.Context, file: Path) -> None:
-    """List the metadata of FILE, or change it with set and unset; `get` prints one value whole."""
+    """List the metadata of FILE, or change it with set and unset; `get` prints one whole value."""
     ctx.obj = file
     if ctx.invoked_subcommand is None:
         for entry in read_header(file).entries:
-            click.echo(f"{entry.key}  {metadata_edit.Kind(entry.type, entry.element)}  {short(entry)}")
+            click.echo(f"{entry.key}  {metadata_edit.Kind(entry.type, entry.element)}  {shorten(entry)}")
 
 
 @command.command("get")
@@ -35,7 +35,7 @@ def command(ctx: click.Context, file: Path) -> None:
 @click.pass_obj
 @reports_errors
 def get(file: Path, key: str) -> None:
-    """Print the value of KEY: text as it is, anything else as JSON."""
+    """Print the value of KEY: text unchanged, anything else as JSON."""
     entry = read_header(file).find(key)
     if entry is None:
         raise MetadataError(f"{file}: has no {key}; `qwen35 metadata FILE` lists what it has")
@@ -46,7 +46,7 @@ def get(file: Path, key: str) -> None:
 @command.command("set")
 @click.argument("key")
 @click.argument("value")
-@click.option("--file", "from_file", is_flag=True, help="VALUE is the name of a file that holds it.")
+@click.option("--file", "from_file", is_flag=True, help="VALUE is the name of a file with the value.")
 @click.option("--type", "kind", help="For a new key: uint32, float32, bool, string, array[int32] and so on.")
 @out_option
 @force_option
@@ -55,10 +55,10 @@ def get(file: Path, key: str) -> None:
 def set_value(
     file: Path, key: str, value: str, from_file: bool, kind: str | None, out: Path | None, force: bool
 ) -> None:
-    """Give KEY the value VALUE; a key that is there keeps its type."""
+    """Set KEY to VALUE; an existing key keeps its type."""
     if from_file:
         try:
-            # No newline translation: the value is what the file holds.
+            # No newline translation: the value is the exact content of the file.
             value = Path(value).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise MetadataError(f"{value}: cannot be read as text ({error})") from None

@@ -1,4 +1,4 @@
-"""Cut a GGUF file into shards."""
+"""Split a GGUF file into shards."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from qwen35_gguf.gguf_file.reader import read_header
 
 @click.command("split")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The shards' folder.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards.")
 @click.option("--max-shard-size", type=parse_size, default="2GB", show_default=True, help="Such as 500MB or 2GiB.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @reports_errors
 def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
-    """Cut FILE into shards NAME-00001-of-0000N.gguf; llama.cpp loads them from the first one."""
+    """Split FILE into shards NAME-00001-of-0000N.gguf; llama.cpp loads them from the first one."""
     total = sum(tensor.nbytes for tensor in read_header(file).tensors)
     with progress.progress(total, file.name) as advance:
         paths = shards.split(file, out, max_shard_size, force=force, advance=advance)
@@ -28,4 +28,4 @@ def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
         size = path.stat().st_size
         click.echo(f"{path}  {size / 1e6:,.1f} MB")
         if size > max_shard_size:
-            progress.say(f"note: {path.name} is larger than asked for, because a tensor is never cut")
+            progress.say(f"note: {path.name} is larger than --max-shard-size: a tensor is never split")

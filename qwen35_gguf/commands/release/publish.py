@@ -13,20 +13,20 @@ from qwen35_gguf.release import publish
 
 @click.command("publish")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--repo", required=True, help="Where: user/name.")
+@click.option("--repo", required=True, help="The repository: user/name.")
 @click.option("--private", is_flag=True, help="Make the repository private.")
-@click.option("--dry-run", is_flag=True, help="Print what would go.")
+@click.option("--dry-run", is_flag=True, help="List the files without uploading them.")
 @reports_errors
 def command(folder: Path, repo: str, private: bool, dry_run: bool) -> None:
-    """Upload FOLDER, made by `qwen35 package`; interrupted, the same command goes on."""
+    """Upload FOLDER, made by `qwen35 package`. Run the same command again to resume."""
     if dry_run:
         if not publish.REPO.fullmatch(repo):
-            raise PublishError(f"--repo {repo}: is no name such as user/Qwen3.5-9B-GGUF")
+            raise PublishError(f"--repo {repo}: is not a name such as user/Qwen3.5-9B-GGUF")
         total = 0
         for path in publish.listed(folder):
             size = path.stat().st_size
             total += size
             click.echo(f"{path.relative_to(folder)}  {size / 1e6:,.1f} MB")
-        click.echo(f"{total / 1e6:,.1f} MB would go to {repo}; nothing was sent")
+        click.echo(f"{total / 1e6:,.1f} MB to be uploaded to {repo}; nothing was sent")
         return
     click.echo(publish.publish(folder, repo, private=private))

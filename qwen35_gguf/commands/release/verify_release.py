@@ -1,4 +1,4 @@
-"""Make a release again, and compare."""
+"""Make a release again, and compare every byte."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Checks of a GGUF file, one module for each kind of fault."""
+"""Checks of a GGUF file; one module for each kind of fault."""

@@ -1,6 +1,6 @@
-"""`qwen35 lint`: find what would break a GGUF for those who download it, before they do.
+"""`qwen35 lint`: find what would break a GGUF for its users, before it is published.
 
-An ordered table of checks. Each takes the model's headers and yields what it found; only the last reads weights.
+An ordered table of checks. Each takes the model's headers and yields diagnostics; only the last one reads weights.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from qwen35_gguf.errors import GgufError
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.release.lint import metadata, template, tensors, vision, weights
-from qwen35_gguf.release.lint.diagnostic import Finding, Subject, subject
+from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject, subject
 
 TEXT, VISION = ("qwen35", "qwen35moe"), ("clip",)
 
 
 class Check(NamedTuple):
-    """One check and the architectures that it is for."""
+    """One check and the architectures that it applies to."""
 
-    find: Callable[[Subject], Iterator[Finding]]
+    find: Callable[[Subject], Iterator[Diagnostic]]
     architectures: Sequence[str]
 
 
@@ -37,16 +37,16 @@ CHECKS = (
     Check(template.chat_template, TEXT),
     Check(metadata.file_type, TEXT),
     Check(vision.matches, TEXT),
-    Check(template.pictures, TEXT),
-    Check(vision.whole, VISION),
+    Check(template.images, TEXT),
+    Check(vision.complete, VISION),
 )
 
 
 def read_subject(file: Path, mmproj: Path | None = None) -> Subject:
-    """Read a model's headers, those of its shards, and those of the towers beside it or of the one that is named.
+    """Read the headers of a model and its shards, and of the vision encoders beside it or of the one that is named.
 
     Raises:
-        GgufError: a file is missing, damaged or cut off, or not of this family.
+        GgufError: a file is missing, damaged or truncated, or not of this family.
 
     """
     shards = tuple(read_set(file))
@@ -55,25 +55,25 @@ def read_subject(file: Path, mmproj: Path | None = None) -> Subject:
         raise GgufError(f"{file}: is a GGUF of {arch}, not of Qwen3.5 ({', '.join(TEXT + VISION)})")
     if mmproj is not None:
         if arch in VISION:
-            raise GgufError(f"{file}: is a vision tower itself; name the text model, and this file with --mmproj")
-        return subject(shards, (read_header(mmproj),), chosen=True)
+            raise GgufError(f"{file}: is a vision encoder; name the text model, and this file with --mmproj")
+        return subject(shards, (read_header(mmproj),), named=True)
     return subject(shards, () if arch in VISION else tuple(vision.beside(shards[0])))
 
 
 def lint(
     model: Subject, *, values: bool = True, jobs: int = 0, advance: weights.Advance = lambda _: None
-) -> list[Finding]:
+) -> list[Diagnostic]:
     """Run the checks, those that read weights last.
 
     Args:
         model: from `read_subject`.
-        values: look at the weights as well, which reads the whole file.
-        jobs: threads for that; 0 for one a core.
-        advance: called with the bytes that were read.
+        values: check the weights as well, which reads the whole file.
+        jobs: threads that check weights; 0 for one a core.
+        advance: is called with the bytes of each part that was read.
 
     Raises:
         GgufError: a file cannot be read.
 
     """
-    found = [finding for check in CHECKS if model.arch in check.architectures for finding in check.find(model)]
+    found = [one for check in CHECKS if model.arch in check.architectures for one in check.find(model)]
     return [*found, *weights.finite(model, jobs, advance)] if values else found

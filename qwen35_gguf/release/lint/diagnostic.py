@@ -1,4 +1,4 @@
-"""What a check says, and what it looks at."""
+"""What a check reports, and what it reads."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnostic:
     """One problem.
 
     Attributes:
-        severity: "error" for what does not load or answers wrongly, "warning" for what fails in some programs or for
-            some requests, "note" for what a publisher may have wanted.
+        severity: "error" for a file that does not load or gives wrong answers, "warning" for what fails in some
+            programs or for some requests, "note" for what a publisher may intend.
         check: the name of the check.
-        where: the key, tensor or file that is concerned.
+        where: the key, tensor or file.
         what: what is wrong with it.
         advice: what to do.
 
@@ -41,26 +41,26 @@ class Stored(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Where its data begins in the file, in bytes."""
+        """Offset of its data in the file, in bytes."""
         return self.layout.data_start + self.tensor.offset
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model: one file or all of its shards, and the vision tower that belongs to it.
+    """A model: one file or all of its shards, and its vision encoder.
 
     Attributes:
-        shards: the metadata are in the first one.
+        shards: the first one has the metadata.
         tensors: by name, in the file's order.
-        towers: mmproj files to be compared with a text model.
-        chosen: whether the tower was named, rather than found beside the model.
+        vision_encoders: mmproj files to be compared with a text model.
+        named: whether the vision encoder was named, rather than found beside the model.
 
     """
 
     shards: tuple[GgufHeader, ...]
     tensors: dict[str, Stored]
-    towers: tuple[GgufHeader, ...] = ()
-    chosen: bool = False
+    vision_encoders: tuple[GgufHeader, ...] = ()
+    named: bool = False
 
     @property
     def path(self) -> Path:
@@ -77,12 +77,12 @@ class Subject:
         return self.shards[0].find(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Look a value up; `{arch}` in the key is the architecture."""
+        """Look a value up; `{arch}` in the key stands for the architecture."""
         arch = self.shards[0].value("general.architecture", "unknown") if "{arch}" in key else ""
         return self.shards[0].value(key.replace("{arch}", str(arch)), default)
 
     def number(self, key: str, default: int = 0) -> int:
-        """Look a number up; of a list, which has one for each layer, the largest."""
+        """Look a number up; of a list with a number for each layer, the largest."""
         value = self.get(key, default)
         if isinstance(value, list):
             value = max((item for item in value if isinstance(item, int | float)), default=default)
@@ -93,7 +93,9 @@ class Subject:
         return self.tensors[name].tensor.shape if name in self.tensors else ()
 
 
-def subject(shards: tuple[GgufHeader, ...], towers: tuple[GgufHeader, ...] = (), *, chosen: bool = False) -> Subject:
-    """Put headers together."""
+def subject(
+    shards: tuple[GgufHeader, ...], vision_encoders: tuple[GgufHeader, ...] = (), *, named: bool = False
+) -> Subject:
+    """Collect the headers of a model."""
     tensors = {tensor.name: Stored(tensor, shard) for shard in shards for tensor in shard.tensors}
-    return Subject(shards, tensors, towers, chosen)
+    return Subject(shards, tensors, vision_encoders, named)

@@ -1,6 +1,6 @@
-"""Whether the chat template writes what users send: system messages, several turns, tools, no thinking, pictures.
+"""Whether the chat template renders what users send: system messages, several turns, tools, no thinking, images.
 
-A template is a program from the file: it runs in jinja2's sandbox only (`runtime.template`).
+A template is a program from the file: it only runs in jinja2's sandbox (`runtime.chat.template`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qwen35_gguf.errors import MessageError
-from qwen35_gguf.release.lint.diagnostic import Finding, Subject
+from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject
 from qwen35_gguf.runtime.chat import tool_calls
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
 
@@ -39,11 +39,11 @@ CALLED: Messages = [
     {"role": "tool", "tool_call_id": "call_1", "content": "sunny spells"},
 ]
 PARTS: Messages = [{"role": "user", "content": [{"type": "text", "text": "a text part"}]}]
-PICTURE: Messages = [
+IMAGE: Messages = [
     {"role": "user", "content": [{"type": "image", "image": ""}, {"type": "text", "text": "what is it"}]}
 ]
 
-# name, messages, tools, words that have to be in the text; what is left out of it is lost in silence
+# Name, messages, tools, words that must be in the text: what a template leaves out is lost without an error.
 SCENES: tuple[tuple[str, Messages, Any, tuple[str, ...]], ...] = (
     ("a user's message", USER, None, ("first question",)),
     ("a system message", SYSTEM, None, ("be brief", "first question")),
@@ -54,17 +54,17 @@ SCENES: tuple[tuple[str, Messages, Any, tuple[str, ...]], ...] = (
 )
 
 
-def chat_template(subject: Subject) -> Iterator[Finding]:
-    """Check that the template is there, and writes each of the scenes."""
+def chat_template(subject: Subject) -> Iterator[Diagnostic]:
+    """Check that there is a template, and that it renders each of the scenes."""
     source = subject.get(KEY)
     if not source:
-        what = "is missing; programs fall back on a template of another model"
-        yield Finding("error", "chat template", KEY, what, ADVICE)
+        what = "is missing; programs use a template of another model"
+        yield Diagnostic("error", "chat template", KEY, what, ADVICE)
         return
     try:
         template = _compile(subject, source)
     except MessageError as error:
-        yield Finding("error", "chat template", KEY, str(error), ADVICE)
+        yield Diagnostic("error", "chat template", KEY, str(error), ADVICE)
         return
     for name, messages, tools, words in SCENES:
         yield from _scene(template, name, messages, tools, words)
@@ -72,15 +72,15 @@ def chat_template(subject: Subject) -> Iterator[Finding]:
     yield from _generation_prompt(template)
 
 
-def pictures(subject: Subject) -> Iterator[Finding]:
-    """With a vision tower, the template has to leave a place for a picture."""
+def images(subject: Subject) -> Iterator[Diagnostic]:
+    """Check that the template of a model with a vision encoder has a place for an image."""
     source = subject.get(KEY)
-    if not source or not subject.towers:
+    if not source or not subject.vision_encoders:
         return
     try:
-        yield from _scene(_compile(subject, source), "a picture", PICTURE, None, ("<|image_pad|>", "what is it"))
+        yield from _scene(_compile(subject, source), "an image", IMAGE, None, ("<|image_pad|>", "what is it"))
     except MessageError:
-        return  # said already by `chat_template`
+        return  # `chat_template` reports it
 
 
 def _compile(subject: Subject, source: str) -> ChatTemplate:
@@ -95,42 +95,40 @@ def _render(template: ChatTemplate, messages: Messages, tools: Any = None, **opt
 
 def _scene(
     template: ChatTemplate, name: str, messages: Messages, tools: Any, words: tuple[str, ...]
-) -> Iterator[Finding]:
+) -> Iterator[Diagnostic]:
     try:
         text = _render(template, messages, tools)
     except MessageError as error:
-        yield Finding("error", "chat template", KEY, f"fails on {name}: {error}", ADVICE)
+        yield Diagnostic("error", "chat template", KEY, f"fails on {name}: {error}", ADVICE)
         return
     lost = [word for word in words if word not in text]
     if lost:
-        # Without tools a model is of use; without the user's words it is not.
+        # A model is useful without tools, but not without the user's words.
         severity = "warning" if tools or "parts" in name else "error"
-        what = f"leaves {', '.join(map(repr, lost))} out when it writes {name}"
-        yield Finding(severity, "chat template", KEY, what, ADVICE)  # type: ignore[arg-type]
+        what = f"leaves {', '.join(map(repr, lost))} out when it renders {name}"
+        yield Diagnostic(severity, "chat template", KEY, what, ADVICE)  # type: ignore[arg-type]
 
 
-def _thinking(template: ChatTemplate) -> Iterator[Finding]:
+def _thinking(template: ChatTemplate) -> Iterator[Diagnostic]:
     texts = {}
     for wanted in (True, False):
         try:
             texts[wanted] = _render(template, USER, enable_thinking=wanted)
         except MessageError as error:
             what = f"fails with enable_thinking={str(wanted).lower()}: {error}"
-            yield Finding("error", "chat template", KEY, what, ADVICE)
+            yield Diagnostic("error", "chat template", KEY, what, ADVICE)
             return
     if texts[True] == texts[False]:
-        what = "ignores enable_thinking; thinking cannot be switched off"
-        yield Finding("warning", "chat template", KEY, what, ADVICE)
+        what = "ignores enable_thinking; thinking cannot be turned off"
+        yield Diagnostic("warning", "chat template", KEY, what, ADVICE)
 
 
-def _generation_prompt(template: ChatTemplate) -> Iterator[Finding]:
+def _generation_prompt(template: ChatTemplate) -> Iterator[Diagnostic]:
     try:
         without, text = (_render(template, USER, add_generation_prompt=wanted) for wanted in (False, True))
     except MessageError as error:
-        yield Finding("error", "chat template", KEY, f"fails on add_generation_prompt: {error}", ADVICE)
+        yield Diagnostic("error", "chat template", KEY, f"fails on add_generation_prompt: {error}", ADVICE)
         return
     if not text.startswith(without) or TURN not in text[len(without) :]:
-        what = (
-            "does not begin the assistant's turn when add_generation_prompt is set; the model would go on as the user"
-        )
-        yield Finding("error", "chat template", KEY, what, ADVICE)
+        what = "does not begin the assistant's turn with add_generation_prompt; the model would continue as the user"
+        yield Diagnostic("error", "chat template", KEY, what, ADVICE)

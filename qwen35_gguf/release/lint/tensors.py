@@ -1,4 +1,4 @@
-"""Which tensors a text model has to have, and of which shape, so that llama.cpp loads it and loads all of it.
+"""Which tensors a text model needs, and their shapes, so that llama.cpp loads the file and every tensor of it.
 
 Source: llama.cpp src/models/qwen35.cpp and qwen35moe.cpp (load_arch_tensors), src/gguf.cpp (offsets).
 """
@@ -13,7 +13,7 @@ from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert.tensor_map import expected_shapes
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.gguf_file.header import contiguous
-from qwen35_gguf.release.lint.diagnostic import Finding, Subject
+from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject
 
 Shape = tuple[int, ...]
 
@@ -37,12 +37,12 @@ def mtp_only(subject: Subject) -> bool:
     return subject.number("{arch}.nextn_predict_layers") > 0 and "blk.0.attn_norm.weight" not in subject.tensors
 
 
-def offsets(subject: Subject) -> Iterator[Finding]:
-    """Tensors have to follow one another without gaps."""
+def offsets(subject: Subject) -> Iterator[Diagnostic]:
+    """Check that tensors follow one another without gaps."""
     for shard in subject.shards:
         for found, expected in zip(shard.tensors, contiguous(shard.tensors, shard.alignment), strict=True):
             if found.offset != expected.offset:
-                yield Finding(
+                yield Diagnostic(
                     "error", "offsets", found.name,
                     f"begins at {found.offset:,} where llama.cpp expects {expected.offset:,}",
                     "write the file again with the tool that made it",
@@ -50,12 +50,12 @@ def offsets(subject: Subject) -> Iterator[Finding]:
                 return
 
 
-def block_count(subject: Subject) -> Iterator[Finding]:
-    """`block_count` counts all blocks, those of the MTP head included."""
+def block_count(subject: Subject) -> Iterator[Diagnostic]:
+    """Check `block_count`, which counts all blocks, with those of the MTP head."""
     count, there = subject.number("{arch}.block_count"), blocks_present(subject)
     key = f"{subject.arch}.block_count"
     if not count:
-        yield Finding("error", "blocks", key, "is missing or 0", AGAIN)
+        yield Diagnostic("error", "blocks", key, "is missing or 0", AGAIN)
         return
     expected = set(range(count))
     if mtp_only(subject):
@@ -70,47 +70,47 @@ def block_count(subject: Subject) -> Iterator[Finding]:
         what += f"{', and' if missing else ', but'} there are tensors of blocks {_names(extra)}"
     advice = AGAIN
     if not extra and missing == list(range(min(missing), count)):
-        advice = f"set it to {min(missing)} with `qwen35 metadata`, and unset nextn_predict_layers if these were MTP's"
-    yield Finding("error", "blocks", key, what, advice)
+        advice = f"set it to {min(missing)} with `qwen35 metadata`; unset nextn_predict_layers if these are MTP blocks"
+    yield Diagnostic("error", "blocks", key, what, advice)
 
 
-def nextn(subject: Subject) -> Iterator[Finding]:
-    """Check that the MTP blocks that are announced are there, and the other way round."""
+def nextn(subject: Subject) -> Iterator[Diagnostic]:
+    """Check that the MTP blocks are those that the metadata announce."""
     key = f"{subject.arch}.nextn_predict_layers"
     count, blocks = subject.number(key), subject.number("{arch}.block_count")
     there = {int(f[1]) for name in subject.tensors if (f := BLOCK.fullmatch(name)) and f[2].startswith("nextn.")}
     expected = set(range(blocks - count, blocks))
     if not count and not there:
-        yield Finding(
+        yield Diagnostic(
             "note", "nextn", key, "there is no MTP head, so nothing drafts tokens",
             "convert without --no-mtp if the checkpoint has mtp.* tensors",
         )  # fmt: skip
     elif not there:
-        yield Finding(
+        yield Diagnostic(
             "error", "nextn", key, f"is {count}, but there is no tensor of an MTP head; llama.cpp refuses the file",
             f"unset it and set block_count to {blocks - count} with `qwen35 metadata`, or convert again",
         )  # fmt: skip
     elif not count:
-        yield Finding(
+        yield Diagnostic(
             "error", "nextn", key, f"is missing, but blocks {_names(sorted(there))} are of an MTP head",
             f"set it to {len(there)} with `qwen35 metadata`",
         )  # fmt: skip
     elif there != expected:
         what = f"is {count}, but the MTP head is in blocks {_names(sorted(there))} of {blocks}"
-        yield Finding("error", "nextn", key, what, AGAIN)
+        yield Diagnostic("error", "nextn", key, what, AGAIN)
 
 
-def shapes(subject: Subject) -> Iterator[Finding]:
-    """Every tensor that llama.cpp asks for has to be there and have the shape that the metadata promise."""
+def shapes(subject: Subject) -> Iterator[Diagnostic]:
+    """Check that every tensor that llama.cpp loads exists and has the shape that the metadata give."""
     try:
         model = architecture_of(subject)
     except ModelError as error:
-        yield Finding("error", "tensors", subject.path.name, str(error).removeprefix(f"{subject.path}: "), AGAIN)
+        yield Diagnostic("error", "tensors", subject.path.name, str(error).removeprefix(f"{subject.path}: "), AGAIN)
         return
     expected = text_shapes(subject, model)
     missing = [name for name in expected if name not in subject.tensors and not OPTIONAL.fullmatch(name)]
     if missing:
-        yield Finding("error", "tensors", missing[0], f"missing: {_names(missing)}", AGAIN)
+        yield Diagnostic("error", "tensors", missing[0], f"missing: {_names(missing)}", AGAIN)
     unknown = [
         name
         for name in subject.tensors
@@ -119,13 +119,13 @@ def shapes(subject: Subject) -> Iterator[Finding]:
         and not ((block := BLOCK.fullmatch(name)) and int(block[1]) >= model.blocks)  # `block_count` reports these
     ]
     if unknown:
-        what = f"llama.cpp knows no such tensor and refuses the file: {_names(unknown)}"
-        yield Finding("error", "tensors", unknown[0], what, AGAIN)
+        what = f"unknown to llama.cpp, which refuses the file: {_names(unknown)}"
+        yield Diagnostic("error", "tensors", unknown[0], what, AGAIN)
     for name, shape in expected.items():
         found = subject.shape(name)
         if name in subject.tensors and _bare(found) != _bare(shape):
-            what = f"has shape {list(found)}, where the metadata make it {list(shape)}"
-            yield Finding("error", "tensors", name, what, AGAIN)
+            what = f"has shape {list(found)}, where the metadata give {list(shape)}"
+            yield Diagnostic("error", "tensors", name, what, AGAIN)
 
 
 def architecture_of(subject: Subject) -> Architecture:

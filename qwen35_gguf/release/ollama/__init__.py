@@ -1,1 +1,1 @@
-"""Ollama's Modelfile and its Go template, made from a file's chat template."""
+"""Ollama's Modelfile and its Go template, made from the chat template of a GGUF."""

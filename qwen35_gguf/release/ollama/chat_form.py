@@ -1,8 +1,8 @@
-"""What Qwen3.5's chat templates say in their own words, found by rendering one with marks in place of messages.
+"""The texts in which Qwen3.5's chat templates differ, found by rendering one with markers in place of messages.
 
 All of them have one form: ChatML turns, thoughts in `<think>`, calls in `<function=...>` and `<parameter=...>`. They
-differ in how tools are introduced, what stands before a call, whether results share a turn, and whether thinking is the
-default. A template of another form, such as one that writes calls as JSON, is refused.
+differ in how tools are introduced, in the text before a call, in whether results share a turn, and in whether thinking
+is the default. A template of another form, such as one that writes calls as JSON, is refused.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from qwen35_gguf.runtime.chat.template import ChatTemplate
 
 CLOSE = "<|im_end|>\n"
-THINK = ("<think>\n", "\n</think>\n\n")  # for a template that does not take thoughts apart from the answer
+THINK = ("<think>\n", "\n</think>\n\n")  # for a template without a field for thoughts
 
 SYSTEM, ASKED, ANSWER, THOUGHT, RESULT, OTHER = (f"qq{i}qq" for i in range(6))
 QUESTION = f"<|im_start|>user\n{ASKED}{CLOSE}<|im_start|>assistant\n"
 USER = {"role": "user", "content": ASKED}
-TOLD = {"role": "system", "content": SYSTEM}
+INSTRUCTED = {"role": "system", "content": SYSTEM}
 GIVEN = {"role": "assistant", "content": ANSWER}
 TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object", "properties": {}}}}
@@ -34,23 +34,23 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 class OtherFormError(Exception):
-    """The template is of another form than Qwen3.5's."""
+    """The template does not have Qwen3.5's form."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """The words of a template.
+    """The texts of a template.
 
     Attributes:
-        prompts: what an answer begins with: by default, with thinking asked for, without.
+        prompts: beginning of an answer: by default, with thinking, without thinking.
         thought: before and after the thoughts of an answer to the last question.
-        unthought: in place of them where there are none.
-        calls: before the first call, before the first one behind a text, before every other one.
-        as_python: an argument that is True, False or None is written so, and not as JSON.
+        unthought: in place of them in an answer without thoughts.
+        calls: before the first call, before the first call after a text, before every other call.
+        as_python: True, False and None in arguments are written as in Python, not as JSON.
         results: before the first result of a tool, between two, after the last one.
         tools: before the first tool, between two, after the last one.
-        only_functions: of a tool its function is written, without the type.
-        system: into which of `tools` the system message goes (0 or 2), and behind how many characters.
+        only_functions: a tool is written as its function, without the type.
+        system: in which of `tools` the system message is (0 or 2), and after how many characters.
         around_system: before and after it there.
 
     """
@@ -68,19 +68,19 @@ class Form:
 
 
 def read_form(template: ChatTemplate) -> Form:
-    """Find the words of a template.
+    """Find the texts of a template.
 
     Raises:
-        OtherFormError: it is of another form.
-        MessageError: it refuses what Qwen3.5's takes.
+        OtherFormError: it has another form.
+        MessageError: it refuses messages that Qwen3.5's accepts.
 
     """
     _check_turns(template)
     asked, thoughtful, without = (
-        _behind(_render(template, USER, add_generation_prompt=True, enable_thinking=wanted), QUESTION)
+        _after(_render(template, USER, add_generation_prompt=True, enable_thinking=wanted), QUESTION)
         for wanted in (None, True, False)
     )
-    unthought, end = _cut(_behind(_render(template, USER, GIVEN), QUESTION), ANSWER)
+    unthought, end = _split(_after(_render(template, USER, GIVEN), QUESTION), ANSWER)
     if end != CLOSE:
         raise OtherFormError
     calls, as_python = _calls(template, QUESTION + unthought)
@@ -122,30 +122,30 @@ def _argument(value: Any, as_python: bool) -> str:
 
 
 def _check_turns(template: ChatTemplate) -> None:
-    messages = [TOLD, USER, GIVEN, {"role": "user", "content": OTHER}]
+    messages = [INSTRUCTED, USER, GIVEN, {"role": "user", "content": OTHER}]
     if _render(template, *messages) != "".join(turn(m["role"], m["content"]) for m in messages):
         raise OtherFormError
 
 
 def _thought(template: ChatTemplate) -> tuple[str, str]:
-    text = _behind(_render(template, USER, GIVEN | {"reasoning_content": THOUGHT}), QUESTION)
+    text = _after(_render(template, USER, GIVEN | {"reasoning_content": THOUGHT}), QUESTION)
     if THOUGHT not in text:
         return THINK
-    before, behind, _ = _cut(text, THOUGHT, ANSWER)
-    return before, behind
+    before, after, _ = _split(text, THOUGHT, ANSWER)
+    return before, after
 
 
 def _calls(template: ChatTemplate, start: str) -> tuple[tuple[str, str, str], bool]:
-    """Find what stands between calls, and how arguments are written."""
-    said = _behind(_render(template, USER, GIVEN | {"tool_calls": _openai(CALLS)}), start + ANSWER)
-    silent = _behind(_render(template, USER, GIVEN | {"content": "", "tool_calls": _openai(CALLS)}), start)
-    as_python = call_text(*CALLS[1], as_python=True) in said
+    """Find the texts between calls, and how arguments are written."""
+    after_text = _after(_render(template, USER, GIVEN | {"tool_calls": _openai(CALLS)}), start + ANSWER)
+    alone = _after(_render(template, USER, GIVEN | {"content": "", "tool_calls": _openai(CALLS)}), start)
+    as_python = call_text(*CALLS[1], as_python=True) in after_text
     bodies = [call_text(*call, as_python=as_python) for call in CALLS]
-    behind_text, other, third, end = _cut(said, *bodies)
-    first, *rest = _cut(silent, *bodies)
+    first_after_text, other, third, end = _split(after_text, *bodies)
+    first, *rest = _split(alone, *bodies)
     if third != other or rest != [other, other, end] or end != CLOSE:
         raise OtherFormError
-    return (first, behind_text, other), as_python
+    return (first, first_after_text, other), as_python
 
 
 def _openai(calls: tuple[tuple[str, dict[str, Any]], ...]) -> list[dict[str, Any]]:
@@ -155,24 +155,24 @@ def _openai(calls: tuple[tuple[str, dict[str, Any]], ...]) -> list[dict[str, Any
 def _results(template: ChatTemplate) -> tuple[str, str, str]:
     calling = GIVEN | {"tool_calls": _openai(CALLS)}
     results = [{"role": "tool", "content": RESULT}, {"role": "tool", "content": OTHER}]
-    text = _behind(_render(template, USER, calling, *results), _render(template, USER, calling))
-    before, between, behind = _cut(text, RESULT, OTHER)
-    return before, between, behind
+    text = _after(_render(template, USER, calling, *results), _render(template, USER, calling))
+    before, between, after = _split(text, RESULT, OTHER)
+    return before, between, after
 
 
 def _tools(template: ChatTemplate) -> tuple[tuple[str, str, str], bool, tuple[int, int], tuple[str, str]]:
-    """Find how tools are introduced, and where the system message goes then."""
+    """Find how tools are introduced, and where the system message is then."""
     plain = _before(_render(template, USER, tools=TOOLS), turn("user", ASKED))
-    told = _before(_render(template, TOLD, USER, tools=TOOLS), turn("user", ASKED))
+    with_system_message = _before(_render(template, INSTRUCTED, USER, tools=TOOLS), turn("user", ASKED))
     only_functions = json.dumps(TOOLS[0]) not in plain
     written = [json.dumps(tool["function"] if only_functions else tool) for tool in TOOLS]
-    words, with_system = _cut(plain, *written), _cut(told, *written)
+    words, with_system = _split(plain, *written), _split(with_system_message, *written)
     place = 0 if SYSTEM in with_system[0] else 2
     if [*with_system[:place], words[place], *with_system[place + 1 :]] != words:
         raise OtherFormError
     at, added = _added(words[place], with_system[place])
-    before, behind = _cut(added, SYSTEM)
-    return (words[0], words[1], words[2]), only_functions, (place, at), (before, behind)
+    before, after = _split(added, SYSTEM)
+    return (words[0], words[1], words[2]), only_functions, (place, at), (before, after)
 
 
 def _added(short: str, long: str) -> tuple[int, str]:
@@ -187,18 +187,18 @@ def _render(template: ChatTemplate, *messages: Mapping[str, Any], **options: Any
     return template.render(messages, **({"add_generation_prompt": False} | options))
 
 
-def _cut(text: str, *marks: str) -> list[str]:
-    """Return what is before, between and behind marks, of which each comes once and in this order."""
+def _split(text: str, *markers: str) -> list[str]:
+    """Return the texts before, between and after markers, each of which occurs once and in this order."""
     pieces = []
-    for mark in marks:
-        before, found, text = text.partition(mark)
-        if not found or mark in text:
+    for marker in markers:
+        before, found, text = text.partition(marker)
+        if not found or marker in text:
             raise OtherFormError
         pieces.append(before)
     return [*pieces, text]
 
 
-def _behind(text: str, start: str) -> str:
+def _after(text: str, start: str) -> str:
     if not text.startswith(start):
         raise OtherFormError
     return text[len(start) :]

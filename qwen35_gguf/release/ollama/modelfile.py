@@ -1,10 +1,10 @@
 """Ollama's Modelfile of a release.
 
-Sources: docs/modelfile.mdx, parser/parser.go and server/create.go of Ollama. A vision tower is given by a FROM of its
-own: Ollama tells it from the model by its metadata. The shards of a model are each given by a FROM, since version
-0.35.0; earlier versions do not take shards.
+Sources: docs/modelfile.mdx, parser/parser.go and server/create.go of Ollama. A vision encoder has a FROM line of its
+own: Ollama recognizes it by its metadata. Each shard of a model has a FROM line, since version 0.35.0; earlier versions
+do not support shards.
 
-PARSER says how Ollama reads thoughts and calls in answers: those of this form it does not recognize by the template.
+PARSER sets how Ollama reads thoughts and tool calls in answers: it does not recognize this form by the template.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from qwen35_gguf.runtime.engine import sampling
 FAMILY = "qwen3.5"  # Ollama's name for its parser and renderer
 SHARDS_SINCE = "0.35.0"
 STOPS = ("<|im_end|>", "<|endoftext|>")
-MAX_CONTEXT = 32768  # tokens; thoughts and an answer have to fit, and the memory of a laptop has to do
-DIGITS = 4  # what a float32 such as 0.95 is printed with
+MAX_CONTEXT = 32768  # tokens; enough for thoughts and an answer, and fits the memory of a laptop
+DIGITS = 4  # of a float32 such as 0.95
 
-SHARDED = """# These shards are one model, which Ollama takes from version {since}. For an earlier one, join them first:
+SHARDED = """# These shards are one model. Ollama {since} or later is required; for an earlier version join them first:
 # qwen35 merge {first} -o {whole}
 REQUIRES {since}"""
-OWN_TEMPLATE = """# The model's chat template is not of Qwen3.5's form; Ollama's own for this family takes its place.
+OWN_TEMPLATE = """# The model's chat template does not have Qwen3.5's form; Ollama uses its own for this family.
 RENDERER {family}"""
-DRAFTS = """# The model has a head that drafts tokens. Versions of Ollama that know this parameter use it:
+DRAFTS = """# The model has an MTP head, which drafts tokens. Versions of Ollama with this parameter can use it:
 # PARAMETER draft_num_predict 2"""
 
 
-def modelfile(parts: Sequence[Path], towers: Sequence[Path] = (), license_: str = "") -> str:
-    """Write a Modelfile that lies beside the files.
+def modelfile(parts: Sequence[Path], mmproj: Sequence[Path] = (), license_: str = "") -> str:
+    """Write a Modelfile for the folder of the files.
 
     Args:
         parts: the text model: one file, or all its shards, the first one first.
-        towers: vision towers; the first one is taken.
-        license_: of the model, as an SPDX name; empty: not said.
+        mmproj: vision encoders; the first one is used.
+        license_: of the model, as an SPDX name; empty: left out.
 
     Raises:
         GgufError: the model cannot be read.
@@ -50,7 +50,7 @@ def modelfile(parts: Sequence[Path], towers: Sequence[Path] = (), license_: str 
     if len(parts) > 1:
         whole = parts[0].name.rsplit("-", 3)[0] + ".gguf"
         lines.append(SHARDED.format(since=SHARDS_SINCE, first=parts[0].name, whole=whole))
-    lines += [f"FROM ./{path.name}" for path in [*parts, *towers[:1]]]
+    lines += [f"FROM ./{path.name}" for path in [*parts, *mmproj[:1]]]
     lines += [_template(layout), f"PARSER {FAMILY}", *_parameters(layout)]
     if _number(layout, "nextn_predict_layers"):
         lines.append(DRAFTS)
@@ -63,15 +63,15 @@ def _template(layout: GgufHeader) -> str:
     source = layout.value("tokenizer.chat_template")
     try:
         program = ollama_template(source) if isinstance(source, str) else None
-    except MissingDependencyError:  # of jinja2; a Modelfile is worth less than the release that is being made
+    except MissingDependencyError:  # of jinja2; a release without a template is better than none
         program = None
     return f'TEMPLATE """{program}"""' if program else OWN_TEMPLATE.format(family=FAMILY)
 
 
 def _parameters(layout: GgufHeader) -> list[str]:
-    """Give what `Qwen35` takes by default: the family's recommendation for thinking, and what the file says over it."""
-    said = {entry.key: str(entry.value) for entry in layout.entries if entry.key.startswith("general.sampling.")}
-    chosen = sampling.choose(sampling.THINKING, said, {})
+    """Return the defaults of `Qwen35`: the family's recommendation for thinking, overridden by the file's metadata."""
+    stored = {entry.key: str(entry.value) for entry in layout.entries if entry.key.startswith("general.sampling.")}
+    chosen = sampling.choose(sampling.THINKING, stored, {})
     values: dict[str, float] = {
         "num_ctx": min(MAX_CONTEXT, _number(layout, "context_length") or MAX_CONTEXT),
         "temperature": chosen.temperature,

@@ -1,10 +1,10 @@
 """A chat template as Ollama's TEMPLATE: a program in Go's text/template that writes the same text.
 
-Sources: template/template.go and docs/template.mdx of Ollama, for what the program is given.
+Sources: template/template.go and docs/template.mdx of Ollama, for the input of the program.
 
-What Go's templates cannot do: tools come as compact JSON and in Ollama's order, arguments in the order of their names,
-and white space around a message stays. Where the last message is the assistant's, Ollama lets the model go on with it:
-it is left open.
+Differences that Go's templates cannot avoid: tools are compact JSON in Ollama's order, arguments are in the order of
+their names, and white space around a message stays. If the last message is the assistant's, Ollama lets the model
+continue it: its turn is left open.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qwen35_gguf.release.ollama.chat_form import CLOSE, Form, OtherFormError, re
 from qwen35_gguf.runtime.chat.template import ChatTemplate
 
 PLACE = re.compile("«(\\w+)»")
-# Every text is a quoted constant, so that white space between the actions can be trimmed.
+# Every text is a quoted constant, so that white space between actions can be trimmed.
 PROGRAM = r"""{{- define "json" -}}
 {{- $kind := printf "%T" . -}}
 {{- if eq $kind "string" -}}{{- printf "%q" . -}}
@@ -54,7 +54,7 @@ PROGRAM = r"""{{- define "json" -}}
   {{- range $i, $tool := .Tools -}}
     {{- if $i -}}«between_tools»{{- end -}}{{- json $tool«function» -}}
   {{- end -}}
-  «behind_tools»
+  «after_tools»
 {{- end -}}
 
 {{- $before := "" -}}
@@ -66,14 +66,14 @@ PROGRAM = r"""{{- define "json" -}}
   {{- if eq $message.Role "assistant" -}}
     {{- "<|im_start|>assistant\n" -}}
     {{- if gt $i $question -}}
-      {{- if $message.Thinking -}}«before_thought»{{- $message.Thinking -}}«behind_thought»
+      {{- if $message.Thinking -}}«before_thought»{{- $message.Thinking -}}«after_thought»
       {{- else -}}«unthought»
       {{- end -}}
     {{- end -}}
     {{- $message.Content -}}
     {{- range $number, $call := $message.ToolCalls -}}
       {{- if $number -}}«other_call»
-      {{- else if $message.Content -}}«call_behind_text»
+      {{- else if $message.Content -}}«call_after_text»
       {{- else -}}«first_call»
       {{- end -}}
       {{- printf "<tool_call>\n<function=%s>\n" $call.Function.Name -}}
@@ -86,7 +86,7 @@ PROGRAM = r"""{{- define "json" -}}
   {{- else if eq $message.Role "tool" -}}
     {{- if eq $before "tool" -}}«between_results»{{- else -}}«before_results»{{- end -}}
     {{- $message.Content -}}
-    {{- if ne $next "tool" -}}«behind_results»{{- end -}}
+    {{- if ne $next "tool" -}}«after_results»{{- end -}}
   {{- else if or $i (ne $message.Role "system") (not $.Tools) -}}
     {{- printf "<|im_start|>%s\n" $message.Role -}}{{- $message.Content -}}«close»
   {{- end -}}
@@ -106,7 +106,7 @@ AS_PYTHON = """{{- else if eq $kind "bool" -}}{{- if . -}}{{- "True" -}}{{- else
 
 
 def ollama_template(source: str) -> str | None:
-    """Write a chat template in Go; None if it is not of Qwen3.5's form.
+    """Write a chat template in Go; None if it does not have Qwen3.5's form.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
@@ -119,30 +119,30 @@ def ollama_template(source: str) -> str | None:
 
 
 def program(form: Form) -> str:
-    """Write the program for the words of a template."""
+    """Write the program for the texts of a template."""
     place, at = form.system
-    before, behind = form.around_system
+    before, after = form.around_system
     introduced = [constant(text) for text in form.tools]
     introduced[place] = (
         constant(form.tools[place][:at])
-        + f"{{{{- if $system -}}}}{constant(before)}{{{{- $system -}}}}{constant(behind)}{{{{- end -}}}}"
+        + f"{{{{- if $system -}}}}{constant(before)}{{{{- $system -}}}}{constant(after)}{{{{- end -}}}}"
         + constant(form.tools[place][at:])
     )
     words = {
         "as_python": AS_PYTHON if form.as_python else "",
         "before_tools": introduced[0],
         "between_tools": introduced[1],
-        "behind_tools": introduced[2],
+        "after_tools": introduced[2],
         "function": ".Function" if form.only_functions else "",
         "before_thought": constant(form.thought[0]),
-        "behind_thought": constant(form.thought[1]),
+        "after_thought": constant(form.thought[1]),
         "unthought": constant(form.unthought),
         "first_call": constant(form.calls[0]),
-        "call_behind_text": constant(form.calls[1]),
+        "call_after_text": constant(form.calls[1]),
         "other_call": constant(form.calls[2]),
         "before_results": constant(form.results[0]),
         "between_results": constant(form.results[1]),
-        "behind_results": constant(form.results[2]),
+        "after_results": constant(form.results[2]),
         "by_default": constant(form.prompts[0]),
         "with_thoughts": constant(form.prompts[1]),
         "without_thoughts": constant(form.prompts[2]),
@@ -152,5 +152,5 @@ def program(form: Form) -> str:
 
 
 def constant(text: str) -> str:
-    """Write a text as a Go constant that is printed; JSON's escapes are Go's."""
+    """Write an action that prints a text; JSON's escapes are valid in Go."""
     return f"{{{{- {json.dumps(text, ensure_ascii=False)} -}}}}" if text else ""

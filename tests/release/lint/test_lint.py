@@ -1,4 +1,4 @@
-"""Lint finds what is planted, in our files and in the stock converter's, and nothing where nothing is."""
+"""Lint finds planted faults in our files and the stock converter's, and reports nothing in files without one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def findings(file: Path, *options: object) -> list[dict[str, str]]:
+def diagnostics(file: Path, *options: object) -> list[dict[str, str]]:
     return json.loads(run("lint", file, "--json", *options).stdout)["findings"]
 
 
@@ -60,9 +60,9 @@ def change(file: Path, key: str, value: str | None) -> None:
         metadata_edit.change(file, replace=[metadata_edit.new_entry(read_header(file), key, value)])
 
 
-def test_nothing_is_found_where_nothing_is(clean: Path) -> None:
+def test_clean_files_have_no_diagnostics(clean: Path) -> None:
     for name in ("model.gguf", "mmproj-model.gguf"):
-        assert findings(clean / name) == []
+        assert diagnostics(clean / name) == []
     assert run("lint", clean / "model.gguf").exit_code == 0
 
 
@@ -77,11 +77,11 @@ CHECKPOINTS: dict[str, dict[str, object]] = {
 QUANTS = ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_S", "Q6_K", "Q8_0", "IQ4_XS", "F16", "BF16", "F32"]
 
 
-NO_DRAFTS = [("note", "nextn")]  # what is said of a model without MTP
+NO_DRAFTS = [("note", "nextn")]  # of a model without MTP
 
 
 def found_in(files: list[Path]) -> list[tuple[str, str]]:
-    return [(one["severity"], one["check"]) for file in files for one in findings(file)]
+    return [(one["severity"], one["check"]) for file in files for one in diagnostics(file)]
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
@@ -93,7 +93,7 @@ def test_no_fault_in_what_convert_writes(checkpoint: Factory, tmp_path: Path, ki
 
 
 @pytest.mark.parametrize("quant", QUANTS)
-def test_no_fault_in_any_mix_of_the_trained_model(tmp_path: Path, quant: str) -> None:
+def test_no_fault_in_any_preset_of_the_trained_model(tmp_path: Path, quant: str) -> None:
     assert found_in(hf_to_gguf.convert(TINY, quant, tmp_path)) == []
 
 
@@ -106,15 +106,15 @@ def test_no_fault_in_the_recipe_deltanet(checkpoint: Factory, tmp_path: Path, ki
 
 @pytest.mark.parametrize("source", ["random", "trained"])
 @pytest.mark.parametrize("mmproj_type", ["BF16", "F16", "F32", "Q8_0"])
-def test_no_fault_in_a_tower_of_any_type(checkpoint: Factory, tmp_path: Path, source: str, mmproj_type: str) -> None:
+def test_no_fault_in_any_vision_encoder(checkpoint: Factory, tmp_path: Path, source: str, mmproj_type: str) -> None:
     made_of = TINY if source == "trained" else checkpoint(tied=True)
-    model, tower = hf_to_gguf.convert(made_of, "Q8_0", tmp_path, mmproj_type=mmproj_type)
-    assert found_in([model, tower]) == []
-    assert findings(model, "--mmproj", tower) == findings(model)
+    model, mmproj = hf_to_gguf.convert(made_of, "Q8_0", tmp_path, mmproj_type=mmproj_type)
+    assert found_in([model, mmproj]) == []
+    assert diagnostics(model, "--mmproj", mmproj) == diagnostics(model)
 
 
 @pytest.mark.parametrize("without", ["mtp", "vision"])
-def test_no_fault_where_a_part_was_left_out(checkpoint: Factory, tmp_path: Path, without: str) -> None:
+def test_no_fault_in_a_conversion_without_a_part(checkpoint: Factory, tmp_path: Path, without: str) -> None:
     files = hf_to_gguf.convert(checkpoint(tied=True), "Q4_K_M", tmp_path, **{without: False})
     assert found_in(files) == (NO_DRAFTS if without == "mtp" else [])
 
@@ -122,7 +122,7 @@ def test_no_fault_where_a_part_was_left_out(checkpoint: Factory, tmp_path: Path,
 def test_no_fault_in_shards(clean: Path, tmp_path: Path) -> None:
     parts = shards.split(clean / "model.gguf", tmp_path, 1_000_000)
     assert len(parts) > 1
-    assert findings(parts[0]) == []
+    assert diagnostics(parts[0]) == []
 
 
 NO_SYSTEM = (
@@ -149,7 +149,7 @@ ATTACK = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
 )
 def test_planted_metadata_is_found(planted: Path, key: str, value: str | None, check: str, words: str) -> None:
     change(planted, key, value)
-    found = findings(planted)
+    found = diagnostics(planted)
     assert any(check in one["check"] and words in f"{one['where']} {one['what']} {one['check']}" for one in found), (
         found
     )
@@ -160,7 +160,7 @@ def test_planted_metadata_is_found(planted: Path, key: str, value: str | None, c
 def test_a_template_cannot_reach_out_of_its_sandbox(planted: Path, tmp_path: Path) -> None:
     target = tmp_path / "reached"
     change(planted, "tokenizer.chat_template", f"{{{{ cycler.__init__.__globals__.os.system('touch {target}') }}}}")
-    assert any("fails on" in one["what"] for one in findings(planted))
+    assert any("fails on" in one["what"] for one in diagnostics(planted))
     assert not target.exists()
 
 
@@ -170,24 +170,24 @@ def test_scales_that_are_not_finite_are_found(planted: Path) -> None:
     raw = tensor.data.reshape(-1).view(np.uint8)
     raw[:2] = np.array([0x7FC0 if tensor.tensor_type.name == "BF16" else 0x7E00], np.uint16).view(np.uint8)
     reader.data.flush()
-    (found,) = findings(planted)
+    (found,) = diagnostics(planted)
     assert "blk.1.ffn_up.weight" in found["where"] + found["what"]
-    assert findings(planted, "--no-values") == []
+    assert diagnostics(planted, "--no-values") == []
 
 
-def test_a_tensor_that_is_missing_is_found(planted: Path) -> None:
+def test_a_missing_tensor_is_found(planted: Path) -> None:
     raw = planted.read_bytes()
     planted.write_bytes(raw.replace(b"blk.0.ssm_out.weight", b"blk.0.ssm_uot.weight", 1))
-    assert any("ssm_out" in f"{one['where']} {one['what']}" for one in findings(planted))
+    assert any("ssm_out" in f"{one['where']} {one['what']}" for one in diagnostics(planted))
 
 
-def test_a_tower_of_another_model_is_found(planted: Path) -> None:
+def test_a_vision_encoder_of_another_model_is_found(planted: Path) -> None:
     change(planted.with_name("mmproj-model.gguf"), "clip.vision.projection_dim", "512")
-    found = findings(planted, "--mmproj", planted.with_name("mmproj-model.gguf"))
+    found = diagnostics(planted, "--mmproj", planted.with_name("mmproj-model.gguf"))
     assert any(one["severity"] == "error" for one in found), found
 
 
-def test_what_is_no_gguf_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_gguf_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(10))
     for name in ("x.gguf", "none.gguf"):
         result = run("lint", tmp_path / name)

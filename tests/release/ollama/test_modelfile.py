@@ -37,7 +37,7 @@ def lines(text: str) -> list[str]:
     return re.sub(r'TEMPLATE """.*?"""\n', "", text, flags=re.DOTALL).splitlines()
 
 
-def test_the_model_its_tower_and_what_the_file_says_of_sampling(files: list[Path]) -> None:
+def test_model_vision_encoder_and_sampling_of_the_metadata(files: list[Path]) -> None:
     assert lines(modelfile(files[:1], files[1:], "apache-2.0")) == [
         f"FROM ./{files[0].name}",
         f"FROM ./{files[1].name}",
@@ -51,7 +51,7 @@ def test_the_model_its_tower_and_what_the_file_says_of_sampling(files: list[Path
         "PARAMETER repeat_penalty 1.0",
         'PARAMETER stop "<|im_end|>"',
         'PARAMETER stop "<|endoftext|>"',
-        "# The model has a head that drafts tokens. Versions of Ollama that know this parameter use it:",
+        "# The model has an MTP head, which drafts tokens. Versions of Ollama with this parameter can use it:",
         "# PARAMETER draft_num_predict 2",
         'LICENSE """apache-2.0"""',
     ]
@@ -60,14 +60,14 @@ def test_the_model_its_tower_and_what_the_file_says_of_sampling(files: list[Path
 def test_other_values_of_the_file_are_taken(files: list[Path], tmp_path: Path) -> None:
     file = Path(shutil.copy(files[0], tmp_path))
     layout = read_header(file)
-    said = {
+    stored = {
         "general.sampling.temp": "0.25",
         "general.sampling.min_p": "0.05",
         "general.sampling.penalty_repeat": "1.1",
         "general.sampling.penalty_last_n": "256",
         "qwen35.context_length": "262144",
     }
-    entries = [metadata_edit.new_entry(layout, key, value) for key, value in said.items()]
+    entries = [metadata_edit.new_entry(layout, key, value) for key, value in stored.items()]
     metadata_edit.change(file, replace=entries, remove=["qwen35.nextn_predict_layers"])
     found = lines(modelfile([file]))
     for line in ("num_ctx 32768", "temperature 0.25", "min_p 0.05", "repeat_penalty 1.1", "repeat_last_n 256"):
@@ -232,11 +232,11 @@ def by_jinja(template: ChatTemplate, scene: dict[str, Any], knows_thoughts: bool
             else m
             for m in messages
         ]
-    goes_on = messages[-1]["role"] == "assistant"
+    is_open = messages[-1]["role"] == "assistant"
     text = template.render(
-        messages, tools=scene.get("tools"), enable_thinking=scene.get("think"), add_generation_prompt=not goes_on
+        messages, tools=scene.get("tools"), enable_thinking=scene.get("think"), add_generation_prompt=not is_open
     )
-    return text.removesuffix("<|im_end|>\n") if goes_on else text
+    return text.removesuffix("<|im_end|>\n") if is_open else text
 
 
 def with_plain_tools(text: str) -> str:
