@@ -36,7 +36,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs at once would break the environment
-.PHONY: help convert run runtime test test-all lint words hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
+.PHONY: help convert run runtime test test-all lint docs words hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,10 @@ lint: $(VENV)/.dev  ## check style, format, types and layers
 	'$(BIN)/ruff' format --check .
 	'$(BIN)/mypy' -p qwen35_gguf
 	'$(BIN)/lint-imports' --no-logo
+	'$(BIN)/python' docs/generate.py --check
+
+docs: $(VENV)/.dev  ## write the generated pages of docs/
+	'$(BIN)/python' docs/generate.py
 
 words: $(VENV)/.dev  ## list words that the glossary replaces, and modules and folders that are too large
 	-'$(BIN)/python' tests/lint/structure.py
