@@ -1,9 +1,9 @@
 """Size against divergence: llama.cpp's mixes, the recipe `deltanet`, and recipes solved for the same sizes.
 
-.venv/bin/python bench/recipes.py [--checkpoint examples/tiny-qwen3.5] [--out bench/results/recipes] [--roles]
+.venv/bin/python bench/recipes.py [--checkpoint examples/tiny-qwen3.5] [--out bench/results/recipes] [--kinds]
 
 All files have the same importance matrix; importance and costs are measured on calibration.txt of the checkpoint's
-folder, divergence on evaluation.txt. `--roles` prints the factors of runtime/sensitivity.py instead.
+folder, divergence on evaluation.txt. `--kinds` prints the factors of runtime/sensitivity.py instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwen35_gguf.evaluation.size_plot import Point, draw
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION, EVALUATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant import imatrix
-from qwen35_gguf.quant.recipe_file import place
+from qwen35_gguf.quant.recipe_file import split_name
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search import solve
 from qwen35_gguf.quant.search.costs import Costs
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/recipes"))
     parser.add_argument("--chunks", type=int, default=6, help="of which costs are measured")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--roles", action="store_true")
+    parser.add_argument("--kinds", action="store_true")
     options = parser.parse_args()
     texts = [options.checkpoint / name for name in ("calibration.txt", "evaluation.txt")]
     calibration, evaluation = (text if text.exists() else None for text in texts)
@@ -50,8 +50,8 @@ def main() -> None:
         split = splitter(calibration, CALIBRATION)
         collect_imatrix.collect(reference, split, matrix, dataset="calibration", chunk=CHUNK, threads=options.threads)
         measured = measure(reference, matrix, split, options.chunks, options.threads)
-        if options.roles:
-            print_roles(measured)
+        if options.kinds:
+            print_kinds(measured)
             return
         base = folder / "reference"
         kl_divergence.save_reference(
@@ -108,14 +108,14 @@ def compare(points: list[Point]) -> None:
             print(f"{mix.name:8} {mix.bits:5.2f} bits: {best.divergence / mix.divergence:.2f} times the divergence")
 
 
-def print_roles(measured: Costs) -> None:
-    """Print the divergence over the relative error, the median of each role's tensors and types."""
+def print_kinds(measured: Costs) -> None:
+    """Print the divergence over the relative error, the median of each kind's tensors and types."""
     ratios: dict[str, list[float]] = {}
     for cost in measured.costs:
         if cost.error > 1e-4 and cost.divergence > 1e-7:
-            ratios.setdefault(place(cost.tensor, measured.layers)[0], []).append(cost.divergence / cost.error)
-    for role, values in sorted(ratios.items()):
-        print(f'    "{role}": {statistics.median(values):.2g},')
+            ratios.setdefault(split_name(cost.tensor, measured.layers)[0], []).append(cost.divergence / cost.error)
+    for kind, values in sorted(ratios.items()):
+        print(f'    "{kind}": {statistics.median(values):.2g},')
 
 
 if __name__ == "__main__":

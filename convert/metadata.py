@@ -28,7 +28,7 @@ from qwen35_gguf.architecture import LINEAR, interval_of, layer_kinds_of, text_c
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue, Scalar
 from qwen35_gguf.quant.imatrix import Imatrix
-from qwen35_gguf.quant.recipe_file import FileRecipe
+from qwen35_gguf.quant.recipe_file import Recipe
 
 UINT32, INT32, FLOAT32 = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.FLOAT32
 BOOL, STRING, ARRAY = GGUFValueType.BOOL, GGUFValueType.STRING, GGUFValueType.ARRAY
@@ -466,7 +466,7 @@ def imatrix_metadata(weights: Imatrix) -> list[KeyValue]:
     ]
 
 
-def recipe_metadata(recipe: FileRecipe) -> list[KeyValue]:
+def recipe_metadata(recipe: Recipe) -> list[KeyValue]:
     """Say which recipe decided the types, and its checksum."""
     return [
         KeyValue.of("quantize.recipe.name", recipe.name, STRING),

@@ -275,14 +275,14 @@ def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedF
     )
 
 
-def _find_types(quant: str, recipe: str | Path | None) -> tuple[recipe_file.FileRecipe | None, presets.Preset]:
+def _find_types(quant: str, recipe: str | Path | None) -> tuple[recipe_file.Recipe | None, presets.Preset]:
     chosen = recipe_file.find(str(recipe), quant) if recipe is not None else None
     return chosen, chosen.base if chosen else presets.find_preset(quant)
 
 
 def _text_type(
     preset: presets.Preset,
-    recipe: recipe_file.FileRecipe | None,
+    recipe: recipe_file.Recipe | None,
     tensor: OutputTensor,
     architecture: Architecture,
     importance: dict[str, Array] | None,

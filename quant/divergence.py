@@ -119,11 +119,12 @@ class Accumulator:
         )
 
 
-def log_softmax(logits: Floats) -> Floats:
-    """Normalize (rows, vocabulary) logits to log-probabilities, in float32 with sums in float64."""
+def log_softmax(logits: Floats, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """Normalize (..., vocabulary) logits to log-probabilities of `dtype` (float32 or float64), with sums in float64."""
+    logits = logits.astype(dtype, copy=False)
     peak = logits.max(-1, keepdims=True)
     total = np.exp(logits - peak).sum(-1, keepdims=True, dtype=np.float64)
-    found: Floats = logits - (peak + np.log(total).astype(np.float32))
+    found: npt.NDArray[Any] = logits - (peak + np.log(total).astype(dtype))
     return found
 
 

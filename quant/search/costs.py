@@ -1,4 +1,4 @@
-"""What each tensor costs in each type, in a file: what `qwen35 sensitivity` writes and `qwen35 recipe` reads."""
+"""The file of costs: what each tensor costs in each type. `qwen35 sensitivity` writes it, `qwen35 recipe` reads it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Cost:
 
     Attributes:
         tensor: its name.
-        type: that it was packed in.
-        bytes: that it then takes.
+        type: that it was quantized to.
+        bytes: its size in that type.
         error: sum of its weighted squared errors over that of its weights.
         divergence: mean, in nats; of the drafts for a tensor of the MTP head.
 
@@ -44,7 +44,7 @@ class Costs:
     Attributes:
         model: the reference's name.
         identity: of the reference, the text and the importance matrix: only equal ones may be joined.
-        layers: of the trunk.
+        layers: of the main model.
         weights: of the whole model.
         header_bytes: of the file before its tensors.
         fixed_bytes: of the tensors that no type is chosen for.
@@ -104,11 +104,13 @@ def read(path: Path) -> Costs:
         found = Costs(**data, costs=[_cost(row) for row in rows])
         numbers = (found.layers, found.weights, found.header_bytes, found.fixed_bytes)
         if not all(isinstance(n, int) and n >= 0 for n in numbers) or not found.weights:
-            raise ValueError("sizes that make no sense")
+            raise ValueError("invalid sizes")
     except OSError as error:
-        raise CostsError(f"{path}: {error.strerror or error}; name a file of `qwen35 sensitivity`") from None
+        raise CostsError(f"{path}: {error.strerror or error}; give a file made by `qwen35 sensitivity`") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CostsError(f"{path}: is damaged, or no file of `qwen35 sensitivity` ({error})") from None
+        raise CostsError(
+            f"{path}: is damaged, or was not made by `qwen35 sensitivity` ({error}); measure again"
+        ) from None
     return found
 
 
@@ -116,5 +118,5 @@ def _cost(row: Any) -> Cost:
     tensor, name, size, error, divergence = row
     sensible = isinstance(size, int) and size > 0 and math.isfinite(error) and math.isfinite(divergence)
     if not sensible or divergence < 0:
-        raise ValueError(f"costs of {tensor} that make no sense")
+        raise ValueError(f"invalid costs of {tensor}")
     return Cost(str(tensor), Type.__members__[name], size, float(error), float(divergence))

@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType
 
 from qwen35_gguf.errors import RecipeError
 from qwen35_gguf.quant import recipe_file
-from qwen35_gguf.quant.recipe_file import MTP, place
+from qwen35_gguf.quant.recipe_file import MTP, split_name
 from qwen35_gguf.quant.search.assignment import Assignment, Option, assign, smallest
 from qwen35_gguf.quant.search.costs import Costs
 
@@ -18,9 +18,15 @@ DRAFT_WEIGHT = 0.05  # of the head's divergence: a wrong draft costs time, and n
 
 @dataclass(frozen=True)
 class Solution:
-    """What was found: types by tensor, bytes of the file, bits per weight, the divergence that is expected.
+    """The chosen types.
 
-    `expected` is the sum of what each trunk tensor costs alone, in nats (an estimate where nothing was measured).
+    Attributes:
+        types: by tensor.
+        size: bytes of the file.
+        bits: per weight.
+        expected: divergence in nats: the sum of what each tensor of the main model costs alone, measured or estimated.
+        gap: upper bound of how much lower the best cost could be; 0: none is lower.
+
     """
 
     types: dict[str, Type]
@@ -30,35 +36,35 @@ class Solution:
     gap: float
 
 
-def options(costs: Costs, *, by_role: bool = False) -> dict[str, list[Option[Type]]]:
-    """List what there is to choose from for each tensor, or for all tensors of a role together."""
+def options(costs: Costs, *, by_kind: bool = False) -> dict[str, list[Option[Type]]]:
+    """List the types to choose from for each tensor, or for all tensors of a kind together."""
     found: dict[str, dict[Type, Option[Type]]] = {}
     counts: dict[str, dict[Type, int]] = {}
     for cost in costs.costs:
-        role, layer = place(cost.tensor, costs.layers)
+        kind, layer = split_name(cost.tensor, costs.layers)
         weight = DRAFT_WEIGHT if layer == -1 else 1.0
-        key = (f"{MTP}.{role}" if layer == -1 else role) if by_role else cost.tensor
+        key = (f"{MTP}.{kind}" if layer == -1 else kind) if by_kind else cost.tensor
         before = found.setdefault(key, {}).get(cost.type, Option(cost.type, 0, 0.0))
         # A tiny term of the error, for what was too small to be measured.
         own = weight * (cost.divergence + 1e-9 * cost.error)
         found[key][cost.type] = Option(cost.type, before.size + cost.bytes, before.cost + own)
         counts.setdefault(key, {}).setdefault(cost.type, 0)
         counts[key][cost.type] += 1
-    # A type that not all tensors of a role could take is none for the role.
+    # Only types that all tensors of a kind can have are options for the kind.
     return {
         key: [option for type_, option in table.items() if counts[key][type_] == max(counts[key].values())]
         for key, table in found.items()
     }
 
 
-def for_size(costs: Costs, size: int, *, by_role: bool = False) -> Solution:
+def for_size(costs: Costs, size: int, *, by_kind: bool = False) -> Solution:
     """Find the best assignment for a file of at most `size` bytes.
 
     Raises:
         RecipeError: even the smallest types do not fit.
 
     """
-    table = options(costs, by_role=by_role)
+    table = options(costs, by_kind=by_kind)
     found = assign(table, size - costs.fixed_bytes - costs.header_bytes)
     if found is None:
         least = costs.fixed_bytes + costs.header_bytes + sum(min(o.size for o in tensor) for tensor in table.values())
@@ -68,19 +74,19 @@ def for_size(costs: Costs, size: int, *, by_role: bool = False) -> Solution:
     return _solution(costs, found)
 
 
-def for_bits(costs: Costs, bits: float, *, by_role: bool = False) -> Solution:
-    """Find the best assignment for so many bits per weight of all tensors; errors as of `for_size`."""
-    return for_size(costs, int(bits * costs.weights / 8) + costs.header_bytes, by_role=by_role)
+def for_bits(costs: Costs, bits: float, *, by_kind: bool = False) -> Solution:
+    """Find the best assignment for `bits` per weight over all tensors; errors as of `for_size`."""
+    return for_size(costs, int(bits * costs.weights / 8) + costs.header_bytes, by_kind=by_kind)
 
 
-def for_divergence(costs: Costs, limit: float, *, by_role: bool = False) -> Solution:
+def for_divergence(costs: Costs, limit: float, *, by_kind: bool = False) -> Solution:
     """Find the smallest assignment whose expected divergence, with the drafts' small share, is at most `limit`.
 
     Raises:
         RecipeError: the largest types are not good enough.
 
     """
-    table = options(costs, by_role=by_role)
+    table = options(costs, by_kind=by_kind)
     found = smallest(table, limit)
     if found is None:
         best = sum(min(o.cost for o in tensor) for tensor in table.values())
@@ -91,11 +97,11 @@ def for_divergence(costs: Costs, limit: float, *, by_role: bool = False) -> Solu
 def _solution(costs: Costs, found: Assignment[Type]) -> Solution:
     types: dict[str, Type] = {}
     for tensor in costs.by_tensor():
-        role, layer = place(tensor, costs.layers)
-        key = tensor if tensor in found.choices else f"{MTP}.{role}" if layer == -1 else role
+        kind, layer = split_name(tensor, costs.layers)
+        key = tensor if tensor in found.choices else f"{MTP}.{kind}" if layer == -1 else kind
         types[tensor] = found.choices[key]
     alone = {(c.tensor, c.type): c.divergence for c in costs.costs}
-    expected = sum(alone[name, type_] for name, type_ in types.items() if place(name, costs.layers)[1] != -1)
+    expected = sum(alone[name, type_] for name, type_ in types.items() if split_name(name, costs.layers)[1] != -1)
     size = found.size + costs.fixed_bytes
     return Solution(types, size + costs.header_bytes, 8 * size / costs.weights, expected, found.gap)
 
@@ -107,4 +113,4 @@ def as_recipe(costs: Costs, solution: Solution, name: str, base: str) -> str:
         f"{costs.model}: {solution.size / 1e6:,.1f} MB, {solution.bits:.2f} bits per weight,",
         f"divergence {solution.expected:.2g} nats if the parts add up ({kind})",
     ]
-    return recipe_file.write(name, base, solution.types, costs.layers, about)
+    return recipe_file.to_text(name, base, solution.types, costs.layers, about)

@@ -28,7 +28,7 @@ from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.quant import kernels, tensor_types
 from qwen35_gguf.quant.divergence import Floats, compare, log_softmax
 from qwen35_gguf.quant.imatrix import Imatrix
-from qwen35_gguf.quant.recipe_file import place
+from qwen35_gguf.quant.recipe_file import split_name
 from qwen35_gguf.quant.search.costs import Cost, Costs
 from qwen35_gguf.runtime.llama.eval_callback import Watch
 from qwen35_gguf.runtime.llama.library import Context, Model
@@ -43,10 +43,10 @@ Advance = Callable[[int, int], None]
 TYPES = (Type.Q2_K, Type.Q3_K, Type.IQ4_XS, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
 STORED = {Type.F32: np.dtype(np.float32), Type.F16: np.dtype(np.float16), Type.BF16: np.dtype(ml_dtypes.bfloat16)}
 LOOKUPS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
-# Divergence over relative weighted error, by role (`bench/recipes.py --roles`).
+# Divergence over relative weighted error, by kind (`bench/recipes.py --kinds`).
 FACTOR_LAYERS = 8
 OTHER_FACTOR = 0.003
-ROLE_FACTORS = {
+KIND_FACTORS = {
     "attn_gate": 0.0017, "attn_k": 0.00091, "attn_output": 0.00076, "attn_q": 0.0008, "attn_qkv": 0.0031,
     "attn_v": 0.00084, "ffn_down": 0.003, "ffn_gate": 0.00052, "ffn_up": 0.0004, "nextn.eh_proj": 0.1,
     "output": 0.14, "ssm_alpha": 0.000079, "ssm_beta": 0.00032, "ssm_out": 0.0064, "token_embd": 0.14,
@@ -203,7 +203,7 @@ def measure(
                 if (name, type_) not in done:
                     shape = originals[name].shape
                     weight = Weight(name, addresses[name], originals[name].reshape(-1, *shape[-2:]))
-                    head = place(name, layers)[1] == -1
+                    head = split_name(name, layers)[1] == -1
                     importance = imatrix.importance(name, shape) if imatrix else None
                     cost = _cost(weight, type_, importance, partial(bench.divergence, head=head), threads)
                     if cost is not None:
@@ -322,7 +322,7 @@ def estimate(
 ) -> Iterator[Cost]:
     """Estimate the costs from the weighted errors alone: nothing is evaluated, any size of model will do.
 
-    A role's factor turns its relative error to divergence; they were measured on examples/tiny-qwen3.5 and are means
+    A kind's factor turns its relative error to divergence; they were measured on examples/tiny-qwen3.5 and are means
     over layers, divided by the number of layers here.
 
     Raises:
@@ -336,8 +336,8 @@ def estimate(
         shape = stored.shape
         original = stored.reshape(-1, *shape[-2:])
         importance = imatrix.importance(name, shape) if imatrix else None
-        role = place(name, layers)[0]
-        factor = ROLE_FACTORS.get(role, OTHER_FACTOR)
+        kind = split_name(name, layers)[0]
+        factor = KIND_FACTORS.get(kind, OTHER_FACTOR)
         if name.startswith("blk."):
             factor *= FACTOR_LAYERS / max(1, layers)
         for type_ in types:

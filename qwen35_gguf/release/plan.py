@@ -167,7 +167,7 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
     stem = source.stem(source.tensors.text)
     files: list[ReleaseFile] = []
     for named in quants:
-        recipe = options.recipe if options.recipe and named in recipe_file.sizes(options.recipe) else None
+        recipe = options.recipe if options.recipe and named in recipe_file.variants(options.recipe) else None
         whole = plan_files.text_file(source, named, folder, recipe=recipe)
         # A recipe is recorded in the metadata and in recipe.json; a name is NAME-QUANT.gguf.
         quant = whole.path.stem.rpartition("-")[2]

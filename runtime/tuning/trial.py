@@ -27,9 +27,10 @@ import numpy as np
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.quant.divergence import log_softmax
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, Drafter, measure_costs, speed_up
 from qwen35_gguf.runtime.llama.devices import Device
-from qwen35_gguf.runtime.llama.library import Context, FloatArray, Model
+from qwen35_gguf.runtime.llama.library import Context, Model
 from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.offload import Offload
@@ -148,11 +149,11 @@ class _Loaded:
         ids = self.ids[: min(self.context.n_batch, 4 * COMPARED)]
         rows = min(COMPARED, len(ids))
         self._evaluate(self.context, ids, rows)
-        found = [log_softmax(self.context.logits(len(ids) - rows + i)) for i in range(rows)]
+        found = [log_softmax(self.context.logits(len(ids) - rows + i), np.float64) for i in range(rows)]
         reference = self._context("f16")
         try:
             self._evaluate(reference, ids, rows)
-            expected = [log_softmax(reference.logits(len(ids) - rows + i)) for i in range(rows)]
+            expected = [log_softmax(reference.logits(len(ids) - rows + i), np.float64) for i in range(rows)]
         finally:
             reference.close()
         return float(np.mean([(np.exp(p) * (p - q)).sum() for p, q in zip(expected, found, strict=True)]))
@@ -177,13 +178,6 @@ class _Loaded:
         finally:
             trunk.close()
         return max(speed_up(verify, draft, [1.0] * MAX_DEPTH, depth) for depth in range(1 + MAX_DEPTH))
-
-
-def log_softmax(logits: FloatArray) -> Any:
-    """Normalize logits, in float64."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max()
-    return wide - np.log(np.exp(wide).sum())
 
 
 def peak_memory() -> int:

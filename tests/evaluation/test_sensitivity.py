@@ -99,8 +99,8 @@ def test_targets(measured: Path) -> None:
     good = solve.for_divergence(costs, large.expected * 1.05)
     assert good.expected <= large.expected * 1.05
     assert good.size < solve.for_divergence(costs, large.expected / 2).size
-    roles = solve.for_bits(costs, 4.5, by_role=True)
-    assert len({type_ for name, type_ in roles.types.items() if name.endswith("ffn_up.weight")}) <= 2
+    kinds = solve.for_bits(costs, 4.5, by_kind=True)
+    assert len({type_ for name, type_ in kinds.types.items() if name.endswith("ffn_up.weight")}) <= 2
     with pytest.raises(RecipeError, match="is too small; the smallest types that were measured need"):
         solve.for_bits(costs, 1.5)
     with pytest.raises(RecipeError, match="is less than the best types"):

@@ -21,6 +21,15 @@ def random_logits(rows: int, vocabulary: int, seed: int = 0, scale: float = 3.0)
     return np.float32(np.random.default_rng(seed).normal(0, scale, (rows, vocabulary)))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-12)])
+@pytest.mark.parametrize("shape", [(20_001,), (3, 1000)])
+def test_log_softmax_equals_that_of_torch(shape: tuple[int, ...], dtype: type, tolerance: float) -> None:
+    logits = np.float32(np.random.default_rng(5).normal(0, 3, shape))
+    found = log_softmax(logits, dtype)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, torch.log_softmax(torch.from_numpy(logits).double(), -1), atol=tolerance)
+
+
 @pytest.mark.parametrize("vocabulary", [7, 1000, 20_001])
 def test_figures_equal_those_of_torch(vocabulary: int) -> None:
     a = random_logits(300, vocabulary)

@@ -55,26 +55,26 @@ def test_the_first_rule_that_matches_decides() -> None:
     }.items():
         assert recipe.type_of(tensor, shape, 8) is expected, tensor
     assert recipe.type_of("token_embd.weight", shape, 8, tied=True) is Type.Q5_K
-    assert recipe.type_of("blk.3.ffn_down.weight", (512, 96), 8) is Type.IQ4_NL  # rows that are no whole blocks
+    assert recipe.type_of("blk.3.ffn_down.weight", (512, 96), 8) is Type.IQ4_NL  # rows that are not whole blocks
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("recipe: 1", "recipe: 2"), "has to begin with"),
+        (("recipe: 1", "recipe: 2"), "must begin with"),
         (("name: mine", "name: ../mine"), "needs a name"),
         (("Q4_K_M", "Q4_K_X"), "base is 'Q4_K_X'"),
-        (("rules:", "rule:"), "does not know rule"),
-        (("Q6_K", "Q6_L"), "rule 1: 'Q6_L' is no type"),
-        (("Q6_K", "I32"), "rule 1: 'I32' is no type"),
-        (("0-1 5", "5-1"), "rule 1: '5-1' is no layer"),
+        (("rules:", "rule:"), "has unknown entries: rule"),
+        (("Q6_K", "Q6_L"), "rule 1: 'Q6_L' is not a type"),
+        (("Q6_K", "I32"), "rule 1: 'I32' is not a type"),
+        (("0-1 5", "5-1"), "rule 1: '5-1' is not a layer"),
         (("0-1 5", "''"), "rule 1: layers is empty"),
-        (("layers: mtp", "layer: mtp"), "rule 2 has to have tensors and type"),
+        (("layers: mtp", "layer: mtp"), "rule 2 must have tensors and type"),
         (("'ffn_*'", "[1]"), "rule 3: tensors is not"),
-        (("- {tensors: ssm", "- tensors: ssm"), "is no YAML in line"),
+        (("- {tensors: ssm", "- tensors: ssm"), "is not valid YAML in line"),
     ],
 )
-def test_what_is_wrong_is_said(change: tuple[str, str], message: str) -> None:
+def test_the_message_names_what_is_wrong(change: tuple[str, str], message: str) -> None:
     with pytest.raises(RecipeError, match=message.replace("'", ".")) as error:
         parse(TEXT.replace(*change), "mine.yaml")
     assert str(error.value).startswith("mine.yaml: ")
@@ -82,25 +82,25 @@ def test_what_is_wrong_is_said(change: tuple[str, str], message: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_a_recipe_or_refused(text: str) -> None:
+def test_arbitrary_text_is_parsed_or_refused(text: str) -> None:
     try:
         parse(text, "x")
     except RecipeError:
         return
-    raise AssertionError("random text is no recipe")
+    raise AssertionError("random text is not a recipe")
 
 
 @given(
     st.dictionaries(
         st.sampled_from(
-            [f"blk.{i}.{role}.weight" for i in range(9) for role in ("ssm_out", "ffn_up", "nextn.eh_proj")]
+            [f"blk.{i}.{kind}.weight" for i in range(9) for kind in ("ssm_out", "ffn_up", "nextn.eh_proj")]
         ),
         st.sampled_from([Type.Q4_K, Type.Q5_K, Type.Q6_K]),
         min_size=1,
     )
 )
 def test_written_recipes_give_the_types_back(types: dict[str, Type]) -> None:
-    recipe = parse(recipe_file.write("x", "Q4_K_M", types, 8, ["a comment"]), "x")
+    recipe = parse(recipe_file.to_text("x", "Q4_K_M", types, 8, ["a comment"]), "x")
     assert {name: recipe.type_of(name, (256, 256), 8) for name in types} == types
 
 
@@ -133,10 +133,10 @@ def test_types_that_need_importance_are_refused_without(checkpoint: Factory, tmp
         hf_to_gguf.convert(checkpoint(), "Q4_K_M", tmp_path, recipe=path)
 
 
-def test_the_recipes_that_come_with_the_package_are_sound() -> None:
-    with pytest.raises(RecipeError, match="is there for Q2_K, Q3_K_M, Q4_K_M, Q5_K_M, Q6_K, not for Q8_0"):
+def test_the_built_in_recipes_are_valid() -> None:
+    with pytest.raises(RecipeError, match="exists for Q2_K, Q3_K_M, Q4_K_M, Q5_K_M, Q6_K, not for Q8_0"):
         find("deltanet", "Q8_0")
-    with pytest.raises(RecipeError, match="name a file of"):
+    with pytest.raises(RecipeError, match="give a file made by"):
         find("missing.yaml", "Q4_K_M")
     model = Architecture.from_config(json.loads((TINY / "config.json").read_text()))
     for quant in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.quant import presets
@@ -19,15 +20,24 @@ PATH = click.Path(path_type=Path)
 
 @click.command("recipe")
 @click.argument("file", metavar="COSTS", type=PATH)
-@click.option("-o", "--out", type=PATH, required=True, help="The recipe to be made, for `qwen35 convert --recipe`.")
-@click.option("--target-size", help="Of the file: 5.0GB, 800MB, 4GiB.")
+@click.option("-o", "--out", type=PATH, required=True, help="The recipe to write, for `qwen35 convert --recipe`.")
+@click.option("--target-size", help="Size of the file: 5.0GB, 800MB, 4GiB.")
 @click.option("--target-bpw", type=click.FloatRange(1, 32), help="Bits per weight, of the whole file.")
 @click.option(
-    "--max-kld", type=click.FloatRange(0, min_open=True), help="Most divergence, in nats; smallest such file."
+    "--max-kld",
+    type=click.FloatRange(0, min_open=True),
+    help="Upper limit of the divergence, in nats; the smallest such file.",
 )
-@click.option("--by-role", is_flag=True, help="One type for all layers of a role: a recipe for other sizes as well.")
-@click.option("--base", default="", help="Mix for other tensors, and the file's type; by default the nearest in size.")
-@click.option("--name", default="", help="Of the recipe; by default its bits per weight.")
+@renamed_option(
+    "--by-kind",
+    old=["--by-role"],
+    is_flag=True,
+    help="One type for all layers of a kind of tensor: a recipe for other model sizes as well.",
+)
+@click.option(
+    "--base", default="", help="Preset for other tensors, and the type of the file; by default the nearest in size."
+)
+@click.option("--name", default="", help="Name of the recipe; by default its bits per weight.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @reports_errors
 def command(
@@ -36,7 +46,7 @@ def command(
     target_size: str | None,
     target_bpw: float | None,
     max_kld: float | None,
-    by_role: bool,
+    by_kind: bool,
     base: str,
     name: str,
     force: bool,
@@ -48,11 +58,11 @@ def command(
         raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
     costs = files.read(file)
     if target_size is not None:
-        found = solve.for_size(costs, parse_size(target_size), by_role=by_role)
+        found = solve.for_size(costs, parse_size(target_size), by_kind=by_kind)
     elif target_bpw is not None:
-        found = solve.for_bits(costs, target_bpw, by_role=by_role)
+        found = solve.for_bits(costs, target_bpw, by_kind=by_kind)
     else:
-        found = solve.for_divergence(costs, max_kld or 0.0, by_role=by_role)
+        found = solve.for_divergence(costs, max_kld or 0.0, by_kind=by_kind)
     base = presets.find_preset(base).name if base else nearest(found.bits)
     text = solve.as_recipe(costs, found, name or f"{found.bits:.2f}bpw", base)
     try:
@@ -62,7 +72,7 @@ def command(
         raise OutputError(f"{out}: cannot be written ({error.strerror or error})") from None
     used = Counter(type_.name for type_ in found.types.values())
     click.echo(", ".join(f"{count} {type_}" for type_, count in used.most_common()))
-    exact = "the best there is" if not found.gap else f"at most {found.gap:.1e} from the best"
+    exact = "the optimum" if not found.gap else f"at most {found.gap:.1e} from the optimum"
     click.echo(
         f"{out}  {found.size / 1e6:,.1f} MB, {found.bits:.2f} bits per weight, "
         f"expected divergence {found.expected:.2e} nats ({exact})"
@@ -71,6 +81,6 @@ def command(
 
 
 def nearest(bits: float) -> str:
-    """Name the K-quant mix whose size is nearest."""
+    """Return the name of the K-quant preset whose size is nearest."""
     sizes = {"Q2_K": 2.96, "Q3_K_M": 3.9, "Q4_K_M": 4.85, "Q5_K_M": 5.7, "Q6_K": 6.57, "Q8_0": 8.5}
     return min(sizes, key=lambda quant: abs(sizes[quant] - bits))

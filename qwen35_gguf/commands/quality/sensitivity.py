@@ -19,7 +19,7 @@ from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant.imatrix import Imatrix
-from qwen35_gguf.quant.recipe_file import place
+from qwen35_gguf.quant.recipe_file import split_name
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search.costs import Costs, Type
 from qwen35_gguf.runtime.engine.prefix_cache import model_identity
@@ -131,12 +131,12 @@ def _begun(
 
 
 def show(console: Console, found: Costs) -> None:
-    """Print the sum of each role's costs, a column a type, the most sensitive role first."""
+    """Print the sum of each kind's costs, a column a type, the most sensitive kind first."""
     types = sorted({cost.type for cost in found.costs}, key=lambda t: t.value)
     sums: dict[str, dict[Type, float]] = {}
     for cost in found.costs:
-        role, layer = place(cost.tensor, found.layers)
-        name = f"mtp.{role}" if layer == -1 else role
+        kind, layer = split_name(cost.tensor, found.layers)
+        name = f"mtp.{kind}" if layer == -1 else kind
         sums.setdefault(name, {}).setdefault(cost.type, 0.0)
         sums[name][cost.type] += cost.divergence
     table = Table(box=None, pad_edge=False)

@@ -98,7 +98,7 @@ def test_no_fault_in_any_preset_of_the_trained_model(tmp_path: Path, quant: str)
 
 
 @pytest.mark.parametrize("kind", ["dense, tied", "dense, untied, three value heads per key", "mixture of experts"])
-@pytest.mark.parametrize("quant", recipe_file.sizes("deltanet"))
+@pytest.mark.parametrize("quant", recipe_file.variants("deltanet"))
 def test_no_fault_in_the_recipe_deltanet(checkpoint: Factory, tmp_path: Path, kind: str, quant: str) -> None:
     files = hf_to_gguf.convert(checkpoint(**CHECKPOINTS[kind]), quant, tmp_path, vision=False, recipe="deltanet")
     assert found_in(files) == []
