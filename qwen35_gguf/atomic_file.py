@@ -45,7 +45,7 @@ class PendingFile:
 
     def finish(self) -> None:
         """Flush to disk; the file is complete, but still under its temporary name."""
-        with disk_errors(self.part):
+        with disk_errors(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
 
@@ -58,12 +58,14 @@ class PendingFile:
 
 
 @contextlib.contextmanager
-def pending_file(path: Path, *, force: bool = False) -> Iterator[PendingFile]:
+def pending_file(path: Path, *, force: bool = False, wait: bool = False, mode: int = 0o666) -> Iterator[PendingFile]:
     """Begin a file; without `publish`, or after an error, nothing of it is left.
 
     Args:
         path: the final name; missing folders are made.
         force: replace an existing file.
+        wait: wait for another process that is writing the same file, instead of refusing.
+        mode: permissions of the file, reduced by the umask.
 
     Raises:
         OutputError: the file exists and `force` is not set, cannot be written, or is being written by another process.
@@ -71,20 +73,13 @@ def pending_file(path: Path, *, force: bool = False) -> Iterator[PendingFile]:
     """
     check_absent(path, force=force)
     part = path.with_name(path.name + SUFFIX)
-    with disk_errors(part):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Neither "wb", which would empty the file of a process that holds the lock, nor "ab", which cannot seek.
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        file = os.fdopen(descriptor, "r+b")
+        file = _open_locked(part, mode, wait=wait)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise OutputError(f"{part}: another process is writing it; wait for it to end") from None
         identity = os.fstat(file.fileno())
         try:
-            with disk_errors(part):
+            with disk_errors(path):
                 if identity.st_size:
                     file.truncate(0)
             yield PendingFile(path, part, file)
@@ -97,13 +92,42 @@ def pending_file(path: Path, *, force: bool = False) -> Iterator[PendingFile]:
             file.close()
 
 
+def _open_locked(part: Path, mode: int, *, wait: bool) -> IO[bytes]:
+    """Open a file for reading and writing that no other process has open like this.
+
+    Not "wb", which empties the file of the process that holds the lock, nor "ab", which cannot seek.
+    """
+    while True:
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), mode), "r+b")
+        if fcntl is None:
+            return file
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # The process that held the lock may have published the file that was opened.
+            if part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise OutputError(f"{part}: another process is writing it; wait for it to end") from None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
 @contextlib.contextmanager
-def atomic_file(path: Path, *, force: bool = True) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, force: bool = True, wait: bool = False, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Write a whole file: it appears under its name when the block ends, and not at all after an error.
+
+    An existing device or pipe, such as /dev/stdout, is written directly.
 
     Args:
         path: the final name; missing folders are made.
         force: replace an existing file.
+        wait: wait for another process that is writing the same file, instead of refusing.
+        mode: permissions of the file, reduced by the umask.
 
     Yields:
         The file, open for writing bytes.
@@ -112,11 +136,21 @@ def atomic_file(path: Path, *, force: bool = True) -> Iterator[IO[bytes]]:
         OutputError: the file exists and `force` is not set, cannot be written, or is being written by another process.
 
     """
-    with pending_file(path, force=force) as pending:
-        with disk_errors(pending.part):
+    if path.is_char_device() or path.is_fifo():
+        with disk_errors(path), path.open("wb") as file:
+            yield file
+        return
+    with pending_file(path, force=force, wait=wait, mode=mode) as pending:
+        with disk_errors(path):
             yield pending.file
         pending.finish()
         pending.publish()
+
+
+def write_text(path: Path, text: str, *, force: bool = True) -> None:
+    """Write a whole text file in UTF-8, as `atomic_file`."""
+    with atomic_file(path, force=force) as file:
+        file.write(text.encode("utf-8"))
 
 
 def check_absent(path: Path, *, force: bool = False) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from gguf import GGMLQuantizationType
 
-from qwen35_gguf.errors import CostsError, OutputError
+from qwen35_gguf.atomic_file import write_text
+from qwen35_gguf.errors import CostsError
 
 Type = GGMLQuantizationType
 FORMAT = "qwen35 costs 1"
@@ -80,13 +81,7 @@ def write(costs: Costs, path: Path) -> None:
     head = {key: value for key, value in vars(costs).items() if key != "costs"}
     rows = [[c.tensor, c.type.name, c.bytes, c.error, c.divergence] for c in costs.costs]
     lines = ",\n".join(json.dumps(row) for row in rows)
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(f'{{"format": "{FORMAT}", {json.dumps(head)[1:-1]}, "costs": [\n{lines}\n]}}\n')
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    write_text(path, f'{{"format": "{FORMAT}", {json.dumps(head)[1:-1]}, "costs": [\n{lines}\n]}}\n')
 
 
 def read(path: Path) -> Costs:

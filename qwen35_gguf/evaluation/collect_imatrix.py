@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.errors import ImatrixError, ModelError
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.gguf_file.header import GgufHeader
@@ -152,8 +153,9 @@ def collect(
         finally:
             if head is not None:
                 head.close()
-    matrices.write(collector.found, out)
-    part.unlink(missing_ok=True)
+    matrices.write(collector.found, part)
+    with disk_errors(out):
+        part.replace(out)  # not written anew: until now it is what another run resumes from
     return collector.found
 
 

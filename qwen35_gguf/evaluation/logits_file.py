@@ -18,7 +18,8 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import LogitsError, OutputError
+from qwen35_gguf.atomic_file import atomic_file
+from qwen35_gguf.errors import LogitsError
 from qwen35_gguf.quant.divergence import Floats, log_softmax
 
 MAGIC = b"_logits_"
@@ -86,17 +87,10 @@ def writing(path: Path, header: Header) -> Iterator[IO[bytes]]:
         OutputError: it cannot be written.
 
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(MAGIC + HEAD.pack(header.chunk, header.vocabulary, len(header.tokens)))
-            file.write(header.tokens.astype("<i4").tobytes())
-            yield file
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(MAGIC + HEAD.pack(header.chunk, header.vocabulary, len(header.tokens)))
+        file.write(header.tokens.astype("<i4").tobytes())
+        yield file
 
 
 def read_header(path: Path) -> Header:

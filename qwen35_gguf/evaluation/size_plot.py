@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwen35_gguf.errors import MissingDependencyError, OutputError
+from qwen35_gguf.atomic_file import atomic_file
+from qwen35_gguf.errors import MissingDependencyError
 
 COLOURS = ("#0b6e4f", "#d1495b", "#30638e", "#edae49", "#5f4b8b")
 FORMATS = (".png", ".svg")
@@ -61,11 +62,10 @@ def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
             axes.legend()
         stem = path.with_suffix("") if path.suffix in FORMATS else path
         made = [stem.with_name(stem.name + suffix) for suffix in FORMATS]
-        try:
-            for target in made:
-                figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else {})
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        for target in made:
+            kind = target.suffix.removeprefix(".")
+            with atomic_file(target) as file:
+                figure.savefig(file, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else {})
     finally:
         pyplot.close(figure)
     return made

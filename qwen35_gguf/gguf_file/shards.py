@@ -132,7 +132,7 @@ def split(
         for index, (path, group) in enumerate(zip(paths, groups, strict=True)):
             shard = stack.enter_context(pending_file(path, force=force))
             entries = list(_shard_entries(layout, index, len(groups)))
-            with disk_errors(shard.part):
+            with disk_errors(shard.path):
                 placed = contiguous(group, layout.alignment)
                 shard.file.write(encode_header(entries, placed, layout.alignment, layout.version))
                 for tensor in group:
@@ -173,7 +173,7 @@ def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lam
     size = len(header) + sum(padded(tensor.nbytes, head.alignment) for tensor in tensors)
     _check_outputs([out], size, force=force)
     with pending_file(out, force=force) as whole:
-        with disk_errors(whole.part):
+        with disk_errors(whole.path):
             whole.file.write(header)
             for shard in shards:
                 with shard.path.open("rb") as source:

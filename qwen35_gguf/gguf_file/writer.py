@@ -53,7 +53,7 @@ class GGUFStream:
         """Write metadata and tensor descriptions, padded to the first tensor; of equal keys the last value counts."""
         entries = list({entry.key: entry for entry in metadata}.values())
         header = encode_header(entries, self._tensors, DEFAULT_ALIGNMENT)
-        with disk_errors(self.part):
+        with disk_errors(self.path):
             self._file.write(header)
             self._file.flush()
         self._data_start = len(header)
@@ -62,7 +62,7 @@ class GGUFStream:
         """Replace a string of the header by one of the same length, which was not known when it was written."""
         file, new = self._file, text.encode()
         begin = encode_string(key) + UINT32.pack(STRING) + encode_string(text)[: -len(new)]
-        with disk_errors(self.part):
+        with disk_errors(self.path):
             end = file.tell()
             file.seek(0)
             at = file.read(self._data_start).find(begin)
@@ -75,7 +75,7 @@ class GGUFStream:
     def write(self, data: np.ndarray[Any, Any]) -> None:
         """Append rows of the current tensor, as they are stored; its last byte is followed by the padding."""
         raw = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        with disk_errors(self.part):
+        with disk_errors(self.path):
             self._file.write(raw.data)
             self._remaining[0] -= raw.nbytes
             if self._remaining[0] <= 0:

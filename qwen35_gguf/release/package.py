@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qwen35_gguf.atomic_file import disk_errors
+from qwen35_gguf.atomic_file import disk_errors, write_text
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.plan_files import PlannedFile
 from qwen35_gguf.errors import PackageError
@@ -197,6 +197,6 @@ def describe(plan: ReleasePlan, folder: Path, state: State, options: PackageOpti
         imatrix=bool(plan.imatrix),
     )
     for name, content in model_card.texts(card, folder).items():
-        states.write_text(folder / name, content)
+        write_text(folder / name, content)
     checksums.write(folder, known=state.files, jobs=jobs)
     return checksums.listed_files(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_gguf import __version__
+from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, OpenedCheckpoint, ReleasePlan, hub_id
@@ -45,7 +46,7 @@ def write_record(plan: ReleasePlan, folder: Path, state: State) -> None:
         content = _of_checkpoint(plan, plan.checkpoint, state)
     else:
         content = {"tool": TOOL, "files": _of_files(plan, state)}
-    states.write_text(folder / RECIPE, json.dumps(content, indent=2) + "\n")
+    write_text(folder / RECIPE, json.dumps(content, indent=2) + "\n")
 
 
 def _of_checkpoint(plan: ReleasePlan, checkpoint: OpenedCheckpoint, state: State) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwen35_gguf.atomic_file import disk_errors
+from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.shards import SHARD_NAME
 from qwen35_gguf.release import checksums
@@ -142,16 +142,3 @@ def incomplete(folder: Path, names: Sequence[str], state: State, say: Callable[[
         for remains in parts_of(folder, name):
             remains.unlink(missing_ok=True)
     return missing
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a text file; it appears whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-
-    """
-    part = path.with_name(path.name + ".part")
-    with disk_errors(path):
-        part.write_text(content, encoding="utf-8")
-        part.replace(path)

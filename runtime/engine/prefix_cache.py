@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import OutputError
 
 Item = int | str
@@ -216,21 +216,10 @@ class StateFolder:
         header["sha256"] = _digest(header, parts)
         text = json.dumps(header).encode()
         path = self.path(snapshot.items)
-        try:
-            descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".writing-")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(MAGIC + len(text).to_bytes(8, "little") + text)
-                    for part in parts:
-                        file.write(part.data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+        with atomic_file(path, wait=True, mode=0o600) as file:  # readable for its owner only: it holds prompts
+            file.write(MAGIC + len(text).to_bytes(8, "little") + text)
+            for part in parts:
+                file.write(part.data)
         self._prune(path)
         return path
 

@@ -7,13 +7,13 @@ import logging
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.runtime.engine.prefix_cache import model_identity
 from qwen35_gguf.runtime.llama.devices import Device
@@ -103,12 +103,10 @@ def save(profile: Profile, model: Path, devices: Sequence[Device] = ()) -> Path:
     record = {"format": FORMAT, "model": model_identity(model), "name": model.name, "hardware": hardware(devices)}
     record |= asdict(profile)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); set QWEN35_CACHE") from None
+        with atomic_file(path, wait=True, mode=0o600) as file:
+            file.write(json.dumps(record, indent=1).encode())
+    except OutputError as error:
+        raise OutputError(f"{error}, or set QWEN35_CACHE") from None
     return path
 
 

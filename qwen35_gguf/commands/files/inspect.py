@@ -12,9 +12,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.metadata_text import shorten
-from qwen35_gguf.errors import OutputError
 from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.shards import read_set
@@ -36,10 +36,7 @@ def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
     table = bits_map.rows(listed)
     if svg is not None:
         title = f"{file.stem}: {8 * total / max(1, weights):.2f} bits per weight"
-        try:
-            svg.write_text(bits_map.svg(table, title), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{svg}: cannot be written ({error.strerror or error})") from None
+        write_text(svg, bits_map.svg(table, title))
     if as_json:
         click.echo(json.dumps(record(entries, listed, table, weights, total), indent=1, ensure_ascii=False))
         return

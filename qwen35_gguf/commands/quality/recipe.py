@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.errors import OutputError
@@ -65,11 +66,7 @@ def command(
         found = solve.for_divergence(costs, max_kld or 0.0, by_kind=by_kind)
     base = presets.find_preset(base).name if base else nearest(found.bits)
     text = solve.as_recipe(costs, found, name or f"{found.bits:.2f}bpw", base)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error})") from None
+    write_text(out, text)
     used = Counter(type_.name for type_ in found.types.values())
     click.echo(", ".join(f"{count} {type_}" for type_, count in used.most_common()))
     exact = "the optimum" if not found.gap else f"at most {found.gap:.1e} from the optimum"

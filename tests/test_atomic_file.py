@@ -1,0 +1,159 @@
+"""Files that appear whole or not at all, whatever stops the process that writes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from qwen35_gguf import atomic_file
+from qwen35_gguf.errors import OutputError
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from qwen35_gguf.atomic_file import atomic_file
+with atomic_file(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    with atomic_file.atomic_file(path) as file:
+        file.write(b"one")
+        assert names(path.parent) == ["a.json.part"]
+    assert path.read_bytes() == b"one"
+    atomic_file.write_text(path, "zwei ä")
+    assert path.read_text(encoding="utf-8") == "zwei ä"
+    assert names(path.parent) == ["a.json"]
+
+
+def test_an_existing_file_is_refused_or_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(OutputError, match="a: exists already; use --force"), atomic_file.pending_file(path):
+        pass
+    with pytest.raises(OutputError, match="exists already"):
+        atomic_file.write_text(path, "new", force=False)
+    assert path.read_text() == "old"
+    atomic_file.write_text(path, "new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_nothing_is_left_after_an_error(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_file.atomic_file(path) as file:
+            file.write(b"new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_several_files_appear_together(tmp_path: Path) -> None:
+    def write(*, fail: bool) -> None:
+        with atomic_file.pending_file(tmp_path / "a") as one, atomic_file.pending_file(tmp_path / "b") as two:
+            one.file.write(b"a")
+            one.finish()
+            if fail:
+                raise RuntimeError
+            two.finish()
+            one.publish()
+            two.publish()
+
+    with pytest.raises(RuntimeError):
+        write(fail=True)
+    assert names(tmp_path) == []
+    write(fail=False)
+    assert names(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_process_leaves_no_final_file(tmp_path: Path, stop: signal.Signals) -> None:
+    path = tmp_path / "a"
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        with pytest.raises(OutputError, match=r"a\.part: another process is writing it"):
+            atomic_file.write_text(path, "mine")
+        process.send_signal(stop)
+    assert names(tmp_path) == (["a.part"] if stop == signal.SIGKILL else [])
+    atomic_file.write_text(path, "mine")
+    assert path.read_text() == "mine"
+    assert names(tmp_path) == ["a"]
+
+
+def test_processes_that_wait_write_one_after_the_other(tmp_path: Path) -> None:
+    """The last one wins; no file is ever a mixture, empty, or refused."""
+    path = tmp_path / "a"
+    problems = []
+
+    def write(letter: str) -> None:
+        try:
+            for _ in range(50):
+                with atomic_file.atomic_file(path, wait=True) as file:
+                    file.write(letter.encode() * 10_000)
+                found = path.read_bytes()
+                if len(found) != 10_000 or len(set(found)) != 1:
+                    problems.append(found[:10])
+        except OutputError as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "xyz"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("size", [10, 1 << 20])
+def test_a_full_disk_is_one_line(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.part").symlink_to("/dev/full")
+    with (
+        pytest.raises(OutputError, match="a: disk full; make room"),
+        atomic_file.atomic_file(tmp_path / "a") as file,
+    ):
+        file.write(b"x" * size)
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        atomic_file.write_text(tmp_path / "file" / "a", "x")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(OutputError, match=r"GB are free; make room"):
+        atomic_file.check_space(tmp_path, 1 << 60)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+def test_permissions_and_devices(tmp_path: Path) -> None:
+    with atomic_file.atomic_file(tmp_path / "a", mode=0o600) as file:
+        file.write(b"secret")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+    atomic_file.write_text(Path("/dev/null"), "x")
+    assert not Path("/dev/null.part").exists()
