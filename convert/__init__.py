@@ -10,8 +10,8 @@ from typing import Any
 
 
 class _CallableModule(ModuleType):
-    # `qwen35_gguf.convert` is a subpackage and the public function at once. A name can be bound to one object only, so
-    # the module itself is made callable; it loads the pipeline when it is first called. See PEP 713 for the idea.
+    # `qwen35_gguf.convert` is both a subpackage and the public function. A name is bound to one object, so the module
+    # itself is callable, and loads the pipeline on the first call. For type checkers the root declares a function.
     def __call__(self, *args: Any, **kwargs: Any) -> list[Path]:
         """Convert a checkpoint; arguments, results and errors are those of `hf_to_gguf.convert`."""
         from qwen35_gguf.convert.hf_to_gguf import convert

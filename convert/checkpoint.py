@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from qwen35_gguf.architecture import architecture_name, text_config
+from qwen35_gguf.convert.json_file import read_json
 from qwen35_gguf.errors import CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -159,21 +160,6 @@ def canonical_name(name: str) -> str:
     return re.sub(r"(mlp\.experts\.(?:gate_up_proj|down_proj))\.weight$", r"\1", name)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object, or say which file is wrong."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path.parent}: no {path.name}; give the directory of a Hugging Face checkpoint"
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); download it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; download it again")
-    return content
-
-
 def read_header(path: Path) -> list[StoredTensor]:
     """Parse and check one shard's header: lengths, offsets, overlaps, dtypes against shapes."""
     try:
@@ -228,7 +214,7 @@ def _parse_entry(path: Path, name: str, entry: Any, data: int, space: int) -> St
         raise CheckpointError(f"{path}: tensor {name} has a malformed header entry; download it again") from None
     if not 0 <= start <= stop <= space or min(shape, default=0) < 0:
         raise CheckpointError(
-            f"{path}: truncated: tensor {name} lies at bytes {start}..{stop} of {space}; download it again"
+            f"{path}: truncated: tensor {name} is stored at bytes {start}..{stop} of {space}; download it again"
         )
     width = FLOAT_DTYPES[dtype].itemsize if dtype in FLOAT_DTYPES else PACKED_DTYPES.get(dtype)
     if width is None:

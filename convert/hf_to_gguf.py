@@ -180,8 +180,8 @@ class Target(NamedTuple):
 def _start_threads(stack: ExitStack, jobs: int) -> Threads:
     count = jobs if jobs > 0 else os.cpu_count() or 1
     quantizers, writer = (
-        stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix=name))
-        for name, workers in (("quantize", count), ("write", 1))
+        stack.enter_context(ThreadPoolExecutor(size, thread_name_prefix=name))
+        for name, size in (("quantize", count), ("write", 1))
     )
     return Threads(quantizers, writer, count * SLABS_PER_THREAD)
 

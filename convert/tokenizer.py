@@ -11,14 +11,14 @@ tokenizer has them: other BPE flavours (``byte_fallback``), lower-casing normali
 
 from __future__ import annotations
 
-import json
-import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFValueType, Keys, TokenType
 
+from qwen35_gguf.convert.chat_template import chat_templates
+from qwen35_gguf.convert.json_file import read_json
 from qwen35_gguf.errors import CheckpointError, MissingDependencyError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 
@@ -64,16 +64,16 @@ def vocabulary(directory: Path, vocab_size: int) -> list[KeyValue]:
         vocab_size: Rows of the embedding; ids without a token are filled with ``[PAD{id}]``, marked unused.
 
     Raises:
-        CheckpointError: No tokenizer, an unreadable file, an id that is used twice or lies outside the vocabulary, or
+        CheckpointError: No tokenizer, an unreadable file, an id that is used twice or is outside of the vocabulary, or
             a pre-tokenizer that llama.cpp would not reproduce.
         MissingDependencyError: A SentencePiece model without the package that reads it.
 
     """
     tokenizer_file = directory / "tokenizer.json"
     sentencepiece_file = directory / "tokenizer.model"
-    settings = _read_json(directory / "tokenizer_config.json", optional=True)
+    settings = read_json(directory / "tokenizer_config.json", optional=True)
     if tokenizer_file.is_file():
-        tokenizer = _read_json(tokenizer_file)
+        tokenizer = read_json(tokenizer_file)
         entries = _bpe(tokenizer_file, tokenizer, settings, vocab_size)
     elif sentencepiece_file.is_file():
         tokenizer = {}
@@ -84,7 +84,7 @@ def vocabulary(directory: Path, vocab_size: int) -> list[KeyValue]:
         )
     entries += _special_ids(directory, tokenizer, settings, vocab_size)
     entries += _add_token_flags(tokenizer, settings)
-    entries += _chat_templates(directory, settings)
+    entries += chat_templates(directory, settings)
     return entries
 
 
@@ -99,13 +99,13 @@ def _bpe(path: Path, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], 
 
     texts: dict[int, str] = {}
     for text, token_id in model["vocab"].items():
-        _place(path, texts, token_id, text, vocab_size)
+        _assign_id(path, texts, token_id, text, vocab_size)
     types = dict.fromkeys(texts, TokenType.NORMAL)
 
     named_special = _named_special_tokens(settings)
     for token in _added_tokens(path, tokenizer, settings):
         token_id, text = token["id"], token["content"]
-        _place(path, texts, token_id, text, vocab_size)
+        _assign_id(path, texts, token_id, text, vocab_size)
         if token.get("special") or text in named_special or _looks_special(text):
             types[token_id] = TokenType.CONTROL
         else:
@@ -131,7 +131,7 @@ def _bpe(path: Path, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], 
 
 
 def _pre_tokenizer(path: Path, tokenizer: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name for the regex by which the tokenizer cuts text into words."""
+    """Return llama.cpp's name for the regex by which the tokenizer splits text into words."""
     found = list(_split_patterns(tokenizer.get("pre_tokenizer")))
     names = [PRE_TOKENIZERS.get(pattern) for pattern in found]
     if len(names) == 1 and names[0] is not None:
@@ -155,8 +155,8 @@ def _split_patterns(node: object) -> Iterator[str]:
         yield str(pattern.get("Regex", pattern) if isinstance(pattern, dict) else pattern)
 
 
-def _place(path: Path, texts: dict[int, str], token_id: object, text: str, vocab_size: int) -> None:
-    """Put a token at its id; the same text twice (vocabulary and added tokens) is how tokenizer.json is written."""
+def _assign_id(path: Path, texts: dict[int, str], token_id: object, text: str, vocab_size: int) -> None:
+    """Give an id a text. The vocabulary and the added tokens of a tokenizer.json may both have the same one."""
     if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
         raise CheckpointError(
             f"{path}: token {text!r} has the id {token_id!r}, outside the vocabulary of {vocab_size} that config.json "
@@ -198,7 +198,7 @@ def _declared_tokens(path: Path, settings: Mapping[str, Any]) -> Iterator[tuple[
 
 
 def _named_special_tokens(settings: Mapping[str, Any]) -> set[str]:
-    """Return the texts that tokenizer_config.json gives a role: those are special whatever their flag says."""
+    """Return the texts that tokenizer_config.json names for a purpose: those are special whatever their flag says."""
     named = [settings.get(f"{kind}_token") for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
     for key in ("additional_special_tokens", "extra_special_tokens"):
         more = settings.get(key) or []
@@ -255,14 +255,14 @@ def _sentencepiece(path: Path, settings: Mapping[str, Any], vocab_size: int) -> 
         (pieces.IsByte, TokenType.BYTE),
     )
     for token_id in range(pieces.vocab_size()):
-        _place(path, texts, token_id, pieces.IdToPiece(token_id), vocab_size)
+        _assign_id(path, texts, token_id, pieces.IdToPiece(token_id), vocab_size)
         scores[token_id] = pieces.GetScore(token_id)
         types[token_id] = next((kind for test, kind in kinds if test(token_id)), TokenType.NORMAL)
 
-    # Added tokens replace pieces: fine-tunes rename the reserved ones. tokenizer_config.json has the last word.
+    # Added tokens replace pieces: fine-tunes rename the reserved ones. tokenizer_config.json overrides both.
     renamed = [
         (token_id, text, False)
-        for text, token_id in _read_json(path.with_name("added_tokens.json"), optional=True).items()
+        for text, token_id in read_json(path.with_name("added_tokens.json"), optional=True).items()
     ]
     renamed_types = dict.fromkeys((token_id for token_id, *_ in renamed), TokenType.USER_DEFINED)
     for token_id, token in _declared_tokens(path.with_name("tokenizer_config.json"), settings):
@@ -271,7 +271,7 @@ def _sentencepiece(path: Path, settings: Mapping[str, Any], vocab_size: int) -> 
         renamed.append((token_id, text if special else text.replace("▁", " "), special))
         renamed_types[token_id] = TokenType.CONTROL if special else TokenType.USER_DEFINED
     for token_id, text, _ in renamed:
-        _place(path, {}, token_id, text, vocab_size)
+        _assign_id(path, {}, token_id, text, vocab_size)
         texts[token_id] = text
         scores[token_id] = _ADDED_SCORE
         types[token_id] = renamed_types[token_id]
@@ -293,7 +293,7 @@ def _special_ids(
     directory: Path, tokenizer: Mapping[str, Any], settings: Mapping[str, Any], vocab_size: int
 ) -> Iterator[KeyValue]:
     """Yield the ids of the special tokens: by text from tokenizer_config.json, else by number from config.json."""
-    config = _read_json(directory / "config.json", optional=True)
+    config = read_json(directory / "config.json", optional=True)
     nested = config.get("text_config") or {}
     # Only tokenizer.json's list counts here, as for the reference; a SentencePiece model takes config.json's ids.
     ids = {token["content"]: token["id"] for token in reversed(tokenizer.get("added_tokens") or [])}
@@ -308,7 +308,7 @@ def _special_ids(
             token_id = config.get(f"{kind}_token_id")
         if token_id is None:
             token_id = nested.get(f"{kind}_token_id")
-        # A list (several end tokens) is no single id: generation_config.json's business, not the vocabulary's.
+        # A list (several end tokens) belongs to generation_config.json, not to the vocabulary.
         if not isinstance(token_id, int) or isinstance(token_id, bool):
             continue
         if not 0 <= token_id < vocab_size:
@@ -339,67 +339,5 @@ def _add_token_flags(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) 
             yield KeyValue.of(key, value, GGUFValueType.BOOL)
 
 
-def _chat_templates(directory: Path, settings: Mapping[str, Any]) -> Iterator[KeyValue]:
-    """Yield the chat template and the named ones.
-
-    Precedence: tokenizer_config.json, then chat_template.jinja (with additional_chat_templates/), then
-    chat_template.json. That is the reference converter's order; newer checkpoints have only the .jinja file.
-    """
-    found: object = settings.get("chat_template")
-    jinja = directory / "chat_template.jinja"
-    if found is None and jinja.is_file():
-        found = _read_text(jinja)
-        extra = sorted((directory / "additional_chat_templates").glob("*.jinja"))
-        if extra:
-            found = [{"name": "default", "template": found}]
-            found += [{"name": file.stem, "template": _read_text(file)} for file in extra]
-    elif found is None:
-        found = _read_json(directory / "chat_template.json", optional=True).get("chat_template")
-
-    if isinstance(found, str):
-        yield KeyValue.of(Keys.Tokenizer.CHAT_TEMPLATE, found, GGUFValueType.STRING)
-    elif isinstance(found, list):
-        yield from _named_templates(found)
-
-
-def _named_templates(templates: Sequence[Any]) -> Iterator[KeyValue]:
-    """Yield a list of named templates: each under its own key, their names, and the default one."""
-    allowed = string.ascii_letters + string.digits
-    named: dict[str, str] = {}
-    for item in templates:
-        if not isinstance(item, dict) or not item.get("template"):
-            continue
-        name = "".join(c if c in allowed else "_" for c in str(item.get("name", "")))
-        if name:
-            named.setdefault(name, str(item["template"]))
-    default = named.pop("default", None)
-    if named:
-        yield _array(Keys.Tokenizer.CHAT_TEMPLATES, list(named), GGUFValueType.STRING)
-        for name, template in named.items():
-            yield KeyValue.of(Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name), template, GGUFValueType.STRING)
-    if default is not None:
-        yield KeyValue.of(Keys.Tokenizer.CHAT_TEMPLATE, default, GGUFValueType.STRING)
-
-
 def _array(key: str, values: Sequence[str] | Sequence[int] | Sequence[float], element: GGUFValueType) -> KeyValue:
     return KeyValue.of(key, values, GGUFValueType.ARRAY, element)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    """Return the object in a JSON file; ``{}`` if the file is optional and absent."""
-    if optional and not path.is_file():
-        return {}
-    try:
-        value = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected an object")
-    return value

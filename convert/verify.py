@@ -1,4 +1,4 @@
-"""`qwen35 verify`: hold a GGUF against the checkpoint it was made from, tensor by tensor.
+"""`qwen35 verify`: compare a GGUF with the checkpoint it was made from, tensor by tensor.
 
 The tensor map is walked backwards: each GGUF tensor is dequantized, its operations are inverted, and the result is
 compared with the source weights. Unquantized permutations must agree to the bit, arithmetic ones to F32 rounding;
@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the tensor is what the checkpoint says it should be."""
+        """Tell whether the tensor equals its source, within the limit."""
         return not self.problem and (self.exact or self.error <= self.limit)
 
 
@@ -50,7 +50,7 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
 
     Raises:
         GgufError: the file is missing or damaged.
-        CheckpointError: the file is no GGUF of this checkpoint's architecture, or the checkpoint is damaged.
+        CheckpointError: the file is not a GGUF of this checkpoint's architecture, or the checkpoint is damaged.
 
     """
     path = Path(file)
@@ -76,21 +76,21 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
         yield Comparison(name, "-", float("nan"), 0.0, False, "is in the file, but not in the checkpoint")
 
 
-def _compare(checkpoint: Checkpoint, output: OutputTensor, found: TensorInfo, packed: Array) -> Comparison:
+def _compare(checkpoint: Checkpoint, output: OutputTensor, found: TensorInfo, data: Array) -> Comparison:
     type_, shape = found.type, found.shape
     limit = presets.FORMATS[type_].error if type_ in presets.FORMATS else UNKNOWN_FORMAT_ERROR
     if shape != output.shape:
         problem = f"has shape {list(shape)}, expected {list(output.shape)}"
         return Comparison(output.name, type_.name, float("nan"), limit, False, problem)
     if len(output.sources) > 1:
-        packed_blocks = np.split(packed, len(output.sources))
+        blocks = np.split(data, len(output.sources))
         block_shape = shape[1:]
     else:
-        packed_blocks, block_shape = [packed], shape
+        blocks, block_shape = [data], shape
 
     difference = energy = 0.0
     exact = True
-    for source, part in zip(output.sources, packed_blocks, strict=True):
+    for source, part in zip(output.sources, blocks, strict=True):
         original = output.select(checkpoint.read(source))
         for got, want in _slabs(output, original, part, type_, block_shape):
             delta = got.astype(np.float64) - want.astype(np.float64)
@@ -103,14 +103,14 @@ def _compare(checkpoint: Checkpoint, output: OutputTensor, found: TensorInfo, pa
 
 
 def _slabs(
-    output: OutputTensor, original: Array, packed: Array, type_: GGMLQuantizationType, shape: tuple[int, ...]
+    output: OutputTensor, original: Array, data: Array, type_: GGMLQuantizationType, shape: tuple[int, ...]
 ) -> Iterator[tuple[Array, Array]]:
     """Yield (restored, original) pairs: by slabs of rows without operations, whole when rows or columns move."""
     if output.operations or original.ndim != 2:
-        restored = kernels.dequantize(packed, type_, shape[-1]).reshape(shape)
+        restored = kernels.dequantize(data, type_, shape[-1]).reshape(shape)
         yield output.invert(restored), original.astype(np.float32)
         return
     step = max(1, (1 << 22) // shape[-1])
     for start in range(0, shape[0], step):
-        restored = kernels.dequantize(packed[start : start + step], type_, shape[-1])
+        restored = kernels.dequantize(data[start : start + step], type_, shape[-1])
         yield restored, original[start : start + step].astype(np.float32)

@@ -1,7 +1,7 @@
 """A checksum of a checkpoint's weights that can be taken while they are read for something else.
 
 Each tensor is hashed alone, in any order and by any thread; the checksum is that of the sorted list of their names,
-types, shapes and hashes, behind config.json and tokenizer.json. So it does not depend on how the weights are cut into
+types, shapes and hashes, behind config.json and tokenizer.json. So it does not depend on how the weights are split into
 files, and no second read of the checkpoint is needed.
 """
 

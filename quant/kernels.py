@@ -1,4 +1,4 @@
-"""Packing rows of weights: our kernels where there is one for the type, ggml's for the rest.
+"""Quantize and dequantize rows of weights: our kernels where one exists for the type, ggml's for the rest.
 
 Ours (ggml_ops/kquants) read float32, bfloat16 and float16 as they are, and give the bytes of ggml_quantize_chunk. The
 others are those of the libggml-base that llama-cpp-python ships, loaded when first needed. Both release the GIL.
@@ -38,7 +38,7 @@ SOURCES = {np.dtype(np.float32): "f32", BFLOAT16: "bf16", np.dtype(np.float16): 
 
 
 def row_bytes(type: GGMLQuantizationType, columns: int) -> int:  # noqa: A002 (ggml's word)
-    """Return the bytes of one packed row. Raises QuantizationError if the row is not whole blocks."""
+    """Return the bytes of one quantized row. Raises QuantizationError if the row is not whole blocks."""
     block, size = GGML_QUANT_SIZES[type]
     if columns % block:
         raise QuantizationError(f"rows of {columns} are not whole blocks of {block} as {type.name} needs")
@@ -51,7 +51,7 @@ def quantize_rows(
     importance: Array | None = None,
     threads: int = 1,
 ) -> Array:
-    """Pack rows.
+    """Quantize rows.
 
     Args:
         x: (rows, columns), float32, float16, bfloat16 or float8, any strides.
@@ -89,13 +89,13 @@ def quantize(
     importance: Array | None = None,
     threads: int = 0,
 ) -> Array:
-    """Pack an array in a GGUF type, bit for bit as ggml does.
+    """Quantize an array to a GGUF type, bit for bit as ggml does.
 
     Args:
         x: (..., columns), float32, float16, bfloat16 or float8.
         type: "Q4_K", or the enum of the gguf package.
-        importance: (columns,) float32, or None: how much an error in each column matters.
-        threads: 0 for one a core. They take chunks of rows as they get free.
+        importance: (columns,) float32, not negative, of an importance matrix: the weight of an error in each column.
+        threads: 0 for one per core.
 
     Returns:
         (rows, row_bytes) uint8, with all leading dimensions as rows.
@@ -105,22 +105,27 @@ def quantize(
 
     """
     if isinstance(type, str) and type.upper() not in Type.__members__:
-        raise QuantizationError(f"{type}: no such type; choose one of {', '.join(sorted(t.name for t in Type))}")
+        raise QuantizationError(f"{type}: not a ggml type; choose one of {', '.join(sorted(t.name for t in Type))}")
     kind = GGMLQuantizationType[type.upper()] if isinstance(type, str) else type
     if x.ndim == 0:
         raise QuantizationError("a single number cannot be quantized; give an array (..., columns)")
     rows = x.reshape(-1, x.shape[-1])
-    workers = threads or os.cpu_count() or 1
-    if kind in NATIVE or workers == 1:
-        return quantize_rows(rows, kind, importance, workers)
+    threads = threads or os.cpu_count() or 1
+    if kind in NATIVE or threads == 1:
+        return quantize_rows(rows, kind, importance, threads)
     step = max(1, CHUNK_ELEMENTS // max(1, rows.shape[1]))
     chunks = [rows[start : start + step] for start in range(0, rows.shape[0], step)] or [rows]
-    with ThreadPoolExecutor(min(workers, len(chunks))) as pool:
+    with ThreadPoolExecutor(min(threads, len(chunks))) as pool:
         return np.concatenate(list(pool.map(lambda chunk: quantize_rows(chunk, kind, importance), chunks)))
 
 
 def dequantize(data: Array, type: GGMLQuantizationType, columns: int) -> Array:  # noqa: A002
-    """Unpack (rows, row_bytes) uint8 to (rows, columns) float32."""
+    """Dequantize (rows, row_bytes) uint8 to (rows, columns) float32.
+
+    Raises:
+        QuantizationError: the rows are not whole blocks, or ggml cannot dequantize the type.
+
+    """
     packed = np.ascontiguousarray(data, dtype=np.uint8)
     rows = packed.size // row_bytes(type, columns)
     if type in PLAIN:
@@ -177,7 +182,7 @@ def _check_importance(importance: Array | None, columns: int, type: Type) -> Arr
     if not good.all():
         column = int(np.argmin(good))
         raise QuantizationError(
-            f"importance of column {column} is {weights[column]}; it has to be finite and not negative"
+            f"importance of column {column} is {weights[column]}; it must be finite and not negative"
         )
     return weights
 

@@ -16,7 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qwen35_gguf import convert, errors, ggml_ops, quant
+    from qwen35_gguf import errors, ggml_ops, quant
+    from qwen35_gguf.convert.hf_to_gguf import convert  # at run time the subpackage, which is callable
     from qwen35_gguf.errors import (
         BusyError,
         CheckpointError,

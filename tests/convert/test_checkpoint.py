@@ -54,7 +54,7 @@ def rename(header: Header, old: str, new: str) -> None:
 NORM = "model.language_model.norm.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
-    "config is no JSON": (lambda d: (d / "config.json").write_text("{"), "cannot be read as JSON"),
+    "config is not JSON": (lambda d: (d / "config.json").write_text("{"), "not valid JSON"),
     "another architecture": (
         lambda d: edit_config(d, lambda c: c.update(architectures=["LlamaForCausalLM"])),
         "architecture is LlamaForCausalLM, not Qwen3.5",
@@ -69,7 +69,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "truncated: the header claims 1099511627776 bytes",
     ),
     "empty file": (lambda d: (d / "model.safetensors").write_bytes(b""), "truncated"),
-    "header is no JSON": (
+    "header is not JSON": (
         lambda d: (d / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"abcd"),
         "header is not JSON",
     ),

@@ -90,7 +90,7 @@ def test_shards_and_prefixes_do_not_change_a_tensor(checkpoint: Factory, tmp_pat
         assert tensors.keys() == reference.keys()
 
 
-def test_an_mlx_vision_tower_is_the_published_one(checkpoint: Factory, tmp_path: Path) -> None:
+def test_an_mlx_vision_encoder_is_the_published_one(checkpoint: Factory, tmp_path: Path) -> None:
     ours = [
         GGUFReader(
             hf_to_gguf.convert(checkpoint(mtp=False, style=style), "F32", tmp_path / style, mmproj_type="F32")[1]
@@ -277,7 +277,7 @@ def test_unknown_types_are_named(checkpoint: Factory, tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-def test_config_without_vision_but_with_a_tower(checkpoint: Factory, tmp_path: Path) -> None:
+def test_config_without_vision_but_with_a_vision_encoder(checkpoint: Factory, tmp_path: Path) -> None:
     source = Path(shutil.copytree(checkpoint(), tmp_path / "source"))
     config = json.loads((source / "config.json").read_text())
     del config["vision_config"]

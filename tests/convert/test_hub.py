@@ -1,4 +1,4 @@
-"""The Hub client against a real HTTP server on this host that stands in for the Hub."""
+"""The Hub client against a real HTTP server on localhost that stands in for the Hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES = {
         "consolidated.safetensors": b"the same weights again",
         "additional_chat_templates/tools.jinja": b"{{ tools }}",
         "chat_template.jinja": b"{{ messages }}",
-        "picture.png": b"not wanted",
+        "image.png": b"not wanted",
     },
     "org/odd-names": {"config.json": b"{}", "qwen.safetensors": b"weights"},
 }
@@ -120,7 +120,7 @@ def test_a_hub_id_is_downloaded() -> None:
     assert (repo, commit) == ("org/tiny", COMMIT)
     found = {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*.*")}
     wanted = FILES["org/tiny"].copy()
-    del wanted["picture.png"], wanted["consolidated.safetensors"]
+    del wanted["image.png"], wanted["consolidated.safetensors"]
     assert found == wanted
 
 

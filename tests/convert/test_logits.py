@@ -35,7 +35,7 @@ def test_logits_equal_transformers(checkpoint: Callable[..., Path], tmp_path: Pa
     model = model_class.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         reference = model(input_ids=torch.tensor([tokens])).logits[0].numpy()
-    assert len(np.unique(reference.argmax(-1))) > TOKENS // 4  # a reference that says something
+    assert len(np.unique(reference.argmax(-1))) > TOKENS // 4  # not a constant
 
     for way in ({}, {"n_ubatch": 64}, {"prompt": TOKENS // 2}):
         found = llama.logits(gguf, tokens, **way)

@@ -1,4 +1,4 @@
-"""The vision tower in mtmd computes what transformers computes."""
+"""The vision encoder in mtmd computes what transformers computes."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def test_image_embeddings_equal_transformers(
         assert a.shape == b.shape
         similarity = (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
         assert similarity.min() > cosine
-    # The pictures differ, and so do their embeddings: a constant would not pass.
+    # The images differ, and so do their embeddings: a constant would not pass.
     assert np.corrcoef(expected[0].mean(0), expected[1].mean(0))[0, 1] < 0.999

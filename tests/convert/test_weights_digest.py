@@ -1,4 +1,4 @@
-"""The checksum of the weights against one that the safetensors package gives, in whatever order and files they lie."""
+"""The checksum of the weights against one that the safetensors package gives, in any order and split."""
 
 from __future__ import annotations
 

@@ -1,37 +1,30 @@
-"""The hyper-parameters of a Qwen3.5 model: ONE description, read from config.json or from the metadata of a GGUF file.
-
-Everything that depends on the shape of a model (the tensor map, the quantization presets, the memory plan, lint) reads
-it here. Names follow config.json without `num_`. Sizes count elements unless they say otherwise.
-
-Sources: transformers configuration_qwen3_5.py and configuration_qwen3_5_moe.py; llama.cpp src/models/qwen35.cpp and
-qwen35moe.cpp (load_arch_hparams), tools/mtmd/clip.cpp.
-"""
+"""The text model: the main model and its MTP head."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from qwen35_gguf.architecture.config import (
+    DEFAULT_INTERVAL,
+    DENSE,
+    FULL,
+    LINEAR,
+    MOE,
+    Config,
+    ConfigReader,
+    LayerKind,
+    architecture_name,
+    interval_of,
+    layer_kinds,
+    layer_kinds_of,
+    text_config,
+)
+from qwen35_gguf.architecture.metadata import GgufReader
 from qwen35_gguf.errors import CheckpointError, ModelError
 
-LayerKind = Literal["linear_attention", "full_attention"]
-Config = Mapping[str, Any]
 Shape = tuple[int, ...]
-
-LINEAR: LayerKind = "linear_attention"
-FULL: LayerKind = "full_attention"
-
-DENSE, MOE = "qwen35", "qwen35moe"
-# The classes of transformers, and the name of their architecture in GGUF.
-CLASSES = {
-    "Qwen3_5ForConditionalGeneration": DENSE,
-    "Qwen3_5ForCausalLM": DENSE,
-    "Qwen3_5MoeForConditionalGeneration": MOE,
-    "Qwen3_5MoeForCausalLM": MOE,
-}
-DEFAULT_INTERVAL = 4  # every fourth layer is full attention
 
 
 @dataclass(frozen=True)
@@ -50,95 +43,6 @@ class Experts:
     used: int
     intermediate_size: int
     shared_intermediate_size: int
-
-
-@dataclass(frozen=True)
-class VisionEncoder:
-    """The vision encoder and its projector, which are stored in the mmproj file.
-
-    Attributes:
-        depth: blocks.
-        hidden_size: width of the blocks.
-        intermediate_size: width of the feed-forward networks.
-        heads: attention heads; hidden_size / heads is the size of one.
-        out_hidden_size: width of what the projector returns: the text model's hidden_size.
-        patch_size: side of a square patch, in pixels.
-        temporal_patch_size: frames that one patch covers.
-        spatial_merge_size: patches per side that the projector merges into one token.
-        position_embeddings: learned positions, a square grid.
-        in_channels: color channels of a pixel.
-
-    """
-
-    depth: int
-    hidden_size: int
-    intermediate_size: int
-    heads: int
-    out_hidden_size: int
-    patch_size: int
-    temporal_patch_size: int
-    spatial_merge_size: int
-    position_embeddings: int
-    in_channels: int = 3
-
-    @property
-    def merged_size(self) -> int:
-        """Width of the projector's input: the patches of one token, side by side."""
-        return self.hidden_size * self.spatial_merge_size**2
-
-    @property
-    def grid_size(self) -> int:
-        """Learned positions per side of the grid."""
-        return math.isqrt(self.position_embeddings)
-
-    @classmethod
-    def from_config(cls, config: Config, where: str = "config.json") -> VisionEncoder | None:
-        """Read `vision_config` of a parsed config.json; None if there is none.
-
-        Raises:
-            CheckpointError: an entry is missing or not a size.
-
-        """
-        section = config.get("vision_config")
-        if section is None:
-            return None
-        read = _ConfigReader(section, where, "vision_config.")
-        return cls(
-            depth=read.size("depth"),
-            hidden_size=read.size("hidden_size"),
-            intermediate_size=read.size("intermediate_size"),
-            heads=read.size("num_heads"),
-            out_hidden_size=read.size("out_hidden_size"),
-            patch_size=read.size("patch_size"),
-            temporal_patch_size=read.size("temporal_patch_size"),
-            spatial_merge_size=read.size("spatial_merge_size"),
-            position_embeddings=read.size("num_position_embeddings"),
-            in_channels=read.size("in_channels", 3),
-        )
-
-    @classmethod
-    def from_gguf(cls, metadata: Mapping[str, Any], where: str = "the mmproj file") -> VisionEncoder:
-        """Read the metadata of an mmproj file, whose `general.architecture` is clip.
-
-        Raises:
-            ModelError: it is not an mmproj file, or an entry is missing or not a size.
-
-        """
-        if metadata.get("general.architecture") != "clip":
-            raise ModelError(f"{where}: is not an mmproj file; name the file that was converted with the model")
-        read = _GgufReader(metadata, where, "clip.vision.")
-        patch = read.size("patch_size")
-        return cls(
-            depth=read.size("block_count"),
-            hidden_size=read.size("embedding_length"),
-            intermediate_size=read.size("feed_forward_length"),
-            heads=read.size("attention.head_count"),
-            out_hidden_size=read.size("projection_dim"),
-            patch_size=patch,
-            temporal_patch_size=2,  # of every Qwen3.5; the format has no key for it
-            spatial_merge_size=read.count("spatial_merge_size", 2) or 2,
-            position_embeddings=(read.size("image_size") // patch) ** 2,
-        )
 
 
 @dataclass(frozen=True)
@@ -203,22 +107,22 @@ class Architecture:
 
     @property
     def query_size(self) -> int:
-        """Width of all query heads together."""
+        """Total width of the query heads."""
         return self.heads * self.head_dim
 
     @property
     def kv_size(self) -> int:
-        """Width of all keys of one token in one layer, and of all values."""
+        """Total width of the keys of one token in one layer; the values are as wide."""
         return self.kv_heads * self.head_dim
 
     @property
     def linear_key_size(self) -> int:
-        """Width of all key heads of a delta net together."""
+        """Total width of the key heads of a delta net."""
         return self.linear_key_heads * self.linear_key_head_dim
 
     @property
     def linear_value_size(self) -> int:
-        """Width of all value heads of a delta net together."""
+        """Total width of the value heads of a delta net."""
         return self.linear_value_heads * self.linear_value_head_dim
 
     @property
@@ -258,7 +162,7 @@ class Architecture:
         """
         name = architecture_name(config, where)
         text = text_config(config)
-        read = _ConfigReader(text, where)
+        read = ConfigReader(text, where)
         hidden, heads = read.size("hidden_size"), read.size("num_attention_heads")
         key_heads, value_heads = read.size("linear_num_key_heads"), read.size("linear_num_value_heads")
         if value_heads % key_heads:
@@ -313,7 +217,7 @@ class Architecture:
         name = metadata.get("general.architecture", "unknown")
         if name not in (DENSE, MOE):
             raise ModelError(f"{where}: is a GGUF of {name}, not of Qwen3.5; name the text model's file")
-        read = _GgufReader(metadata, where, f"{name}.")
+        read = GgufReader(metadata, where, f"{name}.")
         blocks, mtp_blocks = read.size("block_count"), read.count("nextn_predict_layers", 0)
         layers = blocks - mtp_blocks
         if layers < 1:
@@ -368,101 +272,3 @@ class Architecture:
             conv_kernel_size=read.size("ssm.conv_kernel"),
             experts=experts,
         )
-
-
-def architecture_name(config: Config, where: str = "config.json") -> str:
-    """Return qwen35 or qwen35moe, by the class that config.json names.
-
-    Raises:
-        CheckpointError: another model's class.
-
-    """
-    names = config.get("architectures") or [config.get("model_type", "unknown")]
-    for name in names:
-        if name in CLASSES:
-            return CLASSES[name]
-    raise CheckpointError(
-        f"{where}: architecture is {', '.join(map(str, names))}, not Qwen3.5; known are {', '.join(CLASSES)}"
-    )
-
-
-def text_config(config: Config) -> dict[str, Any]:
-    """Return the text model's part of config.json, whether nested or flat."""
-    return {**config, **(config.get("text_config") or {})}
-
-
-def layer_kinds(layers: int, interval: int) -> tuple[LayerKind, ...]:
-    """Return the usual pattern: every `interval`-th layer is full attention, the others are delta nets."""
-    return tuple(FULL if (layer + 1) % interval == 0 else LINEAR for layer in range(layers))
-
-
-def layer_kinds_of(text: Config, where: str = "") -> tuple[LayerKind, ...]:
-    """Return the kind of each layer of the main model: `layer_types` of config.json, or the usual pattern.
-
-    Raises:
-        CheckpointError: `layer_types` has another number of entries than there are layers, or an unknown one.
-
-    """
-    layers = _ConfigReader(text, where).size("num_hidden_layers")
-    listed = text.get("layer_types")
-    if not listed:
-        return layer_kinds(layers, interval_of(text, where))
-    if len(listed) != layers:
-        raise _config_error(where, f"layer_types has {len(listed)} entries, expected num_hidden_layers = {layers}")
-    unknown = sorted({str(kind) for kind in listed} - {LINEAR, FULL})
-    if unknown:
-        raise _config_error(where, f"layer_types has {unknown[0]!r}; known are {LINEAR} and {FULL}")
-    return tuple(listed)
-
-
-def interval_of(text: Config, where: str = "") -> int:
-    """Return `full_attention_interval` of config.json. Raises CheckpointError if it is not a size."""
-    return _ConfigReader(text, where).size("full_attention_interval", DEFAULT_INTERVAL)
-
-
-def _config_error(where: str, problem: str) -> CheckpointError:
-    return CheckpointError(f"{where}: {problem}" if where else problem)
-
-
-@dataclass(frozen=True)
-class _ConfigReader:
-    """Numbers of one section of config.json; a default counts where the entry is absent or null."""
-
-    section: Config
-    where: str
-    prefix: str = ""
-
-    def size(self, key: str, default: int | None = None) -> int:
-        value = self.section.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise _config_error(self.where, f"{self.prefix}{key} is {value!r}, not a size")
-        return value
-
-    def count(self, key: str) -> int:
-        return self.size(key) if self.section.get(key) else 0
-
-
-@dataclass(frozen=True)
-class _GgufReader:
-    """Numbers of a GGUF's metadata; of a list with one value for each layer, the largest."""
-
-    metadata: Mapping[str, Any]
-    where: str
-    prefix: str
-
-    def count(self, key: str, default: int | None = None) -> int:
-        value = self.metadata.get(self.prefix + key, default)
-        if value is None:
-            raise ModelError(f"{self.where}: has no {self.prefix}{key}; make it again with `qwen35 convert`")
-        if isinstance(value, Sequence) and not isinstance(value, str) and value:
-            value = max(value)  # 0 for the layers without
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ModelError(f"{self.where}: {self.prefix}{key} is {value!r}, not a count; convert it again")
-        return value
-
-    def size(self, key: str) -> int:
-        value = self.count(key)
-        if not value:
-            raise ModelError(f"{self.where}: {self.prefix}{key} is 0; convert or download it again")
-        return value
