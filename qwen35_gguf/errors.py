@@ -108,6 +108,10 @@ class ImatrixError(Qwen35Error):
     """An importance matrix that is missing, damaged, or of another model."""
 
 
+class UnitError(Qwen35Error, ValueError):
+    """A text is not a size or a duration, or is outside of its limits."""
+
+
 class WorkerError(Qwen35Error):
     """A worker that cannot be reached, that died, or that cannot listen."""
 

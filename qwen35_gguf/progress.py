@@ -18,6 +18,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from qwen35_gguf import units
+
 Advance = Callable[[int], None]
 
 # One console for bars and messages, so that a message is printed above a running bar and not into it.
@@ -76,7 +78,7 @@ def _lines(total_bytes: int, description: str) -> Iterator[Advance]:
 
 def _line(description: str, done: int, total: int, tenths: int, seconds: float) -> str:
     """One plain line, such as `converting: 40 %, 1.2 of 3.0 GB, 210.0 MB/s, 9 s left`."""
-    divisor, unit = next((d, u) for d, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if total >= d or d == 1)
+    divisor, unit = units.scale(total)
     line = f"{description}: {10 * tenths} %, {done / divisor:.1f} of {total / divisor:.1f} {unit}"
     if done and seconds > 0:
         rate = done / seconds

@@ -11,6 +11,7 @@ from qwen35_gguf.quant import recipe_file
 from qwen35_gguf.quant.recipe_file import MTP, split_name
 from qwen35_gguf.quant.search.assignment import Assignment, Option, assign, smallest
 from qwen35_gguf.quant.search.costs import Costs
+from qwen35_gguf.units import format_file_size
 
 Type = GGMLQuantizationType
 DRAFT_WEIGHT = 0.05  # of the head's divergence: a wrong draft costs time, and no quality
@@ -69,7 +70,8 @@ def for_size(costs: Costs, size: int, *, by_kind: bool = False) -> Solution:
     if found is None:
         least = costs.fixed_bytes + costs.header_bytes + sum(min(o.size for o in tensor) for tensor in table.values())
         raise RecipeError(
-            f"{size / 1e6:,.1f} MB: is too small; the smallest types that were measured need {least / 1e6:,.1f} MB"
+            f"{format_file_size(size)}: is too small; "
+            f"the smallest types that were measured need {format_file_size(least)}"
         )
     return _solution(costs, found)
 
@@ -110,7 +112,7 @@ def as_recipe(costs: Costs, solution: Solution, name: str, base: str) -> str:
     """Write a solution as the text of a recipe."""
     kind = "measured" if costs.measured else "estimated from weighted errors"
     about = [
-        f"{costs.model}: {solution.size / 1e6:,.1f} MB, {solution.bits:.2f} bits per weight,",
+        f"{costs.model}: {format_file_size(solution.size)}, {solution.bits:.2f} bits per weight,",
         f"divergence {solution.expected:.2g} nats if the parts add up ({kind})",
     ]
     return recipe_file.to_text(name, base, solution.types, costs.layers, about)

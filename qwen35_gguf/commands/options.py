@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import click
 
-from qwen35_gguf.errors import GrammarError, WorkerError
+from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS
+from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.engine.sequence import Depth
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.llama.library import KV_TYPES
-from qwen35_gguf.runtime.llama.rpc import parse_endpoint
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.model import Qwen35
@@ -24,52 +24,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
-class LayerCount(click.ParamType[Layers]):
-    """A number of layers, -1 for all, or auto."""
-
-    name = "layers"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Layers:
-        """Read it."""
-        if value == "auto":
-            return "auto"
-        try:
-            count = int(value)
-        except ValueError:
-            count = -2
-        if count < -1:
-            self.fail(f"{value!r} is not a whole number from 0, -1 for all, or auto", param, ctx)
-        return count
-
-
-class Endpoints(click.ParamType[tuple[str, ...]]):
-    """Workers as host:port, separated by commas."""
-
-    name = "host:port,..."
-
-    def convert(
-        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Take the list apart."""
-        if isinstance(value, tuple):
-            return value
-        endpoints = tuple(part.strip() for part in value.split(",") if part.strip())
-        for endpoint in endpoints:
-            try:
-                parse_endpoint(endpoint)
-            except WorkerError as error:
-                self.fail(str(error), param, ctx)
-        return endpoints
-
-
 LOADING = [
     click.option("--ctx", type=click.IntRange(min=256), help="Tokens of context; by default 16,384 or what is native."),
     click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core."),
     click.option(
-        "--gpu-layers", type=LayerCount(), help="Layers on other devices; -1 for all; by default what a plan finds."
+        "--gpu-layers", type=LAYERS, help="Layers on other devices; -1 for all; by default what a plan finds."
     ),
     click.option("--device", "devices", multiple=True, help="A GPU to use, or cpu for none; may be repeated."),
-    click.option("--rpc", type=Endpoints(), default="", help="Workers to use as well: host:port, separated by commas."),
+    click.option("--rpc", type=ENDPOINTS, default="", help="Workers to use as well: host:port, separated by commas."),
     click.option("--kv-type", type=click.Choice(list(KV_TYPES)), help="By default f16."),
     click.option("--draft", help="Tokens that the MTP head drafts: auto, the default, or 0 to 4."),
     click.option("--no-profile", is_flag=True, help="Do not use what `qwen35 tune` found."),

@@ -13,6 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 from qwen35_gguf.gguf_file.header import TensorInfo
+from qwen35_gguf.units import format_file_size
 
 # Upper limits in bits per weight, with colors.
 SCALE = ((2.7, "#7b1e3b"), (3.6, "#c8553d"), (4.4, "#e9a23b"), (5.2, "#d9cf3f"), (6.2, "#7fb069"), (7.5, "#3a8d76"),
@@ -102,7 +103,7 @@ def svg(table: Sequence[Row], title: str) -> str:
                 f'<rect x="{x}" y="{y}" width="{span}" height="{CELL}" rx="2" fill="{color(bits(tensor))}">'
                 f"<title>{html.escape(tooltip)}</title></rect>"
             )
-        label = f"{8 * row.nbytes / row.weights:.2f} bits, {row.nbytes / 1e6:,.1f} MB"
+        label = f"{8 * row.nbytes / row.weights:.2f} bits, {format_file_size(row.nbytes)}"
         parts.append(f'<text x="{LEFT + layers * step + 6}" y="{y + 12}" fill="#555">{label}</text>')
     y = TOP + len(table) * step + 12
     for number, ((_, name), label) in enumerate(zip(SCALE, LEGEND, strict=True)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
-import re
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,6 @@ from qwen35_gguf.runtime.llama.install import Installed
 
 WORKER = "worker"
 KINDS = ("cpu", "gpu", "integrated gpu", "accelerator")  # of ggml_backend_dev_type
-UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-LARGEST = 1 << 50
 
 
 @dataclass(frozen=True)
@@ -110,20 +106,3 @@ def choose_devices(found: list[Device], names: tuple[str, ...]) -> list[Device]:
         if match not in chosen:
             chosen.append(match)
     return chosen
-
-
-def parse_size(text: str) -> int:
-    """Read a size of memory: 16GB, 8 GiB, 512m, 1.5g; a number alone is bytes.
-
-    Raises:
-        DeviceError: it is no size, or an absurd one.
-
-    """
-    match = re.fullmatch(r"\s*(-?\d+(?:\.\d*)?|-?\.\d+)\s*(?:([kmgt]?)(i?)b?)\s*", text, re.IGNORECASE)
-    if match is None or (match[3] and not match[2]):
-        raise DeviceError(f"{text!r}: is not a size; write it as 16GB, 8GiB or 512MB")
-    units = BINARY_UNITS if match[3] else UNITS
-    size = int(float(match[1]) * units[match[2].lower()])
-    if not 0 < size <= LARGEST:
-        raise DeviceError(f"{text!r}: a size of memory has to be above 0 and at most a petabyte")
-    return size

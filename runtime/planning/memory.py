@@ -26,6 +26,7 @@ from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning import activations
 from qwen35_gguf.runtime.planning.allocation import row_bytes
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
+from qwen35_gguf.units import format_size
 
 __all__ = ["Estimate", "available_bytes", "check_fits", "estimate", "largest_context", "rope_note", "rope_scaling"]
 
@@ -365,11 +366,6 @@ def most_steps(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def gigabytes(n_bytes: float) -> str:
-    """Write bytes the way a person reads them."""
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
-
-
 def check_fits(header: GgufHeader, *, n_ctx: int, budget: int | None = None, **options: Any) -> Estimate:
     """Return the estimate, if that much memory is there.
 
@@ -388,7 +384,7 @@ def check_fits(header: GgufHeader, *, n_ctx: int, budget: int | None = None, **o
     if needed.total <= budget:
         return needed
     advice = " or ".join(what_fits(header, functools.partial(_within, budget), n_ctx=n_ctx, **options))
-    what = f"n_ctx {n_ctx:,} needs {gigabytes(needed.total)} of memory and {gigabytes(max(0, budget))} are there"
+    what = f"n_ctx {n_ctx:,} needs {format_size(needed.total)} of memory and {format_size(max(0, budget))} are there"
     raise MemoryLimitError(f"{header.path.name}: {what}; {advice}")
 
 
@@ -403,8 +399,8 @@ def check_vision_fits(mmproj: GgufHeader, image_pixels: int = IMAGE_PIXELS) -> N
     needed = sum(tensor.nbytes for tensor in mmproj.tensors) + _vision_compute(mmproj, image_pixels)
     if needed > (budget := available_bytes()):
         raise MemoryLimitError(
-            f"{mmproj.path.name}: pictures of {image_pixels:,} pixels need {gigabytes(needed)} of memory and "
-            f"{gigabytes(budget)} are there; allow fewer pixels, or a smaller n_ctx"
+            f"{mmproj.path.name}: pictures of {image_pixels:,} pixels need {format_size(needed)} of memory and "
+            f"{format_size(budget)} are there; allow fewer pixels, or a smaller n_ctx"
         )
 
 
@@ -456,7 +452,7 @@ def what_fits(
         file = requantized(header, name)
         size = sum(tensor.nbytes for tensor in file.tensors)
         if size < present and (found := longest(file, **dropped)) >= min(n_ctx, USEFUL_CONTEXT):
-            return [f"a smaller quant fits: {name} ({gigabytes(size)}) with n_ctx {found:,}"]
+            return [f"a smaller quant fits: {name} ({format_size(size)}) with n_ctx {found:,}"]
     return ["no quant of this model fits; take a smaller model"]
 
 
@@ -507,6 +503,6 @@ def rope_note(header: GgufHeader, n_ctx: int, kv_type: str = "f16") -> str | Non
     cell = kv_cell_bytes(shape, kv_type) * shape.recurrent.count(False)
     return (
         f"n_ctx {n_ctx:,} is {n_ctx / native:.2g} times the native {native:,}: YaRN is on for short prompts too, which "
-        f"costs some accuracy, and the KV cache takes {gigabytes(cell * cells_of(n_ctx))} instead of at most "
-        f"{gigabytes(cell * native)}"
+        f"costs some accuracy, and the KV cache takes {format_size(cell * cells_of(n_ctx))} instead of at most "
+        f"{format_size(cell * native)}"
     )

@@ -25,6 +25,7 @@ from qwen35_gguf.runtime.llama.devices import WORKER, Device
 from qwen35_gguf.runtime.planning import memory
 from qwen35_gguf.runtime.planning.buffers import Bounds, Buffers, Choice, Graphs, bounds_of, buffers_of
 from qwen35_gguf.runtime.planning.units import Unit, largest_tensors, overrides_of, units_of
+from qwen35_gguf.units import format_size
 
 HOST = "CPU"
 WEIGHTS = ("embedding", "DeltaNet", "attention", "feed-forward", "experts", "MTP", "output")
@@ -416,14 +417,14 @@ def make_plan(header: GgufHeader, machine: Machine, *, n_ctx: int, **options: An
     host = plan.usage[0]
     there = " + ".join(
         [
-            f"{memory.gigabytes(machine.ram)} of RAM",
-            *(f"{memory.gigabytes(gpu.free)} of {gpu.name}" for gpu in machine.gpus),
+            f"{format_size(machine.ram)} of RAM",
+            *(f"{format_size(gpu.free)} of {gpu.name}" for gpu in machine.gpus),
         ]
     )
-    what = f"n_ctx {n_ctx:,} needs {memory.gigabytes(host.used)} of RAM with the GPUs filled"
+    what = f"n_ctx {n_ctx:,} needs {format_size(host.used)} of RAM with the GPUs filled"
     if not machine.gpus:
-        what = f"n_ctx {n_ctx:,} needs {memory.gigabytes(host.used)} of RAM"
-    raise MemoryLimitError(f"{plan.model}: {what}, {memory.gigabytes(shortage)} more than there is ({there}); {advice}")
+        what = f"n_ctx {n_ctx:,} needs {format_size(host.used)} of RAM"
+    raise MemoryLimitError(f"{plan.model}: {what}, {format_size(shortage)} more than there is ({there}); {advice}")
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.atomic_file import atomic_file
+from qwen35_gguf.cache_dir import profile_dir
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.runtime.engine.prefix_cache import model_identity
 from qwen35_gguf.runtime.llama.devices import Device
@@ -51,12 +52,6 @@ class Profile:
         return f"tuned for {self.goal} on {self.created}: {changed}"
 
 
-def profile_folder() -> Path:
-    """Return where profiles are kept: `$QWEN35_CACHE/profiles`, by default in ~/.cache/qwen35-gguf."""
-    root = os.environ.get("QWEN35_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "qwen35-gguf") / "profiles"
-
-
 def hardware(devices: Sequence[Device] = ()) -> str:
     """Describe what speed depends on: processor, cores, memory, devices, and the build of llama.cpp.
 
@@ -89,7 +84,7 @@ def _memory_gib() -> int:
 def path_of(model: Path, devices: Sequence[Device] = ()) -> Path:
     """Return the file of a model's profile on this hardware."""
     digest = sha256(f"{model_identity(model)} {hardware(devices)}".encode()).hexdigest()
-    return profile_folder() / f"{digest[:32]}.json"
+    return profile_dir() / f"{digest[:32]}.json"
 
 
 def save(profile: Profile, model: Path, devices: Sequence[Device] = ()) -> Path:

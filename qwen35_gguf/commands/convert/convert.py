@@ -13,6 +13,7 @@ from rich.table import Table
 from qwen35_gguf import progress
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.units import format_file_size
 
 
 @click.command("convert")
@@ -50,7 +51,7 @@ def command(no_mtp: bool, no_vision: bool, dry_run: bool, force: bool, jobs: int
     hf_to_gguf.run(conversion, force=force, jobs=jobs)
     for file in conversion.files:
         size = file.path.stat().st_size
-        click.echo(f"{file.path}  {size / 1e6:,.1f} MB  {8 * file.nbytes / file.parameters:.2f} bits per weight")
+        click.echo(f"{file.path}  {format_file_size(size)}  {8 * file.nbytes / file.parameters:.2f} bits per weight")
     click.echo(f"Run it: qwen35 run {shlex.quote(str(conversion.files[0].path))} 'Hello'")
 
 
@@ -71,10 +72,10 @@ def print_plan(conversion: hf_to_gguf.Conversion, jobs: int) -> None:
             shape = " x ".join(map(str, tensor.shape))
             table.add_row(tensor.name, shape, source + part, operations, info.type.name, f"{info.nbytes:,}")
         console.print(table)
-        console.print(f"{len(file.tensors)} tensors, {file.nbytes / 1e6:,.1f} MB\n", highlight=False)
+        console.print(f"{len(file.tensors)} tensors, {format_file_size(file.nbytes)}\n", highlight=False)
         total += file.nbytes
     console.print(
-        f"Total {total / 1e6:,.1f} MB; peak memory about {hf_to_gguf.peak_memory(conversion, jobs) / 1e6:,.0f} MB "
+        f"Total {format_file_size(total)}; peak memory about {hf_to_gguf.peak_memory(conversion, jobs) / 1e6:,.0f} MB "
         "(nothing was written)",
         highlight=False,
     )

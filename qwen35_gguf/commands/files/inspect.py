@@ -19,6 +19,7 @@ from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.release import bits_map
+from qwen35_gguf.units import format_file_size
 
 
 @click.command("inspect")
@@ -56,7 +57,7 @@ def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
         console.print()
     bits_map.show(console, table)
     console.print(
-        f"{len(listed)} tensors, {weights / 1e6:,.1f} million weights, {total / 1e6:,.1f} MB, "
+        f"{len(listed)} tensors, {weights / 1e6:,.1f} million weights, {format_file_size(total)}, "
         f"{8 * total / max(1, weights):.2f} bits per weight"
     )
     if svg is not None:

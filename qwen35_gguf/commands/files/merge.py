@@ -9,6 +9,7 @@ import click
 from qwen35_gguf import progress
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.gguf_file import shards
+from qwen35_gguf.units import format_file_size
 
 
 @click.command("merge")
@@ -21,4 +22,4 @@ def command(first: Path, out: Path, force: bool) -> None:
     total = sum(tensor.nbytes for shard in shards.read_set(first) for tensor in shard.tensors)
     with progress.progress(total, out.name) as advance:
         shards.merge(first, out, force=force, advance=advance)
-    click.echo(f"{out}  {out.stat().st_size / 1e6:,.1f} MB")
+    click.echo(f"{out}  {format_file_size(out.stat().st_size)}")

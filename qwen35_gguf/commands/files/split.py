@@ -8,15 +8,16 @@ import click
 
 from qwen35_gguf import progress
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.sizes import size as parse_size
+from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.units import format_file_size
 
 
 @click.command("split")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards.")
-@click.option("--max-shard-size", type=parse_size, default="2GB", show_default=True, help="Such as 500MB or 2GiB.")
+@click.option("--max-shard-size", type=SIZE, default="2GB", show_default=True, help="Such as 500MB or 2GiB.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @reports_errors
 def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
@@ -26,6 +27,6 @@ def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
         paths = shards.split(file, out, max_shard_size, force=force, advance=advance)
     for path in paths:
         size = path.stat().st_size
-        click.echo(f"{path}  {size / 1e6:,.1f} MB")
+        click.echo(f"{path}  {format_file_size(size)}")
         if size > max_shard_size:
             progress.say(f"note: {path.name} is larger than --max-shard-size: a tensor is never split")

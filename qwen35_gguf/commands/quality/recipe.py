@@ -10,11 +10,12 @@ import click
 from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.quant import presets
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search import solve
-from qwen35_gguf.runtime.llama.devices import parse_size
+from qwen35_gguf.units import format_file_size
 
 PATH = click.Path(path_type=Path)
 
@@ -22,7 +23,7 @@ PATH = click.Path(path_type=Path)
 @click.command("recipe")
 @click.argument("file", metavar="COSTS", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The recipe to write, for `qwen35 convert --recipe`.")
-@click.option("--target-size", help="Size of the file: 5.0GB, 800MB, 4GiB.")
+@click.option("--target-size", type=SIZE, help="Size of the file: 5.0GB, 800MB, 4GiB.")
 @click.option("--target-bpw", type=click.FloatRange(1, 32), help="Bits per weight, of the whole file.")
 @click.option(
     "--max-kld",
@@ -44,7 +45,7 @@ PATH = click.Path(path_type=Path)
 def command(
     file: Path,
     out: Path,
-    target_size: str | None,
+    target_size: int | None,
     target_bpw: float | None,
     max_kld: float | None,
     by_kind: bool,
@@ -59,7 +60,7 @@ def command(
         raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
     costs = files.read(file)
     if target_size is not None:
-        found = solve.for_size(costs, parse_size(target_size), by_kind=by_kind)
+        found = solve.for_size(costs, target_size, by_kind=by_kind)
     elif target_bpw is not None:
         found = solve.for_bits(costs, target_bpw, by_kind=by_kind)
     else:
@@ -71,7 +72,7 @@ def command(
     click.echo(", ".join(f"{count} {type_}" for type_, count in used.most_common()))
     exact = "the optimum" if not found.gap else f"at most {found.gap:.1e} from the optimum"
     click.echo(
-        f"{out}  {found.size / 1e6:,.1f} MB, {found.bits:.2f} bits per weight, "
+        f"{out}  {format_file_size(found.size)}, {found.bits:.2f} bits per weight, "
         f"expected divergence {found.expected:.2e} nats ({exact})"
     )
     click.echo(f"Use it: qwen35 convert CHECKPOINT --recipe {out}")

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from qwen35_gguf import progress
 from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.parameter_types import named_type
 from qwen35_gguf.errors import CostsError, OutputError
 from qwen35_gguf.evaluation import sensitivity
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
@@ -29,22 +30,16 @@ PATH = click.Path(path_type=Path)
 SAVE_SECONDS = 20
 
 
-class Types(click.ParamType[object]):
-    """Types of weights, separated by commas."""
+def _weight_types(text: str) -> tuple[Type, ...]:
+    """Read types of weights, separated by commas."""
+    names = [name.strip().upper() for name in text.split(",")]
+    for name in names:
+        if name not in Type.__members__:
+            raise click.BadParameter(f"{name!r} is not a type of weights, such as Q4_K")
+    return tuple(Type.__members__[name] for name in names)
 
-    name = "types"
 
-    def convert(
-        self, value: str | tuple[Type, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Type, ...]:
-        """Return them; a name that is none is refused."""
-        if isinstance(value, tuple):
-            return value
-        names = [name.strip().upper() for name in value.split(",")]
-        for name in names:
-            if name not in Type.__members__:
-                self.fail(f"{name!r} is no type of weights, such as Q4_K", param, ctx)
-        return tuple(Type.__members__[name] for name in names)
+TYPES = named_type("types", _weight_types)
 
 
 @click.command("sensitivity")
@@ -52,7 +47,7 @@ class Types(click.ParamType[object]):
 @click.option("-o", "--out", type=PATH, required=True, help="The JSON to be made; if it is there, it is completed.")
 @click.option("-f", "--text", type=PATH, help="Text; by default the packaged calibration text.")
 @click.option("--imatrix", type=PATH, help="The importance matrix that the conversion will have.")
-@click.option("--types", type=Types(), default=",".join(t.name for t in sensitivity.TYPES), show_default=True)
+@click.option("--types", type=TYPES, default=",".join(t.name for t in sensitivity.TYPES), show_default=True)
 @click.option("--chunk", type=click.IntRange(16, 32768), default=256, show_default=True, help="Tokens; half count.")
 @click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--estimate", is_flag=True, help="Do not evaluate: estimate from the weighted errors of the weights.")

@@ -10,11 +10,12 @@ from click.core import ParameterSource
 from qwen35_gguf import progress
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.sizes import size as parse_size
+from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.release import package
 from qwen35_gguf.release.from_gguf import FromGguf
 from qwen35_gguf.release.package import PackageOptions
 from qwen35_gguf.release.plan import FromCheckpoint
+from qwen35_gguf.units import format_file_size
 
 PATH = click.Path(path_type=Path)
 OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision")
@@ -29,7 +30,7 @@ OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files"
 @click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, separated by commas.")
 @renamed_option("--mtp-files", old=["--heads"], is_flag=True, help="Also write mtp-*.gguf: the MTP head alone.")
 @renamed_option("--nomtp-files", old=["--plain"], is_flag=True, help="Also write *-nomtp-*.gguf: no MTP head.")
-@click.option("--max-shard-size", type=parse_size, default="48GB", show_default=True, help="Split larger files.")
+@click.option("--max-shard-size", type=SIZE, default="48GB", show_default=True, help="Split larger files.")
 @click.option("--no-measure", is_flag=True, help="Do not measure KL divergence.")
 @click.option("--reference", type=PATH, help="With GGUF files: the unquantized weights, if they are not among them.")
 @click.option("-f", "--text", type=PATH, help="Text to measure on; by default the packaged one.")
@@ -105,7 +106,7 @@ def command(
         )
     made = package.package(source, out, options, jobs=jobs, say=progress.say)
     for path in made:
-        click.echo(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+        click.echo(f"{path}  {format_file_size(path.stat().st_size)}")
     click.echo(f"Upload it: qwen35 publish {out} --repo USER/NAME")
 
 

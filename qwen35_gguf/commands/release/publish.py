@@ -9,6 +9,7 @@ import click
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.errors import PublishError
 from qwen35_gguf.release import publish
+from qwen35_gguf.units import format_file_size
 
 
 @click.command("publish")
@@ -26,7 +27,7 @@ def command(folder: Path, repo: str, private: bool, dry_run: bool) -> None:
         for path in publish.listed(folder):
             size = path.stat().st_size
             total += size
-            click.echo(f"{path.relative_to(folder)}  {size / 1e6:,.1f} MB")
-        click.echo(f"{total / 1e6:,.1f} MB to be uploaded to {repo}; nothing was sent")
+            click.echo(f"{path.relative_to(folder)}  {format_file_size(size)}")
+        click.echo(f"{format_file_size(total)} to be uploaded to {repo}; nothing was sent")
         return
     click.echo(publish.publish(folder, repo, private=private))

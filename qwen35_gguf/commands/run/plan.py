@@ -12,18 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.options import Endpoints
+from qwen35_gguf.commands.parameter_types import ENDPOINTS, MEMORY
 from qwen35_gguf.errors import VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS
-from qwen35_gguf.runtime.llama.devices import Device, parse_size
+from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
 from qwen35_gguf.runtime.planning import memory, offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.placement import Machine, Plan, Usage, as_dict, largest_context, make_plan
+from qwen35_gguf.units import format_size
 
 DEFAULT_CONTEXT = 16384
 BAR = 48  # columns
@@ -53,9 +54,9 @@ LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-f
 @click.option("--ctx", type=int, help="Tokens of context; by default 16,384 or what is native.")
 @click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(memory.KV_TYPES)}.")
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
-@click.option("--rpc", type=Endpoints(), default="", help="Workers as well: host:port, separated by commas.")
-@click.option("--ram", help="Plan for a machine with so much free memory: 16GB, 8GiB, 512MB.")
-@click.option("--vram", multiple=True, help="And with a GPU that has so much; may be repeated.")
+@click.option("--rpc", type=ENDPOINTS, default="", help="Workers as well: host:port, separated by commas.")
+@click.option("--ram", type=MEMORY, help="Plan for a machine with so much free memory: 16GB, 8GiB, 512MB.")
+@click.option("--vram", type=MEMORY, multiple=True, help="And with a GPU that has so much; may be repeated.")
 @click.option("--parallel", type=int, default=1, show_default=True, help="Sequences at once, which share the context.")
 @click.option("--batch", type=int, default=512, show_default=True, help="Tokens of a call.")
 @click.option("--no-mtp", is_flag=True, help="Without the multi-token-prediction head.")
@@ -68,8 +69,8 @@ def command(
     kv_type: str,
     devices: tuple[str, ...],
     rpc: tuple[str, ...],
-    ram: str | None,
-    vram: tuple[str, ...],
+    ram: int | None,
+    vram: tuple[int, ...],
     parallel: int,
     batch: int,
     no_mtp: bool,
@@ -98,17 +99,17 @@ def command(
 
 
 def read_machine(
-    ram: str | None, vram: tuple[str, ...], devices: tuple[str, ...], rpc: tuple[str, ...] = ()
+    ram: int | None, vram: tuple[int, ...], devices: tuple[str, ...], rpc: tuple[str, ...] = ()
 ) -> Machine:
     """Describe the machine: this one, or the one that the sizes speak of, with workers.
 
     Raises:
-        DeviceError: a size is absurd or a device is not there.
+        DeviceError: a device is not there.
         WorkerError: a worker does not answer.
 
     """
-    host = available_bytes() if ram is None else parse_size(ram)
-    gpus = [Device(f"CUDA{i}", parse_size(size)) for i, size in enumerate(vram)]
+    host = available_bytes() if ram is None else ram
+    gpus = [Device(f"CUDA{i}", size) for i, size in enumerate(vram)]
     if devices or (ram is None and not vram):
         gpus += offload.find(devices, rpc)
     elif rpc:
@@ -138,13 +139,13 @@ def draw(console: Console, plan: Plan, longest: dict[str, int], note: str | None
         table.add_column(usage.device, justify="right")
     for part, colour in COLOURS.items():
         if any(part in usage.parts for usage in plan.usage):
-            sizes = [memory.gigabytes(usage.parts[part]) if part in usage.parts else "" for usage in plan.usage]
+            sizes = [format_size(usage.parts[part]) if part in usage.parts else "" for usage in plan.usage]
             table.add_row(Text("█ ", style=colour) + Text(part, style="default"), *sizes)
-    table.add_row("together", *(memory.gigabytes(usage.used) for usage in plan.usage), style="bold")
-    table.add_row("moved for a token", *(memory.gigabytes(usage.moved) for usage in plan.usage))
+    table.add_row("together", *(format_size(usage.used) for usage in plan.usage), style="bold")
+    table.add_row("moved for a token", *(format_size(usage.moved) for usage in plan.usage))
     console.print(table)
     console.print(layers(plan))
-    mapped = memory.gigabytes(plan.usage[0].weights)
+    mapped = format_size(plan.usage[0].weights)
     console.print(f"Of the RAM {mapped} are weights, with mmap pages of the file", highlight=False)
     console.print(f"Longest context that fits: {longest['longest']:,}", highlight=False)
     if "longest_on_gpus" in longest:
@@ -167,7 +168,7 @@ def bar(usage: Usage) -> Text:
         text.append("█" * width, style=colour)
         columns += width
     text.append("░" * (BAR - columns), style="bright_black")
-    return text.append(f"  {memory.gigabytes(usage.used)} of {memory.gigabytes(usage.capacity)}")
+    return text.append(f"  {format_size(usage.used)} of {format_size(usage.capacity)}")
 
 
 def layers(plan: Plan) -> Text:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.options import Endpoints
+from qwen35_gguf.commands.parameter_types import DURATION, ENDPOINTS
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.llama.library import default_threads
 from qwen35_gguf.runtime.model_files import read_model
@@ -28,34 +28,12 @@ from qwen35_gguf.runtime.tuning.trial import Trials
 
 CONTEXT = 4096  # of the trials
 DRAFTS_PAY = 1.05  # what drafts have to gain when all are right
-UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 BAR = 32  # columns
-
-
-class Duration(click.ParamType[object]):
-    """A time as people write it: 90s, 5min, 1h."""
-
-    name = "time"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds; a number alone is seconds."""
-        if isinstance(value, float):
-            return value
-        text = value.strip().lower()
-        number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-        unit = text[len(number) :].strip() or "s"
-        try:
-            seconds = float(number) * UNITS[unit]
-        except (ValueError, KeyError):
-            seconds = 0.0
-        if not 1 <= seconds <= 86400:
-            self.fail(f"{value!r} is not a time from 1s to 24h, such as 90s or 5min", param, ctx)
-        return seconds
 
 
 @click.command("tune")
 @click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
-@click.option("--budget", type=Duration(), default="5min", show_default=True, help="No trial starts after it.")
+@click.option("--budget", type=DURATION, default="5min", show_default=True, help="No trial starts after it.")
 @click.option("--goal", type=click.Choice(GOALS), default="balanced", show_default=True, help="What is to be fast.")
 @click.option(
     "--max-divergence",
@@ -65,7 +43,7 @@ class Duration(click.ParamType[object]):
     help="Mean KL divergence that a smaller KV cache may cost.",
 )
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
-@click.option("--rpc", type=Endpoints(), default="", help="Workers as well: host:port, separated by commas.")
+@click.option("--rpc", type=ENDPOINTS, default="", help="Workers as well: host:port, separated by commas.")
 @click.option("--dry-run", is_flag=True, help="Print what would be tried.")
 @click.option("--no-save", is_flag=True, help="Do not keep the profile.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

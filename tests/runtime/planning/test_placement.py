@@ -22,7 +22,7 @@ from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import DeviceError, MemoryLimitError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.llama.devices import Device, choose_devices, find_devices, parse_size
+from qwen35_gguf.runtime.llama.devices import Device, choose_devices, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning import memory
 from qwen35_gguf.runtime.planning.placement import GPU_RESERVE, HOST, Machine, Plan, largest_context, make_plan, place
@@ -245,20 +245,6 @@ def test_a_gpu_too_small_for_anything_is_left_alone(headers: dict[str, GgufHeade
 
 
 # ---- devices -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("16GB", 16 * GB), ("8 GiB", 8 << 30), ("512m", 512 * 10**6), ("1.5g", 1_500_000_000), ("77", 77), ("2kib", 2048)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "0", "0GB", "16XB", "1e3GB", "5ib", "9999999TB", "nan", "1 2GB"])
-def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(DeviceError):
-        parse_size(text)
 
 
 def test_devices_are_those_that_doctor_finds() -> None:

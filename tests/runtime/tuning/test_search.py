@@ -413,9 +413,9 @@ def test_what_it_would_do_with_devices(files: list[Path], monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--budget", "soon"], "'soon' is not a time"),
-        (["--budget", "-5s"], "'-5s' is not a time"),
-        (["--budget", "3years"], "is not a time"),
+        (["--budget", "soon"], "'soon' is not a duration"),
+        (["--budget", "-5s"], "'-5s' is not a duration"),
+        (["--budget", "3years"], "is not a duration"),
         (["--goal", "fun"], "'fun' is not one of"),
         (["--device", "CUDA7"], "device 'CUDA7': is not there"),
         (["--max-divergence", "-1"], "-1.0 is not in the range"),

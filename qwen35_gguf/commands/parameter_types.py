@@ -1,0 +1,78 @@
+"""Types of option values, for `type=` of click.option: SIZE, MEMORY, DURATION, LAYERS, ENDPOINTS.
+
+They are functions and not subclasses of click.ParamType, whose type parameter exists since click 8.4 only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from qwen35_gguf import units
+from qwen35_gguf.errors import UnitError, WorkerError
+from qwen35_gguf.runtime.llama.rpc import parse_endpoint
+from qwen35_gguf.runtime.planning.offload import Layers
+
+
+def _size(text: str) -> int:
+    """Read a size such as 500MB or 2GiB, in bytes."""
+    try:
+        return units.parse_size(text)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _memory_size(text: str) -> int:
+    """Read a size of memory such as 16GB, in bytes."""
+    try:
+        return units.parse_size(text, units.MEMORY_LIMIT)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _duration(text: str) -> float:
+    """Read a duration such as 90s or 5min, from a second to a day, in seconds."""
+    try:
+        return units.parse_duration(text)
+    except UnitError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _layer_count(text: str) -> Layers:
+    """Read a number of layers, -1 for all, or auto."""
+    if text == "auto":
+        return "auto"
+    try:
+        count = int(text)
+    except ValueError:
+        count = -2
+    if count < -1:
+        raise click.BadParameter(f"{text!r} is not a whole number from 0, -1 for all, or auto")
+    return count
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    """Read RPC servers: host:port, separated by commas."""
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for endpoint in found:
+        try:
+            parse_endpoint(endpoint)
+        except WorkerError as error:
+            raise click.BadParameter(str(error)) from None
+    return found
+
+
+def named_type(name: str, read: Callable[[str], Any]) -> Any:
+    """Make a type of a function from text to a value, which raises click.BadParameter; help shows NAME for a value."""
+    made = click.types.FuncParamType(read)
+    made.name = name
+    return made
+
+
+SIZE = named_type("size", _size)
+MEMORY = named_type("size", _memory_size)
+DURATION = named_type("time", _duration)
+LAYERS = named_type("layers", _layer_count)
+ENDPOINTS = named_type("host:port,...", _endpoints)

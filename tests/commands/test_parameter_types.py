@@ -1,0 +1,68 @@
+"""Types of option values, alone and in the commands: a wrong value is a usage error of one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from oracles.paths import ROOT
+from qwen35_gguf.cli import main
+from qwen35_gguf.commands import parameter_types
+
+
+@pytest.mark.parametrize(
+    ("type_", "text", "value"),
+    [
+        (parameter_types.SIZE, "1.5GB", 1_500_000_000),
+        (parameter_types.MEMORY, "8GiB", 8 << 30),
+        (parameter_types.DURATION, "5min", 300.0),
+        (parameter_types.LAYERS, "auto", "auto"),
+        (parameter_types.LAYERS, "-1", -1),
+        (parameter_types.ENDPOINTS, "", ()),
+        (parameter_types.ENDPOINTS, "a:1, b:2,", ("a:1", "b:2")),
+    ],
+)
+def test_values(type_: object, text: str, value: object) -> None:
+    @click.command()
+    @click.option("--value", type=type_, default=text)
+    def command(value: object) -> None:
+        click.echo(repr(value))
+
+    for arguments in ([], ["--value", text]):
+        result = CliRunner().invoke(command, arguments)
+        assert (result.exit_code, result.output) == (0, f"{value!r}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["split", "x", "-o", "y", "--max-shard-size", "many"], "'--max-shard-size': 'many' is not a size; write"),
+        (["plan", "x", "--ram", "-1GB"], "'--ram': '-1GB' is not a size; write"),
+        (["plan", "x", "--vram", "9999999TB"], "'--vram': '9999999TB' is not a size from 1 byte to 1,024 TiB"),
+        (["recipe", "x", "-o", "y", "--target-size", "0"], "'--target-size': '0' is not a size from 1 byte"),
+        (["tune", "x", "--budget", "2d"], "'--budget': '2d' is not a duration; write"),
+        (["tune", "x", "--rpc", "nowhere"], "'--rpc'"),
+        (["run", "x", "--gpu-layers", "-2"], "'--gpu-layers': '-2' is not a whole number"),
+        (["sensitivity", "x", "-o", "y", "--types", "Q4_K,Q9"], "'--types': 'Q9' is not a type of weights"),
+    ],
+)
+def test_wrong_values(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_the_help_names_what_is_expected() -> None:
+    shown = CliRunner().invoke(main, ["plan", "--help"]).output
+    assert "--ram SIZE" in shown
+    assert "--rpc HOST:PORT,..." in shown
+    assert "--budget TIME" in CliRunner().invoke(main, ["tune", "--help"]).output
+
+
+def test_no_type_needs_a_newer_click() -> None:
+    """click.ParamType takes a type parameter since 8.4 only."""
+    for path in Path(ROOT, "qwen35_gguf", "commands").rglob("*.py"):
+        assert "ParamType[" not in path.read_text(encoding="utf-8"), path
