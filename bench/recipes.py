@@ -1,8 +1,8 @@
-"""Size against divergence: llama.cpp's mixes, the recipe `deltanet`, and recipes solved for the same sizes.
+"""Size against KL divergence: llama.cpp's presets, the recipe `deltanet`, and recipes solved for the same sizes.
 
 .venv/bin/python bench/recipes.py [--checkpoint examples/tiny-qwen3.5] [--out bench/results/recipes] [--kinds]
 
-All files have the same importance matrix; importance and costs are measured on calibration.txt of the checkpoint's
+All files have the same importance matrix; the matrix and the costs are measured on calibration.txt of the checkpoint's
 folder, divergence on evaluation.txt. `--kinds` prints the factors of runtime/sensitivity.py instead.
 """
 
@@ -25,7 +25,7 @@ from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search import solve
 from qwen35_gguf.quant.search.costs import Costs
 
-MIXES = ("IQ2_M", "Q2_K_S", "IQ3_XXS", "Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K")
+PRESETS = ("IQ2_M", "Q2_K_S", "IQ3_XXS", "Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K")
 DELTANET = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
 SIZES = (3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0)
 TYPES = (*sensitivity.TYPES, files.Type.IQ2_S, files.Type.IQ3_XXS, files.Type.IQ3_S)
@@ -33,7 +33,7 @@ CHUNK = 256
 
 
 def main() -> None:
-    """Print a table and draw the picture."""
+    """Print a table and draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("examples/tiny-qwen3.5"))
     parser.add_argument("--out", type=Path, default=Path("bench/results/recipes"))
@@ -72,7 +72,7 @@ def main() -> None:
             )
             return Point(name, bits, mean.value, mean.low, mean.high, group)
 
-        points = [point("llama.cpp", quant, quant) for quant in MIXES]
+        points = [point("llama.cpp", quant, quant) for quant in PRESETS]
         points += [point("deltanet", "", quant, "deltanet") for quant in DELTANET]
         for bits in sorted({*SIZES, *(p.bits for p in points if p.group == "llama.cpp")}):
             try:
@@ -100,12 +100,15 @@ def measure(reference: Path, matrix: Path, split: object, chunks: int, threads: 
 
 
 def compare(points: list[Point]) -> None:
-    """Print each mix beside the solved recipe of at most its size."""
-    for mix in (p for p in points if p.group == "llama.cpp"):
-        ours = [p for p in points if p.group == "solved" and p.bits <= mix.bits + 1e-9]
+    """Print each preset beside the largest solved recipe of at most its size."""
+    for preset in (p for p in points if p.group == "llama.cpp"):
+        ours = [p for p in points if p.group == "solved" and p.bits <= preset.bits + 1e-9]
         if ours:
             best = max(ours, key=lambda p: p.bits)
-            print(f"{mix.name:8} {mix.bits:5.2f} bits: {best.divergence / mix.divergence:.2f} times the divergence")
+            print(
+                f"{preset.name:8} {preset.bits:5.2f} bits: "
+                f"{best.divergence / preset.divergence:.2f} times the divergence"
+            )
 
 
 def print_kinds(measured: Costs) -> None:

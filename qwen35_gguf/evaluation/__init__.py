@@ -1,1 +1,1 @@
-"""What quantization costs, which weights matter, and whether a file computes what its checkpoint does."""
+"""Measure quality: KL divergence, importance matrices, sensitivity of tensors, parity with the checkpoint."""

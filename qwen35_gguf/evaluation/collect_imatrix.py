@@ -1,7 +1,7 @@
-"""The importance of a model's weights: sums of squares of what goes into each matrix product, over a text.
+"""Collect an importance matrix: for each matmul of a model, the sums of squares of its inputs over a text.
 
-llama.cpp tells of every node of its graph (`cb_eval`); of products with a weight tensor the inputs are looked at. The
-MTP head is run over the same text, so that its tensors have entries as well.
+llama.cpp calls back for every node of its graph (`cb_eval`); the inputs of matmuls with a weight tensor are summed. The
+MTP head evaluates the same text, so that its tensors have entries as well.
 
 Source: llama.cpp tools/imatrix/imatrix.cpp (collect_imatrix: what is summed).
 """
@@ -27,7 +27,7 @@ from qwen35_gguf.runtime.llama.library import Context, Model
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
 
-OUTPUT_ROWS = 64  # of a chunk go through the output matrix, which is as large as many layers together
+OUTPUT_ROWS = 64  # of a chunk that are multiplied with the output matrix, which is as large as many layers
 SAVE_EVERY = 16  # chunks
 TEXT_KEY, MODEL_KEY = "qwen35.imatrix.text_sha256", "qwen35.imatrix.model"
 
@@ -35,16 +35,16 @@ Advance = Callable[[int, int], None]
 
 
 class Collector:
-    """Sums squares of what goes into products with weights.
+    """Sums the squares of the inputs of matmuls with weights.
 
     Attributes:
         found: the sums so far.
-        watch: what llama.cpp calls.
+        watch: the callback of llama.cpp.
 
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        """Look at products with these weight tensors."""
+        """Collect for the matmuls with these weight tensors."""
         self._names = set(names)
         self.found = Imatrix()
         self.watch = Watch(self._wanted, self._take)
@@ -70,7 +70,7 @@ class Collector:
 
 
 def weight_names(header: GgufHeader) -> list[str]:
-    """List the matrices that products are made with: those of the blocks, and the output's."""
+    """List the matrices that are multiplied with: those of the blocks, and the output's."""
     tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
     last = "token_embd.weight" if tied else "output.weight"
     return [
@@ -89,17 +89,17 @@ def collect(
     threads: int = 1,
     advance: Advance = lambda _done, _all: None,
 ) -> Imatrix:
-    """Make an importance matrix, or go on with one that was interrupted.
+    """Collect an importance matrix, or resume an interrupted run.
 
     Args:
         model: the GGUF; the less quantized, the better.
-        split: gives the tokens of the calibration text.
-        out: the file to be made; until it is whole, OUT.part has what is done.
-        dataset: the text's name in the file.
-        chunk: tokens that are evaluated at once, each chunk on its own.
-        chunks: at most so many; by default all.
+        split: tokenizes the calibration text.
+        out: the file to be written; until it is complete, OUT.part has the sums so far.
+        dataset: name of the text in the file.
+        chunk: tokens of a chunk; chunks are evaluated independently.
+        chunks: number of chunks at most; by default all.
         threads: of the evaluation.
-        advance: is told how many chunks are done, and how many there are.
+        advance: is called with the number of chunks that are done, and the number of all.
 
     Raises:
         ImatrixError: the text is too short.
@@ -121,12 +121,12 @@ def collect(
             outputs=chunk,
             hidden=mtp,
             options=collector.watch.options,
-        ) as trunk,
+        ) as main,
     ):
         ids = split(loaded)
         total = min(len(ids) // chunk, chunks or len(ids))
         if total == 0:
-            raise ImatrixError(f"{dataset}: has {len(ids)} tokens, less than a chunk of {chunk}; give more text")
+            raise ImatrixError(f"{dataset}: has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
         collector.found = _begun(part, model, ids, dataset, chunk)
         head = None
         if mtp:
@@ -135,13 +135,13 @@ def collect(
                 n_ctx=chunk,
                 n_batch=chunk,
                 n_threads=threads,
-                mtp_of=trunk,
+                mtp_of=main,
                 outputs=OUTPUT_ROWS,
                 options=collector.watch.options,
             )
         try:
             for number in range(collector.found.chunks, total):
-                _evaluate(trunk, head, ids[number * chunk : (number + 1) * chunk], collector)
+                _evaluate(main, head, ids[number * chunk : (number + 1) * chunk], collector)
                 collector.found.chunks = number + 1
                 advance(number + 1, total)
                 if (number + 1) % SAVE_EVERY == 0 and number + 1 < total:
@@ -159,28 +159,28 @@ def collect(
     return collector.found
 
 
-def _evaluate(trunk: Context, head: Context | None, ids: Sequence[int], collector: Collector) -> None:
+def _evaluate(main: Context, head: Context | None, ids: Sequence[int], collector: Collector) -> None:
     rows = min(OUTPUT_ROWS, len(ids))
     before = {name: (entry.sums.copy(), entry.counts.copy()) for name, entry in collector.found.entries.items()}
     try:
-        trunk.clear()
-        trunk.evaluate(ids, 0, outputs=rows)
-        trunk.logits(-1)  # waits
+        main.clear()
+        main.evaluate(ids, 0, outputs=rows)
+        main.logits(-1)  # waits
         collector.watch.check()
         if head is not None:
             head.clear()
-            head.evaluate(ids[1:], 1, outputs=min(rows, len(ids) - 1), embd=trunk.hidden(len(ids))[:-1])
+            head.evaluate(ids[1:], 1, outputs=min(rows, len(ids) - 1), embd=main.hidden(len(ids))[:-1])
             head.logits(-1)
         collector.watch.check()
     except BaseException:
-        # half a chunk does not count
+        # an incomplete chunk does not count
         collector.found.entries = {name: matrices.Entry(*values) for name, values in before.items()}
         collector.watch.check()
         raise
 
 
 def _begun(part: Path, model: Path, ids: Sequence[int], dataset: str, chunk: int) -> Imatrix:
-    """Read what an interrupted run left, if it was of the same text, model and chunks."""
+    """Read the sums of an interrupted run, if its text, model and chunks are the same."""
     text = hashlib.sha256(np.array(ids, np.int32).tobytes()).hexdigest()
     extra = {TEXT_KEY: text, MODEL_KEY: model_identity(model)}
     if part.exists():

@@ -1,9 +1,9 @@
-"""Perplexity and divergence of GGUF files from a reference, chunk by chunk, with one model in memory at a time.
+"""Perplexity and KL divergence of GGUF files from a reference, chunk by chunk, with one model in memory at a time.
 
-The reference is evaluated first; its log-probabilities go to a file (two bytes for each token of the vocabulary), with
-which each of the others is then compared.
+The reference is evaluated first; its log-probabilities are written to a file (two bytes for each token of the
+vocabulary). Each of the other models is then compared with the file.
 
-Source: llama.cpp tools/perplexity/perplexity.cpp (chunks that start from nothing; only their second half is scored).
+Source: llama.cpp tools/perplexity/perplexity.cpp (chunks start with an empty context; their second half is scored).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qwen35_gguf.runtime.llama.library import Context, Model
 from qwen35_gguf.runtime.model_files import read_model
 
 N_BATCH = 512
-ROWS_AT_ONCE = 8  # of one thread, so that a block of a large vocabulary stays in the cache
+BLOCK_ROWS = 8  # of one thread, so that a block of a large vocabulary stays in the cache
 
 Tokens = npt.NDArray[np.int32]
 Advance = Callable[[int, int], None]
@@ -48,12 +48,12 @@ def save_reference(
 
     Args:
         model: the reference's GGUF.
-        split: gives the tokens of the text.
-        path: the file to be made.
-        chunk: tokens that are evaluated from nothing; the second half of them is scored.
-        chunks: at most so many; by default all of the text.
+        split: tokenizes the text.
+        path: the file to be written.
+        chunk: tokens of a chunk, which starts with an empty context; the second half is scored.
+        chunks: number of chunks at most; by default the whole text.
         threads: of the evaluation.
-        advance: is told how many chunks are done, and how many there are.
+        advance: is called with the number of chunks that are done, and the number of all.
 
     Raises:
         TextError: the text is shorter than a chunk.
@@ -66,23 +66,25 @@ def save_reference(
         ids = split(loaded)
         count = min(len(ids) // chunk, chunks or len(ids))
         if not count:
-            raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; give more, or --chunk 128")
+            raise TextError(
+                f"the text has {len(ids)} tokens, less than a chunk of {chunk}; use more text, or --chunk 128"
+            )
         header = Header(chunk, loaded.n_vocab, np.array(ids[: count * chunk], np.int32).reshape(count, chunk))
         with logits_file.writing(path, header) as file, ThreadPoolExecutor(threads) as pool:
             for number, tokens in enumerate(header.tokens):
                 for rows, logits in scored_logits(context, tokens):
-                    parts = [logits[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE)]
-                    for packed in pool.map(logits_file.pack, parts):
-                        file.write(packed.tobytes())
+                    parts = [logits[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+                    for encoded in pool.map(logits_file.encode, parts):
+                        file.write(encoded.tobytes())
                 advance(number + 1, count)
     return header
 
 
 def evaluate(model: Path, reference: Path, *, threads: int = 1, advance: Advance = _quiet) -> Divergence:
-    """Compare a model with the reference whose log-probabilities are in a file.
+    """Compare a model with the log-probabilities of a reference.
 
     Raises:
-        LogitsError: the file is damaged, or of another vocabulary.
+        LogitsError: the file is damaged, or has another vocabulary.
         ModelError: the model cannot be loaded or evaluated.
 
     """
@@ -117,14 +119,14 @@ def add_chunk(
 
     with ThreadPoolExecutor(threads) as pool:
         for rows, logits in scored_logits(context, tokens):
-            starts = range(0, len(rows), ROWS_AT_ONCE)
-            blocks = [(rows[i : i + ROWS_AT_ONCE], logits[i : i + ROWS_AT_ONCE]) for i in starts]
+            starts = range(0, len(rows), BLOCK_ROWS)
+            blocks = [(rows[i : i + BLOCK_ROWS], logits[i : i + BLOCK_ROWS]) for i in starts]
             for one in pool.map(lambda block: part(*block), blocks):
                 found.merge(one)
 
 
 def scored_logits(context: Context, tokens: Tokens) -> Iterator[tuple[range, Floats]]:
-    """Evaluate a chunk from nothing; yield positions that count and their logits, valid until the next."""
+    """Evaluate a chunk with an empty context; yield the scored positions and their logits, valid until the next."""
     chunk = len(tokens)
     first, last = chunk // 2, chunk - 1
     context.clear()

@@ -1,7 +1,7 @@
-"""A reference's log-probabilities in a file: two bytes a token of the vocabulary, the format of llama-perplexity.
+"""The log-probabilities of a reference in the format of llama-perplexity: two bytes for each token of the vocabulary.
 
-A row is a float32 step and a float32 minimum, then 16-bit multiples of the step above the minimum; what is more than
-16 nats below the likeliest token is at the minimum.
+A row is a float32 step and a float32 minimum, then 16-bit multiples of the step above the minimum; values more than 16
+nats below the most likely token are at the minimum.
 
 Source: llama.cpp tools/perplexity/perplexity.cpp (`--save-all-logits`).
 """
@@ -29,17 +29,17 @@ LARGEST = 1 << 24  # of chunk sizes and vocabularies
 
 
 def scored(chunk: int) -> int:
-    """How many rows of a chunk count: those of its second half that have a next token."""
+    """Return the number of scored rows of a chunk: those of its second half that have a next token."""
     return chunk - 1 - chunk // 2
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file is of.
+    """The tokens that a file has log-probabilities for.
 
     Attributes:
         chunk: tokens of a chunk.
-        vocabulary: tokens of it.
+        vocabulary: number of tokens of the vocabulary.
         tokens: (chunks, chunk) int32.
 
     """
@@ -50,17 +50,17 @@ class Header:
 
     @property
     def row_bytes(self) -> int:
-        """Of one row in the file."""
+        """Bytes of one row in the file."""
         return 2 * (2 * ((self.vocabulary + 1) // 2) + 4)
 
     @property
     def start(self) -> int:
-        """Where the rows begin."""
+        """Offset of the first row."""
         return len(MAGIC) + HEAD.size + self.tokens.nbytes
 
 
-def pack(logits: Floats) -> npt.NDArray[np.uint8]:
-    """Turn (rows, vocabulary) logits to rows of a file."""
+def encode(logits: Floats) -> npt.NDArray[np.uint8]:
+    """Encode (rows, vocabulary) logits as (rows, row_bytes) uint8 of a file."""
     rows, vocabulary = logits.shape
     normal = log_softmax(logits)
     peak = normal.max(-1, keepdims=True)
@@ -73,15 +73,15 @@ def pack(logits: Floats) -> npt.NDArray[np.uint8]:
     return out.view(np.uint8)
 
 
-def unpack(rows: npt.NDArray[np.uint8], vocabulary: int) -> Floats:
-    """Turn rows of a file to (rows, vocabulary) log-probabilities."""
+def decode(rows: npt.NDArray[np.uint8], vocabulary: int) -> Floats:
+    """Decode (rows, row_bytes) uint8 of a file to (rows, vocabulary) log-probabilities."""
     head = rows[:, :8].view(np.float32)
     return head[:, :1] * rows[:, 8 : 8 + 2 * vocabulary].view(np.uint16).astype(np.float32) + head[:, 1:]
 
 
 @contextmanager
 def writing(path: Path, header: Header) -> Iterator[IO[bytes]]:
-    """Open a file for rows; under its name it appears whole or not at all.
+    """Open a file for rows; it appears complete or not at all.
 
     Raises:
         OutputError: it cannot be written.
@@ -94,17 +94,17 @@ def writing(path: Path, header: Header) -> Iterator[IO[bytes]]:
 
 
 def read_header(path: Path) -> Header:
-    """Read what a file is of.
+    """Read the tokens of a file.
 
     Raises:
-        LogitsError: it is no such file, or cut off.
+        LogitsError: it is not such a file, or truncated.
 
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
-                raise LogitsError(f"{path}: is no file of reference logits; make one with --save-logits")
+                raise LogitsError(f"{path}: is not a file of reference logits; make one with --save-logits")
             raw = file.read(HEAD.size)
             chunk, vocabulary, chunks = HEAD.unpack(raw) if len(raw) == HEAD.size else (0, 0, 0)
             sensible = 4 <= chunk < LARGEST and 0 < vocabulary < LARGEST and 0 < 4 * chunk * chunks < size
@@ -119,7 +119,7 @@ def read_header(path: Path) -> Header:
         or size != header.start + chunks * scored(chunk) * header.row_bytes
         or not ((tokens >= 0) & (tokens < vocabulary)).all()
     ):
-        raise LogitsError(f"{path}: is cut off or damaged; make it again with --save-logits")
+        raise LogitsError(f"{path}: is truncated or damaged; make it again with --save-logits")
     return header
 
 
@@ -127,4 +127,4 @@ def read_rows(file: IO[bytes], header: Header, number: int, rows: Sequence[int] 
     """Read some consecutive scored rows of chunk `number` as (rows, vocabulary) log-probabilities."""
     file.seek(header.start + (number * scored(header.chunk) + rows[0]) * header.row_bytes)
     raw = np.frombuffer(file.read(len(rows) * header.row_bytes), np.uint8).reshape(len(rows), -1)
-    return unpack(raw, header.vocabulary)
+    return decode(raw, header.vocabulary)

@@ -1,7 +1,7 @@
-"""Whether a GGUF behaves as its checkpoint: logits, drafts and image embeddings against transformers in float32.
+"""Parity of a GGUF with its checkpoint: logits, drafts and image embeddings against transformers in float32.
 
-transformers drops the MTP head; what it computes is written here from the published tensors: for each position p, the
-normed embedding of token p+1 and the normed hidden state of p, projected, through one layer with full attention.
+transformers drops the MTP head; it is computed here from the published tensors: for each position p, the normed
+embedding of token p+1 and the normed hidden state of p are projected and evaluated by one full-attention layer.
 
 Source: graph_mtp in llama.cpp src/models/qwen35.cpp.
 """
@@ -33,8 +33,8 @@ from qwen35_gguf.runtime.planning.available_memory import available_bytes
 
 TOKENS = 256
 SIZES = ((128, 128), (256, 96))
-# By bits per weight of the coarsest matrix: most divergence, in nats, that quantization explains. A misplaced head or a
-# missing +1 costs whole nats.
+# By bits per weight of the coarsest matrix: the largest divergence, in nats, that quantization explains. A misplaced
+# head or a missing +1 costs whole nats.
 LIMITS = ((2.7, 2.0), (3.6, 0.8), (4.6, 0.3), (5.6, 0.12), (6.7, 0.05), (9.0, 0.02), (17.0, 0.01), (33.0, 1e-6))
 LOWEST_COSINE = 0.99
 FLOAT32_BYTES = 4
@@ -50,12 +50,12 @@ class Parity:
 
 
 def oracle_installed() -> bool:
-    """Whether transformers and torch are there."""
+    """Whether transformers and torch are installed."""
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
 def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -> Iterator[Parity]:
-    """Compare a text model, and its vision tower if one lies beside it, with the checkpoint.
+    """Compare a text model, and the vision encoder beside it if there is one, with the checkpoint.
 
     Raises:
         MissingDependencyError: transformers or torch is not installed.
@@ -84,24 +84,36 @@ def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -
     with Model(file, load_mtp=mtp) as loaded:
         ids = splitter(None, EVALUATION)(loaded)[:TOKENS]
         wanted, drafts = _reference(oracle, config, checkpoint, ids, mtp=mtp)
-        options: dict[str, Any] = {"n_ctx": TOKENS, "n_batch": TOKENS, "n_threads": threads, "outputs": TOKENS}
-        with Context(loaded, hidden=mtp, kv_type="f32", **options) as trunk:
-            trunk.evaluate(ids, 0, outputs=len(ids))
-            yield _compared("logits", wanted, trunk.last_logits(len(ids)), limit)
+        with _context(loaded, threads, hidden=mtp) as main:
+            main.evaluate(ids, 0, outputs=len(ids))
+            yield _compared("logits", wanted, main.last_logits(len(ids)), limit)
             if drafts is not None:
-                hidden = trunk.hidden(len(ids)).copy()
-                head = Context(loaded, mtp_of=trunk, kv_type="f32", **options)
+                hidden = main.hidden(len(ids)).copy()
+                head = _context(loaded, threads, mtp_of=main)
                 try:
                     head.evaluate(ids[1:], 1, outputs=len(ids) - 1, embd=hidden[:-1])
                     yield _compared("MTP drafts", drafts, head.last_logits(len(ids) - 1), limit)
                 finally:
                     head.close()
         try:
-            tower = find_mmproj(file, loaded.n_embd)
+            mmproj = find_mmproj(file, loaded.n_embd)
         except Qwen35Error:
             return
-        with Vision(tower, loaded.pointer, n_threads=threads) as vision:
-            yield _embeddings(oracle, vision, tower)
+        with Vision(mmproj, loaded.pointer, n_threads=threads) as vision:
+            yield _embeddings(oracle, vision, mmproj)
+
+
+def _context(model: Model, threads: int, *, hidden: bool = False, mtp_of: Context | None = None) -> Context:
+    return Context(
+        model,
+        n_ctx=TOKENS,
+        n_batch=TOKENS,
+        n_threads=threads,
+        outputs=TOKENS,
+        kv_type="f32",
+        hidden=hidden,
+        mtp_of=mtp_of,
+    )
 
 
 def _limit(header: GgufHeader) -> float:
@@ -115,15 +127,15 @@ def _compared(what: str, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.
     both = Accumulator()
     both.add(log_softmax(wanted), np.ascontiguousarray(found), np.zeros(len(wanted), np.int64))
     figures = both.figures()
-    said = (
+    report = (
         f"mean KL divergence {figures.mean.value:.2e} (limit {limit:g}), same top token "
         f"{100 * figures.same_top.value:.1f} % of {len(wanted)}"
     )
-    return Parity(what, said, figures.mean.value <= limit)
+    return Parity(what, report, figures.mean.value <= limit)
 
 
 def _reference(oracle: Any, config: Any, checkpoint: Path, ids: list[int], *, mtp: bool) -> tuple[Any, Any]:
-    """Return the logits of all positions, and of the drafts for tokens 2 and on, or None."""
+    """Return the logits of all positions, and those of the drafts from token 2, or None."""
     import torch
 
     with torch.no_grad():
@@ -139,32 +151,32 @@ def _drafts(oracle: Any, config: Any, checkpoint: Path, row: Any) -> Any:
     weights = {}
     for path in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+            for name in file.keys():  # noqa: SIM118 (it is not a dictionary)
                 if name.startswith("mtp."):
                     weights[name.removeprefix("mtp.")] = file.get_tensor(name).float()
     if "fc.weight" not in weights:
         return None
     text = getattr(config, "text_config", config)
-    trunk = getattr(oracle.model, "language_model", oracle.model)
+    main = getattr(oracle.model, "language_model", oracle.model)
 
     def norm(x: Any, name: str) -> Any:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + text.rms_norm_eps) * (1 + weights[f"{name}.weight"])
 
-    layer = copy.deepcopy(trunk.layers[text.layer_types.index("full_attention")])
+    layer = copy.deepcopy(main.layers[text.layer_types.index("full_attention")])
     prefix = "layers.0."
     layer.load_state_dict({name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)})
-    hidden = trunk(input_ids=row).last_hidden_state
-    embedded = norm(trunk.embed_tokens(row[:, 1:]), "pre_fc_norm_embedding")
+    hidden = main(input_ids=row).last_hidden_state
+    embedded = norm(main.embed_tokens(row[:, 1:]), "pre_fc_norm_embedding")
     x = torch.cat([embedded, norm(hidden[:, :-1], "pre_fc_norm_hidden")], -1) @ weights["fc.weight"].T
     positions = torch.arange(1, x.shape[1] + 1)[None]
     mask = torch.full((x.shape[1],) * 2, -torch.inf).triu(1)[None, None]
-    rotary = trunk.rotary_emb(x, positions[None].expand(3, -1, -1))
+    rotary = main.rotary_emb(x, positions[None].expand(3, -1, -1))
     x = layer(x, position_embeddings=rotary, attention_mask=mask, position_ids=positions)
     return oracle.lm_head(norm(x, "norm"))[0].numpy()
 
 
-def _embeddings(oracle: Any, vision: Vision, tower: Path) -> Parity:
-    """Embed pictures whose sides need no resizing on both sides."""
+def _embeddings(oracle: Any, vision: Vision, mmproj: Path) -> Parity:
+    """Embed images whose sizes need no resizing."""
     import torch
 
     config = oracle.config.vision_config
@@ -184,8 +196,8 @@ def _embeddings(oracle: Any, vision: Vision, tower: Path) -> Parity:
             wanted = oracle.model.visual(torch.from_numpy(still), grid_thw=grid).pooler_output.numpy()
         found = vision.embed(picture(image)).values
         if found.shape != wanted.shape:
-            return Parity("image embeddings", f"{tower.name}: {found.shape} instead of {wanted.shape}", False)
+            return Parity("image embeddings", f"{mmproj.name}: {found.shape} instead of {wanted.shape}", False)
         norms = np.linalg.norm(wanted, axis=-1) * np.linalg.norm(found, axis=-1)
         lowest = min(lowest, float(((wanted * found).sum(-1) / norms).min()))
-    said = f"{tower.name}: lowest cosine {lowest:.6f} (limit {LOWEST_COSINE})"
-    return Parity("image embeddings", said, lowest >= LOWEST_COSINE)
+    report = f"{mmproj.name}: lowest cosine {lowest:.6f} (limit {LOWEST_COSINE})"
+    return Parity("image embeddings", report, lowest >= LOWEST_COSINE)

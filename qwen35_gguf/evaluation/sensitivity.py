@@ -1,9 +1,9 @@
-"""What each tensor's quantization costs alone: the divergence that it causes when all others stay as they are.
+"""What each tensor's quantization costs alone: the KL divergence that it causes while all other tensors are exact.
 
-The reference is loaded once, into memory that can be written. A tensor's weights are packed, unpacked, and put in the
-place of the original; the text is evaluated, and the original put back. Nothing is loaded or written in between.
+The reference is loaded once, into writable memory. A tensor is quantized and dequantized in place of the original; the
+text is evaluated, and the original is restored. Nothing is loaded or written in between.
 
-The trunk does not see the MTP head: for the head's tensors it is the divergence of its drafts that is measured.
+The main model does not depend on the MTP head: for the head's tensors the divergence of its drafts is measured.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ KIND_FACTORS = {
     "attn_v": 0.00084, "ffn_down": 0.003, "ffn_gate": 0.00052, "ffn_up": 0.0004, "nextn.eh_proj": 0.1,
     "output": 0.14, "ssm_alpha": 0.000079, "ssm_beta": 0.00032, "ssm_out": 0.0064, "token_embd": 0.14,
 }  # fmt: skip
-SLAB = 1 << 22  # weights that are unpacked at once
+SLAB = 1 << 22  # weights dequantized in one step
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Weight:
         return self.original.shape
 
     def put(self, values: Array) -> None:
-        """Write values over what llama.cpp computes with."""
+        """Overwrite the weights that llama.cpp computes with."""
         stored = np.ascontiguousarray(values.astype(self.original.dtype, copy=False))
         ctypes.memmove(self.address, stored.ctypes.data, stored.nbytes)
 
@@ -76,13 +76,13 @@ class Weight:
 def quantized(
     original: Array, type_: Type, importance: npt.NDArray[np.float32] | None, threads: int
 ) -> tuple[npt.NDArray[np.float32], float]:
-    """Pack and unpack a tensor; return it with its weighted squared error, relative to its weights.
+    """Quantize and dequantize a tensor; return it with its weighted squared error, relative to its weights.
 
     Args:
         original: (matrices, rows, columns).
-        type_: to pack in.
+        type_: of the quantization.
         importance: (1 or matrices, columns).
-        threads: that pack.
+        threads: that quantize.
 
     """
     restored = np.empty(original.shape, np.float32)
@@ -92,8 +92,8 @@ def quantized(
         step = max(1, SLAB // matrix.shape[1])
         for start in range(0, len(matrix), step):
             rows = matrix[start : start + step]
-            packed = kernels.quantize_rows(rows, type_, weights, threads)
-            back = kernels.dequantize(packed, type_, rows.shape[1])
+            blocks = kernels.quantize_rows(rows, type_, weights, threads)
+            back = kernels.dequantize(blocks, type_, rows.shape[1])
             restored[number, start : start + step] = back
             wide = rows.astype(np.float32)
             scale = np.ones(rows.shape[1], np.float32) if weights is None else weights
@@ -103,12 +103,12 @@ def quantized(
 
 
 def candidates(names: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """List the tensors that recipes decide about: matrices, but for those that always stay F32."""
+    """List the tensors that recipes choose a type for: matrices, except those that always stay F32."""
     return [name for name, shape in names.items() if len(shape) >= 2 and not tensor_types.KEPT_F32.search(name)]
 
 
 def _originals(model: Path) -> dict[str, Array]:
-    """Map the weights of the tensors that recipes decide about, in the type and shape of the file.
+    """Map the weights of the tensors that recipes choose a type for, in the type and shape of the file.
 
     Raises:
         ModelError: one of them is quantized.
@@ -124,14 +124,14 @@ def _originals(model: Path) -> dict[str, Array]:
         if tensor.type not in STORED:
             raise ModelError(
                 f"{model}: {tensor.name} is {tensor.type.name}; "
-                "give a reference in F32, F16 or BF16 (`qwen35 convert -q BF16`)"
+                "use a reference in F32, F16 or BF16 (`qwen35 convert -q BF16`)"
             )
         found[tensor.name] = tensor_data(header, tensor, mapped).view(STORED[tensor.type]).reshape(tensor.shape)
     return found
 
 
 def describe(model: Path, identity: str, *, measured: bool = True) -> Costs:
-    """Return the frame of a reference's costs: its sizes, and no costs yet."""
+    """Describe a reference: its sizes, and no costs yet."""
     header = read_model(model)
     counts = {tensor.name: math.prod(tensor.shape) for tensor in header.tensors}
     chosen = set(candidates({tensor.name: tensor.shape for tensor in header.tensors}))
@@ -163,14 +163,14 @@ def measure(
 
     Args:
         model: the reference: a GGUF in F32, F16 or BF16.
-        split: gives the tokens of the text.
-        imatrix: weighs the errors, as it will in the conversion.
-        types: to try; those that a tensor's rows do not fit are left out.
-        known: measured before; these are not measured again.
-        chunk: tokens that are evaluated from nothing; the second half is compared.
-        chunks: at most so many.
-        threads: of evaluating and packing.
-        advance: is told how many measurements are done, and how many there are.
+        split: tokenizes the text.
+        imatrix: weights of the errors, as in the conversion.
+        types: to try; types whose blocks do not divide a tensor's rows are left out.
+        known: costs of an earlier run; these are not measured again.
+        chunk: tokens of a chunk, which starts with an empty context; the second half is compared.
+        chunks: number of chunks at most.
+        threads: that evaluate and quantize.
+        advance: is called with the number of measurements that are done, and the number of all.
 
     Raises:
         ModelError: the reference is quantized, or cannot be loaded.
@@ -181,15 +181,16 @@ def measure(
     originals = _originals(model)
     layers, mtp = memory.trunk_layers(header), memory.has_mtp(header)
     done = dict(known or {})
-    plain = {
-        "load_mode": LOAD_MODES[False, False],
-        "use_extra_bufts": False,
-    }  # what is mapped or repacked cannot be overwritten
-    with Model(model, load_mtp=mtp, options=plain) as loaded, tempfile.TemporaryDirectory(prefix="qwen35-") as folder:
+    # mapped or repacked weights cannot be overwritten
+    writable = {"load_mode": LOAD_MODES[False, False], "use_extra_bufts": False}
+    with (
+        Model(model, load_mtp=mtp, options=writable) as loaded,
+        tempfile.TemporaryDirectory(prefix="qwen35-") as folder,
+    ):
         ids = split(loaded)
         count = min(len(ids) // chunk, chunks)
         if not count:
-            raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; give more")
+            raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
         addresses = _locate(loaded, ids[:chunk], list(originals), mtp, threads)
         tasks = [
             (name, type_)
@@ -197,15 +198,17 @@ def measure(
             for type_ in types
             if name in addresses and not original.shape[-1] % GGML_QUANT_SIZES[type_][0]
         ]
-        with _Bench(loaded, [ids[i * chunk : (i + 1) * chunk] for i in range(count)], mtp, threads, folder) as bench:
-            base = {head: bench.divergence(head=head) for head in (False, True) if mtp or not head}
+        with _Comparison(
+            loaded, [ids[i * chunk : (i + 1) * chunk] for i in range(count)], mtp, threads, folder
+        ) as comparison:
+            base = {head: comparison.divergence(head=head) for head in (False, True) if mtp or not head}
             for number, (name, type_) in enumerate(tasks):
                 if (name, type_) not in done:
                     shape = originals[name].shape
                     weight = Weight(name, addresses[name], originals[name].reshape(-1, *shape[-2:]))
                     head = split_name(name, layers)[1] == -1
                     importance = imatrix.importance(name, shape) if imatrix else None
-                    cost = _cost(weight, type_, importance, partial(bench.divergence, head=head), threads)
+                    cost = _cost(weight, type_, importance, partial(comparison.divergence, head=head), threads)
                     if cost is not None:
                         yield Cost(name, type_, cost[0], cost[1], max(0.0, cost[2] - base[head]))
                 advance(number + 1, len(tasks))
@@ -221,7 +224,7 @@ def _cost(
     matrices, rows, columns = weight.shape
     try:
         values, error = quantized(weight.original, type_, importance, threads)
-    except QuantizationError:  # a type that needs importance where there is none
+    except QuantizationError:  # a type that needs an importance matrix
         return None
     weight.put(values)
     try:
@@ -231,7 +234,7 @@ def _cost(
 
 
 def _locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, threads: int) -> dict[str, int]:
-    """Find where llama.cpp holds the weights: they are what the nodes of its graph take."""
+    """Find the addresses of llama.cpp's weights: they are inputs of the nodes of its graph."""
     wanted, found = set(names), {}
 
     def take(_kind: str, node: Any) -> None:
@@ -240,14 +243,14 @@ def _locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, t
 
     watch = Watch(lambda kind, node: kind in LOOKUPS and node.src[0].contents.name.decode() in wanted, take)
     few = list(ids[:8])
-    with Context(model, n_ctx=64, n_batch=64, n_threads=threads, outputs=8, hidden=mtp, options=watch.options) as trunk:
-        trunk.evaluate(few, 0, outputs=1)
-        trunk.logits(-1)
+    with Context(model, n_ctx=64, n_batch=64, n_threads=threads, outputs=8, hidden=mtp, options=watch.options) as main:
+        main.evaluate(few, 0, outputs=1)
+        main.logits(-1)
         watch.check()
         if mtp:
-            head = Context(model, n_ctx=64, n_batch=64, n_threads=threads, mtp_of=trunk, options=watch.options)
+            head = Context(model, n_ctx=64, n_batch=64, n_threads=threads, mtp_of=main, options=watch.options)
             try:
-                head.evaluate(few[1:], 1, outputs=1, embd=trunk.hidden(len(few))[:-1])
+                head.evaluate(few[1:], 1, outputs=1, embd=main.hidden(len(few))[:-1])
                 head.logits(-1)
             finally:
                 head.close()
@@ -255,15 +258,27 @@ def _locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, t
     return found
 
 
-class _Bench:
-    """The text, its reference log-probabilities in a file of float32, and contexts to compare in."""
+def _context(model: Model, chunk: int, threads: int, *, hidden: bool = False, mtp_of: Context | None = None) -> Context:
+    return Context(
+        model,
+        n_ctx=chunk,
+        n_batch=chunk,
+        n_threads=threads,
+        outputs=chunk - chunk // 2,
+        kv_type="f32",
+        hidden=hidden,
+        mtp_of=mtp_of,
+    )
+
+
+class _Comparison:
+    """The text, the reference's log-probabilities in float32 files, and contexts to compare in."""
 
     def __init__(self, model: Model, parts: list[list[int]], mtp: bool, threads: int, folder: str) -> None:
         chunk = len(parts[0])
         self._parts, self._first = parts, chunk // 2
-        options = {"n_ctx": chunk, "n_batch": chunk, "n_threads": threads, "outputs": chunk - self._first}
-        self._trunk = Context(model, hidden=mtp, kv_type="f32", **options)  # type: ignore[arg-type]
-        self._head = Context(model, mtp_of=self._trunk, kv_type="f32", **options) if mtp else None  # type: ignore[arg-type]
+        self._main = _context(model, chunk, threads, hidden=mtp)
+        self._head = _context(model, chunk, threads, mtp_of=self._main) if mtp else None
         rows = chunk - 1 - self._first
         shape = (len(parts), rows, model.n_vocab)
         self._wanted: list[npt.NDArray[np.float32]] = []
@@ -272,29 +287,29 @@ class _Bench:
             self._wanted.append(np.memmap(Path(folder, f"reference-{head:d}"), np.float32, "w+", shape=shape))
             for number in range(len(parts)):
                 if not head:
-                    logits = self._of_trunk(number)
+                    logits = self._main_logits(number)
                     if mtp:
-                        self._hidden.append(self._trunk.hidden(chunk).copy())
+                        self._hidden.append(self._main.hidden(chunk).copy())
                 else:
-                    logits = self._of_head(number)
+                    logits = self._head_logits(number)
                 self._wanted[head][number] = log_softmax(logits)
 
-    def __enter__(self) -> _Bench:
+    def __enter__(self) -> _Comparison:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._head is not None:
             self._head.close()
-        self._trunk.close()
+        self._main.close()
 
-    def _of_trunk(self, number: int) -> Floats:
+    def _main_logits(self, number: int) -> Floats:
         ids = self._parts[number]
-        self._trunk.clear()
-        self._trunk.evaluate(ids, 0, outputs=len(ids) - self._first)
-        return self._trunk.last_logits(len(ids) - self._first)[:-1]
+        self._main.clear()
+        self._main.evaluate(ids, 0, outputs=len(ids) - self._first)
+        return self._main.last_logits(len(ids) - self._first)[:-1]
 
-    def _of_head(self, number: int) -> Floats:
-        """Draft, from the hidden states of the reference."""
+    def _head_logits(self, number: int) -> Floats:
+        """Evaluate the MTP head with the hidden states of the reference."""
         assert self._head is not None
         ids = self._parts[number]
         rows = len(ids) - 1 - self._first
@@ -303,10 +318,10 @@ class _Bench:
         return self._head.last_logits(rows)
 
     def divergence(self, *, head: bool) -> float:
-        """Compare all rows with the reference; the mean, in nats."""
+        """Return the mean KL divergence of all rows from the reference, in nats."""
         found = []
         for number, ids in enumerate(self._parts):
-            logits = self._of_head(number) if head else self._of_trunk(number)
+            logits = self._head_logits(number) if head else self._main_logits(number)
             targets = np.array(ids[self._first + 1 :], np.int64)
             found.append(compare(self._wanted[head][number], logits, targets)[0])
         return float(np.concatenate(found).mean())
@@ -320,7 +335,7 @@ def estimate(
     threads: int = 1,
     advance: Advance = lambda _done, _all: None,
 ) -> Iterator[Cost]:
-    """Estimate the costs from the weighted errors alone: nothing is evaluated, any size of model will do.
+    """Estimate the costs from the weighted errors alone: nothing is evaluated, so the model may be of any size.
 
     A kind's factor turns its relative error to divergence; they were measured on examples/tiny-qwen3.5 and are means
     over layers, divided by the number of layers here.

@@ -1,4 +1,4 @@
-"""A picture of size against divergence for several files: the lower left is where one wants to be."""
+"""A plot of size against KL divergence for several files: lower and further left is better."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import MissingDependencyError
 
-COLOURS = ("#0b6e4f", "#d1495b", "#30638e", "#edae49", "#5f4b8b")
+COLORS = ("#0b6e4f", "#d1495b", "#30638e", "#edae49", "#5f4b8b")
 FORMATS = (".png", ".svg")
 
 
@@ -37,7 +37,7 @@ def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
         import matplotlib as mpl
 
         mpl.use("Agg")
-        mpl.rcParams["svg.hashsalt"] = "qwen35"  # the same picture gives the same file
+        mpl.rcParams["svg.hashsalt"] = "qwen35"  # equal plots give equal files
         mpl.rcParams["svg.fonttype"] = "none"
         from matplotlib import pyplot
     except ImportError:
@@ -47,11 +47,11 @@ def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     try:
         groups = dict.fromkeys(point.group for point in points)
-        for group, colour in zip(groups, COLOURS * len(groups), strict=False):
+        for group, color in zip(groups, COLORS * len(groups), strict=False):
             line = sorted((p for p in points if p.group == group), key=lambda p: p.bits)
             bits, values = [p.bits for p in line], [p.divergence for p in line]
             spread = [[max(0.0, p.divergence - max(p.low, 1e-12)) for p in line], [p.high - p.divergence for p in line]]
-            axes.errorbar(bits, values, yerr=spread, color=colour, marker="o", markersize=5, capsize=2, label=group)
+            axes.errorbar(bits, values, yerr=spread, color=color, marker="o", markersize=5, capsize=2, label=group)
             for point in line:
                 axes.annotate(
                     point.name, (point.bits, point.divergence), (4, 5), textcoords="offset points", fontsize=8

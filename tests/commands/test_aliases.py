@@ -14,8 +14,8 @@ pytestmark = pytest.mark.unit
 
 
 @click.command()
-@renamed_option("--files", old=["--heads"], is_flag=True, help="Write files.")
-@renamed_option("--parity/--no-parity", old=["--behaviour/--no-behaviour"], default=None, help="Compare.")
+@renamed_option("--files", old=["--old-files"], is_flag=True, help="Write files.")
+@renamed_option("--parity/--no-parity", old=["--equal/--no-equal"], default=None, help="Compare.")
 @renamed_option("-s", "--size", old=["--bytes"], type=int, default=3, show_default=True, help="Bytes.")
 def command(files: bool, parity: bool | None, size: int) -> None:
     """Print what was given."""
@@ -27,9 +27,9 @@ def command(files: bool, parity: bool | None, size: int) -> None:
     [
         ([], "False None 3"),
         (["--files", "--parity", "--size", "4"], "True True 4"),
-        (["--heads", "--behaviour", "--bytes", "4"], "True True 4"),
+        (["--old-files", "--equal", "--bytes", "4"], "True True 4"),
         (["--no-parity", "-s", "5"], "False False 5"),
-        (["--no-behaviour"], "False False 3"),
+        (["--no-equal"], "False False 3"),
     ],
 )
 def test_both_spellings_work(arguments: list[str], printed: str) -> None:
@@ -40,7 +40,7 @@ def test_both_spellings_work(arguments: list[str], printed: str) -> None:
 def test_help_shows_the_new_spelling_alone() -> None:
     text = CliRunner().invoke(command, ["--help"]).output
     assert all(new in text for new in ("--files", "--parity / --no-parity", "-s, --size", "default: 3"))
-    assert not any(old in text for old in ("heads", "behaviour", "bytes "))
+    assert not any(old in text for old in ("old-files", "equal", "bytes "))
 
 
 def test_no_command_shows_an_old_spelling() -> None:

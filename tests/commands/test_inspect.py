@@ -29,7 +29,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_inspect_says_what_the_reader_says(files: dict[str, Path], tmp_path: Path) -> None:
+def test_inspect_reports_what_the_reader_reads(files: dict[str, Path], tmp_path: Path) -> None:
     found = json.loads(run("inspect", files["Q4_K_M"], "--json").stdout)
     reader = gguf.GGUFReader(files["Q4_K_M"])
     assert {t["name"]: (t["type"], t["shape"], t["bytes"]) for t in found["tensors"]} == {

@@ -112,7 +112,7 @@ def test_experts_count_what_they_saw(checkpoint: Factory, tmp_path: Path) -> Non
         assert (entry.sums[entry.counts == 0] == 0).all()
 
 
-def test_an_interrupted_run_goes_on(files: list[Path], tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(files: list[Path], tmp_path: Path) -> None:
     ids, out = random_ids(), tmp_path / "i.gguf"
     whole = collected(files[0], ids, tmp_path / "whole.gguf")
 

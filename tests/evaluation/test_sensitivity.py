@@ -59,7 +59,7 @@ def test_a_tensor_costs_what_a_file_costs_in_which_it_alone_is_quantized(
     assert cost.divergence == pytest.approx(alone, rel=0.3)  # llama.cpp also rounds the inputs of a quantized matrix
 
 
-def test_weights_are_put_back(reference: Path) -> None:
+def test_weights_are_restored(reference: Path) -> None:
     split = splitter(TINY / "calibration.txt", "")
     twice = [list(sensitivity.measure(reference, split, types=(Type.Q2_K,), chunk=CHUNK, chunks=1)) for _ in range(2)]
     assert [c.divergence for c in twice[0]] == [c.divergence for c in twice[1]]
@@ -75,20 +75,20 @@ def test_weights_are_put_back(reference: Path) -> None:
     assert again == last
 
 
-def test_solved_recipes_keep_their_size_and_beat_the_mix(reference: Path, measured: Path, tmp_path: Path) -> None:
-    (mix,) = hf_to_gguf.convert(TINY, "Q3_K_S", tmp_path, vision=False)
-    size, recipe = mix.stat().st_size, tmp_path / "recipe.yaml"
+def test_solved_recipes_keep_their_size_and_beat_the_preset(reference: Path, measured: Path, tmp_path: Path) -> None:
+    (preset,) = hf_to_gguf.convert(TINY, "Q3_K_S", tmp_path, vision=False)
+    size, recipe = preset.stat().st_size, tmp_path / "recipe.yaml"
     arguments = ["recipe", str(measured), "--target-size", str(size - 1024), "-o", str(recipe)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.stderr
-    assert "the best there is" in result.stdout
+    assert "(the optimum)" in result.stdout
     (ours,) = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path, vision=False, recipe=recipe)
     assert 0.97 * size < ours.stat().st_size <= size
     kl_divergence.save_reference(
         reference, splitter(TINY / "evaluation.txt", ""), tmp_path / "base", chunk=256, chunks=30, threads=2
     )
-    found = {file: kl_divergence.evaluate(file, tmp_path / "base", threads=2) for file in (mix, ours)}
-    assert found[ours].mean.high < 0.75 * found[mix].mean.low
+    found = {file: kl_divergence.evaluate(file, tmp_path / "base", threads=2) for file in (preset, ours)}
+    assert found[ours].mean.high < 0.75 * found[preset].mean.low
 
 
 def test_targets(measured: Path) -> None:
@@ -107,7 +107,7 @@ def test_targets(measured: Path) -> None:
         solve.for_divergence(costs, 1e-9)
 
 
-def test_an_interrupted_measurement_goes_on(reference: Path, measured: Path, tmp_path: Path) -> None:
+def test_an_interrupted_measurement_resumes(reference: Path, measured: Path, tmp_path: Path) -> None:
     whole, out = files.read(measured), tmp_path / "costs.json"
     half = Costs(**(vars(whole) | {"costs": whole.costs[: len(whole.costs) - 3]}))
     files.write(half, out)
@@ -130,21 +130,21 @@ def test_estimates_need_no_evaluation(reference: Path, measured: Path) -> None:
 
 def test_bad_input_is_refused(measured: Path, tmp_path: Path) -> None:
     (packed,) = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path, vision=False)
-    with pytest.raises(ModelError, match=r"give a reference in F32, F16 or BF16"):
+    with pytest.raises(ModelError, match=r"use a reference in F32, F16 or BF16"):
         list(sensitivity.measure(packed, lambda _model: [1] * 256))
     data = json.loads(measured.read_text())
     for change in ({"format": "x"}, {"costs": [["a", "Q4_K", -1, 0.0, 0.0]]}, {"weights": 0}, {"layers": "x"}):
         bad = tmp_path / "bad.json"
         bad.write_text(json.dumps(data | change))
-        with pytest.raises(CostsError, match="is damaged, or no file"):
+        with pytest.raises(CostsError, match="is damaged, or was not made by"):
             files.read(bad)
     assert read_text(TINY / "calibration.txt")
     for arguments, message in (
         (["recipe", str(measured), "-o", "x.yaml"], "give one of --target-size"),
         (["recipe", str(measured), "-o", "x.yaml", "--target-size", "much"], "much"),
         (["recipe", str(tmp_path / "none"), "-o", "x.yaml", "--target-bpw", "4"], "No such file"),
-        (["sensitivity", str(packed), "-o", str(tmp_path / "no" / "x")], "is no directory"),
-        (["sensitivity", str(packed), "-o", "x", "--types", "Q9"], "'Q9' is no type"),
+        (["sensitivity", str(packed), "-o", str(tmp_path / "no" / "x")], "is not a directory"),
+        (["sensitivity", str(packed), "-o", "x", "--types", "Q9"], "'Q9' is not a type"),
     ):
         result = CliRunner().invoke(main, arguments)
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr

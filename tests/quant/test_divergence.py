@@ -89,7 +89,7 @@ def test_without_rows_there_are_no_figures() -> None:
 def test_rows_come_back_within_half_a_step(rows: int, vocabulary: int, scale: float) -> None:
     logits = random_logits(rows, vocabulary, 3, scale)
     normal = log_softmax(logits)
-    found = logits_file.unpack(logits_file.pack(logits), vocabulary)
+    found = logits_file.decode(logits_file.encode(logits), vocabulary)
     step = 16 / 65535
     wanted = np.maximum(normal, normal.max(-1, keepdims=True) - 16)
     assert np.abs(found - wanted).max() <= 0.51 * step + 4e-6
@@ -102,7 +102,7 @@ def test_damaged_files_are_refused(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "base"
     with logits_file.writing(path, header) as file:
         for _ in range(2):
-            file.write(logits_file.pack(random_logits(7, 33)).tobytes())
+            file.write(logits_file.encode(random_logits(7, 33)).tobytes())
     raw = path.read_bytes()
     assert logits_file.read_header(path).tokens.tolist() == header.tokens.tolist()
     cut = data.draw(st.integers(0, len(raw) - 1))

@@ -1,4 +1,4 @@
-"""Uploads by huggingface_hub to a stand-in for the Hub: what arrives, what goes on, and what is refused."""
+"""Uploads by huggingface_hub to a stand-in for the Hub: what arrives, what resumes, and what is refused."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def contents(release: Path) -> dict[str, bytes]:
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """It ended with one line that says so, without the token and without a signed address."""
+    """Check that it ended with one line of error, without the token and without a signed address."""
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     for word in words:

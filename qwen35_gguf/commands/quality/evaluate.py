@@ -1,4 +1,4 @@
-"""Measure what quantization costs."""
+"""Measure the KL divergence and perplexity of quantized files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ PATH = click.Path(path_type=Path)
 @click.command("evaluate")
 @click.argument("files", metavar="MODEL...", nargs=-1, type=PATH)
 @click.option("--reference", type=PATH, required=True, help="The GGUF to compare with, or a file of --save-logits.")
-@click.option("-f", "--text", type=PATH, help="Text to be predicted; by default one that comes with the package.")
+@click.option("-f", "--text", type=PATH, help="Text to be predicted; by default the packaged one.")
 @click.option(
-    "--chunk", type=click.IntRange(16, 32768), default=512, show_default=True, help="Tokens; half are scored."
+    "--chunk",
+    type=click.IntRange(16, 32768),
+    default=512,
+    show_default=True,
+    help="Tokens per chunk; half are scored.",
 )
-@click.option("--chunks", type=click.IntRange(min=1), help="At most so many; by default the whole text.")
-@click.option("--save-logits", type=PATH, help="Keep the reference's log-probabilities (as llama-perplexity does).")
-@click.option("--plot", type=PATH, help="Draw size against divergence: NAME.png and NAME.svg.")
+@click.option("--chunks", type=click.IntRange(min=1), help="Number of chunks at most; by default the whole text.")
+@click.option("--save-logits", type=PATH, help="Keep the log-probabilities of the reference, as llama-perplexity does.")
+@click.option("--plot", type=PATH, help="Plot size against KL divergence: NAME.png and NAME.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
 @reports_errors
@@ -49,9 +53,9 @@ def command(
     as_json: bool,
     threads: int | None,
 ) -> None:
-    """Compare each MODEL with a reference: perplexity, KL divergence, how often the likeliest token is the same.
+    """Compare each MODEL with a reference: perplexity, KL divergence, and how often the most likely token is the same.
 
-    The reference is evaluated once. The figures are those of llama-perplexity --kl-divergence on the same chunks.
+    The reference is evaluated once. The figures equal those of llama-perplexity --kl-divergence on the same chunks.
     """
     if not files and save_logits is None:
         raise click.UsageError("name at least one MODEL to compare, or --save-logits")
@@ -82,13 +86,13 @@ def command(
             for file in files
         ]
     records = [record(file, divergence) for file, divergence in found]
-    drawn = draw([point(one) for one in records], plot, f"Divergence from {reference.name}") if plot else []
+    drawn = draw([point(one) for one in records], plot, f"KL divergence from {reference.name}") if plot else []
     if as_json:
         click.echo(json.dumps({"reference": str(reference), "models": records}, indent=1))
         return
     if found:
         console = Console()
-        console.width = max(console.width, 132)  # a wrapped table cannot be read
+        console.width = max(console.width, 132)  # a wrapped table is hard to read
         show(console, found)
     for path in [*([save_logits] if save_logits else []), *drawn]:
         click.echo(path)
@@ -103,7 +107,7 @@ def _is_logits(path: Path) -> bool:
 
 
 def record(file: Path, divergence: Divergence) -> dict[str, Any]:
-    """Give one file's figures as what JSON knows."""
+    """Return one file's figures as JSON."""
     return {
         "file": str(file),
         "bytes": file.stat().st_size,
@@ -113,13 +117,13 @@ def record(file: Path, divergence: Divergence) -> dict[str, Any]:
 
 
 def point(one: dict[str, Any]) -> Point:
-    """Make a record a point of the plot."""
+    """Return the point of a record in the plot."""
     mean = one["mean"]
     return Point(Path(one["file"]).stem, one["bits_per_weight"], mean["value"], mean["low"], mean["high"])
 
 
 def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
-    """Print the table; ± is half of the interval of 95 %."""
+    """Print the table; ± is half of the 95 % confidence interval."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "MB", "bits", "perplexity", "ratio", "mean KLD", "median", "99.9 %", "same top"):
         table.add_column(name, justify="left" if not name else "right")
@@ -140,7 +144,7 @@ def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
     one = found[0][1]
     console.print(
         f"{one.tokens} tokens; perplexity of the reference {_both(one.reference_perplexity, 3)}; "
-        "± holds the true value in 95 of 100 cases",
+        "± is the 95 % confidence interval",
         highlight=False,
     )
 

@@ -1,4 +1,4 @@
-"""Measure which weights matter."""
+"""Collect an importance matrix over a text."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PATH = click.Path(path_type=Path)
 
 @click.command("imatrix")
 @click.argument("file", metavar="MODEL", type=PATH)
-@click.option("-f", "--text", type=PATH, help="Calibration text; by default one that comes with the package.")
-@click.option("-o", "--out", type=PATH, required=True, help="The GGUF to be made.")
-@click.option("--chunk", type=click.IntRange(16, 32768), default=512, show_default=True, help="Tokens at once.")
-@click.option("--chunks", type=click.IntRange(min=1), help="At most so many; by default the whole text.")
+@click.option("-f", "--text", type=PATH, help="Calibration text; by default the packaged one.")
+@click.option("-o", "--out", type=PATH, required=True, help="The GGUF to be written.")
+@click.option("--chunk", type=click.IntRange(16, 32768), default=512, show_default=True, help="Tokens per chunk.")
+@click.option("--chunks", type=click.IntRange(min=1), help="Number of chunks at most; by default the whole text.")
 @click.option("--merge", "others", type=PATH, multiple=True, help="Add this matrix of the same model; may be repeated.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
@@ -38,9 +38,9 @@ def command(
     threads: int | None,
     force: bool,
 ) -> None:
-    """Sum up what goes into each matrix of MODEL over a text; interrupted, the same command goes on.
+    """Sum the squared inputs of each matmul of MODEL over a text. Run the same command again to resume.
 
-    The file is that of llama-imatrix, and can be used by either side's quantizer.
+    The file has the format of llama-imatrix; llama-quantize can use it as well.
     """
     if out.exists() and not force:
         raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
@@ -61,6 +61,6 @@ def command(
         found = imatrix.merge([found, *read])
         imatrix.write(found, out)
     if not found.entries:
-        raise ImatrixError(f"{file}: no matrix was used; nothing can be said")
+        raise ImatrixError(f"{file}: no matmul was evaluated; use another model or a longer text")
     click.echo(f"{out}  {len(found.entries)} tensors, {found.chunks} chunks of {found.chunk_size} tokens")
     click.echo(f"Use it: qwen35 convert CHECKPOINT -q Q4_K_M --imatrix {out}")

@@ -1,4 +1,4 @@
-"""Measure what each tensor costs."""
+"""Measure the KL divergence that quantizing each tensor costs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,21 @@ TYPES = named_type("types", _weight_types)
 
 @click.command("sensitivity")
 @click.argument("file", metavar="REFERENCE", type=PATH)
-@click.option("-o", "--out", type=PATH, required=True, help="The JSON to be made; if it is there, it is completed.")
-@click.option("-f", "--text", type=PATH, help="Text; by default the packaged calibration text.")
-@click.option("--imatrix", type=PATH, help="The importance matrix that the conversion will have.")
-@click.option("--types", type=TYPES, default=",".join(t.name for t in sensitivity.TYPES), show_default=True)
-@click.option("--chunk", type=click.IntRange(16, 32768), default=256, show_default=True, help="Tokens; half count.")
+@click.option("-o", "--out", type=PATH, required=True, help="The JSON to be written; an existing one is completed.")
+@click.option("-f", "--text", type=PATH, help="Text to measure on; by default the packaged calibration text.")
+@click.option("--imatrix", type=PATH, help="The importance matrix of the conversion.")
+@click.option(
+    "--types",
+    type=TYPES,
+    default=",".join(t.name for t in sensitivity.TYPES),
+    show_default=True,
+    help="Types to try, separated by commas.",
+)
+@click.option(
+    "--chunk", type=click.IntRange(16, 32768), default=256, show_default=True, help="Tokens per chunk; half count."
+)
 @click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--estimate", is_flag=True, help="Do not evaluate: estimate from the weighted errors of the weights.")
+@click.option("--estimate", is_flag=True, help="Estimate from the weighted errors of the weights, without evaluating.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
 @reports_errors
 def command(
@@ -66,10 +74,10 @@ def command(
 ) -> None:
     """Measure what each tensor of REFERENCE (F32, F16 or BF16) costs in each type, when only it is quantized.
 
-    Interrupted, the same command goes on.
+    Run the same command again to resume.
     """
     if not out.parent.is_dir():
-        raise OutputError(f"{out.parent}: is no directory; make it first")
+        raise OutputError(f"{out.parent}: is not a directory; create it first")
     threads = threads or default_threads()
     weights = matrices.read(imatrix) if imatrix else None
     found = _begun(file, out, text, weights, (chunk, chunks), estimate=estimate)
@@ -108,15 +116,15 @@ def command(
 def _begun(
     file: Path, out: Path, text: Path | None, weights: Imatrix | None, size: tuple[int, int], *, estimate: bool
 ) -> Costs:
-    """Describe the reference, with what an interrupted run has left."""
-    said = [
+    """Describe the reference, with the costs of an interrupted run."""
+    inputs = [
         model_identity(file),
         hashlib.sha256(text.read_bytes()).hexdigest() if text and text.is_file() else str(text),
         weights.sha256 if weights else "",
         size,
         estimate,
     ]
-    new = sensitivity.describe(file, hashlib.sha256(json.dumps(said).encode()).hexdigest(), measured=not estimate)
+    new = sensitivity.describe(file, hashlib.sha256(json.dumps(inputs).encode()).hexdigest(), measured=not estimate)
     if not out.exists():
         return new
     before = files.read(out)

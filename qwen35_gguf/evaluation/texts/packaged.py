@@ -1,7 +1,7 @@
-"""The texts that come with the package, and those of users.
+"""The packaged texts, and those of users.
 
-A packaged text is two files: NAME.txt, passages apart by lines of `%%`, and NAME_chats.jsonl, a conversation a line,
-which the model's own chat template writes.
+A packaged text is two files: NAME.txt, passages separated by lines of `%%`, and NAME_chats.jsonl, one conversation per
+line, which the model's chat template renders.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from qwen35_gguf.errors import TextError
 
 CALIBRATION, EVALUATION = "calibration", "evaluation"
-APART = "\n%%\n"
+SEPARATOR = "\n%%\n"
 
 Render = Callable[[list[dict[str, Any]]], str]
 
 
 def packaged_text(name: str, render: Render | None) -> str:
-    """Return a text that comes with the package: prose in many languages, code, tables, numbers, chats.
+    """Return a packaged text: prose in many languages, code, tables, numbers, chats.
 
     Args:
-        name: CALIBRATION, or EVALUATION, of which nothing is in the former.
-        render: writes a conversation as the model's template does; None leaves the conversations out.
+        name: CALIBRATION or EVALUATION; the two have no passage in common.
+        render: renders a conversation with the model's template; None leaves the conversations out.
 
     """
     folder = resources.files("qwen35_gguf.evaluation.texts")
-    passages = folder.joinpath(f"{name}.txt").read_text(encoding="utf-8").strip().split(APART)
+    passages = folder.joinpath(f"{name}.txt").read_text(encoding="utf-8").strip().split(SEPARATOR)
     if render is None:
         return "\n\n".join(passages)
     lines = folder.joinpath(f"{name}_chats.jsonl").read_text(encoding="utf-8").splitlines()
@@ -54,5 +54,5 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise TextError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
     if not text.strip():
-        raise TextError(f"{path}: is empty; name a file with some text")
+        raise TextError(f"{path}: is empty; name a file with text")
     return text

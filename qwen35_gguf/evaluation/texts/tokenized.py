@@ -1,4 +1,4 @@
-"""Texts as a model reads them: split by its own vocabulary, chats written by its own template."""
+"""Texts as a model reads them: tokenized with its vocabulary, chats rendered with its template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Split = Callable[[Model], list[int]]
 
 
 def splitter(path: Path | None, packaged: str) -> Split:
-    """Return what splits the text of a file into tokens; without a file, the packaged text of that name.
+    """Return a function that tokenizes the text of a file; without a file, the packaged text of that name.
 
     Raises:
         TextError: the file cannot be read.
@@ -35,6 +35,6 @@ def _renderer(model: Model) -> Render | None:
         template.render([{"role": "user", "content": "?"}])
     except MissingDependencyError:
         raise
-    except Qwen35Error:  # a template of its own kind: the passages alone will do
+    except Qwen35Error:  # a template of another form: use the passages alone
         return None
     return lambda messages: template.render(messages, add_generation_prompt=False)

@@ -70,7 +70,7 @@ def complete(encoder: Subject) -> Iterator[Diagnostic]:
 
 
 def beside(layout: GgufHeader) -> list[GgufHeader]:
-    """Return the headers of the towers in the folder of a text model."""
+    """Return the headers of the vision encoders in the folder of a text model."""
     from qwen35_gguf.gguf_file.reader import read_header
 
     return [read_header(path) for path in sorted(layout.path.parent.glob("mmproj-*.gguf"))]

@@ -139,7 +139,7 @@ def result(content: str) -> Message:
     return {"role": "tool", "content": content}
 
 
-# Arguments are in the order of their names: Go knows no other.
+# Arguments are in the order of their names: Go has no other order.
 HARD = {
     "flag": True,
     "lines": 'a = "x" < 3 &&\n\tb\n',
@@ -189,8 +189,8 @@ SCENES: dict[str, dict[str, Any]] = {
         "tools": TOOLS,
     },
     "hard arguments": {"messages": [USER, calls(call("anything", **HARD), call("now")), result("")], "tools": TOOLS},
-    "an answer to be gone on with": {"messages": [USER, ANSWER]},
-    "a thoughtful answer to be gone on with": {"messages": [USER, THOUGHTFUL], "tools": TOOLS},
+    "an answer to be continued": {"messages": [USER, ANSWER]},
+    "a thoughtful answer to be continued": {"messages": [USER, THOUGHTFUL], "tools": TOOLS},
 }
 
 
