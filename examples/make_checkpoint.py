@@ -111,7 +111,7 @@ CHAT_TEMPLATE = r"""{%- macro render(content) -%}
 
 @dataclass(frozen=True)
 class VisionSpec:
-    """Dimensions of the vision tower, named as in `vision_config`."""
+    """Dimensions of the vision encoder, named as in `vision_config`."""
 
     depth: int
     hidden_size: int
@@ -138,7 +138,7 @@ class MoeSpec:
 class Spec:
     """All dimensions of one checkpoint, named as in `text_config`.
 
-    `ranks` is how many BPE ranks of the real vocabulary are kept; the special tokens follow them.
+    `ranks` is the number of BPE ranks of the real vocabulary that are kept; the special tokens follow them.
     `embedding_std` 1 with a tied head makes every prediction the input token itself, with certainty: keep it about
     hidden_size ** -0.5 where logits are compared.
     `vision` or `moe` None leaves that part out; `mtp_num_hidden_layers` 0 leaves the MTP head out.
@@ -252,7 +252,7 @@ def _norm(key: str, size: int) -> Tensor:
 
 
 def _affine(key: str, *shape: int) -> Iterator[Tensor]:
-    """Yield a linear layer with a bias (vision tower)."""
+    """Yield a linear layer with a bias (vision encoder)."""
     fan_in = math.prod(shape[1:])
     yield Tensor(f"{key}.weight", shape, _normal(fan_in**-0.5))
     yield Tensor(f"{key}.bias", shape[:1], _normal(0.1))
@@ -435,7 +435,7 @@ def write_safetensors(path: Path, items: Sequence[Tensor], *, seed: int, produce
 
 
 def _shards(items: Sequence[Tensor], count: int) -> list[list[Tensor]]:
-    """Cut the list into `count` runs of about the same number of bytes, none of them empty."""
+    """Split the list into `count` runs of about the same number of bytes, none of them empty."""
     if not 1 <= count <= len(items):
         raise CheckpointError(f"shards: {count} is not between 1 and {len(items)}, the number of tensors")
     total, done = sum(tensor.nbytes for tensor in items), 0
@@ -817,11 +817,11 @@ def _vocab_option(_context: click.Context, _parameter: click.Parameter, value: s
 @click.option("--value-heads-per-key", type=click.IntRange(1, 3), help="Linear-attention value heads per key head.")
 @click.option("--tied/--untied", default=None, help="Share the embedding with the output head.")
 @click.option("--mtp/--no-mtp", default=True, help="With the multi-token prediction head.")
-@click.option("--vision/--no-vision", default=True, help="With the vision tower.")
+@click.option("--vision/--no-vision", default=True, help="With the vision encoder.")
 @click.option("--moe", is_flag=True, help="A small mixture of experts instead of the dense feed-forward.")
 @click.option("--shards", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--text-only", is_flag=True, help="A ForCausalLM checkpoint with a flat configuration.")
-@click.option("--vocab", callback=_vocab_option, help="'full', or how many BPE ranks to keep.")
+@click.option("--vocab", callback=_vocab_option, help="'full', or the number of BPE ranks to keep.")
 @click.option(
     "--embedding-std", type=click.FloatRange(0, min_open=True), help="Spread of the embedding; 1/16 by default."
 )

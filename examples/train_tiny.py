@@ -1,6 +1,6 @@
-"""Train the tiny Qwen3.5 checkpoint that stands in for a real one: text, think blocks, MTP head, pictures, clips.
+"""Train the tiny Qwen3.5 checkpoint that stands in for a real one: text, think blocks, MTP head, images, clips.
 
-Everything is generated from a seed (see tiny_model/), on a CPU in about an hour. Interrupted, it goes on from its last
+Everything is generated from a seed (see tiny_model/), on a CPU in about an hour. Interrupted, it resumes from its last
 state with --resume and ends at the same weights.
 
     python examples/train_tiny.py --out examples/tiny-qwen3.5
@@ -26,13 +26,13 @@ import click
 import make_checkpoint
 import tokenizers
 import torch
-from tiny_model import batches, corpus, evaluation, network, pictures
+from tiny_model import batches, corpus, corpus_scenes, evaluation, network
 from tiny_model.batches import Batch
 from tiny_model.network import Network
 
 CONTRAST = 256  # unused tokens in each step's softmax, drawn at random
 MTP_WEIGHT, PROBE_WEIGHT = 0.3, 0.3
-EMPTY_WEIGHT = 0.1  # of a picture's token that shows nothing, in the probe's loss; most do
+EMPTY_WEIGHT = 0.1  # of an image token that shows nothing, in the probe's loss; most show nothing
 WARMUP = 80
 WEIGHT_DECAY = 0.05
 
@@ -46,9 +46,9 @@ class Stage:
         steps: how many.
         peak: learning rate after the warm-up; it ends at 2 % of it.
         rows: of text, `length` tokens each.
-        scenes: pictures.
+        scenes: images.
         clips: pairs of frames.
-        tower_only: the vision tower learns to tell what its tokens show; nothing else is trained.
+        vision_only: the vision encoder learns to classify what its tokens show; nothing else is trained.
 
     """
 
@@ -59,7 +59,7 @@ class Stage:
     scenes: int
     clips: int
     length: int = 192
-    tower_only: bool = False
+    vision_only: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine."""
@@ -69,10 +69,11 @@ class Stage:
         return self.peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-# Through the language model alone a small tower learns to see very slowly: it is taught apart, then both together.
+# Through the language model alone a small vision encoder learns very slowly: it is trained apart, then both jointly.
+# The names are part of the seed of each step.
 STAGES = (
     Stage("text", 3200, 2e-3, rows=6, scenes=4, clips=3),
-    Stage("tower", 1500, 2e-3, rows=0, scenes=20, clips=20, tower_only=True),
+    Stage("tower", 1500, 2e-3, rows=0, scenes=20, clips=20, vision_only=True),
     Stage("scenes", 1000, 1e-3, rows=2, scenes=10, clips=10),
 )
 
@@ -84,10 +85,10 @@ def step_batches(
     r = Random(f"{seed} {stage.name} {step}")
     made = [batches.text_batch(r, tokenizer, prose, stage.rows, stage.length)] if stage.rows else []
     if stage.scenes:
-        scenes = [pictures.picture(r) for _ in range(stage.scenes)]
+        scenes = [corpus_scenes.image(r) for _ in range(stage.scenes)]
         made.append(batches.scene_batch(r, spec, tokenizer, scenes))
     if stage.clips:
-        scenes = [pictures.clip(r) for _ in range(stage.clips)]
+        scenes = [corpus_scenes.clip(r) for _ in range(stage.clips)]
         made.append(batches.scene_batch(r, spec, tokenizer, scenes))
     return made
 
@@ -98,7 +99,7 @@ def used_tokens(tokenizer: tokenizers.Tokenizer, prose: list[str], documents: in
     found = {i for text in prose for i in tokenizer.encode(text, add_special_tokens=False).ids}
     for _ in range(documents):
         found.update(batches.encode(tokenizer, corpus.document(r, prose))[0])
-        found.update(batches.encode(tokenizer, pictures.rendered(r, pictures.clip(r)))[0])
+        found.update(batches.encode(tokenizer, corpus_scenes.rendered(r, corpus_scenes.clip(r)))[0])
     return torch.tensor(sorted(found))
 
 
@@ -109,7 +110,7 @@ def weighted_loss(
 
     Args:
         states: (..., hidden).
-        targets: (...), the token that each state has to foretell.
+        targets: (...), the token that each state must predict.
         weights: (...), how much each counts; 0 leaves it out.
         output: (vocabulary, hidden).
         candidates: sorted token ids that hold every target.
@@ -125,35 +126,35 @@ def weighted_loss(
 def batch_losses(
     net: Network, batch: Batch, known: torch.Tensor, generator: torch.Generator
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the mean losses of a batch: `text`, `picture` or `clip`, then `mtp` (text only) or `probe`."""
+    """Yield the mean losses of a batch: `text`, `image` or `clip`, then `mtp` (text only) or `probe`."""
     drawn = torch.randint(net.spec.vocab_size, (CONTRAST,), generator=generator)
     candidates = torch.cat([known, drawn, batch.ids[batch.weights > 0].flatten()]).unique()
     ids, weights = batch.ids, batch.weights
     if not batch.media:
-        hidden = net.trunk(ids)
+        hidden = net.hidden_states(ids)
         yield "text", weighted_loss(hidden[:, :-1], ids[:, 1:], weights[:, 1:], net.output, candidates) / weights.sum()
         states, late = net.drafts(ids, hidden)[:, :-1], weights[:, 2:]
         yield "mtp", weighted_loss(states, ids[:, 2:], late, net.output, candidates) / late.sum()
         return
     seen: list[torch.Tensor] = []
     hook = net.main.model.visual.merger.register_forward_hook(lambda _module, _inputs, result: seen.append(result))
-    hidden = net.trunk(ids, **batch.media)
+    hidden = net.hidden_states(ids, **batch.media)
     hook.remove()
-    kind = "clip" if "video_grid_thw" in batch.media else "picture"
+    kind = "clip" if "video_grid_thw" in batch.media else "image"
     yield kind, weighted_loss(hidden[:, :-1], ids[:, 1:], weights[:, 1:], net.output, candidates) / weights.sum()
     if batch.probes is not None:
         yield "probe", probe_loss(net, seen[0], batch.probes)
 
 
 def probe_loss(net: Network, states: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of what the tower's tokens show; states are (tokens, hidden), classes (tokens,)."""
+    """Cross entropy of what the image tokens show; states are (tokens, hidden), classes (tokens,)."""
     weights = torch.ones(net.probe.out_features)
     weights[0] = EMPTY_WEIGHT
     return torch.nn.functional.cross_entropy(net.probe(states), classes, weights)
 
 
-def tower_losses(net: Network, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the probe's loss, and how often it is right where there is something to see."""
+def vision_losses(net: Network, batch: Batch) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the probe's loss, and its accuracy where there is something to see."""
     pixels = batch.media.get("pixel_values", batch.media.get("pixel_values_videos"))
     grid = batch.media.get("image_grid_thw", batch.media.get("video_grid_thw"))
     seen: list[torch.Tensor] = []
@@ -169,7 +170,7 @@ def tower_losses(net: Network, batch: Batch) -> Iterator[tuple[str, torch.Tensor
 
 def optimizer_for(net: Network, stage: Stage) -> torch.optim.AdamW:
     """AdamW that decays matrices only."""
-    modules = (net.main.model.visual, net.probe) if stage.tower_only else (net,)
+    modules = (net.main.model.visual, net.probe) if stage.vision_only else (net,)
     trained = [p for module in modules for p in module.parameters()]
     matrices = [p for p in trained if p.ndim >= 2]
     others = [p for p in trained if p.ndim < 2]
@@ -215,7 +216,7 @@ def train(
                 group["lr"] = stage.rate(step)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             for batch in step_batches(stage, seed, step, net.spec, tokenizer, prose):
-                found = tower_losses(net, batch) if stage.tower_only else batch_losses(net, batch, known, generator)
+                found = vision_losses(net, batch) if stage.vision_only else batch_losses(net, batch, known, generator)
                 total = torch.zeros(())
                 for name, loss in found:
                     sums[name] = sums.get(name, 0.0) + loss.item() / (1 + (name in ("probe", "right")))
@@ -273,9 +274,9 @@ def write_texts(directory: Path, documents: int = 400) -> None:
 @click.option("--state", type=click.Path(path_type=Path), help="Where the state is kept; by default OUT.state.pt.")
 @click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the number of steps.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=math.inf, help="Stop then, to be resumed.")
-@click.option("--resume", is_flag=True, help="Go on from the saved state.")
+@click.option("--resume", is_flag=True, help="Resume from the saved state.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="By default as many as torch takes.")
+@click.option("--threads", type=click.IntRange(1), help="By default torch's own number.")
 def main(
     out: Path, state: Path | None, scale: float, minutes: float, resume: bool, seed: int, threads: int | None
 ) -> None:  # fmt: skip
@@ -297,7 +298,7 @@ def main(
     done = train(net, stages, tokenizer, seed=seed, state=state, resume=resume, seconds=60 * minutes, report=report)
     write_checkpoint(net, out)
     if not done:
-        report("not done; go on with --resume")
+        report("not done; continue with --resume")
         return
     write_texts(out)
     figures = evaluation.measure(network.load(out), tokenizer)

@@ -1,1 +1,1 @@
-"""What examples/train_tiny.py trains with: a seeded corpus, drawn pictures, and the network."""
+"""What examples/train_tiny.py trains with: a seeded corpus, drawn images, and the network."""

@@ -1,4 +1,4 @@
-"""Documents as tensors: packed rows of text, and one row for each picture or clip."""
+"""Documents as tensors: rows of text filled with documents, and one row per image or clip."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import tokenizers
 import torch
 from make_checkpoint import Spec
 
-from tiny_model import corpus, pictures
-from tiny_model.pictures import Scene
+from tiny_model import corpus, corpus_scenes
+from tiny_model.corpus_scenes import COLOURS, SHAPES, Scene
 
 READ_WEIGHT = 0.15  # of a token that the model only reads
 PATCH, MERGE = 16, 2
-KINDS = len(pictures.COLOURS) * len(pictures.SHAPES)
+KINDS = len(COLOURS) * len(SHAPES)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Batch:
     """One batch of rows.
 
     ids: (rows, n) int64. weights: (rows, n) float32, how much the loss at each token counts as a *target*.
-    media: keyword arguments of the model; empty for text. probes: (rows' picture tokens,) int64 classes, or None.
+    media: keyword arguments of the model; empty for text. probes: (image tokens of the rows,) int64 classes, or None.
     """
 
     ids: torch.Tensor
@@ -44,7 +44,7 @@ def encode(tokenizer: tokenizers.Tokenizer, document: corpus.Document) -> tuple[
 
 
 def text_batch(r: Random, tokenizer: tokenizers.Tokenizer, prose: Sequence[str], rows: int, length: int) -> Batch:
-    """Fill rows of `length` tokens with documents; the last one of a row is cut off."""
+    """Fill rows of `length` tokens with documents; the last one of a row is truncated."""
     ids, weights = np.zeros((rows, length), np.int64), np.zeros((rows, length), np.float32)
     for row in range(rows):
         row_ids: list[int] = []
@@ -59,9 +59,9 @@ def text_batch(r: Random, tokenizer: tokenizers.Tokenizer, prose: Sequence[str],
 
 
 def patches(scene: Scene) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Cut the frames into patches as Qwen2VLImageProcessor does: (patches, 1536) float32, and the grid (t, h, w).
+    """Split the frames into patches as Qwen2VLImageProcessor does: (patches, 1536) float32, and the grid (t, h, w).
 
-    A picture stands twice, as if it were two frames.
+    An image is used twice, as if it were two frames.
     """
     frames = np.stack([scene.frames[0], scene.frames[-1]]).astype(np.float32) / 127.5 - 1
     _, height, width, _ = frames.shape
@@ -77,10 +77,7 @@ def probe_classes() -> int:
 
 
 def _probes(scene: Scene) -> np.ndarray:
-    kinds = [
-        1 + list(pictures.COLOURS).index(t.colour) * len(pictures.SHAPES) + pictures.SHAPES.index(t.shape)
-        for t in scene.things
-    ]
+    kinds = [1 + list(COLOURS).index(thing.colour) * len(SHAPES) + SHAPES.index(thing.shape) for thing in scene.things]
     classes = np.array([0, *kinds])[scene.cells[0].ravel() + 1]
     if scene.moved_to is not None:
         ends = np.array([0, *kinds])[scene.cells[-1].ravel() + 1]
@@ -91,8 +88,8 @@ def _probes(scene: Scene) -> np.ndarray:
 def scene_batch(
     r: Random, spec: Spec, tokenizer: tokenizers.Tokenizer, scenes: Sequence[Scene]
 ) -> Batch:  # fmt: skip
-    """Make one row for each scene, all pictures or all clips, padded on the right."""
-    rows = [encode(tokenizer, pictures.rendered(r, scene)) for scene in scenes]
+    """Make one row for each scene, all images or all clips, padded on the right."""
+    rows = [encode(tokenizer, corpus_scenes.rendered(r, scene)) for scene in scenes]
     length = max(len(ids) for ids, _ in rows)
     ids = np.full((len(rows), length), spec.token_id("<|endoftext|>"), np.int64)
     weights = np.zeros((len(rows), length), np.float32)
@@ -101,8 +98,8 @@ def scene_batch(
     image, video = spec.token_id("<|image_pad|>"), spec.token_id("<|video_pad|>")
     weights[(ids == image) | (ids == video) | (ids == spec.token_id("<|vision_end|>"))] = 0
     weights[:, 0] = 0
-    cut = [patches(scene) for scene in scenes]
-    pixels, grids = torch.from_numpy(np.concatenate([p for p, _ in cut])), torch.tensor([g for _, g in cut])
+    split = [patches(scene) for scene in scenes]
+    pixels, grids = torch.from_numpy(np.concatenate([p for p, _ in split])), torch.tensor([g for _, g in split])
     kinds = torch.from_numpy((ids == image) * 1 + (ids == video) * 2)
     names = (
         ("pixel_values_videos", "video_grid_thw")

@@ -1,4 +1,4 @@
-"""What the trained model can do, on text, pictures and clips that it never saw: figures for training.json."""
+"""What the trained model can do, on text, images and clips that it never saw: figures for training.json."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import tokenizers
 import torch
 
-from tiny_model import batches, corpus, pictures
+from tiny_model import batches, corpus, corpus_scenes
 from tiny_model.batches import Batch
+from tiny_model.corpus_scenes import Scene
 from tiny_model.network import Network
-from tiny_model.pictures import Scene
 
 HELD_OUT_SEED = "held out"
 
@@ -24,21 +24,21 @@ def held_out_documents(count: int) -> list[corpus.Document]:
 
 @torch.no_grad()
 def text_figures(net: Network, tokenizer: tokenizers.Tokenizer, documents: int) -> dict[str, float]:
-    """Return the loss over what the model has to write, in nats a token, and the MTP head's acceptance.
+    """Return the loss over the tokens that the model must write, in nats per token, and the MTP head's acceptance rate.
 
-    A draft is accepted when it is the token that the trunk itself finds likeliest, as greedy decoding would have it.
+    A draft is accepted when it is the main model's own most likely token, as in greedy decoding.
     """
     loss = right = drafted = tokens = 0.0
     for document in held_out_documents(documents):
         ids, weights = batches.encode(tokenizer, document)
         row, written = torch.tensor([ids]), torch.tensor(weights) == 1
-        hidden = net.trunk(row)
+        hidden = net.hidden_states(row)
         logits = hidden[0] @ net.output.T
         losses = torch.nn.functional.cross_entropy(logits[:-1], row[0, 1:], reduction="none")
         loss += losses[written[1:]].sum().item()
         tokens += written[1:].sum().item()
         drafts = (net.drafts(row, hidden)[0] @ net.output.T).argmax(-1)[:-1]  # at p: the guess for p + 2
-        own = logits[1:-1].argmax(-1)  # at p: what the trunk says of p + 2 when p + 1 is known
+        own = logits[1:-1].argmax(-1)  # at p: the main model's prediction of p + 2 when p + 1 is known
         right += (drafts == own)[written[2:]].sum().item()
         drafted += written[2:].sum().item()
     return {"loss": loss / tokens, "mtp_acceptance": right / drafted}
@@ -67,10 +67,10 @@ def ask(net: Network, tokenizer: tokenizers.Tokenizer, question: str, *, thinkin
 
 
 def describe(net: Network, tokenizer: tokenizers.Tokenizer, scene: Scene) -> str:
-    """Describe a picture, or say what happens in a clip."""
+    """Describe an image, or what happens in a clip."""
     clip = scene.moved_to is not None
-    question = "What happens in the video?" if clip else "Describe the picture."
-    text = corpus.prompt(pictures.marked(scene) + question, thinking=False)
+    question = corpus_scenes.DESCRIBE_CLIP if clip else corpus_scenes.DESCRIBE_IMAGE
+    text = corpus.prompt(corpus_scenes.marked(scene) + question, thinking=False)
     ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids])
     batch = batches.scene_batch(Random(0), net.spec, tokenizer, [scene])
     image, video = net.spec.token_id("<|image_pad|>"), net.spec.token_id("<|video_pad|>")
@@ -80,15 +80,15 @@ def describe(net: Network, tokenizer: tokenizers.Tokenizer, scene: Scene) -> str
 
 def accuracy(net: Network, tokenizer: tokenizers.Tokenizer, scenes: list[Scene]) -> float:
     """Return the share of the scenes whose description is right to the letter."""
-    return sum(describe(net, tokenizer, s) == pictures.description(s) for s in scenes) / len(scenes)
+    return sum(describe(net, tokenizer, s) == corpus_scenes.description(s) for s in scenes) / len(scenes)
 
 
 def measure(net: Network, tokenizer: tokenizers.Tokenizer, documents: int = 200, scenes: int = 100) -> dict[str, Any]:
-    """Return all figures: held-out combinations only, and one or two things in a picture told apart."""
+    """Return all figures: held-out combinations only, and images with one thing and with two apart."""
     r = Random(HELD_OUT_SEED)
-    one = [pictures.picture(r, held_out=True, count=1) for _ in range(scenes)]
-    two = [pictures.picture(r, held_out=True, count=2) for _ in range(scenes // 2)]
-    clips = [pictures.clip(r, held_out=True) for _ in range(scenes)]
+    one = [corpus_scenes.image(r, held_out=True, count=1) for _ in range(scenes)]
+    two = [corpus_scenes.image(r, held_out=True, count=2) for _ in range(scenes // 2)]
+    clips = [corpus_scenes.clip(r, held_out=True) for _ in range(scenes)]
     return {
         **text_figures(net, tokenizer, documents),
         "picture_accuracy": accuracy(net, tokenizer, one),

@@ -34,9 +34,9 @@ SPEC = Spec(
 
 
 class MtpHead(nn.Module):
-    """The multi-token-prediction head: it sees token p+1 and the trunk's hidden state of p, and foretells token p+2.
+    """The MTP head: it reads token p+1 and the main model's hidden state of p, and predicts token p+2.
 
-    Its parameters are named as the published `mtp.*`; the embedding and the output matrix are the trunk's.
+    Its parameters are named as the published `mtp.*`; the embedding and the output matrix are the main model's.
     """
 
     def __init__(self, config: Any) -> None:
@@ -56,7 +56,7 @@ class MtpHead(nn.Module):
 
         Args:
             embedded: of the tokens p+1, (batch, n, hidden).
-            hidden: the trunk's last hidden states of p, after its norm, (batch, n, hidden).
+            hidden: the main model's last hidden states of p, after its norm, (batch, n, hidden).
             rotary: cosines and sines of the positions p+1.
 
         """
@@ -66,9 +66,9 @@ class MtpHead(nn.Module):
 
 
 class Network(nn.Module):
-    """The whole model: `main` is transformers', `mtp` the extra head, `probe` helps to train the vision tower only.
+    """The whole model: `main` is transformers', `mtp` the extra head, `probe` only helps to train the vision encoder.
 
-    The probe reads off every picture token which colour, shape and place it belongs to. It is not saved with the
+    The probe classifies every image token by the colour, shape and place that it shows. It is not saved with the
     checkpoint.
     """
 
@@ -90,12 +90,12 @@ class Network(nn.Module):
                     layer.linear_attn.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
                     layer.linear_attn.A_log.copy_(torch.log(torch.linspace(1, 16, heads)))
 
-    def trunk(self, ids: torch.Tensor, **media: Any) -> torch.Tensor:
+    def hidden_states(self, ids: torch.Tensor, **media: Any) -> torch.Tensor:
         """Return the last hidden states after the norm, (batch, n, hidden), of token ids (batch, n)."""
         return self.main.model(input_ids=ids, use_cache=False, **media).last_hidden_state
 
     def drafts(self, ids: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the MTP head's states, (batch, n - 1, hidden): the one at p foretells token p+2. For text only."""
+        """Return the MTP head's states, (batch, n - 1, hidden): the one at p predicts token p+2. For text only."""
         text = self.main.model.language_model
         embedded = text.embed_tokens(ids[:, 1:])
         positions = torch.arange(1, ids.shape[1], device=ids.device)[None, None].expand(3, 1, -1)

@@ -79,8 +79,8 @@ def test_mtp_head_is_one_full_attention_layer(checkpoint: Checkpoint) -> None:
         if ".0." in key and "mtp" in key
     }
     layer = "model.language_model.layers.3."
-    trunk = {key.removeprefix(layer): value["shape"] for key, value in header.items() if key.startswith(layer)}
-    assert block == trunk
+    main = {key.removeprefix(layer): value["shape"] for key, value in header.items() if key.startswith(layer)}
+    assert block == main
     assert header["mtp.fc.weight"]["shape"] == [256, 512]
     assert not any("mtp" in key for key in read(checkpoint(mtp=False) / "model.safetensors")[0])
 

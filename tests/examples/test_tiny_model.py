@@ -77,20 +77,20 @@ def test_it_answers_at_four_bits(folder: Path) -> None:
         assert story.timings.accepted > 0.5 * story.timings.drafted > 0
 
 
-def test_it_sees_pictures_that_it_was_never_shown(folder: Path) -> None:
-    from tiny_model import pictures
+def test_it_sees_images_that_it_was_never_shown(folder: Path) -> None:
+    from tiny_model import corpus_scenes
 
     r = Random("a test")
-    scenes = [pictures.picture(r, held_out=True, count=1) for _ in range(20)]
+    scenes = [corpus_scenes.image(r, held_out=True, count=1) for _ in range(20)]
     with Qwen35(gguf(folder, "Q4_K_M"), n_threads=1) as model:
         right = 0
         for scene in scenes:
             parts = [
                 {"type": "image", "image": png(scene.frames[0])},
-                {"type": "text", "text": "Describe the picture."},
+                {"type": "text", "text": corpus_scenes.DESCRIBE_IMAGE},
             ]
             answer = model.chat([{"role": "user", "content": parts}], thinking=False, temperature=0, max_tokens=40)
-            right += answer.choices[0].message.content == pictures.description(scene)
+            right += answer.choices[0].message.content == corpus_scenes.description(scene)
     assert right >= 17
 
 
@@ -120,7 +120,7 @@ def test_training_that_was_interrupted_ends_at_the_same_weights(
 
     stages = [
         train_tiny.Stage("text", 3, 1e-3, rows=1, scenes=1, clips=1, length=64),
-        train_tiny.Stage("tower", 2, 1e-3, rows=0, scenes=2, clips=1, tower_only=True),
+        train_tiny.Stage("vision", 2, 1e-3, rows=0, scenes=2, clips=1, vision_only=True),
     ]
     ranks = make_checkpoint.load_ranks(network.SPEC.ranks)
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(make_checkpoint.tokenizer_json(ranks)))

@@ -1,6 +1,6 @@
-"""Drawn pictures and two-frame clips with what there is to say about them.
+"""Drawn images and two-frame clips, with questions and answers about them.
 
-A picture has one or two coloured shapes on a plain background; a clip has one shape that moves from one place to
+An image has one or two coloured shapes on a plain background; a clip has one shape that moves from one place to
 another. One combination of colour, shape and place in HELD_OUT_EVERY is never trained on.
 """
 
@@ -31,7 +31,8 @@ PLACES = (
     "top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right",
 )  # fmt: skip
 HELD_OUT_EVERY = 12
-PICTURE_SIDE = 256  # the least that the processor leaves as it is: 64 tokens
+DESCRIBE_IMAGE, DESCRIBE_CLIP = "Describe the picture.", "What happens in the video?"
+IMAGE_SIDE = 256  # the least that the processor leaves as it is: 64 tokens
 CLIP_SIDE = 128  # videos have a lower bound: 16 tokens for a pair of frames
 OVERSAMPLING = 2
 
@@ -57,7 +58,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (`frames` has one) or a clip (two), the things in it, and where the clip's thing moves to.
+    """An image (`frames` has one) or a clip (two), the things in it, and where the clip's thing moves to.
 
     frames: (height, width, 3) uint8 each. cells: (height // 32, width // 32) int64 for each frame, which thing covers
     most of a token's square; -1 for none.
@@ -70,7 +71,7 @@ class Scene:
 
 
 def where(place: int) -> str:
-    """Say where it is: `in the centre`, `at the top left`, `on the left`."""
+    """Name a place: `in the centre`, `at the top left`, `on the left`."""
     name = PLACES[place]
     return f"{'in' if name == 'centre' else 'on' if name in ('left', 'right') else 'at'} the {name}"
 
@@ -137,14 +138,14 @@ def _thing(r: Random, held_out: bool, others: tuple[int, ...] = ()) -> Thing:
             return thing
 
 
-def picture(r: Random, *, held_out: bool = False, count: int | None = None) -> Scene:
-    """Draw a picture with `count` things (by default one, sometimes two); `held_out` draws what training never saw."""
+def image(r: Random, *, held_out: bool = False, count: int | None = None) -> Scene:
+    """Draw an image with `count` things (by default one, sometimes two); `held_out` draws what training never saw."""
     number = count or (2 if r.random() < 0.25 else 1)
     things: tuple[Thing, ...] = ()
     for _ in range(number):
         things += (_thing(r, held_out, tuple(t.place for t in things)),)
     things = tuple(sorted(things, key=lambda thing: thing.place))
-    height, width = r.choice([(PICTURE_SIDE, PICTURE_SIDE)] * 5 + [(224, 320), (320, 224), (256, 288)])
+    height, width = r.choice([(IMAGE_SIDE, IMAGE_SIDE)] * 5 + [(224, 320), (320, 224), (256, 288)])
     largest = 0.16 if number > 1 else 0.2
     sized = [(thing, r.uniform(0.11, largest)) for thing in things]
     frame, cells = _frame(r, height, width, _background(r, [t.colour for t in things]), sized)
@@ -162,7 +163,7 @@ def clip(r: Random, *, held_out: bool = False) -> Scene:
 
 
 def description(scene: Scene) -> str:
-    """Say what a picture shows, or what moves where in a clip."""
+    """Describe an image, or what moves where in a clip."""
     if scene.moved_to is not None:
         thing = scene.things[0]
         text = f"{thing} moves from the {PLACES[thing.place]} to the {PLACES[scene.moved_to]}."
