@@ -25,7 +25,8 @@ import make_checkpoint  # noqa: E402
 
 from qwen35_gguf.cli import main as qwen35  # noqa: E402
 from qwen35_gguf.convert.plan_files import ConversionOptions, PlannedFile, plan_conversion  # noqa: E402
-from qwen35_gguf.gguf_file.writer import GGUFStream  # noqa: E402
+from qwen35_gguf.gguf_file.format import DEFAULT_ALIGNMENT  # noqa: E402
+from qwen35_gguf.gguf_file.header import contiguous, encode_header  # noqa: E402
 
 # 35B-A3B: 256 experts of width 512, of which 8 are used per token. Its vision encoder is taken to be that of the 27B.
 SPECS = {name.upper(): spec for name, spec in make_checkpoint.SIZES.items() if name != "tiny"} | {
@@ -107,12 +108,9 @@ def sparse_checkpoint(folder: Path, spec: make_checkpoint.Spec) -> Path:
 def sparse_gguf(file: PlannedFile) -> Path:
     """Write the header of a planned file, and a hole for its data."""
     file.path.parent.mkdir(exist_ok=True)
-    with GGUFStream(file.path, file.arch, file.infos) as stream:
-        stream.write_header(file.metadata)
-        start = stream._data_start
-    end = start + sum(info.nbytes + -info.nbytes % 32 for info in file.infos)
-    stream.part.rename(file.path)
-    os.truncate(file.path, end)
+    header = encode_header(file.metadata, contiguous(file.infos, DEFAULT_ALIGNMENT), DEFAULT_ALIGNMENT)
+    file.path.write_bytes(header)
+    os.truncate(file.path, len(header) + sum(info.nbytes + -info.nbytes % DEFAULT_ALIGNMENT for info in file.infos))
     return file.path
 
 
