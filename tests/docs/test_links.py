@@ -15,6 +15,8 @@ import pytest
 from oracles.paths import ROOT
 from qwen35_gguf.commands import discover
 
+pytestmark = pytest.mark.unit
+
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "examples/*/README.md", "patches/*.md")
