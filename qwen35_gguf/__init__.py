@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         RecipeError,
         TextError,
         ToolError,
+        UnitError,
         UnknownTargetError,
         VisionError,
         WorkerError,
@@ -102,6 +103,7 @@ __all__ = [
     "TextError",
     "Timings",
     "ToolError",
+    "UnitError",
     "UnknownTargetError",
     "Usage",
     "VideoLimits",
@@ -135,20 +137,22 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # else every name would have a type
 
-        value: Any = version("qwen35-gguf")
-    elif name in ("convert", "errors", "ggml_ops", "quant"):
-        value = importlib.import_module(f"{__name__}.{name}")
-    else:
-        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a public name when it is first used (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: Any = version("qwen35-gguf")
+        elif name in ("convert", "errors", "ggml_ops", "quant"):
+            value = importlib.import_module(f"{__name__}.{name}")
+        else:
+            value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

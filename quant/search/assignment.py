@@ -21,7 +21,8 @@ BISECTIONS = 200
 Choice = TypeVar("Choice")
 
 
-class Option(NamedTuple, Generic[Choice]):
+@dataclass(frozen=True)  # a NamedTuple can be generic from Python 3.11 on
+class Option(Generic[Choice]):
     """One way to store a tensor: what it is, its bytes, and what it costs."""
 
     choice: Choice
