@@ -19,7 +19,15 @@ CUDA       ?=
 
 BUILD_FLAGS = $(if $(filter-out 0,$(STOCK)),--stock) $(if $(CUDA),--cuda '$(CUDA)')
 
-BIN  := $(VENV)/bin
+ifeq ($(OS),Windows_NT)
+SCRIPTS := Scripts
+EXE     := .exe
+else
+SCRIPTS := bin
+EXE     :=
+endif
+
+BIN  := $(VENV)/$(SCRIPTS)
 DEMO := examples/tiny-qwen3.5
 
 # What the patched llama-cpp-python depends on, but for the Python that builds it.
@@ -36,13 +44,14 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs at once would break the environment
-.PHONY: help convert run runtime test test-all lint docs words hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
+.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs words hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  make convert QUANT=Q4_K_M MODEL=Qwen/Qwen3.5-9B OUT=models   (MODEL may be a directory; FORCE=1 replaces files)'
 	@echo '  make run PROMPT="Hello" MODEL_FILE=models/NAME.gguf          (without MODEL_FILE: the last one converted)'
+	@echo '  make runtime CUDA=86         (for NVIDIA GPUs of that architecture; STOCK=1: without patches; CMAKE_ARGS are passed on)'
 
 convert: $(VENV)/.runtime  ## convert MODEL (without it: the tiny model in examples/) to GGUF files in OUT
 ifeq ($(strip $(MODEL)),)
@@ -60,7 +69,7 @@ run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last,
 	echo "$$file" >&2; \
 	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT" $(if $(IMAGE),--image '$(IMAGE)')
 
-runtime: $(VENV)/.runtime  ## build llama-cpp-python with our patches (CMAKE_ARGS are passed on) and install it; CUDA=86: for NVIDIA GPUs of that architecture; STOCK=1: without patches
+runtime: $(VENV)/.runtime  ## build llama-cpp-python with the patches and install it
 ifneq ($(strip $(BUILD_FLAGS)),)
 	'$(BIN)/python' patches/build.py $(BUILD_FLAGS)
 endif
@@ -69,10 +78,29 @@ endif
 test: $(VENV)/.dev  ## run the tests that take seconds
 	'$(BIN)/python' -m pytest -m 'not slow'
 
-test-all: $(VENV)/.dev  ## run all tests
+test-all: $(VENV)/.dev  ## run all tests; lists the system packages without which some are skipped
+	@missing=''; \
+	for pair in qemu-aarch64:qemu-user aarch64-linux-gnu-g++:g++-aarch64-linux-gnu go:golang-go; do \
+	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
+	done; \
+	if [ -n "$$missing" ]; then echo "Some tests will be skipped; what they need: sudo apt-get install$$missing" >&2; fi
 	'$(BIN)/python' -m pytest
 
-lint: $(VENV)/.dev  ## check style, format, types and layers
+test-unit: $(VENV)/.unit  ## run the tests that need neither llama.cpp nor torch: less than a minute
+	'$(BIN)/python' -m pytest -m unit
+
+# In environments of their own, made again each time.
+test-lowest:  ## run the unit tests with the oldest dependencies that pyproject.toml allows (Python 3.10 to 3.12)
+	$(PYTHON) -m venv --clear .venv-lowest
+	'.venv-lowest/$(SCRIPTS)/python' -m pip install --quiet -c tests/constraints-lowest.txt -e '.[unit]'
+	'.venv-lowest/$(SCRIPTS)/python' -m pytest -m unit -p no:cacheprovider
+
+test-newest:  ## run the unit tests with the newest dependencies that there are
+	$(PYTHON) -m venv --clear .venv-newest
+	'.venv-newest/$(SCRIPTS)/python' -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[unit]'
+	'.venv-newest/$(SCRIPTS)/python' -m pytest -m unit -p no:cacheprovider
+
+lint: $(VENV)/.dev  ## check style, format, types, layers and generated pages
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
 	'$(BIN)/mypy' -p qwen35_gguf
@@ -110,16 +138,16 @@ bench-offload: $(VENV)/.dev  ## splits over a GPU: parity with the CPU, memory a
 	'$(BIN)/python' bench/offload.py $(if $(filter command,$(origin SIZE)),--size '$(SIZE)') --save
 
 clean:  ## remove .venv, build products, and caches; keep OUT
-	rm -rf '$(VENV)' build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf '$(VENV)' .venv-lowest .venv-newest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BIN)/python:
+$(BIN)/python$(EXE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo 'Python 3.10 or newer is needed: make PYTHON=python3.12 ...' >&2; exit 2; }
 	$(PYTHON) -m venv '$(VENV)'
 
 # llama-cpp-python is published as source only, so that a patched build costs no more than an install; it is kept.
-$(VENV)/.llama: $(PATCHES) | $(BIN)/python
+$(VENV)/.llama: $(PATCHES) | $(BIN)/python$(EXE)
 	'$(BIN)/python' patches/build.py $(BUILD_FLAGS)
 	@touch '$@'
 
@@ -130,4 +158,8 @@ $(VENV)/.runtime: $(SOURCES) $(VENV)/.llama
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[dev]'
-	@touch '$(VENV)/.runtime' '$@'  # .dev contains the runtime
+	@touch '$(VENV)/.runtime' '$(VENV)/.unit' '$@'  # .dev contains both
+
+$(VENV)/.unit: $(SOURCES) | $(BIN)/python$(EXE)
+	'$(BIN)/python' -m pip install --quiet -e '.[unit]'
+	@touch '$@'

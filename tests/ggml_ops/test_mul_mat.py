@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from qwen35_gguf import quant
 from qwen35_gguf.ggml_ops import _native
 
-pytestmark = pytest.mark.unit
-
 Array = np.ndarray[Any, Any]
 
 FORMATS = ["Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS"]
 COLUMNS = [*range(1, 14), 31, 33]
 TOLERANCE = 2e-6  # of the sum without its signs: the same terms in another order
 
-pytestmark = pytest.mark.skipif(not _native.mul_mat_targets(), reason="other processors leave this to ggml")
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(not _native.mul_mat_targets(), reason="other processors leave this to ggml"),
+]
 
 
 @pytest.fixture(params=_native.mul_mat_targets())
