@@ -35,12 +35,14 @@ import numpy as np
 from divergence import divergence
 
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.llama.devices import Device, find_devices
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.cpu_threads import default_threads
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.devices import Device, Offload, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
-from qwen35_gguf.runtime.llama.library import Context, Model, default_threads
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.planning import memory, offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
-from qwen35_gguf.runtime.planning.offload import Offload
 from qwen35_gguf.runtime.planning.placement import Machine, Plan, place
 from qwen35_gguf.runtime.tuning import profiles
 from qwen35_gguf.runtime.tuning.search import GOALS
@@ -86,7 +88,7 @@ def main() -> None:
     workers = (options.rpc,) if options.rpc else ()
     found = offload.find((options.device,) if options.device else (), workers)
     if not found:
-        there = ", ".join(device.name for device in find_devices(installed_runtime())) if installed_runtime() else ""
+        there = ", ".join(device.name for device in find_devices())
         raise SystemExit(f"no GPU: this llama.cpp finds {there or 'nothing'}; build one with make runtime CUDA=...")
     device = found[-1] if options.rpc else found[0]
     with tempfile.TemporaryDirectory() as scratch:
@@ -182,11 +184,9 @@ def rounding(model: Path, n_ctx: int) -> Any:
 def look(model: Path, chosen: Offload, device: Device | None, n_ctx: int) -> Seen:
     """Load a split, and take its logits, greedy tokens, speeds and memory."""
     before = in_use(device) if device else 0
-    options, keep = offload.model_params(chosen)
-    threads = default_threads()
     with (
-        Model(model, options=options, keep=keep) as loaded,
-        Context(loaded, n_ctx=n_ctx, n_threads=threads, outputs=TEXT) as context,
+        Model(model, ModelSpec(chosen)) as loaded,
+        Context(loaded, ContextSpec(n_ctx, n_threads=default_threads(), n_outputs=TEXT)) as context,
     ):
         ids = (np.arange(PREFILL) * 37 % 1000 + 100).tolist()
         context.evaluate(ids[:TEXT], 0, outputs=TEXT)
@@ -237,8 +237,7 @@ def in_use(device: Device) -> int:
     """Return the bytes in use on the device."""
     if nvidia(device):
         return int(smi("--query-gpu=memory.used")[int(device.name[4:])]) << 20
-    runtime = installed_runtime()
-    free = next((one.free for one in find_devices(runtime) if one.name == device.name), 0) if runtime else 0
+    free = next((one.free for one in find_devices() if one.name == device.name), 0)
     return -free
 
 

@@ -17,10 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, best_depth, measure_costs, speed_up
 from qwen35_gguf.runtime.engine.sampling import RAW, Sampler, choose
 from qwen35_gguf.runtime.engine.sequence import Depth, Engine
-from qwen35_gguf.runtime.llama.library import Model
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from runtime import convert
 
 ACCEPTANCE = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
@@ -38,11 +39,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
+        spec = ContextSpec(N_CTX, n_threads=options.threads)
         file = options.model or convert(Path(scratch), options.size, options.quant)
         with (
-            Model(file, load_mtp=True) as model,
-            Engine(model, n_ctx=N_CTX, n_threads=options.threads, draft=0) as off,
-            Engine(model, n_ctx=N_CTX, n_threads=options.threads, draft="auto") as auto,
+            Model(file, ModelSpec(mtp=True)) as model,
+            Engine(model, spec, draft=0) as off,
+            Engine(model, spec, draft="auto") as auto,
         ):
             report(file.name, model, off, auto, options)
 

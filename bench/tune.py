@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.settings import Settings

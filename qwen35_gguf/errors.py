@@ -112,8 +112,11 @@ class UnitError(Qwen35Error, ValueError):
     """A text is not a size or a duration, or is outside of its limits."""
 
 
-class WorkerError(Qwen35Error):
-    """A worker that cannot be reached, that died, or that cannot listen."""
+class RpcServerError(Qwen35Error):
+    """An RPC server cannot be reached, is gone, or cannot listen."""
+
+
+WorkerError = RpcServerError  # the name before 0.3
 
 
 class DeviceError(Qwen35Error):

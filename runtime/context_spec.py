@@ -8,6 +8,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 
 IMAGE_PIXELS = 4_194_304  # of the largest image, by default
 N_BATCH = 512
+KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}  # ggml_type
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from qwen35_gguf.errors import BusyError, ClosedError, MemoryLimitError, MessageError, ModelError, WorkerError
+from qwen35_gguf.errors import BusyError, ClosedError, MemoryLimitError, MessageError, ModelError, RpcServerError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat import openai_types, thinking
@@ -27,6 +27,7 @@ from qwen35_gguf.runtime.chat.openai_types import (
 from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
 from qwen35_gguf.runtime.chat.prompt import Prompt, called_tool, chat_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate
+from qwen35_gguf.runtime.context_spec import KV_TYPES
 from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.engine.prefix_cache import StateFolder, model_identity
@@ -42,16 +43,17 @@ from qwen35_gguf.runtime.engine.sampling import (
 )
 from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Depth, Engine
 from qwen35_gguf.runtime.llama.devices import Device
-from qwen35_gguf.runtime.llama.library import KV_TYPES, Closing, Model
+from qwen35_gguf.runtime.llama.library import Closing
+from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
-from qwen35_gguf.runtime.media.vision_encoder import Vision, check_mmproj
+from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, check_mmproj
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
 from qwen35_gguf.runtime.planning import memory, offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.offload import Layers
-from qwen35_gguf.runtime.settings import Settings, context_options, model_options, needs
+from qwen35_gguf.runtime.settings import Settings, context_spec, model_spec, needs
 from qwen35_gguf.runtime.tuning import profiles
 
 log = logging.getLogger(__name__)
@@ -146,7 +148,7 @@ class Qwen35(Closing):
             ContextError: `n_ctx` is beyond what YaRN gives.
             MessageError: another option is malformed.
             DeviceError: a device is not there, or there is none for the layers.
-            WorkerError: a worker does not answer.
+            RpcServerError: a worker does not answer.
             OutputError: `state_dir` cannot be used.
             MissingDependencyError: llama-cpp-python is not installed.
 
@@ -156,7 +158,7 @@ class Qwen35(Closing):
         self._owner: int | None = None
         self._stream: weakref.ref[Generator[Any, None, None]] | None = None
         self._closed = False
-        self._vision: Vision | None = None
+        self._vision: VisionEncoder | None = None
         self._mmproj = Path(mmproj) if mmproj is not None else None
         self._media_limits, self._video_limits = media_limits, video_limits
         _check_options(n_ctx, n_batch, kv_type, draft, n_gpu_layers)
@@ -180,13 +182,14 @@ class Qwen35(Closing):
         if n_gpu_layers is not None:  # the rest of a placement was measured with other layers
             settings = replace(settings, host_feed_forward=0, split=())
         self._threads, self._n_batch, self._kv_type = settings.threads, settings.n_batch, settings.kv_type
-        self._options = memory.rope_scaling(header, self.n_ctx) | context_options(settings)
-        self._load_options = model_options(settings)
+        yarn = memory.rope_scaling(header, self.n_ctx)
+        self._context_spec = context_spec(settings, self.n_ctx, yarn)
+        self._settings = settings
         if self._mmproj is not None:
             check_mmproj(self._mmproj, int(header.require_hparam("embedding_length")))
         self._cache_bytes, self._folder, self._lost = cache_bytes, None, False
         if state_dir is not None:
-            identity = model_identity(self.path, kv=self._kv_type, **memory.rope_scaling(header, self.n_ctx))
+            identity = model_identity(self.path, kv=self._kv_type, **({"yarn": yarn} if yarn else {}))
             self._folder = StateFolder(Path(state_dir), identity)
         try:
             self._place(header, settings, available, check_memory)
@@ -212,23 +215,18 @@ class Qwen35(Closing):
 
     def _load(self) -> None:
         """Load the weights and make the contexts."""
-        options, keep = offload.model_params(self.offload)
-        self._model = Model(self.path, load_mtp=self._draft != 0, options=options | self._load_options, keep=keep)
+        self._model = Model(self.path, model_spec(self._settings, self.offload, mtp=self._draft != 0))
         try:
             self._metadata = self._model.metadata()
             self._template = self._compile_template()
             starts = self._model.tokenize(MESSAGE_START)
             self._engine = Engine(
                 self._model,
-                n_ctx=self.n_ctx,
-                n_batch=self._n_batch,
-                n_threads=self._threads,
-                kv_type=self._kv_type,
+                self._context_spec,
                 draft=self._draft,
                 boundary=starts[0] if len(starts) == 1 else None,
                 cache_bytes=self._cache_bytes,
                 folder=self._folder,
-                options=self._options,
             )
         except BaseException:
             self._model.close()
@@ -298,7 +296,7 @@ class Qwen35(Closing):
             MessageError, ToolError, MediaError, VisionError, GrammarError: the request, see there.
             ContextError: the prompt does not fit into the context.
             BusyError: a stream of this thread is still open.
-            WorkerError: a worker is gone; the next call loads the model again, if all workers answer then.
+            RpcServerError: a worker is gone; the next call loads the model again, if all workers answer then.
             ClosedError: the model was closed.
 
         """
@@ -392,16 +390,7 @@ class Qwen35(Closing):
                 raise MessageError(f"prompts[{number}]: has pictures; use chat")
             jobs.append(scheduler.Job(tokens, made.inside, raw, request.settings, request.seed, request.limit))
         with self._turn():
-            return scheduler.run(
-                self._model,
-                jobs,
-                parallel=parallel,
-                n_ctx=self.n_ctx,
-                n_batch=self._n_batch,
-                n_threads=self._threads,
-                kv_type=self._kv_type,
-                options=self._options,
-            )
+            return scheduler.run(self._model, jobs, self._context_spec, parallel=parallel)
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text."""
@@ -458,14 +447,14 @@ class Qwen35(Closing):
             depth,
         )
 
-    def _tower(self) -> Vision:
+    def _tower(self) -> VisionEncoder:
         """Load the vision tower when it is first needed."""
         with self._turn():
             if self._vision is None:
                 mmproj = self._mmproj or find_mmproj(self.path, self._model.n_embd)
                 if self._check_memory:
                     memory.check_vision_fits(read_header(mmproj), self._image_pixels())
-                self._vision = Vision(mmproj, self._model.pointer, n_threads=self._threads)
+                self._vision = VisionEncoder(mmproj, self._model, n_threads=self._threads)
             return self._vision
 
     # ---- answers -------------------------------------------------------------------------------------------------
@@ -580,7 +569,7 @@ class Qwen35(Closing):
             self._owner = me
             try:
                 yield
-            except WorkerError:
+            except RpcServerError:
                 self._lost = True
                 raise
             finally:

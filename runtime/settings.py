@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from qwen35_gguf.runtime.context_spec import ContextSpec, Yarn
+from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Depth
-from qwen35_gguf.runtime.llama.library import default_threads
-
-LOAD_MODES = {(False, False): 0, (True, False): -1, (False, True): 2, (True, True): 3}  # of llama_load_mode; -1: maps
-AUTOMATIC, OFF = -1, 0  # of llama_flash_attn_type
+from qwen35_gguf.runtime.llama.devices import Offload
+from qwen35_gguf.runtime.llama.model import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,19 @@ def needs(settings: Settings, depth: Depth, *, n_ctx: int, checkpoints: int = CH
     }
 
 
-def model_options(settings: Settings) -> dict[str, Any]:
-    """Return the fields of `llama_model_params` that settings decide."""
-    return {"use_extra_bufts": settings.repack, "load_mode": LOAD_MODES[settings.mmap, settings.mlock]}
+def model_spec(settings: Settings, offload: Offload, *, mtp: bool) -> ModelSpec:
+    """Return how the model is loaded."""
+    return ModelSpec(offload, mtp=mtp, repack=settings.repack, mmap=settings.mmap, mlock=settings.mlock)
 
 
-def context_options(settings: Settings) -> dict[str, Any]:
-    """Return the fields of `llama_context_params` that settings decide."""
-    attention = AUTOMATIC if settings.flash_attention else OFF
-    return {"n_threads_batch": settings.threads_batch, "flash_attn_type": attention}
+def context_spec(settings: Settings, n_ctx: int, yarn: Yarn | None = None) -> ContextSpec:
+    """Return the parameters of a context for one sequence without drafts."""
+    return ContextSpec(
+        n_ctx=n_ctx,
+        n_batch=settings.n_batch,
+        n_threads=settings.threads,
+        n_threads_batch=settings.threads_batch,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+        yarn=yarn,
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant.imatrix import Imatrix
+from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.prefix_cache import model_identity
-from qwen35_gguf.runtime.llama.eval_callback import Watch, view
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.eval_callback import EvalCallback, view
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
 
@@ -47,7 +50,7 @@ class Collector:
         """Collect for the matmuls with these weight tensors."""
         self._names = set(names)
         self.found = Imatrix()
-        self.watch = Watch(self._wanted, self._take)
+        self.watch = EvalCallback(self._wanted, self._take)
 
     def _wanted(self, kind: str, node: Any) -> bool:
         return kind in ("MUL_MAT", "MUL_MAT_ID") and node.src[0].contents.name.decode() in self._names
@@ -111,17 +114,10 @@ def collect(
     mtp = memory.has_mtp(header)
     part = out.with_name(out.name + ".part")
     collector = Collector(weight_names(header))
+    spec = ContextSpec(chunk, n_batch=chunk, n_threads=threads)
     with (
-        Model(model, load_mtp=mtp) as loaded,
-        Context(
-            loaded,
-            n_ctx=chunk,
-            n_batch=chunk,
-            n_threads=threads,
-            outputs=chunk,
-            hidden=mtp,
-            options=collector.watch.options,
-        ) as main,
+        Model(model, ModelSpec(mtp=mtp)) as loaded,
+        Context(loaded, replace(spec, n_outputs=chunk), hidden=mtp, eval_callback=collector.watch) as main,
     ):
         ids = split(loaded)
         total = min(len(ids) // chunk, chunks or len(ids))
@@ -130,15 +126,8 @@ def collect(
         collector.found = _begun(part, model, ids, dataset, chunk)
         head = None
         if mtp:
-            head = Context(
-                loaded,
-                n_ctx=chunk,
-                n_batch=chunk,
-                n_threads=threads,
-                mtp_of=main,
-                outputs=OUTPUT_ROWS,
-                options=collector.watch.options,
-            )
+            rows = replace(spec, n_outputs=OUTPUT_ROWS)
+            head = Context(loaded, rows, mtp_of=main, eval_callback=collector.watch)
         try:
             for number in range(collector.found.chunks, total):
                 _evaluate(main, head, ids[number * chunk : (number + 1) * chunk], collector)

@@ -20,7 +20,9 @@ from qwen35_gguf.evaluation import logits_file
 from qwen35_gguf.evaluation.logits_file import Header
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.quant.divergence import Accumulator, Divergence, Floats
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.model_files import read_model
 
 N_BATCH = 512
@@ -141,7 +143,8 @@ def scored_logits(context: Context, tokens: Tokens) -> Iterator[tuple[range, Flo
 
 def _context(model: Model, chunk: int, threads: int) -> Context:
     batch = min(chunk, N_BATCH)
-    return Context(model, n_ctx=chunk, n_batch=batch, n_threads=threads, outputs=min(batch, chunk - chunk // 2))
+    spec = ContextSpec(chunk, n_batch=batch, n_threads=threads, n_outputs=min(batch, chunk - chunk // 2))
+    return Context(model, spec)
 
 
 def bits_per_weight(model: Path) -> float:

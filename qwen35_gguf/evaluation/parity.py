@@ -24,9 +24,11 @@ from qwen35_gguf.evaluation.texts.packaged import EVALUATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.quant.divergence import Accumulator, log_softmax
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.media.image import picture
-from qwen35_gguf.runtime.media.vision_encoder import Vision
+from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
 from qwen35_gguf.runtime.planning import memory
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
@@ -81,15 +83,16 @@ def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -
     oracle = model_class.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
     limit = _limit(header)
     mtp = memory.has_mtp(header)
-    with Model(file, load_mtp=mtp) as loaded:
+    with Model(file, ModelSpec(mtp=mtp)) as loaded:
         ids = splitter(None, EVALUATION)(loaded)[:TOKENS]
         wanted, drafts = _reference(oracle, config, checkpoint, ids, mtp=mtp)
-        with _context(loaded, threads, hidden=mtp) as main:
+        spec = ContextSpec(TOKENS, n_batch=TOKENS, n_threads=threads, kv_type="f32", n_outputs=TOKENS)
+        with Context(loaded, spec, hidden=mtp) as main:
             main.evaluate(ids, 0, outputs=len(ids))
             yield _compared("logits", wanted, main.last_logits(len(ids)), limit)
             if drafts is not None:
                 hidden = main.hidden(len(ids)).copy()
-                head = _context(loaded, threads, mtp_of=main)
+                head = Context(loaded, spec, mtp_of=main)
                 try:
                     head.evaluate(ids[1:], 1, outputs=len(ids) - 1, embd=hidden[:-1])
                     yield _compared("MTP drafts", drafts, head.last_logits(len(ids) - 1), limit)
@@ -99,21 +102,8 @@ def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -
             mmproj = find_mmproj(file, loaded.n_embd)
         except Qwen35Error:
             return
-        with Vision(mmproj, loaded.pointer, n_threads=threads) as vision:
+        with VisionEncoder(mmproj, loaded, n_threads=threads) as vision:
             yield _embeddings(oracle, vision, mmproj)
-
-
-def _context(model: Model, threads: int, *, hidden: bool = False, mtp_of: Context | None = None) -> Context:
-    return Context(
-        model,
-        n_ctx=TOKENS,
-        n_batch=TOKENS,
-        n_threads=threads,
-        outputs=TOKENS,
-        kv_type="f32",
-        hidden=hidden,
-        mtp_of=mtp_of,
-    )
 
 
 def _limit(header: GgufHeader) -> float:
@@ -175,7 +165,7 @@ def _drafts(oracle: Any, config: Any, checkpoint: Path, row: Any) -> Any:
     return oracle.lm_head(norm(x, "norm"))[0].numpy()
 
 
-def _embeddings(oracle: Any, vision: Vision, mmproj: Path) -> Parity:
+def _embeddings(oracle: Any, vision: VisionEncoder, mmproj: Path) -> Parity:
     """Embed images whose sizes need no resizing."""
     import torch
 

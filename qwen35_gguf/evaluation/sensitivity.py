@@ -12,7 +12,7 @@ import ctypes
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ from qwen35_gguf.quant.divergence import Floats, compare, log_softmax
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import split_name
 from qwen35_gguf.quant.search.costs import Cost, Costs
-from qwen35_gguf.runtime.llama.eval_callback import Watch
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.eval_callback import EvalCallback
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
-from qwen35_gguf.runtime.settings import LOAD_MODES
 
 Type = GGMLQuantizationType
 Array = npt.NDArray[Any]
@@ -182,11 +183,8 @@ def measure(
     layers, mtp = memory.trunk_layers(header), memory.has_mtp(header)
     done = dict(known or {})
     # mapped or repacked weights cannot be overwritten
-    writable = {"load_mode": LOAD_MODES[False, False], "use_extra_bufts": False}
-    with (
-        Model(model, load_mtp=mtp, options=writable) as loaded,
-        tempfile.TemporaryDirectory(prefix="qwen35-") as folder,
-    ):
+    writable = ModelSpec(mtp=mtp, mmap=False, repack=False)
+    with Model(model, writable) as loaded, tempfile.TemporaryDirectory(prefix="qwen35-") as folder:
         ids = split(loaded)
         count = min(len(ids) // chunk, chunks)
         if not count:
@@ -241,14 +239,15 @@ def _locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, t
         source = node.src[0].contents
         found[source.name.decode()] = int(source.data)
 
-    watch = Watch(lambda kind, node: kind in LOOKUPS and node.src[0].contents.name.decode() in wanted, take)
+    watch = EvalCallback(lambda kind, node: kind in LOOKUPS and node.src[0].contents.name.decode() in wanted, take)
     few = list(ids[:8])
-    with Context(model, n_ctx=64, n_batch=64, n_threads=threads, outputs=8, hidden=mtp, options=watch.options) as main:
+    spec = ContextSpec(64, n_batch=64, n_threads=threads)
+    with Context(model, replace(spec, n_outputs=8), hidden=mtp, eval_callback=watch) as main:
         main.evaluate(few, 0, outputs=1)
         main.logits(-1)
         watch.check()
         if mtp:
-            head = Context(model, n_ctx=64, n_batch=64, n_threads=threads, mtp_of=main, options=watch.options)
+            head = Context(model, spec, mtp_of=main, eval_callback=watch)
             try:
                 head.evaluate(few[1:], 1, outputs=1, embd=main.hidden(len(few))[:-1])
                 head.logits(-1)
@@ -258,27 +257,15 @@ def _locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, t
     return found
 
 
-def _context(model: Model, chunk: int, threads: int, *, hidden: bool = False, mtp_of: Context | None = None) -> Context:
-    return Context(
-        model,
-        n_ctx=chunk,
-        n_batch=chunk,
-        n_threads=threads,
-        outputs=chunk - chunk // 2,
-        kv_type="f32",
-        hidden=hidden,
-        mtp_of=mtp_of,
-    )
-
-
 class _Comparison:
     """The text, the reference's log-probabilities in float32 files, and contexts to compare in."""
 
     def __init__(self, model: Model, parts: list[list[int]], mtp: bool, threads: int, folder: str) -> None:
         chunk = len(parts[0])
         self._parts, self._first = parts, chunk // 2
-        self._main = _context(model, chunk, threads, hidden=mtp)
-        self._head = _context(model, chunk, threads, mtp_of=self._main) if mtp else None
+        spec = ContextSpec(chunk, n_batch=chunk, n_threads=threads, kv_type="f32", n_outputs=chunk - self._first)
+        self._main = Context(model, spec, hidden=mtp)
+        self._head = Context(model, spec, mtp_of=self._main) if mtp else None
         rows = chunk - 1 - self._first
         shape = (len(parts), rows, model.n_vocab)
         self._wanted: list[npt.NDArray[np.float32]] = []

@@ -11,7 +11,7 @@ from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant.divergence import Divergence
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.state import Figures, State
-from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.cpu_threads import default_threads
 
 BYTES_PER_TOKEN = 3  # of text in many languages; an estimate is enough for the free space
 BYTES_PER_LOGIT = 2

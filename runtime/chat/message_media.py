@@ -8,11 +8,15 @@ from typing import Any
 from qwen35_gguf.errors import MediaError
 from qwen35_gguf.runtime.media.image import MediaLimits, Picture, load_image, picture
 from qwen35_gguf.runtime.media.video import Video, VideoLimits, load_video
+from qwen35_gguf.runtime.media.vision_encoder import Visual
 
 Message = Mapping[str, Any]
 
 IMAGE_KEYS = ("image_url", "image")
 VIDEO_KEYS = ("video_url", "video")
+IMAGE_PLACE = "<|vision_start|><|image_pad|><|vision_end|>"
+VIDEO_PLACE = "<|vision_start|><|video_pad|><|vision_end|>"
+START, END = "<|vision_start|>", "<|vision_end|>"
 
 
 def collect(
@@ -79,3 +83,51 @@ def _load(part: tuple[str, Any, str], limits: MediaLimits | None, sampling: Vide
     if not hasattr(source, "__fspath__") and not isinstance(source, str | bytes | bytearray | memoryview):
         raise MediaError(f"{where}: {type(source).__name__} is not a path, URL, data URI or bytes")
     return load_image(source, limits) if kind == "image" else load_video(source, limits, sampling)
+
+
+# ---- places in the prompt ----------------------------------------------------------------------------------------
+
+
+def split_prompt(text: str, media: Sequence[Picture | Video]) -> list[str | Visual]:
+    """Cut a rendered prompt at the places of its pictures and videos.
+
+    Args:
+        text: what the chat template gave, with `IMAGE_PLACE` and `VIDEO_PLACE` in it.
+        media: the pictures and videos in the order of their places.
+
+    Returns:
+        Texts (none empty) and pictures or pairs of frames, in order. Source of a video's form: `replace_video_token`
+        of transformers' processing_qwen3_vl, which is given the bare `<|video_pad|>` between the two other tokens;
+        here these are part of the place and not written a second time, as in the processor that Qwen published.
+
+    Raises:
+        MediaError: the places in the text are not those of `media`; a text may itself contain the special tokens.
+
+    """
+    parts: list[str | Visual] = []
+    written = ""
+    rest = text
+    for item in media:
+        place = IMAGE_PLACE if isinstance(item, Picture) else VIDEO_PLACE
+        before, found, rest = rest.partition(place)
+        if not found or IMAGE_PLACE in before or VIDEO_PLACE in before:
+            raise MediaError(_misplaced(text, media))
+        written += before
+        if isinstance(item, Picture):
+            parts += [written + START, item]
+            written = END
+            continue
+        for pair in item.pairs:
+            parts += [written + pair.label + START, pair]
+            written = END
+    if IMAGE_PLACE in rest or VIDEO_PLACE in rest:
+        raise MediaError(_misplaced(text, media))
+    return [*parts, written + rest] if written + rest else parts
+
+
+def _misplaced(text: str, media: Sequence[Picture | Video]) -> str:
+    places = text.count(IMAGE_PLACE) + text.count(VIDEO_PLACE)
+    return (
+        f"prompt: {places} places for pictures and videos, {len(media)} given, or in another order; "
+        "a message's text may not contain <|image_pad|> or <|video_pad|>"
+    )

@@ -8,12 +8,14 @@ from typing import Any
 
 from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
+from qwen35_gguf.runtime.chat.message_media import split_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
-from qwen35_gguf.runtime.engine.sequence import Insert
-from qwen35_gguf.runtime.llama.library import Model
+from qwen35_gguf.runtime.engine.sequence import MediaChunk
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.media.image import FACTOR, MediaLimits, Picture
 from qwen35_gguf.runtime.media.video import VideoLimits
-from qwen35_gguf.runtime.media.vision_encoder import Vision, Visual, decode_picture, split_prompt
+from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, Visual, evaluate_image
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Prompt:
 
     """
 
-    items: list[int | Insert]
+    items: list[int | MediaChunk]
     inside: bool = False
     tools: list[dict[str, Any]] | None = None
 
@@ -39,7 +41,7 @@ def chat_prompt(
     *,
     tools: Any = None,
     enable_thinking: bool | None = None,
-    vision: Callable[[], Vision],
+    vision: Callable[[], VisionEncoder],
     media_limits: MediaLimits | None = None,
     video_limits: VideoLimits | None = None,
 ) -> Prompt:
@@ -65,25 +67,25 @@ def chat_prompt(
     reduced, media = message_media.collect(check_messages(messages), media_limits, video_limits)
     checked = tool_calls.check_tools(tools) if tools else None
     text = template.render(reduced, tools=checked, enable_thinking=enable_thinking)
-    tower = vision() if media else None
-    items: list[int | Insert] = []
+    encoder = vision() if media else None
+    items: list[int | MediaChunk] = []
     for part in split_prompt(text, media):
         if isinstance(part, str):
             items += model.tokenize(part)
-        elif tower is not None:
-            items.append(insert(part, tower))
+        elif encoder is not None:
+            items.append(media_chunk(part, encoder))
     return Prompt(items, thinking.starts_inside(text), checked)
 
 
-def insert(visual: Visual, tower: Vision) -> Insert:
-    """Make a picture or a pair of frames an item: it is encoded when it is evaluated, if ever."""
+def media_chunk(visual: Visual, encoder: VisionEncoder) -> MediaChunk:
+    """Make an image or a pair of frames an item of a prompt; it is encoded when it is evaluated, if ever."""
     height, width, _ = (visual.rgb if isinstance(visual, Picture) else visual.first).shape
     rows, columns = height // FACTOR, width // FACTOR
 
-    def evaluate(context: Any, pos: int, n_batch: int) -> None:
-        decode_picture(context, tower.embed(visual), pos, n_batch=n_batch)
+    def evaluate(context: Context, pos: int) -> None:
+        evaluate_image(context, encoder.embed(visual), pos)
 
-    return Insert(visual.sha256, rows * columns, max(rows, columns), evaluate)
+    return MediaChunk(visual.sha256, rows * columns, max(rows, columns), evaluate)
 
 
 def called_tool(tool_choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> str | None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.runtime.llama.library import Closing, Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.library import Closing
+from qwen35_gguf.runtime.llama.model import Model
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -149,30 +151,14 @@ class Drafter(Closing):
     head sees the last rows only: its drafts can get worse by that, the output cannot.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        trunk: Context,
-        *,
-        n_threads: int,
-        kv_type: str = "f16",
-        options: dict[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, model: Model, trunk: Context) -> None:
         """Make the head's context beside the trunk's, which has to give hidden states and to outlive it.
 
         Raises:
             ModelError: llama.cpp refuses.
 
         """
-        self._context = Context(
-            model,
-            n_ctx=trunk.n_ctx,
-            n_batch=trunk.n_batch,
-            n_threads=n_threads,
-            kv_type=kv_type,
-            mtp_of=trunk,
-            options=options,
-        )
+        self._context = Context(model, replace(trunk.spec, n_rs_seq=0, n_outputs=1), mtp_of=trunk)
         self._trunk = trunk
         self.hidden: FloatArray | None = None  # of the trunk's last token
         self._end = 0  # position up to which rows were evaluated or wait

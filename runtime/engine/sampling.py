@@ -12,7 +12,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from qwen35_gguf.errors import GrammarError, MessageError
-from qwen35_gguf.runtime.llama.library import Closing, Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.library import Closing
+from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.samplers import Chain, Grammar, schema_grammar
 
 # Any JSON object, for response_format {"type": "json_object"}.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.chat.openai_types import Completion, FinishReason, Timings
 from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
+from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.model import Model
 
 MAX_PARALLEL = 64
 
@@ -46,34 +47,26 @@ class _Slot:
 def run(
     model: Model,
     jobs: Sequence[Job],
+    spec: ContextSpec,
     *,
     parallel: int,
-    n_ctx: int,
-    n_batch: int,
-    n_threads: int,
-    kv_type: str,
-    options: dict[str, Any] | None = None,
 ) -> list[Completion]:
     """Answer all jobs, up to `parallel` at once; a sequence that ends makes room for the next job.
 
     Args:
         model: loaded.
         jobs: see `Job`.
+        spec: of a context for one sequence; `n_ctx` is the most cells that each gets.
         parallel: sequences.
-        n_ctx: cells for each sequence at most.
-        n_batch: tokens of one call.
-        n_threads: for everything.
-        kv_type: see `Context`.
-        options: see `Context`.
 
     Raises:
         ContextError: a prompt with its answer does not fit into `n_ctx`.
 
     """
     for number, job in enumerate(jobs):
-        if len(job.tokens) + job.limit > n_ctx:
+        if len(job.tokens) + job.limit > spec.n_ctx:
             needed = f"{len(job.tokens):,} tokens and {job.limit:,} to generate"
-            raise ContextError(f"prompts[{number}]: {needed} do not fit into a context of {n_ctx:,}; raise n_ctx")
+            raise ContextError(f"prompts[{number}]: {needed} do not fit into a context of {spec.n_ctx:,}; raise n_ctx")
     if not jobs:
         return []
     parallel = min(parallel, len(jobs))
@@ -81,21 +74,14 @@ def run(
     done: dict[int, Completion] = {}
     slots: dict[int, _Slot] = {}
     waiting = list(enumerate(jobs))
-    with Context(
-        model,
-        n_ctx=cells,
-        n_batch=max(n_batch, parallel),
-        n_threads=n_threads,
-        sequences=parallel,
-        kv_type=kv_type,
-        options=options,
-    ) as context:
+    shared = replace(spec, n_ctx=cells, n_batch=max(spec.n_batch, parallel), n_seq=parallel)
+    with Context(model, shared) as context:
         try:
             while waiting or slots:
                 for seq in range(parallel):
                     if seq not in slots and waiting:
                         number, job = waiting.pop(0)
-                        slots[seq] = _begin(model, context, seq, number, job, n_batch)
+                        slots[seq] = _begin(model, context, seq, number, job, spec.n_batch)
                         _take(model, context, seq, slots, done)
                 if slots:
                     _step(model, context, slots, done)

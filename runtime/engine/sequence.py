@@ -1,6 +1,6 @@
 """Token ids in, token ids out: the live sequence of a context, what of it can be used again, and drafting.
 
-It knows nothing of text, messages or pictures: a picture is an `Insert`, something that takes cells and positions and
+It knows nothing of text, messages or pictures: an image is a `MediaChunk`, something that takes cells and positions and
 can evaluate itself.
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from qwen35_gguf.errors import ContextError, ModelError, OutputError
+from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, DepthTuner, Drafter, measure_costs
 from qwen35_gguf.runtime.engine.prefix_cache import Checkpoint, Item, PrefixCache, Snapshot, StateFolder, common_prefix
 from qwen35_gguf.runtime.engine.sampling import Sampler
-from qwen35_gguf.runtime.llama.library import Closing, Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.library import Closing
+from qwen35_gguf.runtime.llama.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +33,29 @@ WORTH_KEEPING = 512  # tokens of a sequence that is about to be given up
 
 
 @dataclass(frozen=True, eq=False)
-class Insert:
+class MediaChunk:
     """Something other than text in a prompt, which is one item of a sequence.
 
     Attributes:
         key: equal for equal content.
         n_cells: of the context that it takes.
         n_pos: how far it moves the position of what follows.
-        evaluate: evaluates it, given the `llama_context_p`, its position and the batch size.
+        evaluate: evaluates it in a context at a position.
 
     """
 
     key: str
     n_cells: int
     n_pos: int
-    evaluate: Callable[[Any, int, int], None]
+    evaluate: Callable[[Context, int], None]
 
 
-Prompt = Sequence[int | Insert]
+Prompt = Sequence[int | MediaChunk]
 
 
 def n_cells(prompt: Prompt) -> int:
     """How many cells of the context a prompt takes."""
-    return sum(item.n_cells if isinstance(item, Insert) else 1 for item in prompt)
+    return sum(item.n_cells if isinstance(item, MediaChunk) else 1 for item in prompt)
 
 
 @dataclass
@@ -78,30 +81,22 @@ class Engine(Closing):
     def __init__(
         self,
         model: Model,
+        spec: ContextSpec,
         *,
-        n_ctx: int,
-        n_batch: int = 512,
-        n_threads: int = 1,
-        kv_type: str = "f16",
         draft: Depth = 0,
         boundary: int | None = None,
         cache_bytes: int | None = None,
         folder: StateFolder | None = None,
-        options: dict[str, Any] | None = None,
     ) -> None:
         """Make the contexts.
 
         Args:
             model: has to outlive it; loaded with the MTP head if anything is to be drafted.
-            n_ctx: cells.
-            n_batch: tokens of one call.
-            n_threads: for everything.
-            kv_type: see `Context`.
+            spec: of the context; what drafting needs is added.
             draft: tokens drafted each step, 0 to 4, or "auto".
             boundary: the token that begins a message: checkpoints are taken before it.
             cache_bytes: of checkpoints and snapshots in memory; None holds eight checkpoints.
             folder: where snapshots are kept between runs.
-            options: see `Context`.
 
         Raises:
             ModelError: there is not enough memory, or llama.cpp refuses.
@@ -114,20 +109,10 @@ class Engine(Closing):
         self._fit_cache = cache_bytes is None  # as soon as it is known how large a state is
         depth = MAX_DEPTH if draft == "auto" else draft
         self.drafter: Drafter | None = None
-        self.trunk = Context(
-            model,
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_threads=n_threads,
-            rollback=depth,
-            outputs=1 + depth,
-            kv_type=kv_type,
-            hidden=depth > 0,
-            options=options,
-        )
+        self.trunk = Context(model, replace(spec, n_rs_seq=depth, n_outputs=1 + depth), hidden=depth > 0)
         try:
             if depth:
-                self.drafter = Drafter(model, self.trunk, n_threads=n_threads, kv_type=kv_type, options=options)
+                self.drafter = Drafter(model, self.trunk)
             self.tuner = DepthTuner(depth) if draft == "auto" else None
             self.cache = PrefixCache(cache_bytes or 0)
         except BaseException:
@@ -181,7 +166,7 @@ class Engine(Closing):
             ModelError: llama.cpp fails.
 
         """
-        if not prompt or isinstance(prompt[-1], Insert):
+        if not prompt or isinstance(prompt[-1], MediaChunk):
             raise ContextError("prompt: is empty or does not end with text; add some")
         total = n_cells(prompt)
         if total > self.trunk.n_ctx:
@@ -190,7 +175,7 @@ class Engine(Closing):
             )
         self._unsure, self._step, self._timing = [], [], None
         self._measure()
-        items: list[Item] = [item.key if isinstance(item, Insert) else item for item in prompt]
+        items: list[Item] = [item.key if isinstance(item, MediaChunk) else item for item in prompt]
         start = self._reuse(items, interrupted=self._in_step)
         reused = self._cells
         cuts = [cut for cut in self._cuts(items) if cut > start]
@@ -225,8 +210,8 @@ class Engine(Closing):
         at = 0
         while at < len(part):
             item = part[at]
-            if isinstance(item, Insert):
-                item.evaluate(self.trunk.pointer, self._pos, self.trunk.n_batch)
+            if isinstance(item, MediaChunk):
+                item.evaluate(self.trunk, self._pos)
                 self._items.append(item.key)
                 self._pos, self._cells = self._pos + item.n_pos, self._cells + item.n_cells
                 if self.drafter is not None:
@@ -235,7 +220,7 @@ class Engine(Closing):
             else:
                 tokens: list[int] = []
                 for following in part[at : at + self.trunk.n_batch]:
-                    if isinstance(following, Insert):
+                    if isinstance(following, MediaChunk):
                         break
                     tokens.append(following)
                 at += len(tokens)

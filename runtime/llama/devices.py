@@ -1,4 +1,4 @@
-"""The devices that the installed llama.cpp finds, and the memory they have."""
+"""The devices that the installed llama.cpp finds, their memory, and what of a model is stored on them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwen35_gguf.errors import DeviceError
-from qwen35_gguf.runtime.llama.install import Installed
+from qwen35_gguf.runtime.llama.library import ggml_library
 
-WORKER = "worker"
+CPU = "CPU"  # the name of the CPU's device and its buffers
+RPC_DEVICE = "rpc"
 KINDS = ("cpu", "gpu", "integrated gpu", "accelerator")  # of ggml_backend_dev_type
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device of ggml's.
+    """A device of ggml.
 
     Attributes:
-        name: as llama.cpp calls it and its buffers: CUDA0, Vulkan0, RPC0, ...
+        name: as llama.cpp names it and its buffers: CUDA0, Vulkan0, RPC0, ...
         free: bytes.
-        kind: one of `KINDS`, or `WORKER`.
-        shared: its memory is the host's.
+        kind: one of `KINDS`, or `RPC_DEVICE`.
+        shared: it uses the CPU's memory.
         pointer: ggml's handle (`ggml_backend_dev_t`); 0 for a device that is only planned with.
-        endpoint: host:port of a worker.
+        endpoint: host:port of an RPC server.
+        total: bytes.
+        description: the product's name.
 
     """
 
@@ -35,26 +38,45 @@ class Device:
     shared: bool = False
     pointer: int = field(default=0, compare=False)
     endpoint: str = ""
+    total: int = field(default=0, compare=False)
+    description: str = field(default="", compare=False)
 
 
-def ggml_library(runtime: Installed) -> Any:
-    """Load ggml's libraries from where llama-cpp-python has them; None if one is not there.
+@dataclass(frozen=True)
+class Offload:
+    """What is stored on devices other than the CPU.
 
-    The last one finds the functions of all that it was linked with, the backends' among them.
+    Attributes:
+        devices: that get layers, in this order.
+        n_gpu_layers: layers on them, counted from the end, the output and the MTP block among them; -1 for all.
+        tensor_split: layers of each device, or shares of them; empty: in proportion to free memory.
+        overrides: pairs of a pattern for names of tensors and the name of the device that they are stored on.
+
     """
-    suffix = {"darwin": "libggml{}.dylib", "win32": "ggml{}.dll"}.get(sys.platform, "libggml{}.so")
-    ggml: Any = None
-    for part in ("-base", "-cpu", ""):
-        path = runtime.folder / "lib" / suffix.format(part)
-        if not path.is_file():
-            return None
-        ggml = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    return ggml
+
+    devices: tuple[Device, ...] = ()
+    n_gpu_layers: int = 0
+    tensor_split: tuple[float, ...] = ()
+    overrides: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The RPC servers among the devices."""
+        return tuple(dict.fromkeys(device.endpoint for device in self.devices if device.endpoint))
+
+    def __str__(self) -> str:
+        if not self.devices or not self.n_gpu_layers:
+            return "all layers on the CPU"
+        names = ", ".join(f"{d.name} ({d.endpoint})" if d.endpoint else d.name for d in self.devices)
+        count = "all layers" if self.n_gpu_layers < 0 else f"{self.n_gpu_layers} layers"
+        shares = f" ({':'.join(f'{share:g}' for share in self.tensor_split)})" if self.tensor_split else ""
+        overrides = f", {len(self.overrides)} overrides" if self.overrides else ""
+        return f"{count} on {names}{shares}{overrides}"
 
 
-def find_devices(runtime: Installed) -> list[Device]:
-    """Ask ggml for its devices, the CPU included; none if its library is not where it is expected."""
-    ggml = ggml_library(runtime)
+def find_devices() -> list[Device]:
+    """Ask ggml for its devices, the CPU included; none where llama-cpp-python or its libraries are missing."""
+    ggml = ggml_library()
     if ggml is None:
         return []
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
@@ -64,20 +86,28 @@ def find_devices(runtime: Installed) -> list[Device]:
 
 
 def describe(ggml: Any, pointer: int, endpoint: str = "") -> Device:
-    """Ask ggml what a device is; with an `endpoint` it is a worker's."""
+    """Ask ggml for the properties of a device; with an `endpoint` it is one of an RPC server."""
     handle = ctypes.c_void_p(pointer)
     ggml.ggml_backend_dev_name.restype = ctypes.c_char_p
+    ggml.ggml_backend_dev_description.restype = ctypes.c_char_p
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     ggml.ggml_backend_dev_memory(handle, ctypes.byref(free), ctypes.byref(total))
     number = ggml.ggml_backend_dev_type(handle)
-    kind = WORKER if endpoint else KINDS[number] if 0 <= number < len(KINDS) else "other"
-    name = ggml.ggml_backend_dev_name(handle).decode(errors="replace")
-    shared = is_loopback(endpoint) if endpoint else kind == "integrated gpu" or sys.platform == "darwin"
-    return Device(name, free.value, kind, shared, pointer, endpoint)
+    kind = RPC_DEVICE if endpoint else KINDS[number] if 0 <= number < len(KINDS) else "other"
+    return Device(
+        name=ggml.ggml_backend_dev_name(handle).decode(errors="replace"),
+        free=free.value,
+        kind=kind,
+        shared=is_loopback(endpoint) if endpoint else kind == "integrated gpu" or sys.platform == "darwin",
+        pointer=pointer,
+        endpoint=endpoint,
+        total=total.value,
+        description=ggml.ggml_backend_dev_description(handle).decode(errors="replace"),
+    )
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Say whether host:port is on this machine."""
+    """Report whether host:port is on this machine."""
     host = endpoint.rpartition(":")[0].lower()
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -86,23 +116,23 @@ def is_loopback(endpoint: str) -> bool:
 
 
 def choose_devices(found: list[Device], names: tuple[str, ...]) -> list[Device]:
-    """Return the GPUs, or the devices of these names ("cpu" or "none": no GPU at all).
+    """Return the GPUs, or the devices of these names ("cpu" or "none": no GPU).
 
     Raises:
-        DeviceError: one is not there.
+        DeviceError: one is not available.
 
     """
     gpus = [device for device in found if device.kind != "cpu"]
     if not names:
-        return [device for device in gpus if device.kind in ("gpu", WORKER)]
+        return [device for device in gpus if device.kind in ("gpu", RPC_DEVICE)]
     chosen = []
     for name in names:
         if name.lower() in ("cpu", "none"):
             continue
         match = next((device for device in gpus if device.name.lower() == name.lower()), None)
         if match is None:
-            there = ", ".join(["cpu", *(device.name for device in gpus)])
-            raise DeviceError(f"device {name!r}: is not there; take one of {there}, or describe one with --vram")
+            known = ", ".join(["cpu", *(device.name for device in gpus)])
+            raise DeviceError(f"device {name!r}: is not available; take one of {known}, or describe one with --vram")
         if match not in chosen:
             chosen.append(match)
     return chosen

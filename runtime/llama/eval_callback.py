@@ -1,4 +1,4 @@
-"""Watching llama.cpp evaluate: its callback tells of every node of the graph (`cb_eval`).
+"""See the nodes of llama.cpp's graph as they are computed (`cb_eval`).
 
 Source: ggml/include/ggml.h (struct ggml_tensor), ggml/include/ggml-backend.h (ggml_backend_sched_eval_callback).
 """
@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.errors import ModelError
-from qwen35_gguf.runtime.llama.devices import ggml_library
-from qwen35_gguf.runtime.llama.install import installed_runtime
+from qwen35_gguf.runtime.llama.library import ggml_library, library
 
 MAX_DIMS, MAX_SRC, MAX_OP_PARAMS, MAX_NAME = 4, 10, 64, 64
 
@@ -39,38 +38,35 @@ Tensor._fields_ = (
 )
 
 
-class Watch:
-    """Shows the nodes of a graph as they are computed; what goes wrong meanwhile is kept, and raised by `check`."""
+class EvalCallback:
+    """Calls `observe` with nodes of a graph after they are computed; its errors are kept, and raised by `check`.
 
-    def __init__(self, wanted: Callable[[str, Any], bool], take: Callable[[str, Any], None]) -> None:
-        """Watch.
+    Attributes:
+        function: the C function; give the whole object to `Context`, and keep it as long as the context.
+
+    """
+
+    def __init__(self, wanted: Callable[[str, Any], bool], observe: Callable[[str, Any], None]) -> None:
+        """Make the C function.
 
         Args:
-            wanted: is asked for each node, by its operation's name, whether it is to be shown.
-            take: is shown it once it is computed.
+            wanted: is called for each node with its operation's name; True to observe the node.
+            observe: is called with the name and the node once it is computed.
 
         """
-        import llama_cpp
-
-        runtime = installed_runtime()
-        ggml = ggml_library(runtime) if runtime else None
+        ggml = ggml_library()
         if ggml is None:
-            raise ModelError("llama-cpp-python: has no ggml library where it is expected; build it with `make runtime`")
+            raise ModelError("llama-cpp-python: its ggml library is not in the expected place; run `make runtime`")
         self._ggml: ctypes.CDLL = ggml
         self._ggml.ggml_op_name.restype = ctypes.c_char_p
         self._ggml.ggml_get_data.restype = ctypes.c_void_p
         self._ggml.ggml_get_name.restype = ctypes.c_void_p
         self._ggml.ggml_nbytes.restype = ctypes.c_size_t
-        self._wanted, self._take = wanted, take
+        self._wanted, self._observe = wanted, observe
         self._operations: dict[int, str] = {}
         self._checked = False
         self._error: BaseException | None = None
-        self._callback = llama_cpp.ggml_backend_sched_eval_callback(self._call)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The fields of `llama_context_params`."""
-        return {"cb_eval": self._callback, "cb_eval_user_data": None}
+        self.function = library().ggml_backend_sched_eval_callback(self._call)
 
     def check(self) -> None:
         """Raise what went wrong in the callback."""
@@ -86,14 +82,14 @@ class Watch:
             if not self._wanted(kind, node):
                 return not ask
             if not ask:
-                self._take(kind, node)
-        except BaseException as error:  # there is nobody to raise it to
+                self._observe(kind, node)
+        except BaseException as error:  # C code cannot be raised through
             self._error = error
             return False
         return True
 
     def _check_layout(self, address: int, node: Any) -> None:
-        """Compare with what ggml's own functions say, since the layout of the struct is no part of its interface."""
+        """Compare with what ggml's own functions return, since the layout of the struct may change."""
         pointer = ctypes.c_void_p(address)
         same = (
             self._ggml.ggml_get_name(pointer) == address + Tensor.name.offset
@@ -101,9 +97,7 @@ class Watch:
             and self._ggml.ggml_nbytes(pointer) > 0
         )
         if not same:
-            raise ModelError(
-                "llama-cpp-python: lays its tensors out in another way; install the version that is pinned"
-            )
+            raise ModelError("llama-cpp-python: its struct of a tensor has another layout; install the pinned version")
         self._checked = True
 
     def _operation(self, number: int) -> str:
@@ -114,7 +108,7 @@ class Watch:
 
 
 def view(tensor: Any, dtype: Any) -> npt.NDArray[Any]:
-    """See a host tensor as an array, its last axis being ggml's first; not contiguous ones as well."""
+    """Return a tensor of the CPU as an array, not copied, ggml's first axis last; strides are kept."""
     shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
     size = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + np.dtype(dtype).itemsize
     buffer = (ctypes.c_char * size).from_address(tensor.data)

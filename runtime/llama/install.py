@@ -1,4 +1,4 @@
-"""What llama-cpp-python is installed, found without loading it."""
+"""Find the installed llama-cpp-python without loading it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 STOCK_NOTE = (
-    "note: this llama-cpp-python is stock: DeltaNet layers run several times slower and their state is copied at every "
-    "token; `make runtime` builds a patched one"
+    "note: this llama-cpp-python is stock: DeltaNet layers run several times slower, and their state is copied for "
+    "every token; `make runtime` builds a patched one"
 )
 
 

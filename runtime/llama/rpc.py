@@ -1,7 +1,8 @@
-"""Workers: devices of other machines, through ggml's RPC backend.
+"""RPC servers: devices of other machines, through ggml's RPC backend.
 
-A worker (`qwen35 worker`) serves its devices; a client names it with host:port, and its devices then take layers like
-a GPU's. The protocol has no authentication and no encryption, and its server was not written for hostile input.
+An RPC server (`qwen35 rpc-server`) serves its devices; a client names it with host:port, and its devices then take
+layers as a GPU does. The protocol has no authentication and no encryption, and its server was not written for hostile
+input.
 
 Source: llama.cpp ggml/src/ggml-rpc/ggml-rpc.cpp, protocol version 7: a request is a byte for the command, eight for
 the size, then the data; an answer is eight bytes for the size, then the data.
@@ -18,34 +19,35 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from qwen35_gguf.errors import MissingDependencyError, WorkerError
-from qwen35_gguf.runtime.llama.devices import Device, describe, ggml_library
+from qwen35_gguf.errors import MissingDependencyError, RpcServerError
+from qwen35_gguf.runtime.llama.devices import Device, describe
 from qwen35_gguf.runtime.llama.install import installed_runtime
+from qwen35_gguf.runtime.llama.library import ggml_library
 
 PROTOCOL = 7  # major version
-HELLO, CAPABILITIES = 14, 24  # the command, and bytes of what a side can do beside TCP
-PATIENCE = 5.0  # seconds until an answer
+HELLO, CAPABILITIES = 14, 24  # the command, and the bytes that list what a side can do beside TCP
+TIMEOUT = 5.0  # seconds until an answer
 CPU, GPUS = 0, (1, 2)  # of ggml_backend_dev_type; an integrated GPU is one, too
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:
-    """Take host:port apart.
+    """Split host:port.
 
     Raises:
-        WorkerError: it is not that.
+        RpcServerError: it has another form.
 
     """
     match = re.fullmatch(r"([A-Za-z0-9._-]+):(\d{1,5})", text.strip())
     if match is None or not 0 < int(match[2]) < 65536:
-        raise WorkerError(f"{text!r}: is not host:port with a port from 1 to 65535, such as 192.168.1.20:50052")
+        raise RpcServerError(f"{text!r}: is not host:port with a port from 1 to 65535, such as 192.168.1.20:50052")
     return match[1], int(match[2])
 
 
-def say_hello(endpoint: str, timeout: float = PATIENCE) -> None:
-    """Check that a worker answers, and speaks this protocol; ggml itself would end the process.
+def say_hello(endpoint: str, timeout: float = TIMEOUT) -> None:
+    """Check that an RPC server answers and uses this protocol; ggml itself would end the process.
 
     Raises:
-        WorkerError: it does not.
+        RpcServerError: it does not.
 
     """
     host, port = parse_endpoint(endpoint)
@@ -57,24 +59,23 @@ def say_hello(endpoint: str, timeout: float = PATIENCE) -> None:
             while len(answer) < 8 + 4 + CAPABILITIES and (more := connection.recv(64)):
                 answer += more
     except TimeoutError:
-        raise WorkerError(
-            f"worker {endpoint}: does not answer within {timeout:.0f} s; it serves one client at a time"
+        raise RpcServerError(
+            f"RPC server {endpoint}: does not answer within {timeout:.0f} s; it serves one client at a time"
         ) from None
     except OSError as error:
-        raise WorkerError(f"worker {endpoint}: cannot be reached ({error.strerror or error})") from None
+        raise RpcServerError(f"RPC server {endpoint}: cannot be reached ({error.strerror or error})") from None
     if len(answer) < 8 + 3 or int.from_bytes(answer[:8], "little") != 4 + CAPABILITIES:
-        raise WorkerError(f"worker {endpoint}: is no RPC server of llama.cpp's; start one with `qwen35 worker`")
+        raise RpcServerError(f"{endpoint}: is not an RPC server of llama.cpp; start one with `qwen35 rpc-server`")
     if answer[8] != PROTOCOL:
-        raise WorkerError(
-            f"worker {endpoint}: speaks version {answer[8]} of the protocol, not {PROTOCOL}; install the same version"
-        )
+        version = f"version {answer[8]} of the protocol, not {PROTOCOL}"
+        raise RpcServerError(f"RPC server {endpoint}: uses {version}; install the same version of llama.cpp")
 
 
 def connect(endpoints: Sequence[str]) -> list[Device]:
-    """Make the devices of workers known to ggml, in this order.
+    """Register the devices of RPC servers with ggml, in this order.
 
     Raises:
-        WorkerError: one does not answer, or has no devices.
+        RpcServerError: one does not answer, or has no devices.
         MissingDependencyError: llama-cpp-python is not installed, or was built without RPC.
 
     """
@@ -89,7 +90,7 @@ def connect(endpoints: Sequence[str]) -> list[Device]:
         say_hello(endpoint)
         registry = rpc.ggml_backend_rpc_add_server(endpoint.encode())
         if not registry:
-            raise WorkerError(f"worker {endpoint}: has no devices")
+            raise RpcServerError(f"RPC server {endpoint}: has no devices")
         handle = ctypes.c_void_p(registry)
         for index in range(rpc.ggml_backend_reg_dev_count(handle)):
             pointer = rpc.ggml_backend_reg_dev_get(handle, ctypes.c_size_t(index))
@@ -98,16 +99,16 @@ def connect(endpoints: Sequence[str]) -> list[Device]:
 
 
 def serve(endpoint: str, *, threads: int) -> None:
-    """Serve the GPUs of this machine, or its processor if it has none, until a signal ends the process.
+    """Serve the GPUs of this machine, or its CPU if it has none, until a signal ends the process.
 
-    One client at a time: others wait.
+    It serves one client at a time; others wait.
 
     Args:
-        endpoint: host:port to listen at.
-        threads: of the processor.
+        endpoint: host:port to listen on.
+        threads: of the CPU.
 
     Raises:
-        WorkerError: it cannot listen there.
+        RpcServerError: it cannot listen there.
         MissingDependencyError: llama-cpp-python is not installed, or was built without RPC.
 
     """
@@ -116,7 +117,7 @@ def serve(endpoint: str, *, threads: int) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        raise WorkerError(
+        raise RpcServerError(
             f"{endpoint}: cannot listen there ({os.strerror(error.errno) if error.errno else error})"
         ) from None
     rpc = _library()
@@ -128,7 +129,7 @@ def serve(endpoint: str, *, threads: int) -> None:
     rpc.ggml_backend_rpc_start_server(
         endpoint.encode(), None, ctypes.c_size_t(threads), ctypes.c_size_t(len(devices)), array
     )
-    raise WorkerError(f"{endpoint}: the server ended; see the lines above")
+    raise RpcServerError(f"{endpoint}: the server ended; see the lines above")
 
 
 def _local(ggml: Any) -> list[tuple[int, int]]:
@@ -140,11 +141,10 @@ def _local(ggml: Any) -> list[tuple[int, int]]:
 
 
 def _library() -> Any:
-    runtime = installed_runtime()
-    if runtime is None:
-        message = "llama-cpp-python is needed for workers; install it with pip install 'qwen35-gguf[runtime]'"
+    if installed_runtime() is None:
+        message = "llama-cpp-python is needed for RPC servers; install it with pip install 'qwen35-gguf[runtime]'"
         raise MissingDependencyError(message)
-    library = ggml_library(runtime)
+    library = ggml_library()
     if library is None or not hasattr(library, "ggml_backend_rpc_add_server"):
         raise MissingDependencyError("this llama-cpp-python was built without RPC; build one with `make runtime`")
     return library

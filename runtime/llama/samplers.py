@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.errors import GrammarError
-from qwen35_gguf.runtime.llama.library import Closing, FloatArray, Model, clear_messages, library, reason
+from qwen35_gguf.runtime.llama.batch import FloatArray
+from qwen35_gguf.runtime.llama.library import Closing, clear_messages, library, reason
+from qwen35_gguf.runtime.llama.model import Model
 
 PENALTY_WINDOW = 1024
 BLOCK = 64  # logits whose maximum stands for them in the preselection

@@ -22,6 +22,7 @@ from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.errors import ContextError, MemoryLimitError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.quant import presets, tensor_types
+from qwen35_gguf.runtime.context_spec import Yarn
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning import activations
 from qwen35_gguf.runtime.planning.allocation import row_bytes
@@ -36,7 +37,6 @@ CELLS = 256  # llama.cpp rounds the context up to multiples of it
 LEAST_CONTEXT = 512  # a smaller one is of no use
 LONGEST_CONTEXT = 1 << 20  # with YaRN
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ
-YARN = 2  # LLAMA_ROPE_SCALING_TYPE_YARN
 IMAGE_PIXELS = 4_194_304  # of the largest picture, if not told otherwise
 # Measured with the 0.8B model: resident memory that is in none of llama.cpp's buffers.
 VOCABULARY_BYTES = 330  # a token: its text, the tables for looking it up, and the merges
@@ -476,8 +476,8 @@ def native_context(header: GgufHeader) -> int:
     return _count(header, "rope.scaling.original_context_length", 0) or _count(header, "context_length")
 
 
-def rope_scaling(header: GgufHeader, n_ctx: int) -> dict[str, Any]:
-    """Return the fields of `llama_context_params` for a context beyond the native one: YaRN, with the least factor.
+def rope_scaling(header: GgufHeader, n_ctx: int) -> Yarn | None:
+    """Return the scaling for a context beyond the native one: YaRN, with the least factor; None if it is not beyond.
 
     llama.cpp derives the rest from them: the extrapolation (`yarn_ext_factor`) is on for this type, the factor for
     the attention is 0.1 ln(factor) + 1 as in transformers, and beta_fast and beta_slow are 32 and 1. It applies to
@@ -491,13 +491,13 @@ def rope_scaling(header: GgufHeader, n_ctx: int) -> dict[str, Any]:
         raise ContextError(f"n_ctx {n_ctx:,}: has to be between 1 and {LONGEST_CONTEXT:,}")
     native, trained = native_context(header), _count(header, "context_length")
     if n_ctx <= max(native, trained):
-        return {}
-    return {"rope_scaling_type": YARN, "rope_freq_scale": native / n_ctx, "yarn_orig_ctx": native}
+        return None
+    return Yarn(native / n_ctx, native)
 
 
 def rope_note(header: GgufHeader, n_ctx: int, kv_type: str = "f16") -> str | None:
     """Say in one line what a context beyond the native one costs, None if it is not beyond."""
-    if not rope_scaling(header, n_ctx):
+    if rope_scaling(header, n_ctx) is None:
         return None
     shape, native = model_shape(header), native_context(header)
     cell = kv_cell_bytes(shape, kv_type) * shape.recurrent.count(False)

@@ -6,16 +6,14 @@ out the layers, and how patterns of `tensor_buft_overrides` are matched: the fir
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from qwen35_gguf.errors import DeviceError
 from qwen35_gguf.gguf_file.header import GgufHeader
-from qwen35_gguf.runtime.llama.devices import Device, choose_devices, find_devices, ggml_library
+from qwen35_gguf.runtime.llama.devices import Device, Offload, choose_devices, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
-from qwen35_gguf.runtime.llama.library import library
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.planning import memory
 from qwen35_gguf.runtime.planning.placement import HOST, Machine, Plan, make_plan
@@ -25,58 +23,19 @@ Layers = int | Literal["auto"]
 ALL = -1
 
 
-@dataclass(frozen=True)
-class Offload:
-    """What goes to devices other than the host.
-
-    Attributes:
-        devices: that get layers, in this order.
-        n_gpu_layers: layers on them, counted from the end, the output and the MTP block among them; -1 for all.
-        tensor_split: how many of these each device gets, or in which proportion; empty: in that of free memory.
-        overrides: pairs of a pattern for names of tensors and the name of the device that they are to be on.
-
-    """
-
-    devices: tuple[Device, ...] = ()
-    n_gpu_layers: int = 0
-    tensor_split: tuple[float, ...] = ()
-    overrides: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def endpoints(self) -> tuple[str, ...]:
-        """The workers among the devices."""
-        return tuple(dict.fromkeys(device.endpoint for device in self.devices if device.endpoint))
-
-    def __str__(self) -> str:
-        if not self.devices or not self.n_gpu_layers:
-            return "all layers on the host"
-        names = ", ".join(f"{d.name} ({d.endpoint})" if d.endpoint else d.name for d in self.devices)
-        count = "all layers" if self.n_gpu_layers < 0 else f"{self.n_gpu_layers} layers"
-        shares = f" ({':'.join(f'{share:g}' for share in self.tensor_split)})" if self.tensor_split else ""
-        moved = f", {len(self.overrides)} overrides" if self.overrides else ""
-        return f"{count} on {names}{shares}{moved}"
-
-
-class _Override(ctypes.Structure):
-    """`llama_model_tensor_buft_override`."""
-
-    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
-
-
 def find(names: Sequence[str] = (), workers: Sequence[str] = ()) -> list[Device]:
     """Find this machine's GPUs, or those of these names, and the devices of workers.
 
     Raises:
         DeviceError: one is not there.
-        WorkerError: a worker does not answer.
+        RpcServerError: a worker does not answer.
         MissingDependencyError: workers are named, and llama-cpp-python is not installed or has no RPC.
 
     """
-    runtime = installed_runtime()
-    if runtime is None:
+    if installed_runtime() is None:
         return []
     remote = connect(workers)
-    local = find_devices(runtime)
+    local = find_devices()
     if not names:
         return [*choose_devices(local, ()), *remote]
     named = choose_devices([*local, *remote], tuple(names))
@@ -174,40 +133,3 @@ def with_host_feed_forward(offload: Offload, header: GgufHeader, count: int) -> 
         return offload
     moved = (rf"^blk\.({layers})\.ffn_(gate|up|down)(_exps)?\.", HOST)
     return replace(offload, overrides=(*offload.overrides, moved))
-
-
-def model_params(offload: Offload) -> tuple[dict[str, Any], list[Any]]:
-    """Make the fields of `llama_model_params`, and what has to live as long as the model.
-
-    Raises:
-        DeviceError: an override names a device that is not there.
-
-    """
-    runtime = installed_runtime()
-    ggml: Any = ggml_library(runtime) if runtime else None
-    # Also where it is empty: without a list llama.cpp takes all that are there, and computes long prompts on them.
-    handles = (ctypes.c_void_p * (len(offload.devices) + 1))(*(device.pointer for device in offload.devices), None)
-    fields: dict[str, Any] = {"devices": ctypes.addressof(handles), "n_gpu_layers": offload.n_gpu_layers}
-    keep: list[Any] = [handles]
-    if offload.tensor_split:
-        split = (ctypes.c_float * library().llama_max_devices())(*offload.tensor_split)
-        fields["tensor_split"] = split
-        keep.append(split)
-    if offload.overrides:
-        ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
-        ggml.ggml_backend_dev_buffer_type.restype = ctypes.c_void_p
-        table = (_Override * (len(offload.overrides) + 1))()
-        for entry, (pattern, name) in zip(
-            table[:-1], offload.overrides, strict=True
-        ):  # the last one stays empty: the end
-            entry.pattern = pattern.encode()
-            if name == HOST:
-                entry.buffer_type = ggml.ggml_backend_cpu_buffer_type()
-                continue
-            device = next((device for device in offload.devices if device.name == name), None)
-            if device is None:
-                raise DeviceError(f"device {name!r}: an override names it, and it is not there")
-            entry.buffer_type = ggml.ggml_backend_dev_buffer_type(ctypes.c_void_p(device.pointer))
-        fields["tensor_buft_overrides"] = ctypes.addressof(table)
-        keep.append(table)
-    return fields, keep

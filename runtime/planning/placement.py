@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from qwen35_gguf.errors import DeviceError, MemoryLimitError
 from qwen35_gguf.gguf_file.header import GgufHeader
-from qwen35_gguf.runtime.llama.devices import WORKER, Device
+from qwen35_gguf.runtime.llama.devices import RPC_DEVICE, Device
 from qwen35_gguf.runtime.planning import memory
 from qwen35_gguf.runtime.planning.buffers import Bounds, Buffers, Choice, Graphs, bounds_of, buffers_of
 from qwen35_gguf.runtime.planning.units import Unit, largest_tensors, overrides_of, units_of
@@ -111,7 +111,7 @@ class Plan:
 
 def reserve_of(device: Device) -> int:
     """Return what is left free of a device's memory; a worker's is that of a processor, or it leaves its own."""
-    return 0 if device.kind == WORKER else GPU_RESERVE
+    return 0 if device.kind == RPC_DEVICE else GPU_RESERVE
 
 
 # ---- placing -----------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def _task(header: GgufHeader, machine: Machine, options: dict[str, Any]) -> _Tas
         shape=memory.model_shape(header, patched=patched),
         run=memory.run_of(**context, n_batch=options["n_batch"], outputs=options["outputs"], patched=patched),
         mtp=mtp,
-        gpus=tuple(gpu.kind != WORKER for gpu in machine.gpus),
+        gpus=tuple(gpu.kind != RPC_DEVICE for gpu in machine.gpus),
         largest=largest_tensors(header),
         output=units[-1].weights,
     )
@@ -341,8 +341,8 @@ def _finish(task: _Task, choice: Choice, buffers: Buffers) -> Plan:
     add(HOST, "vision", needed.vision_weights + needed.vision_compute)
     add(HOST, "vocabulary", needed.bookkeeping)
     capacity = {HOST: machine.ram} | {gpu.name: gpu.free for gpu in machine.gpus}
-    speed = {HOST: 1.0} | {gpu.name: 1.0 if gpu.kind == WORKER else GPU_SPEED for gpu in machine.gpus}
-    remote = {gpu.name for gpu in machine.gpus if gpu.kind == WORKER}
+    speed = {HOST: 1.0} | {gpu.name: 1.0 if gpu.kind == RPC_DEVICE else GPU_SPEED for gpu in machine.gpus}
+    remote = {gpu.name for gpu in machine.gpus if gpu.kind == RPC_DEVICE}
     order = [HOST, *(place.device for place in placements), HOST]
     return Plan(
         model=header.path.name,

@@ -29,13 +29,13 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant.divergence import log_softmax
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, Drafter, measure_costs, speed_up
-from qwen35_gguf.runtime.llama.devices import Device
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.devices import Device, Offload
+from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.planning import offload
-from qwen35_gguf.runtime.planning.offload import Offload
 from qwen35_gguf.runtime.planning.placement import HOST
-from qwen35_gguf.runtime.settings import Settings, context_options, from_record, model_options, needs
+from qwen35_gguf.runtime.settings import Settings, context_spec, from_record, model_spec, needs
 from qwen35_gguf.runtime.tuning.search import Measurement
 
 PROMPT, ANSWER = 512, 24  # tokens of a measurement; the prompt is at least one batch
@@ -84,8 +84,7 @@ class _Loaded:
             found = offload.find(job["devices"], job["rpc"])
             devices = [replace(device, free=free) for device, free in zip(found, job["free"], strict=True)]
         placed = place(read_header(path), settings, devices, ram=job["ram"], n_ctx=self.n_ctx)
-        options, keep = offload.model_params(placed)
-        self.model = Model(path, load_mtp=settings.draft, options=options | model_options(settings), keep=keep)
+        self.model = Model(path, model_spec(settings, placed, mtp=settings.draft))
         self.context = self._context(settings.kv_type)
         self._once: tuple[float, float] | None = None
         ids = self.model.tokenize(TEXT)
@@ -104,17 +103,14 @@ class _Loaded:
         self.model.close()
 
     def _context(self, kv_type: str, *, rollback: int = 0, outputs: int = COMPARED, hidden: bool = False) -> Context:
-        return Context(
-            self.model,
-            n_ctx=self.n_ctx,
+        spec = replace(
+            context_spec(self.settings, self.n_ctx),
             n_batch=min(self.settings.n_batch, self.n_ctx),
-            n_threads=self.settings.threads,
-            rollback=rollback,
-            outputs=outputs,
             kv_type=kv_type,
-            hidden=hidden,
-            options=context_options(self.settings),
+            n_rs_seq=rollback,
+            n_outputs=outputs,
         )
+        return Context(self.model, spec, hidden=hidden)
 
     def _evaluate(self, context: Context, ids: Sequence[int], outputs: int = 1) -> None:
         context.clear()
@@ -164,13 +160,7 @@ class _Loaded:
             return 1.0
         trunk = self._context(self.settings.kv_type, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, hidden=True)
         try:
-            drafter = Drafter(
-                self.model,
-                trunk,
-                n_threads=self.settings.threads,
-                kv_type=self.settings.kv_type,
-                options=context_options(self.settings),
-            )
+            drafter = Drafter(self.model, trunk)
             try:
                 verify, draft = measure_costs(trunk, drafter, MAX_DEPTH)
             finally:

@@ -164,7 +164,7 @@ def test_from_command_to_command(checkpoint: Factory, files: list[Path], tmp_pat
 
 
 def test_the_packaged_texts_are_apart_and_chats_go_through_the_template(files: list[Path]) -> None:
-    from qwen35_gguf.runtime.llama.library import Model
+    from qwen35_gguf.runtime.llama.model import Model
 
     passages = [set(packaged_text(name, None).split("\n\n")) for name in (CALIBRATION, EVALUATION)]
     assert not passages[0] & passages[1]

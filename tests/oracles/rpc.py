@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from qwen35_gguf.errors import WorkerError
+from qwen35_gguf.errors import RpcServerError
 from qwen35_gguf.runtime.llama import rpc
 
 STARTS = 20.0  # seconds that a worker may take to start
@@ -31,7 +31,7 @@ def worker(port: int) -> Iterator[subprocess.Popen[str]]:
                 try:
                     rpc.say_hello(f"127.0.0.1:{port}")
                     break
-                except WorkerError:
+                except RpcServerError:
                     assert time.monotonic() < deadline
                     assert process.poll() is None, process.stderr and process.stderr.read()
                     time.sleep(0.05)

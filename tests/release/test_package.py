@@ -221,7 +221,7 @@ def test_large_files_are_split(tmp_path: Path) -> None:
 
 
 def test_mtp_files_are_draft_models(tmp_path: Path) -> None:
-    from qwen35_gguf.runtime.llama.library import Model
+    from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 
     folder = tmp_path / "release"
     package.package(FromCheckpoint(str(TINY), ("Q4_0",), mtp_files=True), folder, FAST)
@@ -234,7 +234,7 @@ def test_mtp_files_are_draft_models(tmp_path: Path) -> None:
     assert {name.split(".")[1] for name in names if name.startswith("blk.")} == {"8"}
     assert {"token_embd.weight", "output_norm.weight"} <= set(names)
     assert run("lint", head).exit_code == 0
-    with Model(head, load_mtp=True) as loaded:
+    with Model(head, ModelSpec(mtp=True)) as loaded:
         assert loaded.n_vocab == 8192
     assert "| MTP head |" in (folder / "README.md").read_text()
 

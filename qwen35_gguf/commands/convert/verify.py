@@ -14,7 +14,7 @@ from qwen35_gguf.convert import hub, verify
 from qwen35_gguf.errors import MissingDependencyError, ModelError
 from qwen35_gguf.evaluation.parity import compare_with_checkpoint, oracle_installed
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.cpu_threads import default_threads
 
 
 @click.command("verify")

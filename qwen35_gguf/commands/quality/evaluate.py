@@ -19,7 +19,7 @@ from qwen35_gguf.evaluation.size_plot import Point, draw
 from qwen35_gguf.evaluation.texts.packaged import EVALUATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant.divergence import Divergence, Figure
-from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.model_files import read_model
 
 PATH = click.Path(path_type=Path)

@@ -13,7 +13,7 @@ from qwen35_gguf.evaluation import collect_imatrix
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant import imatrix
-from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.cpu_threads import default_threads
 
 PATH = click.Path(path_type=Path)
 

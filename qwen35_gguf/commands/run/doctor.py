@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -12,7 +10,8 @@ import click
 
 from qwen35_gguf import ggml_ops
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.runtime.llama.install import STOCK_NOTE, Installed, installed_runtime
+from qwen35_gguf.runtime.llama.devices import find_devices
+from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 
 
 @click.command("doctor")
@@ -41,32 +40,15 @@ def report() -> Iterator[tuple[str, str]]:
     else:
         yield "runtime", f"llama-cpp-python {runtime.version}, stock"
         yield "", STOCK_NOTE
-    for device in devices(runtime):
+    for device in devices():
         yield "device", device
 
 
-def devices(runtime: Installed) -> Iterator[str]:
+def devices() -> Iterator[str]:
     """Yield a line for each device that the runtime's ggml finds: name, description, memory."""
-    suffix = {"darwin": "libggml{}.dylib", "win32": "ggml{}.dll"}.get(sys.platform, "libggml{}.so")
-    for part in ("-base", "-cpu", ""):
-        path = runtime.folder / "lib" / suffix.format(part)
-        if not path.is_file():
-            yield f"unknown: {path.name} is not in {path.parent}"
-            return
-        ggml = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    ggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    for index in range(ggml.ggml_backend_dev_count()):
-        device = ctypes.c_void_p(ggml.ggml_backend_dev_get(ctypes.c_size_t(index)))
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-        yield (
-            f"{_text(ggml.ggml_backend_dev_name, device)}: {_text(ggml.ggml_backend_dev_description, device)}, "
-            f"{total.value / 1e9:.1f} GB, {free.value / 1e9:.1f} GB free"
-        )
-
-
-def _text(function: ctypes._NamedFuncPointer, device: ctypes.c_void_p) -> str:
-    function.restype = ctypes.c_char_p
-    text: bytes = function(device)
-    return text.decode(errors="replace")
+    found = find_devices()
+    if not found:
+        yield "unknown: the ggml libraries of llama-cpp-python are not in the expected place"
+    for device in found:
+        total, free = device.total / 1e9, device.free / 1e9
+        yield f"{device.name}: {device.description}, {total:.1f} GB, {free:.1f} GB free"

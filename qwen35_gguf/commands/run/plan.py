@@ -104,8 +104,8 @@ def read_machine(
     """Describe the machine: this one, or the one that the sizes speak of, with workers.
 
     Raises:
-        DeviceError: a device is not there.
-        WorkerError: a worker does not answer.
+        DeviceError: a device is not available.
+        RpcServerError: an RPC server does not answer.
 
     """
     host = available_bytes() if ram is None else ram

@@ -17,7 +17,7 @@ from rich.table import Table
 from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.parameter_types import DURATION, ENDPOINTS
 from qwen35_gguf.errors import ModelError
-from qwen35_gguf.runtime.llama.library import default_threads
+from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory, offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.llama import rpc
 from qwen35_gguf.runtime.llama.devices import is_loopback
-from qwen35_gguf.runtime.llama.library import default_threads
 
 WARNING = (
     "warning: {} can be reached by others, and the protocol has no authentication: whoever reaches it can use this "

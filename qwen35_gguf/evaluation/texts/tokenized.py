@@ -8,7 +8,7 @@ from pathlib import Path
 from qwen35_gguf.errors import MissingDependencyError, Qwen35Error
 from qwen35_gguf.evaluation.texts.packaged import Render, packaged_text, read_text
 from qwen35_gguf.runtime.chat.template import ChatTemplate
-from qwen35_gguf.runtime.llama.library import Model
+from qwen35_gguf.runtime.llama.model import Model
 
 Split = Callable[[Model], list[int]]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.errors import GrammarError, MessageError
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, grammar_text, new_seed
-from qwen35_gguf.runtime.llama.library import Model
+from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, Grammar, candidate_array, preselect
 
 N = 5000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,31 +11,34 @@ import pytest
 
 from oracles import llama
 from qwen35_gguf.errors import ContextError
+from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.prefix_cache import StateFolder
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Engine
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 
 GREEDY = Sampling(temperature=0, presence_penalty=0)
 WARM = Sampling(temperature=1.5, top_p=1, presence_penalty=0)
 MIXED = Sampling(temperature=0.7, top_p=1, presence_penalty=0)  # repeats a token for a while
 START = 1  # stands for the token that begins a message
+SPEC = ContextSpec(2048, n_threads=1)
 
 
 @pytest.fixture(scope="module")
 def loaded(files: list[Path]) -> Iterator[Model]:
-    with Model(files[0], load_mtp=True) as model:
+    with Model(files[0], ModelSpec(mtp=True)) as model:
         yield model
 
 
 @pytest.fixture(scope="module")
 def echo(echoing: Path) -> Iterator[Model]:
-    with Model(echoing, load_mtp=True) as model:
+    with Model(echoing, ModelSpec(mtp=True)) as model:
         yield model
 
 
-def engine(model: Model, **options: object) -> Engine:
-    return Engine(model, n_ctx=2048, n_threads=1, boundary=START, **options)  # type: ignore[arg-type]
+def engine(model: Model, spec: ContextSpec = SPEC, **options: object) -> Engine:
+    return Engine(model, spec, boundary=START, **options)  # type: ignore[arg-type]
 
 
 def messages(seed: int, *lengths: int) -> list[int]:
@@ -57,7 +61,7 @@ def answer(on: Engine, model: Model, prompt: list[int], settings: Sampling = GRE
 
 def test_greedy_tokens_are_those_of_llama(files: list[Path], loaded: Model) -> None:
     prompt = messages(1, 20)
-    with engine(loaded, kv_type="f32", options={"flash_attn_type": 0}) as mine:
+    with engine(loaded, replace(SPEC, kv_type="f32", flash_attention=False)) as mine:
         found = answer(mine, loaded, prompt)
     tokens = list(prompt)
     with llama.loaded(files[0]) as model, llama.context(model, 64) as ctx:

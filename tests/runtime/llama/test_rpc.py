@@ -20,15 +20,16 @@ from click.testing import CliRunner
 from oracles import allocator
 from oracles.rpc import free_port, worker
 from qwen35_gguf.cli import main
-from qwen35_gguf.errors import DeviceError, WorkerError
+from qwen35_gguf.errors import DeviceError, RpcServerError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.llama import rpc
-from qwen35_gguf.runtime.llama.devices import Device
-from qwen35_gguf.runtime.llama.library import Context, Model
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.devices import Device, Offload
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec, offload_fields
 from qwen35_gguf.runtime.planning import memory, offload
-from qwen35_gguf.runtime.planning.offload import Offload
 from qwen35_gguf.runtime.planning.placement import HOST, Machine, Plan, make_plan
 
 
@@ -41,10 +42,9 @@ def endpoint() -> Iterator[str]:
 
 def evaluate(file: Path, chosen: Offload) -> np.ndarray:
     """The logits of a prompt's last rows and of some single tokens, rolled back once between."""
-    options, keep = offload.model_params(chosen)
     with (
-        Model(file, load_mtp=True, options=options, keep=keep) as model,
-        Context(model, n_ctx=256, outputs=8, rollback=2) as context,
+        Model(file, ModelSpec(chosen, mtp=True)) as model,
+        Context(model, ContextSpec(256, n_outputs=8, n_rs_seq=2)) as context,
     ):
         ids = model.tokenize("The river rises in the hills, turns east below the old mill, and reaches the sea.")
         context.evaluate(ids, 0, outputs=8)
@@ -70,7 +70,7 @@ def test_every_split_gives_the_logits_of_the_cpu(files: list[Path], endpoint: st
 def test_what_is_on_the_host_is_not_computed_elsewhere(files: list[Path], endpoint: str) -> None:
     """llama.cpp knows a worker from the moment it is connected to."""
     assert offload.find(workers=(endpoint,))
-    options, keep = offload.model_params(Offload())
+    options, keep = offload_fields(Offload())
     with allocator.loaded(files[0], weights=False, **options) as (model, _), allocator.made(model, n_ctx=256) as _:
         assert "RPC" not in allocator.log()
     del keep
@@ -142,10 +142,10 @@ def test_a_worker_that_dies_is_an_error_and_its_successor_answers(files: list[Pa
                 process.kill()
                 process.wait()
 
-        with pytest.raises(WorkerError, match=rf"worker {endpoint}: is gone"):
+        with pytest.raises(RpcServerError, match=rf"RPC server {endpoint}: is gone"):
             model.generate("one two", max_tokens=1500, temperature=0, on_text=kill_soon)
         assert expected.startswith("".join(seen)[: len(expected)])  # nothing made up at the end
-        with pytest.raises(WorkerError, match=rf"worker {endpoint}: cannot be reached"):
+        with pytest.raises(RpcServerError, match=rf"RPC server {endpoint}: cannot be reached"):
             model.generate("one two", max_tokens=20, temperature=0)
         stack.enter_context(worker(port))
         assert model.generate("one two", max_tokens=20, temperature=0).text == expected
@@ -159,10 +159,54 @@ def test_a_worker_that_dies_between_requests(files: list[Path]) -> None:
         expected = model.generate("one two", max_tokens=8, temperature=0).text
         process.kill()
         process.wait()
-        with pytest.raises(WorkerError):
+        with pytest.raises(RpcServerError):
             model.generate("three four", max_tokens=8, temperature=0)
         stack.enter_context(worker(port))
         assert model.generate("one two", max_tokens=8, temperature=0).text == expected
+
+
+def all_on(endpoint: str, file: Path) -> ModelSpec:
+    """Put every layer on an RPC server."""
+    return ModelSpec(offload.choose(read_header(file), offload.ALL, offload.find(workers=(endpoint,)), ram=0))
+
+
+def first_logits(context: Context) -> np.ndarray:
+    context.clear()
+    context.evaluate([1, 2, 3], 0, outputs=1)
+    return context.logits(-1)
+
+
+def test_loading_another_model_does_not_forget_a_lost_server(files: list[Path]) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(worker(int(endpoint.rpartition(":")[2])))
+        first = stack.enter_context(Model(files[0], all_on(endpoint, files[0])))
+        context = stack.enter_context(Context(first, ContextSpec(256)))
+        expected = first_logits(context).copy()
+        process.kill()
+        process.wait()
+        with pytest.raises(RpcServerError, match="is gone"):
+            first_logits(context)
+        with Model(files[0]) as second, Context(second, ContextSpec(256)) as other:
+            np.testing.assert_allclose(first_logits(other), expected, atol=2e-4)
+            with pytest.raises(RpcServerError, match=f"RPC server {endpoint}: is gone"):
+                first_logits(context)
+            np.testing.assert_allclose(first_logits(other), expected, atol=2e-4)
+
+
+def test_a_lost_server_fails_the_models_that_use_it_and_no_other(files: list[Path], endpoint: str) -> None:
+    lost = f"127.0.0.1:{free_port()}"
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(worker(int(lost.rpartition(":")[2])))
+        models = [stack.enter_context(Model(files[0], all_on(server, files[0]))) for server in (lost, endpoint)]
+        contexts = [stack.enter_context(Context(model, ContextSpec(256))) for model in models]
+        expected = first_logits(contexts[1]).copy()
+        process.kill()
+        process.wait()
+        with pytest.raises(RpcServerError, match=f"RPC server {lost}: is gone"):
+            first_logits(contexts[0])
+        np.testing.assert_array_equal(first_logits(contexts[1]), expected)
+        assert [model.rpc.lost for model in models] == [[lost], []]
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------------
@@ -170,20 +214,20 @@ def test_a_worker_that_dies_between_requests(files: list[Path]) -> None:
 
 @pytest.mark.parametrize("text", ["", "host", "host:", "host:0", "host:70000", ":1", "a b:1", "http://a:1", "host:-1"])
 def test_what_is_no_endpoint(text: str) -> None:
-    with pytest.raises(WorkerError, match="is not host:port"):
+    with pytest.raises(RpcServerError, match="is not host:port"):
         rpc.parse_endpoint(text)
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(WorkerError, match="cannot be reached"):
+    with pytest.raises(RpcServerError, match="cannot be reached"):
         offload.find(workers=(f"127.0.0.1:{free_port()}",))
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(40), "no RPC server"),
-        (b"", "no RPC server"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(40), "is not an RPC server"),
+        (b"", "is not an RPC server"),
         ((28).to_bytes(8, "little") + bytes([3, 0, 0, 0]) + bytes(24), "version 3 of the protocol, not 7"),
     ],
 )
@@ -198,7 +242,7 @@ def test_something_else_listens(answer: bytes, words: str) -> None:
 
         thread = threading.Thread(target=reply)
         thread.start()
-        with pytest.raises(WorkerError, match=words):
+        with pytest.raises(RpcServerError, match=words):
             rpc.say_hello(f"127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 
@@ -206,7 +250,7 @@ def test_something_else_listens(answer: bytes, words: str) -> None:
 def test_nobody_answers() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        pytest.raises(WorkerError, match=r"does not answer within 0 s; it serves one client at a time"),
+        pytest.raises(RpcServerError, match=r"does not answer within 0 s; it serves one client at a time"),
     ):
         rpc.say_hello(f"127.0.0.1:{server.getsockname()[1]}", timeout=0.2)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import llama_cpp
 import numpy as np
 import pytest
 from gguf import GGUFReader
@@ -17,10 +17,15 @@ from PIL import Image
 from oracles import llama, multimodal
 from oracles.vision import picture as draw
 from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.errors import MediaError, VisionError
+from qwen35_gguf.errors import ContextError, MediaError, VisionError
+from qwen35_gguf.runtime.chat import message_media
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama import model as runtime
+from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.media import image, vision_encoder
 from qwen35_gguf.runtime.media.video import FramePair, Video, VideoLimits, pair_times, sample_indices
 
+EXACT = ContextSpec(1024, n_threads=2, kv_type="f32", flash_attention=False)
 QUESTION = "<|im_start|>user\nLook: {} What is this, and what is it not?<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -44,24 +49,37 @@ def png(pixels: Any) -> bytes:
 
 def answer(model: Model, text: str, items: list[Any], *, n_batch: int = 512) -> np.ndarray:  # type: ignore[type-arg]
     """Logits of the text after the last picture, (tokens, vocab)."""
-    parts = vision_encoder.split_prompt(text, items)
+    parts = message_media.split_prompt(text, items)
     tokens = iter(llama.tokenize(model.gguf, [part for part in parts if isinstance(part, str)]))
     with (
-        llama.loaded(model.gguf) as loaded,
-        llama.context(loaded, 1024) as ctx,
-        vision_encoder.Vision(model.mmproj, loaded, n_threads=1) as tower,
+        runtime.Model(model.gguf) as loaded,
+        Context(loaded, replace(EXACT, n_batch=n_batch, n_outputs=n_batch)) as context,
+        vision_encoder.VisionEncoder(model.mmproj, loaded, n_threads=1) as encoder,
     ):
-        chunks = [next(tokens) if isinstance(part, str) else tower.embed(part) for part in parts]
-        n_past = vision_encoder.evaluate(ctx, chunks[:-1], 0, n_batch=n_batch, logits_last=False)
-        assert n_past == vision_encoder.n_positions(chunks[:-1]) != vision_encoder.n_cells(chunks[:-1])
-        vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(loaded))
-        return llama.decode(ctx, chunks[-1], n_past, vocab)
+        pos, cells = 0, 0
+        for part in parts[:-1]:
+            if isinstance(part, str):
+                ids = next(tokens)
+                for start in range(0, len(ids), n_batch):
+                    context.evaluate(ids[start : start + n_batch], pos + start)
+                pos, cells = pos + len(ids), cells + len(ids)
+            else:
+                embedding = encoder.embed(part)
+                pos, cells = vision_encoder.evaluate_image(context, embedding, pos), cells + embedding.n_tokens
+        assert pos < cells
+        last = next(tokens)
+        rows = []
+        for start in range(0, len(last), n_batch):
+            ids = last[start : start + n_batch]
+            context.evaluate(ids, pos + start, outputs=len(ids))
+            rows.append(context.last_logits(len(ids)).copy())
+        return np.concatenate(rows)
 
 
 @pytest.mark.parametrize("sizes", [[(300, 200)], [(64, 330), (257, 255)]], ids=["one", "two"])
 def test_pictures_equal_transformers(converted: Model, sizes: list[tuple[int, int]]) -> None:
     pictures = [draw(width, height, seed) for seed, (width, height) in enumerate(sizes)]
-    text = QUESTION.format(" and ".join([vision_encoder.IMAGE_PLACE] * len(sizes)))
+    text = QUESTION.format(" and ".join([message_media.IMAGE_PLACE] * len(sizes)))
     inputs = multimodal.processor(converted.source)(
         text=[text], images=[Image.fromarray(p) for p in pictures], return_tensors="pt"
     )
@@ -80,7 +98,7 @@ def test_pictures_equal_transformers(converted: Model, sizes: list[tuple[int, in
 
 def test_split_batches_give_the_same(converted: Model) -> None:
     item = image.load_image(png(draw(300, 200, 0)))
-    text = QUESTION.format(vision_encoder.IMAGE_PLACE)
+    text = QUESTION.format(message_media.IMAGE_PLACE)
     whole, split = (answer(converted, text, [item], n_batch=n) for n in (512, 7))
     assert llama.mean_kl(whole, split) < 1e-7
 
@@ -108,8 +126,8 @@ def test_a_video_equals_transformers(converted: Model) -> None:
     chosen = [frames[i] for i in indices]
     pairs = zip(chosen[::2], chosen[1::2], pair_times(indices, 4.0), strict=True)
     video = Video(tuple(FramePair(a, b, t, image.content_hash(a, b)) for a, b, t in pairs))
-    text = QUESTION.format(vision_encoder.VIDEO_PLACE)
-    parts = vision_encoder.split_prompt(text, [video])
+    text = QUESTION.format(message_media.VIDEO_PLACE)
+    parts = message_media.split_prompt(text, [video])
     written = "".join(p if isinstance(p, str) else processor.video_token * p.n_tokens for p in parts)
     assert written == processor.tokenizer.decode(inputs["input_ids"][0])
 
@@ -125,8 +143,11 @@ def test_a_video_equals_transformers(converted: Model) -> None:
 def test_an_odd_frame_is_a_pair_with_itself_and_equals_a_picture(converted: Model) -> None:
     item = image.load_image(png(draw(96, 64, 0)), image.MediaLimits(min_pixels=1024))
     still = FramePair(item.rgb, item.rgb, 0.0, "still")
-    with llama.loaded(converted.gguf) as model, vision_encoder.Vision(converted.mmproj, model, n_threads=1) as tower:
-        np.testing.assert_allclose(tower.embed(still).values, tower.embed(item).values, atol=1e-4)
+    with (
+        runtime.Model(converted.gguf) as model,
+        vision_encoder.VisionEncoder(converted.mmproj, model, n_threads=1) as encoder,
+    ):
+        np.testing.assert_allclose(encoder.embed(still).values, encoder.embed(item).values, atol=1e-4)
 
 
 def test_the_same_picture_is_encoded_once(converted: Model) -> None:
@@ -135,23 +156,23 @@ def test_the_same_picture_is_encoded_once(converted: Model) -> None:
     again = image.load_image(png(draw(64, 64, 0)), small)
     room = 2 * 4 * 256 * 4  # two pictures of 4 tokens of 256 floats
     with (
-        llama.loaded(converted.gguf) as model,
-        vision_encoder.Vision(converted.mmproj, model, n_threads=1, cache_bytes=room) as tower,
+        runtime.Model(converted.gguf) as model,
+        vision_encoder.VisionEncoder(converted.mmproj, model, n_threads=1, cache_bytes=room) as encoder,
     ):
-        first = tower.embed(one)
+        first = encoder.embed(one)
         assert first.values.shape == (4, 256)
-        assert tower.embed(again) is first
-        tower.embed(two)
-        assert tower.embed(one) is first
-        assert tower.encoded == 2
-        tower.embed(three)  # the least recently used, two, goes
-        assert tower.embed(one) is first
-        assert tower.encoded == 3
-        tower.embed(two)
-        assert tower.encoded == 4
+        assert encoder.embed(again) is first
+        encoder.embed(two)
+        assert encoder.embed(one) is first
+        assert encoder.encoded == 2
+        encoder.embed(three)  # the least recently used, two, goes
+        assert encoder.embed(one) is first
+        assert encoder.encoded == 3
+        encoder.embed(two)
+        assert encoder.encoded == 4
 
 
-def test_the_towers_errors(converted: Model, tmp_path: Path) -> None:
+def test_errors_of_the_vision_encoder(converted: Model, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(converted.mmproj.read_bytes()[:100_000])
     other = tmp_path / "other.gguf"
@@ -159,42 +180,44 @@ def test_the_towers_errors(converted: Model, tmp_path: Path) -> None:
     reader = GGUFReader(other, "r+")
     reader.fields["clip.vision.projection_dim"].parts[-1][0] = 512
     del reader
-    with llama.loaded(converted.gguf) as model:
+    with runtime.Model(converted.gguf) as model:
         for path, message in [
             (tmp_path / "none.gguf", "No such file"),
             (broken, "truncated"),
-            (converted.gguf, "not a vision tower but qwen35"),
-            (other, "another model .it makes embeddings of 512, the text model takes 256"),
+            (converted.gguf, "not a vision encoder but a model of qwen35"),
+            (other, "another model .its embeddings have width 512, the text model takes 256"),
         ]:
             with pytest.raises(VisionError, match=message) as error:
-                vision_encoder.Vision(path, model)
+                vision_encoder.VisionEncoder(path, model)
             assert "\n" not in str(error.value)
-        tower = vision_encoder.Vision(converted.mmproj, model, n_threads=1)
-        tower.close()
-        tower.close()
+        encoder = vision_encoder.VisionEncoder(converted.mmproj, model, n_threads=1)
+        encoder.close()
+        encoder.close()
         with pytest.raises(VisionError, match="closed"):
-            tower.embed(image.load_image(png(draw(64, 64, 0))))
+            encoder.embed(image.load_image(png(draw(64, 64, 0))))
 
 
 def test_a_full_context_is_an_error(converted: Model) -> None:
     item = image.load_image(png(draw(640, 640, 0)))
     with (
-        llama.loaded(converted.gguf) as model,
-        llama.context(model, 256) as ctx,
-        vision_encoder.Vision(converted.mmproj, model, n_threads=1) as tower,
-        pytest.raises(VisionError, match="context is full"),
+        runtime.Model(converted.gguf) as model,
+        Context(model, ContextSpec(256, n_batch=64)) as context,
+        vision_encoder.VisionEncoder(converted.mmproj, model, n_threads=1) as encoder,
     ):
-        vision_encoder.evaluate(ctx, [[1, 2], tower.embed(item)], 0, n_batch=64)
+        context.evaluate([1, 2], 0)
+        embedding = encoder.embed(item)
+        with pytest.raises(ContextError, match="context of 256 tokens is full"):
+            vision_encoder.evaluate_image(context, embedding, 2)
 
 
 def test_places_have_to_match() -> None:
     item = image.picture(np.zeros((32, 32, 3), np.uint8))
     video = Video((FramePair(item.rgb, item.rgb, 0.5, "x"), FramePair(item.rgb, item.rgb, 1.5, "y")))
-    still, film = vision_encoder.IMAGE_PLACE, vision_encoder.VIDEO_PLACE
-    assert vision_encoder.split_prompt("plain", []) == ["plain"]
-    start, end = vision_encoder.START, vision_encoder.END
+    still, film = message_media.IMAGE_PLACE, message_media.VIDEO_PLACE
+    assert message_media.split_prompt("plain", []) == ["plain"]
+    start, end = message_media.START, message_media.END
     expected = [f"a{start}", item, f"{end}b<0.5 seconds>{start}", video.pairs[0], f"{end}<1.5 seconds>{start}"]
-    assert vision_encoder.split_prompt(f"a{still}b{film}", [item, video]) == [*expected, video.pairs[1], end]
+    assert message_media.split_prompt(f"a{still}b{film}", [item, video]) == [*expected, video.pairs[1], end]
     for text, given in [(still, []), ("a", [item]), (still * 2, [item]), (film + still, [item, video])]:
         with pytest.raises(MediaError, match="places for pictures"):
-            vision_encoder.split_prompt(text, given)
+            message_media.split_prompt(text, given)

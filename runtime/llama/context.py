@@ -1,0 +1,228 @@
+"""A context: KV cache, recurrent states and buffers; evaluating, logits, hidden states, and copies of states."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.errors import ContextError, ModelError
+from qwen35_gguf.runtime.context_spec import KV_TYPES, ContextSpec
+from qwen35_gguf.runtime.llama.batch import Batch, FloatArray, IntArray
+from qwen35_gguf.runtime.llama.eval_callback import EvalCallback
+from qwen35_gguf.runtime.llama.library import Closing, clear_messages, extension_library, library, reason, set_fields
+from qwen35_gguf.runtime.llama.model import Model
+
+ByteArray = npt.NDArray[np.uint8]
+
+NO_SLOT = 1  # of llama_decode: no place in the KV cache
+FLASH_AUTO, FLASH_OFF = -1, 0  # of llama_flash_attn_type
+YARN = 2  # LLAMA_ROPE_SCALING_TYPE_YARN
+
+
+def context_fields(spec: ContextSpec) -> dict[str, Any]:
+    """Return the fields of `llama_context_params`."""
+    fields: dict[str, Any] = {
+        "n_ctx": spec.n_ctx,
+        "n_batch": spec.n_batch,
+        "n_ubatch": spec.n_batch,
+        "n_threads": spec.n_threads,
+        "n_threads_batch": spec.n_threads_batch or spec.n_threads,
+        "n_rs_seq": spec.n_rs_seq,
+        "n_seq_max": spec.n_seq,
+        "n_outputs_max": max(spec.n_outputs, spec.n_seq),
+        "kv_unified": spec.n_seq > 1,
+        "type_k": KV_TYPES[spec.kv_type],
+        "type_v": KV_TYPES[spec.kv_type],
+        "flash_attn_type": FLASH_AUTO if spec.flash_attention else FLASH_OFF,
+        "no_perf": True,
+    }
+    if spec.yarn is not None:
+        fields["rope_scaling_type"] = YARN
+        fields["rope_freq_scale"], fields["yarn_orig_ctx"] = spec.yarn.freq_scale, spec.yarn.native_ctx
+    return fields
+
+
+class Context(Closing):
+    """Memory (KV cache and recurrent states) and buffers for evaluating a model.
+
+    Attributes:
+        pointer: `llama_context_p`.
+        spec: what it was made with.
+        n_ctx: cells.
+        n_batch: rows of one call at most.
+
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        spec: ContextSpec,
+        *,
+        hidden: bool = False,
+        mtp_of: Context | None = None,
+        eval_callback: EvalCallback | None = None,
+    ) -> None:
+        """Make a context.
+
+        Args:
+            model: must outlive it.
+            spec: see `ContextSpec`.
+            hidden: also give the hidden states after the final norm, which the MTP head takes.
+            mtp_of: make a context for the MTP head of this context's model.
+            eval_callback: sees the nodes of the graph as they are computed.
+
+        Raises:
+            ModelError: there is not enough memory, or llama.cpp refuses; its reason is given.
+            RpcServerError: an RPC server is gone.
+
+        """
+        self._library = lib = library()
+        self._model = model
+        self._rpc = model.rpc
+        self.pointer: Any = None
+        params = lib.llama_context_default_params()
+        set_fields(params, context_fields(spec))
+        if mtp_of is not None:
+            params.ctx_type, params.ctx_other = lib.LLAMA_CONTEXT_TYPE_MTP, mtp_of.pointer
+        if eval_callback is not None:
+            params.cb_eval, params.cb_eval_user_data = eval_callback.function, None
+        clear_messages()
+        self.pointer = lib.llama_init_from_model(model.pointer, params)
+        if not self.pointer:
+            self._rpc.check()
+            raise ModelError(f"context of {spec.n_ctx} tokens: cannot be made ({reason('too little memory')})")
+        self.memory = lib.llama_get_memory(self.pointer)
+        self.spec, self.n_ctx, self.n_batch = spec, spec.n_ctx, spec.n_batch
+        self.mtp = mtp_of is not None
+        self._batch = Batch(spec.n_batch, model.n_embd if self.mtp else 0)
+        self._embedding_batch: Batch | None = None  # made with the first image
+        self._vector = (model.n_vocab,)
+        self._rows = 0  # of the last call
+        if hidden or self.mtp:
+            self._ext = extension_library()
+            # Of all rows: "masked" gives the head's first rows, not those with logits (llama-context.cpp, decode).
+            self._ext.llama_set_embeddings_nextn(self.pointer, True, False)
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        if self.pointer:
+            self._library.llama_free(self.pointer)
+        self.pointer = None
+
+    def evaluate(
+        self, tokens: Sequence[int], pos: int, *, seq: int = 0, outputs: int = 0, embd: FloatArray | None = None
+    ) -> None:
+        """Evaluate consecutive tokens of a sequence, at most `n_batch`, with logits for the last `outputs`.
+
+        Args:
+            tokens: ids.
+            pos: position of the first.
+            seq: the sequence.
+            outputs: rows at the end that get logits.
+            embd: (tokens, n_embd) float32, the hidden states that the context of an MTP head takes.
+
+        Raises:
+            ContextError: no cells are left.
+            ModelError: llama.cpp fails.
+            RpcServerError: an RPC server is gone.
+
+        """
+        self._batch.fill(tokens, pos, seq=seq, outputs=outputs, embd=embd)
+        self._decode(self._batch)
+
+    def evaluate_rows(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
+        """Evaluate one token for each of several sequences, with logits for all; errors as of `evaluate`."""
+        self._batch.fill_rows(tokens, positions, sequences)
+        self._decode(self._batch)
+
+    def evaluate_embeddings(self, values: FloatArray, positions: IntArray, *, seq: int = 0, outputs: int = 0) -> None:
+        """Evaluate rows of an image, at most `n_batch`; errors as of `evaluate`.
+
+        Args:
+            values: (rows, n_embd) float32.
+            positions: (4, rows) int32: time, row, column, and one that is not used.
+            seq: the sequence.
+            outputs: rows at the end that get logits.
+
+        """
+        if self._embedding_batch is None:
+            self._embedding_batch = Batch(self.n_batch, self._model.n_embd, tokens=False)
+        self._embedding_batch.fill_embeddings(values, positions, seq=seq, outputs=outputs)
+        self._decode(self._embedding_batch)
+
+    def _decode(self, batch: Batch) -> None:
+        self._rows = batch.struct.n_tokens
+        clear_messages()
+        result = self._library.llama_decode(self.pointer, batch.struct)
+        self._rpc.check()
+        if result == NO_SLOT:
+            raise ContextError(f"the context of {self.n_ctx} tokens is full; raise n_ctx")
+        if result != 0:
+            raise ModelError(f"llama.cpp cannot evaluate ({reason(f'llama_decode returned {result}')})")
+
+    def logits(self, row: int) -> FloatArray:
+        """Return the logits of a row of the last call (-1: the last), (n_vocab,) float32, valid until the next."""
+        pointer = self._library.llama_get_logits_ith(self.pointer, row)
+        self._rpc.check()  # the call above waits for the servers
+        if not pointer:
+            raise ModelError(f"llama.cpp has no logits of row {row}")
+        return np.ctypeslib.as_array(pointer, self._vector)
+
+    def last_logits(self, rows: int) -> FloatArray:
+        """Return the logits of the last call's last `rows`, (rows, n_vocab) float32, valid until the next.
+
+        llama.cpp stores the rows that were asked for one after another.
+        """
+        first = self.logits(self._rows - rows)
+        return np.ctypeslib.as_array(first.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), (rows, first.size))
+
+    def hidden(self, rows: int) -> FloatArray:
+        """Return the hidden states of the last call's `rows`, (rows, n_embd) float32, valid until the next."""
+        pointer = self._ext.llama_get_embeddings_nextn(self.pointer)
+        if not pointer:
+            raise ModelError("llama.cpp gives no hidden states for the MTP head")
+        return np.ctypeslib.as_array(pointer, (rows, self._model.n_embd))
+
+    def head_hidden(self) -> FloatArray:
+        """Return the MTP head's own hidden state of the last row of its call, (n_embd,) float32."""
+        pointer = self._ext.llama_get_embeddings_nextn_ith(self.pointer, self._rows - 1)
+        if not pointer:
+            raise ModelError("llama.cpp gives no hidden state of the MTP head")
+        return np.ctypeslib.as_array(pointer, (self._model.n_embd,))
+
+    def clear(self) -> None:
+        """Empty all sequences."""
+        self._library.llama_memory_clear(self.memory, False)
+
+    def remove(self, pos: int, *, seq: int = 0) -> bool:
+        """Remove the cells from `pos` on; False if a recurrent state cannot be rolled back that far."""
+        return bool(self._library.llama_memory_seq_rm(self.memory, seq, pos, -1))
+
+    def state(self, *, partial: bool) -> ByteArray:
+        """Copy the state of sequence 0: recurrent states only (`partial`), or these and the KV cache, as bytes."""
+        lib, flags = self._library, self._flags(partial)
+        size = lib.llama_state_seq_get_size_ext(self.pointer, 0, flags)
+        data = np.empty(size, np.uint8)
+        if lib.llama_state_seq_get_data_ext(self.pointer, _bytes(data), size, 0, flags) != size:
+            raise ModelError(f"llama.cpp cannot copy its state ({reason()})")
+        return data
+
+    def state_size(self, *, partial: bool) -> int:
+        """Return the bytes that `state` would take."""
+        return int(self._library.llama_state_seq_get_size_ext(self.pointer, 0, self._flags(partial)))
+
+    def restore(self, data: ByteArray, *, partial: bool) -> bool:
+        """Restore a state; False if llama.cpp refuses it, and then the sequence may be empty."""
+        flags = self._flags(partial)
+        return bool(self._library.llama_state_seq_set_data_ext(self.pointer, _bytes(data), data.nbytes, 0, flags))
+
+    def _flags(self, partial: bool) -> int:
+        return int(self._library.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial else 0)
+
+
+def _bytes(data: ByteArray) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

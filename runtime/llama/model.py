@@ -1,0 +1,203 @@
+"""A loaded model with its vocabulary: which tensors are on which devices, metadata, text to tokens and back."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwen35_gguf.errors import DeviceError, ModelError
+from qwen35_gguf.runtime.llama.devices import CPU, Offload
+from qwen35_gguf.runtime.llama.library import (
+    Closing,
+    RpcConnections,
+    clear_messages,
+    ggml_library,
+    library,
+    reason,
+    set_fields,
+)
+
+LOAD_MODES = {(False, False): 0, (True, False): -1, (False, True): 2, (True, True): 3}  # llama_load_mode; -1: mmap
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a model is loaded.
+
+    Attributes:
+        offload: what is on other devices than the CPU.
+        mtp: also load the MTP head.
+        repack: copy weights into another order (`use_extra_bufts`).
+        mmap: map the file instead of reading it.
+        mlock: keep its pages in memory.
+
+    """
+
+    offload: Offload = Offload()  # noqa: RUF009 (frozen)
+    mtp: bool = False
+    repack: bool = True
+    mmap: bool = True
+    mlock: bool = False
+
+
+class _Override(ctypes.Structure):
+    """`llama_model_tensor_buft_override`."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+def offload_fields(offload: Offload) -> tuple[dict[str, Any], list[Any]]:
+    """Return the fields of `llama_model_params`, and the objects that must live as long as the model.
+
+    Source: llama.cpp include/llama.h (llama_model_params) and src/llama-model.cpp (load_tensors: how `tensor_split`
+    distributes the layers, and how patterns of `tensor_buft_overrides` are matched: the first match in a name counts).
+
+    Raises:
+        DeviceError: an override names a device that is not among those of the offload.
+
+    """
+    # Set also where it is empty: without a list llama.cpp takes all devices, and computes long prompts on them.
+    handles = (ctypes.c_void_p * (len(offload.devices) + 1))(*(device.pointer for device in offload.devices), None)
+    fields: dict[str, Any] = {"devices": ctypes.addressof(handles), "n_gpu_layers": offload.n_gpu_layers}
+    keep: list[Any] = [handles]
+    if offload.tensor_split:
+        split = (ctypes.c_float * library().llama_max_devices())(*offload.tensor_split)
+        fields["tensor_split"] = split
+        keep.append(split)
+    if offload.overrides:
+        table = (_Override * (len(offload.overrides) + 1))()  # the last entry stays empty: the end
+        for entry, (pattern, name) in zip(table[:-1], offload.overrides, strict=True):
+            entry.pattern, entry.buffer_type = pattern.encode(), _buffer_type(offload, name)
+        fields["tensor_buft_overrides"] = ctypes.addressof(table)
+        keep.append(table)
+    return fields, keep
+
+
+def _buffer_type(offload: Offload, name: str) -> Any:
+    ggml = ggml_library()
+    ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
+    ggml.ggml_backend_dev_buffer_type.restype = ctypes.c_void_p
+    if name == CPU:
+        return ggml.ggml_backend_cpu_buffer_type()
+    device = next((device for device in offload.devices if device.name == name), None)
+    if device is None:
+        raise DeviceError(f"device {name!r}: an override names it, but it is not there")
+    return ggml.ggml_backend_dev_buffer_type(ctypes.c_void_p(device.pointer))
+
+
+class Model(Closing):
+    """A loaded text model with its vocabulary.
+
+    Attributes:
+        pointer: `llama_model_p`.
+        rpc: the RPC servers that hold layers of it.
+        n_embd: width of the hidden state.
+        n_vocab: rows of the output.
+
+    """
+
+    def __init__(self, path: Path, spec: ModelSpec = ModelSpec()) -> None:
+        """Load a GGUF, by default all of it on the CPU.
+
+        Args:
+            path: of a text model.
+            spec: see `ModelSpec`.
+
+        Raises:
+            ModelError: llama.cpp cannot load it; its reason is given.
+            RpcServerError: an RPC server is gone.
+            MissingDependencyError: llama-cpp-python is not installed.
+
+        """
+        self._library = lib = library()
+        self.pointer: Any = None
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        fields, self._kept = offload_fields(spec.offload)
+        fields |= {"load_mtp": spec.mtp, "use_extra_bufts": spec.repack, "load_mode": LOAD_MODES[spec.mmap, spec.mlock]}
+        set_fields(params, fields)
+        self.rpc = RpcConnections(spec.offload.endpoints)
+        clear_messages()
+        self.pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.pointer:
+            self.rpc.close()
+            self.rpc.check_shared()
+            raise ModelError(f"{path}: cannot be loaded ({reason()})")
+        self.vocab = lib.llama_model_get_vocab(self.pointer)
+        self.n_embd = int(lib.llama_model_n_embd(self.pointer))
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
+        self._pieces: dict[int, bytes] = {}
+
+    def close(self) -> None:
+        """Free the weights; close the contexts first."""
+        if self.pointer:
+            self._library.llama_model_free(self.pointer)
+            self.rpc.close()
+        self.pointer = None
+
+    def metadata(self) -> dict[str, str]:
+        """Read the key/values as llama.cpp gives them: all as text, arrays shortened."""
+        lib, found = self._library, {}
+        buffer = ctypes.create_string_buffer(1 << 16)
+        for i in range(lib.llama_model_meta_count(self.pointer)):
+            lib.llama_model_meta_key_by_index(self.pointer, i, buffer, len(buffer))
+            key = buffer.value.decode("utf-8", errors="replace")
+            size = lib.llama_model_meta_val_str_by_index(self.pointer, i, buffer, len(buffer))
+            if size >= len(buffer):
+                buffer = ctypes.create_string_buffer(size + 1)
+                lib.llama_model_meta_val_str_by_index(self.pointer, i, buffer, len(buffer))
+            found[key] = buffer.value.decode("utf-8", errors="replace")
+        return found
+
+    def chat_template(self) -> str | None:
+        """Return the file's chat template, None if it has none."""
+        template = self._library.llama_model_chat_template(self.pointer, None)
+        return template.decode("utf-8", errors="replace") if template else None
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Turn text into token ids; with `special` the names of special tokens become these tokens. No BOS is added."""
+        raw = text.encode("utf-8", errors="replace")
+        count = len(raw) + 8
+        buffer = (self._library.llama_token * count)()
+        n = self._library.llama_tokenize(self.vocab, raw, len(raw), buffer, count, False, special)
+        if n < 0:
+            raise ModelError("prompt: cannot be split into tokens; check the file's tokenizer")
+        return list(buffer[:n])
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of a token; control tokens have none, tags of thinking and tool calls do."""
+        known = self._pieces.get(token)
+        if known is None:
+            buffer = ctypes.create_string_buffer(256)
+            size = self._library.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+            if size < 0:
+                buffer = ctypes.create_string_buffer(-size)
+                size = self._library.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+            known = self._pieces[token] = buffer.raw[:size]
+        return known
+
+    def text_of(self, token: int) -> str:
+        """Return how the vocabulary writes a token, "" for none (-1)."""
+        text = self._library.llama_vocab_get_text(self.vocab, token) if token >= 0 else b""
+        return text.decode("utf-8", errors="replace") if text else ""
+
+    @property
+    def bos_token(self) -> str:
+        """The text of the token at the beginning of a text, if there is one."""
+        return self.text_of(self._library.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos_token(self) -> str:
+        """The text of the token at the end of a text."""
+        return self.text_of(self._library.llama_vocab_eos(self.vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether raw text gets a BOS (Qwen3.5's does not)."""
+        return bool(self._library.llama_vocab_get_add_bos(self.vocab))
+
+    def ends(self, token: int) -> bool:
+        """Report whether a token ends the generation."""
+        return bool(self._library.llama_vocab_is_eog(self.vocab, token))
