@@ -42,12 +42,12 @@ if TYPE_CHECKING:
         QuantizationError,
         Qwen35Error,
         RecipeError,
+        RpcServerError,
         TextError,
         ToolError,
         UnitError,
         UnknownTargetError,
         VisionError,
-        WorkerError,
     )
     from qwen35_gguf.quant import quantize
     from qwen35_gguf.runtime import Qwen35
@@ -100,6 +100,7 @@ __all__ = [
     "Qwen35",
     "Qwen35Error",
     "RecipeError",
+    "RpcServerError",
     "TextError",
     "Timings",
     "ToolError",
@@ -108,7 +109,6 @@ __all__ = [
     "Usage",
     "VideoLimits",
     "VisionError",
-    "WorkerError",
     "__version__",
     "convert",
     "errors",

@@ -417,7 +417,7 @@ def test_what_it_would_do_with_devices(files: list[Path], monkeypatch: pytest.Mo
         (["--budget", "-5s"], "'-5s' is not a duration"),
         (["--budget", "3years"], "is not a duration"),
         (["--goal", "fun"], "'fun' is not one of"),
-        (["--device", "CUDA7"], "device 'CUDA7': is not there"),
+        (["--device", "CUDA7"], "device 'CUDA7': is not available"),
         (["--max-divergence", "-1"], "-1.0 is not in the range"),
     ],
 )
@@ -587,11 +587,11 @@ def test_a_placement_that_does_not_fit_any_more_gives_way_to_a_plan(
 def test_the_picture_says_where_the_layers_are() -> None:
     computer = random_computer(3)
     result = search(DEFAULTS, computer.listed(), computer.measure, "decode", effect=computer.effect)
-    words = {"default": "all layers on the host", "tuned": "all layers on CUDA0"}
+    words = {"default": "all layers on the CPU", "tuned": "all layers on CUDA0"}
     console = Console(file=StringIO(), width=100)
     tune.picture(console, result, result.settings, "decode", words)
     drawn = console.file.getvalue()
-    assert "default: all layers on the host\ntuned: all layers on CUDA0\n" in drawn
+    assert "default: all layers on the CPU\ntuned: all layers on CUDA0\n" in drawn
     record = json.loads(json.dumps(tune.as_record(result, result.settings, "decode", None, words)))
     assert record["placement"] == words
     assert from_record(record["settings"]) == result.settings

@@ -182,7 +182,7 @@ def test_tune_with_a_worker_keeps_a_profile_for_it(
         assert found["races"][0]["problem"] == ""
         assert found["default"]["problem"] == ""
         assert found["default"]["decode"] > 0
-        assert found["placement"]["default"] == "all layers on the host"  # as planned
+        assert found["placement"]["default"] == "all layers on the CPU"  # as planned
         arguments = ["run", files[0], "one", "--raw", "-n", 2, "--temp", 0, "--ctx", 256]
         code, _, err = run(*arguments, "--rpc", endpoint)
         assert code == 0
