@@ -23,9 +23,9 @@ from qwen35_gguf.cli import main
 from qwen35_gguf.commands.run import tune
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime import Qwen35
-from qwen35_gguf.runtime.llama.devices import Device
+from qwen35_gguf.runtime.llama import model as llama_model
+from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.planning import offload
-from qwen35_gguf.runtime.planning.offload import Offload
 from qwen35_gguf.runtime.planning.placement import GPU_RESERVE
 from qwen35_gguf.runtime.settings import Settings, from_record
 from qwen35_gguf.runtime.tuning import profiles
@@ -573,7 +573,7 @@ def test_a_placement_that_does_not_fit_any_more_gives_way_to_a_plan(
         return {}, []
 
     monkeypatch.setattr(offload, "find", lambda *_: [device])
-    monkeypatch.setattr(offload, "model_params", refuse)
+    monkeypatch.setattr(llama_model, "offload_fields", refuse)
     with Qwen35(files[0], n_ctx=256) as model:
         assert model.tuned == profile
         assert model.offload == Offload()
