@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from qwen35_gguf import units
-from qwen35_gguf.errors import UnitError, WorkerError
+from qwen35_gguf.errors import RpcServerError, UnitError
 from qwen35_gguf.runtime.llama.rpc import parse_endpoint
 from qwen35_gguf.runtime.planning.offload import Layers
 
@@ -59,7 +59,7 @@ def _endpoints(text: str) -> tuple[str, ...]:
     for endpoint in found:
         try:
             parse_endpoint(endpoint)
-        except WorkerError as error:
+        except RpcServerError as error:
             raise click.BadParameter(str(error)) from None
     return found
 
