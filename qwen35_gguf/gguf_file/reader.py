@@ -154,10 +154,12 @@ class _Parser:
             element, count = self.value_type(), self.uint64()
             if element == ARRAY:
                 raise ValueError(f"{key} is an array of arrays")
+            each = SCALAR_BYTES.get(element, 8)  # a string has at least its length
+            self.plausible(count, each, MAX_VALUE_BYTES // each)
             if element == STRING:
-                self.skip_strings(self.plausible(count, 8, MAX_VALUE_BYTES))
+                self.skip_strings(count)
             else:
-                self.at += self.plausible(count, SCALAR_BYTES[element], MAX_VALUE_BYTES) * SCALAR_BYTES[element]
+                self.at += count * each
         elif type_ == STRING:
             self.skip_strings(1)
         else:
