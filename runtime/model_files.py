@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import ModelError, Qwen35Error, VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 
-ARCHITECTURES = ("qwen35", "qwen35moe")
+ARCHITECTURES = (DENSE, MOE)
 # Of several towers the one that is closest to the original weights.
 PREFERRED = ("-BF16", "-F16", "-F32", "-Q8_0")
 

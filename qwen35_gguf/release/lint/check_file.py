@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import GgufError
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.release.lint import metadata, template, tensors, vision, weights
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject, subject
 
-TEXT, VISION = ("qwen35", "qwen35moe"), ("clip",)
+TEXT, VISION = (DENSE, MOE), ("clip",)
 
 
 class Check(NamedTuple):
