@@ -43,7 +43,7 @@ SOURCES := pyproject.toml CMakeLists.txt ggml_ops/CMakeLists.txt \
 export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL:  # two installs at once would break the environment
+.NOTPARALLEL:  # two installs in parallel would break the environment
 .PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs words hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
 
 help:  ## list the targets
@@ -121,7 +121,7 @@ hooks: $(VENV)/.dev  ## run the quick checks of lint before each git commit
 bench-convert: $(VENV)/.dev  ## convert a checkpoint of SIZE with the stock tools and with ours: cost, ratios, every byte
 	'$(BIN)/python' bench/convert.py --size '$(SIZE)' --quant '$(QUANT)' $(if $(JOBS),--jobs '$(JOBS)') $(if $(ROUNDS),--rounds '$(ROUNDS)')
 
-bench-quant: $(VENV)/.dev  ## million weights a second for every native format, ours and ggml's; TARGET=avx2 forces one
+bench-quant: $(VENV)/.dev  ## million weights/s for every native format, ours and ggml's; TARGET=avx2 forces one
 	'$(BIN)/python' bench/quant.py $(if $(TARGET),--target '$(TARGET)')
 
 bench-ops: $(VENV)/.dev  ## the gated delta rule: ours and the operation of a stock llama.cpp, at several lengths

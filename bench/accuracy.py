@@ -32,7 +32,7 @@ MODELS = {
 def main() -> None:
     """Convert each model and compare."""
     tokens = np.random.default_rng(0).integers(0, 2033, 200).tolist()
-    images = [vision.picture(width, height, 0) for width, height in ((128, 128), (256, 96), (96, 320))]
+    images = [vision.image(width, height, 0) for width, height in ((128, 128), (256, 96), (96, 320))]
     with tempfile.TemporaryDirectory() as scratch:
         for name, options in MODELS.items():
             source = make_checkpoint.make_checkpoint(Path(scratch, name), make_checkpoint.build_spec(**options))

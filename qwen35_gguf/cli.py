@@ -12,7 +12,7 @@ from qwen35_gguf.commands.errors import reports_errors
 
 
 class LazyGroup(click.Group):
-    """A group over the folder of commands: `--help` answers at once, without importing numpy or the runtime."""
+    """A group over the folder of commands: `--help` answers without importing numpy or the runtime."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Return the verbs in the order of `--help`."""

@@ -20,7 +20,7 @@ def test_image_embeddings_equal_transformers(
 ) -> None:
     source = checkpoint(mtp=False)
     gguf, mmproj = hf_to_gguf.convert(source, "F32", tmp_path, mmproj_type=mmproj_type)
-    images = [vision.picture(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
+    images = [vision.image(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
     expected, found = vision.reference(source, images), vision.embeddings(gguf, mmproj, images)
     for a, b in zip(expected, found, strict=True):
         assert a.shape == b.shape

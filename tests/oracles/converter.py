@@ -22,7 +22,7 @@ ROOT = f"{sdist.NAME}/vendor/llama.cpp"
 WANTED = ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")
 
 # Runs the converter as it is, but for one thing: it recognizes a pre-tokenizer by the ids that a sample text gets,
-# which says nothing about a truncated vocabulary.
+# which are other ids with a truncated vocabulary.
 WRAPPER = """
 import runpy, sys
 tree = sys.argv.pop(1)

@@ -13,7 +13,7 @@ Array = np.ndarray[Any, Any]
 
 
 def ggml_quantize(x: Array, type_: str, importance: Array | None) -> Array:
-    """Pack (rows, columns) float32 by ggml_quantize_chunk, in the calling thread."""
+    """Quantize (rows, columns) float32 with ggml_quantize_chunk, in the calling thread."""
     rows, columns = x.shape
     x = np.ascontiguousarray(x, np.float32)
     packed = np.zeros((rows, kernels.row_bytes(Type[type_], columns)), np.uint8)
@@ -23,5 +23,5 @@ def ggml_quantize(x: Array, type_: str, importance: Array | None) -> Array:
 
 
 def ggml_accepts(packed: Array, type_: str) -> bool:
-    """Tell whether ggml finds all scales of packed rows finite."""
+    """Tell whether ggml finds all scales of quantized rows finite."""
     return bool(kernels._ggml().ggml_validate_row_data(int(Type[type_]), packed.ctypes.data, packed.nbytes))

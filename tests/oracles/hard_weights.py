@@ -1,4 +1,4 @@
-"""Weights and importances that quantizers find hard, as a table of seeded generators."""
+"""Weights and importance matrices that are hard to quantize, as a table of seeded generators."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SHAPES: dict[str, Callable[[np.random.Generator, int], Array]] = {
     "subnormal": lambda r, n: 1e-41 * r.standard_normal((n, COLUMNS)),
     "around the smallest normal": lambda r, n: 1e-38 * r.standard_normal((n, COLUMNS)),
     "around what counts as zero": lambda r, n: 1e-15 * r.standard_normal((n, COLUMNS)),
-    "scales are subnormal halves": lambda r, n: 1e-6 * r.standard_normal((n, COLUMNS)),
-    "scales are beyond halves": lambda r, n: 1e7 * r.standard_normal((n, COLUMNS)),
+    "scales are subnormal in fp16": lambda r, n: 1e-6 * r.standard_normal((n, COLUMNS)),
+    "scales overflow fp16": lambda r, n: 1e7 * r.standard_normal((n, COLUMNS)),
     "huge": lambda r, n: np.clip(1e38 * r.standard_normal((n, COLUMNS)), -3.4e38, 3.4e38),
     "negative only": lambda r, n: -np.abs(r.standard_normal((n, COLUMNS))),
     "far from zero": lambda r, n: 1e3 + 1e-3 * r.standard_normal((n, COLUMNS)),

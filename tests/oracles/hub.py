@@ -27,7 +27,7 @@ class Hub(http.server.ThreadingHTTPServer):
     Attributes:
         exists: the repository was made before, and is public.
         writable: the token may write to it, and make it.
-        room: so many large files are taken; None: all.
+        room: large files that are taken; None: all.
         fault: what happens to the others: the answer is 500, or the line goes dead in the middle.
         stuck: commits are answered with 503.
         created: what was asked for when the repository was made.

@@ -36,7 +36,7 @@ def loaded(gguf: Path, **options: Any) -> Iterator[Any]:
 
 @contextmanager
 def context(model: Any, tokens: int, n_ubatch: int = 512, **options: Any) -> Iterator[Any]:
-    """Make a context for `tokens` tokens at once; `options` are fields of llama_context_params."""
+    """Make a context for a batch of `tokens` tokens; `options` are fields of llama_context_params."""
     params = llama_cpp.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = max(256, tokens), max(256, tokens), n_ubatch
     params.n_threads = params.n_threads_batch = 2
@@ -76,7 +76,7 @@ def decode(ctx: Any, tokens: list[int], start: int, vocab: int) -> np.ndarray:  
 
 
 def logits(gguf: Path, tokens: list[int], n_ubatch: int = 512, prompt: int | None = None) -> np.ndarray:  # type: ignore[type-arg]
-    """Logits of every position, (tokens, vocab) float32: all at once, or `prompt` tokens and then one by one."""
+    """Logits of every position, (tokens, vocab) float32: in one batch, or `prompt` tokens and then one by one."""
     with loaded(gguf) as model, context(model, len(tokens), n_ubatch) as ctx:
         vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
         first = len(tokens) if prompt is None else prompt
@@ -108,7 +108,7 @@ def mean_kl(reference: np.ndarray, other: np.ndarray) -> float:  # type: ignore[
 
 
 def draft_logits(gguf: Path, tokens: list[int], **options: Any) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """Hidden states after the trunk's final norm (n, hidden), and the MTP head's logits (n - 1, vocab)."""
+    """Hidden states after the main model's final norm (n, hidden), and the MTP head's logits (n - 1, vocab)."""
     from llama_cpp import llama_cpp_ext as ext
 
     with loaded(gguf, load_mtp=True, **options) as model, context(model, len(tokens)) as ctx:

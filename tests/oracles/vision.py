@@ -16,7 +16,7 @@ from oracles import llama
 Image = Any  # (height, width, 3) uint8
 
 
-def picture(width: int, height: int, seed: int) -> Image:
+def image(width: int, height: int, seed: int) -> Image:
     """Draw a gradient with a few rectangles."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
