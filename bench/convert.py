@@ -138,7 +138,7 @@ def check_quant(name: str) -> None:
 
 
 def make_checkpoint(folder: Path, size: str, layers: int | None) -> Path:
-    """Make the checkpoint with the whole vocabulary (the stock converter knows no other), unless it is there."""
+    """Make the checkpoint with the whole vocabulary (the stock converter supports no other), unless it is there."""
     target = folder / (f"checkpoint-{size}" + (f"-{layers}-layers" if layers else ""))
     if not (target / "config.json").is_file():
         unfinished = target.with_name(f"{target.name}.unfinished")

@@ -85,8 +85,8 @@ def main() -> None:
     if options.logits:
         np.save(options.logits, look(options.model, Offload(), None, options.ctx).logits)
         return
-    workers = (options.rpc,) if options.rpc else ()
-    found = offload.find((options.device,) if options.device else (), workers)
+    servers = (options.rpc,) if options.rpc else ()
+    found = offload.find((options.device,) if options.device else (), servers)
     if not found:
         there = ", ".join(device.name for device in find_devices())
         raise SystemExit(f"no GPU: this llama.cpp finds {there or 'nothing'}; build one with make runtime CUDA=...")
@@ -96,7 +96,7 @@ def main() -> None:
         record = {"machine": machine(device), "date": today(), "model": model.name, "n_ctx": options.ctx}
         record["splits"] = splits(model, device, options.ctx, options.rounds)
         if not options.no_tune:
-            record["tune"] = tuned(model, device, workers, options.budget)
+            record["tune"] = tuned(model, device, servers, options.budget)
     if options.save:
         path = RESULTS / f"offload-{record['machine']['device'].lower().replace(' ', '-')}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
@@ -244,10 +244,10 @@ def in_use(device: Device) -> int:
 # ---- tuning ------------------------------------------------------------------------------------------------------
 
 
-def tuned(model: Path, device: Device, workers: tuple[str, ...], budget: int) -> list[dict[str, Any]]:
+def tuned(model: Path, device: Device, servers: tuple[str, ...], budget: int) -> list[dict[str, Any]]:
     """Run `qwen35 tune` for each goal; return its gains over the defaults."""
     rows = []
-    where = ["--rpc", ",".join(workers)] if workers else ["--device", device.name]
+    where = ["--rpc", ",".join(servers)] if servers else ["--device", device.name]
     for goal in GOALS:
         command = [sys.executable, "-m", "qwen35_gguf.cli", "tune", str(model), *where, "--goal", goal]
         command += ["--budget", f"{budget}s", "--no-save", "--json"]
