@@ -163,16 +163,16 @@ def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_interrupted_release_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "release"
     options = FromCheckpoint(str(TINY), ("Q4_K_M", "Q4_0"), nomtp_files=True)
-    real = hf_to_gguf._pack
+    real = hf_to_gguf._quantize
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hf_to_gguf, "_pack", stop)
+    monkeypatch.setattr(hf_to_gguf, "_quantize", stop)
     with pytest.raises(KeyboardInterrupt):
         package.package(options, folder, FAST)
     assert [path.name for path in folder.iterdir()] == []  # nothing is half there
-    monkeypatch.setattr(hf_to_gguf, "_pack", real)
+    monkeypatch.setattr(hf_to_gguf, "_quantize", real)
     monkeypatch.setattr(package, "describe", stop)
     with pytest.raises(KeyboardInterrupt):
         package.package(options, folder, FAST)
