@@ -35,15 +35,16 @@ import numpy as np
 from divergence import divergence
 
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import Device, Offload, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
-from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
-from qwen35_gguf.runtime.planning.placement import Machine, Plan, place
+from qwen35_gguf.runtime.planning.placement import place
+from qwen35_gguf.runtime.planning.plan import Machine, Plan
 from qwen35_gguf.runtime.tuning import profiles
 from qwen35_gguf.runtime.tuning.search import GOALS
 from runtime import convert
@@ -129,12 +130,13 @@ def machine(device: Device) -> dict[str, Any]:
 def splits(model: Path, device: Device, n_ctx: int, rounds: int) -> list[dict[str, Any]]:
     """Compare no, half and all layers on the device, and the placement that `qwen35 plan` chooses."""
     header = read_header(model)
-    most = memory.trunk_layers(header) + 1 + memory.has_mtp(header)
+    most = offload.most_layers(header)
+    request = MemoryRequest(ContextSpec(n_ctx, n_outputs=TEXT))
     wanted = {"none": 0, "half": most // 2, "all": most}
-    chosen = {label: offload.choose(header, count, [device], ram=0) for label, count in wanted.items()}
+    chosen = {label: offload.choose(header, count, [device], request, ram=0) for label, count in wanted.items()}
     boundless = Device(device.name, 1 << 45, device.kind)
-    plans = {"all": place(header, Machine(1 << 45, (boundless,)), n_ctx=n_ctx, outputs=TEXT)[0]}
-    plan, short = place(header, Machine(available_bytes(), (device,)), n_ctx=n_ctx, outputs=TEXT)
+    plans = {"all": place(header, Machine(1 << 45, (boundless,)), request)[0]}
+    plan, short = place(header, Machine(available_bytes(), (device,)), request)
     if short == 0:
         plans["plan"] = plan
         chosen["plan"] = offload.of_plan(plan, [device])

@@ -27,7 +27,7 @@ from qwen35_gguf.runtime.chat.openai_types import (
 from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
 from qwen35_gguf.runtime.chat.prompt import Prompt, called_tool, chat_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate
-from qwen35_gguf.runtime.context_spec import KV_TYPES
+from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, KV_TYPES
 from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.engine.prefix_cache import StateFolder, model_identity
@@ -50,10 +50,11 @@ from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, check_mmproj
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
-from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning import fitting, offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.offload import Layers
-from qwen35_gguf.runtime.settings import Settings, context_spec, model_spec, needs
+from qwen35_gguf.runtime.planning.yarn import yarn_for, yarn_note
+from qwen35_gguf.runtime.settings import Settings, context_spec, memory_request, model_spec
 from qwen35_gguf.runtime.tuning import profiles
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ class Qwen35(Closing):
         if n_gpu_layers is not None:  # the rest of a placement was measured with other layers
             settings = replace(settings, host_feed_forward=0, split=())
         self._threads, self._n_batch, self._kv_type = settings.threads, settings.n_batch, settings.kv_type
-        yarn = memory.rope_scaling(header, self.n_ctx)
+        yarn = yarn_for(header, self.n_ctx)
         self._context_spec = context_spec(settings, self.n_ctx, yarn)
         self._settings = settings
         if self._mmproj is not None:
@@ -202,14 +203,20 @@ class Qwen35(Closing):
 
     def _place(self, header: GgufHeader, settings: Settings, devices: Sequence[Device], check_memory: bool) -> None:
         """Decide what goes where, and load it there."""
-        checkpoints = CHECKPOINTS if self._cache_bytes is None else memory.states_in(header, self._cache_bytes)
-        needed = needs(settings, self._draft, n_ctx=self.n_ctx, checkpoints=checkpoints)
-        needed["mmproj"] = read_header(self._mmproj) if self._mmproj else None
-        self.offload = offload.of_settings(header, settings, devices, ram=available_bytes(), **needed)
+        checkpoints = CHECKPOINTS if self._cache_bytes is None else fitting.states_in(header, self._cache_bytes)
+        needed = memory_request(
+            settings,
+            self._draft,
+            n_ctx=self.n_ctx,
+            cached_states=checkpoints,
+            mmproj=read_header(self._mmproj) if self._mmproj else None,
+            image_pixels=self._image_pixels(),
+        )
+        self.offload = offload.of_settings(header, settings, devices, needed, ram=available_bytes())
         self._check_memory = check_memory and self.offload.n_gpu_layers == 0
         if self._check_memory:
-            memory.check_fits(header, **needed, image_pixels=self._image_pixels())
-        if note := memory.rope_note(header, self.n_ctx, self._kv_type):
+            fitting.check_fits(header, needed)
+        if note := yarn_note(header, self.n_ctx, self._kv_type):
             log.warning("%s", note)
         self._load()
 
@@ -233,7 +240,7 @@ class Qwen35(Closing):
             raise
 
     def _image_pixels(self) -> int:
-        return self._media_limits.max_pixels if self._media_limits else memory.IMAGE_PIXELS
+        return self._media_limits.max_pixels if self._media_limits else IMAGE_PIXELS
 
     def _compile_template(self) -> ChatTemplate | None:
         source = self._model.chat_template()
@@ -453,7 +460,7 @@ class Qwen35(Closing):
             if self._vision is None:
                 mmproj = self._mmproj or find_mmproj(self.path, self._model.n_embd)
                 if self._check_memory:
-                    memory.check_vision_fits(read_header(mmproj), self._image_pixels())
+                    fitting.check_vision_fits(read_header(mmproj), self._image_pixels())
                 self._vision = VisionEncoder(mmproj, self._model, n_threads=self._threads)
             return self._vision
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from qwen35_gguf.runtime.context_spec import ContextSpec, Yarn
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRequest, Yarn
 from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Depth
@@ -69,28 +70,6 @@ def from_record(record: dict[str, Any]) -> Settings:
     return Settings(**record | {"split": tuple(record["split"])})
 
 
-def needs(settings: Settings, depth: Depth, *, n_ctx: int, checkpoints: int = CHECKPOINTS) -> dict[str, Any]:
-    """Say what is to be made, as `memory.estimate` and `plan.place` take it.
-
-    Args:
-        settings: to be loaded with.
-        depth: of drafts.
-        n_ctx: cells.
-        checkpoints: states that the prefix cache keeps.
-
-    """
-    rollback = MAX_DEPTH if depth == "auto" else depth
-    return {
-        "n_ctx": n_ctx,
-        "n_batch": settings.n_batch,
-        "kv_type": settings.kv_type,
-        "rollback": rollback,
-        "outputs": 1 + rollback,
-        "mtp": rollback > 0,
-        "checkpoints": checkpoints,
-    }
-
-
 def model_spec(settings: Settings, offload: Offload, *, mtp: bool) -> ModelSpec:
     """Return how the model is loaded."""
     return ModelSpec(offload, mtp=mtp, repack=settings.repack, mmap=settings.mmap, mlock=settings.mlock)
@@ -107,3 +86,28 @@ def context_spec(settings: Settings, n_ctx: int, yarn: Yarn | None = None) -> Co
         flash_attention=settings.flash_attention,
         yarn=yarn,
     )
+
+
+def memory_request(
+    settings: Settings,
+    depth: Depth,
+    *,
+    n_ctx: int,
+    cached_states: int = CHECKPOINTS,
+    mmproj: GgufHeader | None = None,
+    image_pixels: int = IMAGE_PIXELS,
+) -> MemoryRequest:
+    """Return what must fit into memory for settings, beside the weights.
+
+    Args:
+        settings: to load with.
+        depth: of drafts; the MTP head is loaded unless it is 0.
+        n_ctx: cells.
+        cached_states: recurrent states that the prefix cache holds.
+        mmproj: header of the vision encoder.
+        image_pixels: of the largest image.
+
+    """
+    rollback = MAX_DEPTH if depth == "auto" else depth
+    spec = replace(context_spec(settings, n_ctx), n_rs_seq=rollback, n_outputs=1 + rollback)
+    return MemoryRequest(spec, rollback > 0, cached_states, mmproj, image_pixels)

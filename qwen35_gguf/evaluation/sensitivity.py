@@ -140,7 +140,7 @@ def describe(model: Path, identity: str, *, measured: bool = True) -> Costs:
     return Costs(
         model=model.stem,
         identity=identity,
-        layers=memory.trunk_layers(header),
+        layers=memory.main_layers(header),
         weights=sum(counts.values()),
         header_bytes=max(0, model.stat().st_size - sum(tensor.nbytes for tensor in header.tensors)),
         fixed_bytes=sum(tensor.nbytes for tensor in fixed),
@@ -180,7 +180,7 @@ def measure(
     """
     header = read_model(model)
     originals = _originals(model)
-    layers, mtp = memory.trunk_layers(header), memory.has_mtp(header)
+    layers, mtp = memory.main_layers(header), memory.has_mtp(header)
     done = dict(known or {})
     # mapped or repacked weights cannot be overwritten
     writable = ModelSpec(mtp=mtp, mmap=False, repack=False)
@@ -332,7 +332,7 @@ def estimate(
 
     """
     header = read_model(model)
-    layers = memory.trunk_layers(header)
+    layers = memory.main_layers(header)
     originals = _originals(model)
     for number, (name, stored) in enumerate(originals.items()):
         shape = stored.shape

@@ -17,7 +17,9 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release.ollama.modelfile import modelfile
 from qwen35_gguf.release.plan import MMPROJ, MODEL, MTP, Origin, ReleaseFile, Role
 from qwen35_gguf.release.state import Figures
-from qwen35_gguf.runtime.planning import memory
+from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
+from qwen35_gguf.runtime.planning.memory import estimate, has_mtp
+from qwen35_gguf.runtime.planning.yarn import native_context
 
 NAMES = ("README.md", "Modelfile", "size-quality.png", "size-quality.svg")
 CONTEXTS = (8192, 32768, 262144)
@@ -156,7 +158,7 @@ def _front_matter(card: Card, license_: str) -> str:
 
 def _contents(card: Card) -> str:
     """Describe what the files hold."""
-    with_mtp = [parts for _, parts in card.models if memory.has_mtp(read_header(parts[0]))]
+    with_mtp = [parts for _, parts in card.models if has_mtp(read_header(parts[0]))]
     if not with_mtp:
         text = "The text models have no multi-token-prediction (MTP) head"
     else:
@@ -219,6 +221,6 @@ def _memory(parts: Sequence[Path]) -> str:
     header = _header_of(parts)
     figures = []
     for n_ctx in CONTEXTS:
-        fits = n_ctx <= memory.native_context(header)
-        figures.append(f"{memory.estimate(header, n_ctx=n_ctx).total / 1e9:.1f}" if fits else "-")
+        fits = n_ctx <= native_context(header)
+        figures.append(f"{estimate(header, MemoryRequest(ContextSpec(n_ctx))).total / 1e9:.1f}" if fits else "-")
     return " / ".join(figures)

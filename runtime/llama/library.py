@@ -12,7 +12,8 @@ import re
 import sys
 import threading
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +30,7 @@ class _Messages(threading.local):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.recorded: list[str] | None = None  # what `recorded_log` collects
 
 
 _messages = _Messages()
@@ -86,6 +88,8 @@ _connections: weakref.WeakSet[RpcConnections] = weakref.WeakSet()
 
 
 def _log(level: int, text: bytes, _: Any) -> None:
+    if _messages.recorded is not None:
+        _messages.recorded.append(text.decode("utf-8", errors="replace"))
     if level != LOG_ERROR:
         return
     line = text.decode("utf-8", errors="replace").strip()
@@ -152,6 +156,17 @@ def ggml_library() -> Any:
             return None
         ggml = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     return ggml
+
+
+@contextmanager
+def recorded_log() -> Iterator[list[str]]:
+    """Collect everything that llama.cpp logs in calls of this thread."""
+    lines: list[str] = []
+    _messages.recorded = lines
+    try:
+        yield lines
+    finally:
+        _messages.recorded = None
 
 
 def clear_messages() -> None:

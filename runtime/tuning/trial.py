@@ -30,12 +30,11 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant.divergence import log_softmax
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, Drafter, measure_costs, speed_up
 from qwen35_gguf.runtime.llama.context import Context
-from qwen35_gguf.runtime.llama.devices import Device, Offload
+from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.planning import offload
-from qwen35_gguf.runtime.planning.placement import HOST
-from qwen35_gguf.runtime.settings import Settings, context_spec, from_record, model_spec, needs
+from qwen35_gguf.runtime.settings import Settings, context_spec, from_record, memory_request, model_spec
 from qwen35_gguf.runtime.tuning.search import Measurement
 
 PROMPT, ANSWER = 512, 24  # tokens of a measurement; the prompt is at least one batch
@@ -50,7 +49,8 @@ TEXT = (
 
 def place(header: GgufHeader, settings: Settings, devices: Sequence[Device], *, ram: int, n_ctx: int) -> Offload:
     """Decide where a trial's layers go: where they would be when the model is loaded with these settings."""
-    return offload.of_settings(header, settings, devices, ram=ram, **needs(settings, settings.depth, n_ctx=n_ctx))
+    request = memory_request(settings, settings.depth, n_ctx=n_ctx)
+    return offload.of_settings(header, settings, devices, request, ram=ram)
 
 
 # ---- in the process ----------------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class Trials:
             return 0.0
         count = offload.most_layers(self._header) if placed.n_gpu_layers == offload.ALL else placed.n_gpu_layers
         moved = {name for _, name in placed.overrides}
-        return count - 0.5 if HOST in moved else count + 0.5 if moved else count
+        return count - 0.5 if CPU in moved else count + 0.5 if moved else count
 
     def measure(self, settings: Settings) -> Measurement:
         """Measure settings; what goes wrong is in `problem`."""

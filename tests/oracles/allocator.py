@@ -158,25 +158,25 @@ def _tensors(real: Real, merged: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"blk.{layer}.{name}.weight", dims
 
 
-def _said() -> dict[str, float]:
+def _reported() -> dict[str, float]:
     """MiB by kind of buffer, from the log since it was cleared; all buffers of a kind added up."""
     text, found = "".join(_lines), dict[str, float]()
     for kind, size in re.findall(r"(model|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB", text):
         found[kind] = found.get(kind, 0) + float(size)
     for size in re.findall(r"llama_kv_cache: size =\s*([\d.]+) MiB", text):
-        found["KV"] = float(size)  # what would be allocated is said only here
+        found["KV"] = float(size)  # what would be allocated is reported only here
     return found
 
 
-def said_of_devices() -> dict[str, dict[str, float]]:
-    """MiB by kind of buffer and by device, CPU or the address of a worker, from the log since it was cleared."""
+def reported_by_device() -> dict[str, dict[str, float]]:
+    """MiB by kind of buffer and by device, CPU or the address of an RPC server, from the log since it was cleared."""
     found: dict[str, dict[str, float]] = {}
     for name, kind, size in re.findall(
         r"(\S+) (model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB", "".join(_lines)
     ):
-        worker = re.search(r"\[(.*)\]", name)
+        server = re.search(r"\[(.*)\]", name)
         sizes = found.setdefault(kind, {})
-        device = worker[1] if worker else "CPU"
+        device = server[1] if server else "CPU"
         sizes[device] = sizes.get(device, 0) + float(size)
     return found
 
@@ -193,31 +193,31 @@ def loaded(path: Path, *, weights: bool, **options: Any) -> Iterator[tuple[Any, 
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     assert model, "".join(_lines[-5:])
     try:
-        yield model, _said()
+        yield model, _reported()
     finally:
         llama_cpp.llama_model_free(model)
 
 
 @contextmanager
-def made(model: Any, *, trunk: Any = None, **options: Any) -> Iterator[tuple[Any, dict[str, float]]]:
-    """Make a context, for the MTP head of `trunk` if that is given; give MiB by kind of buffer."""
+def made(model: Any, *, main: Any = None, **options: Any) -> Iterator[tuple[Any, dict[str, float]]]:
+    """Make a context, for the MTP head of the model of `main` if that is given; give MiB by kind of buffer."""
     _lines.clear()
     params = llama_cpp.llama_context_default_params()
     params.n_threads = params.n_threads_batch = 1
     for key, value in options.items():
         setattr(params, key, value)
-    if trunk is not None:
-        params.ctx_type, params.ctx_other = llama_cpp.LLAMA_CONTEXT_TYPE_MTP, trunk
+    if main is not None:
+        params.ctx_type, params.ctx_other = llama_cpp.LLAMA_CONTEXT_TYPE_MTP, main
     context = llama_cpp.llama_init_from_model(model, params)
     assert context, "".join(_lines[-5:])
     try:
-        yield context, _said()
+        yield context, _reported()
     finally:
         llama_cpp.llama_free(context)
 
 
 def vision_buffer(model: Any, mmproj: Path) -> tuple[int, float, float]:
-    """Patches along a side of the picture that mtmd tries, MiB of the tower's weights, MiB of its activations."""
+    """Patches along a side of the image that mtmd tries, MiB of the encoder's weights, MiB of its activations."""
     mtmd_cpp.mtmd_log_set(_log, None)
     _lines.clear()
     params = mtmd_cpp.mtmd_context_params_default()
@@ -228,9 +228,9 @@ def vision_buffer(model: Any, mmproj: Path) -> tuple[int, float, float]:
     text = "".join(_lines)
     sides = re.findall(r"warmup with image size = (\d+)", text)
     weights, patch = re.findall(r"model size:\s+([\d.]+) MiB", text), re.findall(r"patch_size:\s+(\d+)", text)
-    return int(sides[-1]) // int(patch[0]), float(weights[0]), _said()["compute"]
+    return int(sides[-1]) // int(patch[0]), float(weights[0]), _reported()["compute"]
 
 
 def log() -> str:
-    """What llama.cpp said since a model was loaded or a context was made."""
+    """What llama.cpp logged since a model was loaded or a context was made."""
     return "".join(_lines)

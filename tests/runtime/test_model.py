@@ -19,7 +19,7 @@ from qwen35_gguf.runtime import Qwen35
 from qwen35_gguf.runtime.chat.thinking import OUT_OF_BUDGET
 from qwen35_gguf.runtime.media.image import Picture
 from qwen35_gguf.runtime.media.video import VideoLimits
-from qwen35_gguf.runtime.planning import memory
+from qwen35_gguf.runtime.planning import fitting
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 TOOL = {
@@ -243,7 +243,7 @@ def test_too_large_a_tower_is_refused_before_it_is_loaded(files: list[Path], mon
     picture = Picture(np.zeros((64, 96, 3), np.uint8), "black")
     messages = [{"role": "user", "content": [{"type": "image", "image": picture}]}]
     with Qwen35(files[0], n_ctx=512, n_threads=1, draft=0) as model:
-        monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+        monkeypatch.setattr(fitting, "available_bytes", lambda: 1000)
         with pytest.raises(MemoryLimitError, match="allow fewer pixels"):
             model.chat(messages)
 

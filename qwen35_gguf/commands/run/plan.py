@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -16,14 +15,18 @@ from qwen35_gguf.commands.parameter_types import ENDPOINTS, MEMORY
 from qwen35_gguf.errors import VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
 from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
-from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
-from qwen35_gguf.runtime.planning.placement import Machine, Plan, Usage, as_dict, largest_context, make_plan
+from qwen35_gguf.runtime.planning.memory import KV_TYPES, architecture_of, has_mtp
+from qwen35_gguf.runtime.planning.placement import largest_context, plan_placement
+from qwen35_gguf.runtime.planning.plan import Machine, Plan, Usage, as_dict
+from qwen35_gguf.runtime.planning.yarn import native_context, yarn_note
 from qwen35_gguf.units import format_size
 
 DEFAULT_CONTEXT = 16384
@@ -52,13 +55,13 @@ LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-f
 @click.command("plan")
 @click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option("--ctx", type=int, help="Tokens of context; by default 16,384 or what is native.")
-@click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(memory.KV_TYPES)}.")
+@click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(KV_TYPES)}.")
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
-@click.option("--rpc", type=ENDPOINTS, default="", help="Workers as well: host:port, separated by commas.")
-@click.option("--ram", type=MEMORY, help="Plan for a machine with so much free memory: 16GB, 8GiB, 512MB.")
-@click.option("--vram", type=MEMORY, multiple=True, help="And with a GPU that has so much; may be repeated.")
-@click.option("--parallel", type=int, default=1, show_default=True, help="Sequences at once, which share the context.")
-@click.option("--batch", type=int, default=512, show_default=True, help="Tokens of a call.")
+@click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers as well: host:port, separated by commas.")
+@click.option("--ram", type=MEMORY, help="Plan for a machine with this much free RAM: 16GB, 8GiB, 512MB.")
+@click.option("--vram", type=MEMORY, multiple=True, help="And with a GPU with this much free memory; may be repeated.")
+@click.option("--parallel", type=int, default=1, show_default=True, help="Sequences that share the context.")
+@click.option("--batch", type=int, default=512, show_default=True, help="Tokens of one call.")
 @click.option("--no-mtp", is_flag=True, help="Without the multi-token-prediction head.")
 @click.option("--no-vision", is_flag=True, help="Without the mmproj-*.gguf beside MODEL.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, sizes in bytes.")
@@ -77,58 +80,61 @@ def command(
     no_vision: bool,
     as_json: bool,
 ) -> None:
-    """Show what MODEL needs, where it goes, and the longest context that fits, from its header alone."""
+    """Show the memory that MODEL needs, where it goes, and the longest context that fits, from its header alone."""
     machine = read_machine(ram, vram, devices, rpc)
     header = read_model(file)
-    native = memory.native_context(header)
-    n_ctx = min(DEFAULT_CONTEXT, native) if ctx is None else ctx
-    drafting = not no_mtp and parallel == 1 and memory.has_mtp(header)
-    options: dict[str, Any] = {"kv_type": kv_type, "n_batch": batch, "sequences": parallel, "mtp": drafting}
-    options |= {"rollback": MAX_DEPTH, "outputs": 1 + MAX_DEPTH} if drafting else {"outputs": max(1, parallel)}
-    options["checkpoints"] = CHECKPOINTS if parallel == 1 else 0
-    options["mmproj"] = None if no_vision else _mmproj(file, header)
-    plan = make_plan(header, machine, n_ctx=n_ctx, **options)
-    longest = {"longest": largest_context(header, machine, **options)}
-    if machine.gpus:
-        longest["longest_on_gpus"] = largest_context(header, machine, on_gpus=True, **options)
+    n_ctx = min(DEFAULT_CONTEXT, native_context(header)) if ctx is None else ctx
+    drafting = not no_mtp and parallel == 1 and has_mtp(header)
+    depth = MAX_DEPTH if drafting else 0
+    request = MemoryRequest(
+        ContextSpec(n_ctx, batch, kv_type=kv_type, n_seq=parallel, n_rs_seq=depth, n_outputs=max(1 + depth, parallel)),
+        mtp=drafting,
+        cached_states=CHECKPOINTS if parallel == 1 else 0,
+        mmproj=None if no_vision else _mmproj(file, header),
+    )
+    measure = None if ram or vram else offload.measure_on(header, request, machine.devices)
+    plan = plan_placement(header, machine, request, measure)
+    longest = {"longest": largest_context(header, machine, request, measure=measure)}
+    if machine.devices:
+        longest["longest_on_gpus"] = largest_context(header, machine, request, on_devices=True)
     if as_json:
         click.echo(json.dumps(as_dict(plan) | longest, indent=2))
         return
-    note = memory.rope_note(header, n_ctx, kv_type)
+    note = yarn_note(header, n_ctx, kv_type)
     draw(Console(width=None if Console().is_terminal else 120), plan, longest, note)
 
 
 def read_machine(
     ram: int | None, vram: tuple[int, ...], devices: tuple[str, ...], rpc: tuple[str, ...] = ()
 ) -> Machine:
-    """Describe the machine: this one, or the one that the sizes speak of, with workers.
+    """Describe the machine: this one, or one with the given sizes, with RPC servers.
 
     Raises:
         DeviceError: a device is not available.
         RpcServerError: an RPC server does not answer.
 
     """
-    host = available_bytes() if ram is None else ram
+    free = available_bytes() if ram is None else ram
     gpus = [Device(f"CUDA{i}", size) for i, size in enumerate(vram)]
     if devices or (ram is None and not vram):
         gpus += offload.find(devices, rpc)
     elif rpc:
         gpus += connect(rpc)
-    return Machine(host, tuple(gpus))
+    return Machine(free, tuple(gpus))
 
 
 def _mmproj(file: Path, header: GgufHeader) -> GgufHeader | None:
     try:
-        return read_header(find_mmproj(file, memory.model_shape(header).embedding))
+        return read_header(find_mmproj(file, architecture_of(header).hidden_size))
     except VisionError:
         return None
 
 
-# ---- the picture -------------------------------------------------------------------------------------------------
+# ---- the chart ---------------------------------------------------------------------------------------------------
 
 
 def draw(console: Console, plan: Plan, longest: dict[str, int], note: str | None) -> None:
-    """Print bars of the devices, the layers with their devices, and how llama.cpp is told."""
+    """Print bars of the devices, the layers with their devices, and the options of llama.cpp."""
     console.print(Text(f"{plan.model}, context {plan.n_ctx:,}, KV cache {plan.kv_type}", style="bold"))
     for usage in plan.usage:
         if usage.parts:
@@ -141,8 +147,8 @@ def draw(console: Console, plan: Plan, longest: dict[str, int], note: str | None
         if any(part in usage.parts for usage in plan.usage):
             sizes = [format_size(usage.parts[part]) if part in usage.parts else "" for usage in plan.usage]
             table.add_row(Text("█ ", style=colour) + Text(part, style="default"), *sizes)
-    table.add_row("together", *(format_size(usage.used) for usage in plan.usage), style="bold")
-    table.add_row("moved for a token", *(format_size(usage.moved) for usage in plan.usage))
+    table.add_row("total", *(format_size(usage.used) for usage in plan.usage), style="bold")
+    table.add_row("bytes read per token", *(format_size(usage.bytes_per_token) for usage in plan.usage))
     console.print(table)
     console.print(layers(plan))
     mapped = format_size(plan.usage[0].weights)
@@ -189,11 +195,11 @@ def layers(plan: Plan) -> Text:
 
 
 def arguments(plan: Plan) -> list[str]:
-    """Say how llama.cpp is told, by the names of its own options."""
+    """Return the options of llama.cpp's own programs for a plan."""
     if plan.n_gpu_layers == 0:
         return []
-    told = [f"--n-gpu-layers {plan.n_gpu_layers}"]
+    options = [f"--n-gpu-layers {plan.n_gpu_layers}"]
     if sum(count > 0 for count in plan.tensor_split) > 1 or len(plan.tensor_split) > 1:
-        told.append(f"--tensor-split {','.join(str(count) for count in plan.tensor_split)}")
-    told += [f"--override-tensor '{pattern}={device}'" for pattern, device in plan.overrides]
-    return ["llama.cpp: " + " ".join(told)]
+        options.append(f"--tensor-split {','.join(str(count) for count in plan.tensor_split)}")
+    options += [f"--override-tensor '{pattern}={device}'" for pattern, device in plan.overrides]
+    return ["llama.cpp: " + " ".join(options)]

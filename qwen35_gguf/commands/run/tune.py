@@ -19,9 +19,12 @@ from qwen35_gguf.commands.parameter_types import DURATION, ENDPOINTS
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.model_files import read_model
-from qwen35_gguf.runtime.planning import memory, offload
+from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
-from qwen35_gguf.runtime.settings import Settings, needs
+from qwen35_gguf.runtime.planning.fitting import check_fits
+from qwen35_gguf.runtime.planning.memory import estimate, has_mtp
+from qwen35_gguf.runtime.planning.yarn import native_context
+from qwen35_gguf.runtime.settings import Settings, memory_request
 from qwen35_gguf.runtime.tuning import profiles
 from qwen35_gguf.runtime.tuning.search import GOALS, Goal, Race, Result, coordinates, score, search
 from qwen35_gguf.runtime.tuning.trial import Trials
@@ -65,11 +68,11 @@ def command(
     """
     header = read_model(file)
     gpus = offload.find(devices, rpc)
-    start = replace(Settings.default(), draft=memory.has_mtp(header))
-    n_ctx = min(CONTEXT, memory.native_context(header))
+    start = replace(Settings.default(), draft=has_mtp(header))
+    n_ctx = min(CONTEXT, native_context(header))
     ram = available_bytes()
-    options = needs(start, start.depth, n_ctx=n_ctx, checkpoints=0)
-    needed = memory.estimate(header, **options).total
+    request = memory_request(start, start.depth, n_ctx=n_ctx, cached_states=0)
+    needed = estimate(header, request).total
     twice = not rpc and all(gpu.free >= 2 * needed for gpu in gpus)
     trials = Trials(file, n_ctx, devices, rpc, gpus, ram, kept=2 if 2 * needed <= ram else 1, side_by_side=twice)
     listed = coordinates(
@@ -87,7 +90,7 @@ def command(
     if gpus:
         trials.place(start)  # raises if no plan fits
     else:
-        memory.check_fits(header, budget=ram, **options)
+        check_fits(header, request, ram)
     console = Console(stderr=True)
     with trials:
         console.print(f"{file.name}: {goal}, at most {budget:.0f} s", highlight=False)

@@ -24,13 +24,16 @@ from qwen35_gguf.errors import DeviceError, RpcServerError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime import Qwen35
-from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.llama import rpc
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec, offload_fields
-from qwen35_gguf.runtime.planning import memory, offload
-from qwen35_gguf.runtime.planning.placement import HOST, Machine, Plan, make_plan
+from qwen35_gguf.runtime.planning import offload
+from qwen35_gguf.runtime.planning.placement import plan_placement
+from qwen35_gguf.runtime.planning.plan import CPU, Machine, Plan
+
+REQUEST = MemoryRequest(ContextSpec(256))
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +62,17 @@ def evaluate(file: Path, chosen: Offload) -> np.ndarray:
 
 def test_every_split_gives_the_logits_of_the_cpu(files: list[Path], endpoint: str) -> None:
     header = read_header(files[0])
-    devices = offload.find(workers=(endpoint,))
+    devices = offload.find(endpoints=(endpoint,))
     expected = evaluate(files[0], Offload())
-    most = memory.trunk_layers(header) + 1 + memory.has_mtp(header)
+    most = offload.most_layers(header)
     for layers in [*range(1, most + 1), offload.ALL]:
-        found = evaluate(files[0], offload.choose(header, layers, devices, ram=0))
+        found = evaluate(files[0], offload.choose(header, layers, devices, REQUEST, ram=0))
         np.testing.assert_allclose(found, expected, atol=2e-4, err_msg=f"{layers} layers")
 
 
-def test_what_is_on_the_host_is_not_computed_elsewhere(files: list[Path], endpoint: str) -> None:
+def test_what_is_on_the_cpu_is_not_computed_elsewhere(files: list[Path], endpoint: str) -> None:
     """llama.cpp knows a worker from the moment it is connected to."""
-    assert offload.find(workers=(endpoint,))
+    assert offload.find(endpoints=(endpoint,))
     options, keep = offload_fields(Offload())
     with allocator.loaded(files[0], weights=False, **options) as (model, _), allocator.made(model, n_ctx=256) as _:
         assert "RPC" not in allocator.log()
@@ -79,9 +82,9 @@ def test_what_is_on_the_host_is_not_computed_elsewhere(files: list[Path], endpoi
 def test_tensors_may_be_apart_from_their_layers(files: list[Path], endpoint: str) -> None:
     header = read_header(files[0])
     expected = evaluate(files[0], Offload())
-    whole = offload.choose(header, offload.ALL, offload.find(workers=(endpoint,)), ram=0)
+    whole = offload.choose(header, offload.ALL, offload.find(endpoints=(endpoint,)), REQUEST, ram=0)
     for chosen in (
-        offload.with_host_feed_forward(whole, header, 2),
+        offload.with_feed_forward_on_cpu(whole, header, 2),
         Offload(whole.devices, 2, (), ((r"^blk\.0\.ffn_(gate|up|down)\.", whole.devices[0].name),)),
     ):
         np.testing.assert_allclose(evaluate(files[0], chosen), expected, atol=2e-4)
@@ -90,7 +93,7 @@ def test_tensors_may_be_apart_from_their_layers(files: list[Path], endpoint: str
 def test_two_workers_share_the_layers(files: list[Path], endpoint: str) -> None:
     port = free_port()
     with worker(port):
-        devices = offload.find(workers=(endpoint, f"127.0.0.1:{port}"))
+        devices = offload.find(endpoints=(endpoint, f"127.0.0.1:{port}"))
         assert [device.endpoint for device in devices] == [endpoint, f"127.0.0.1:{port}"]
         chosen = Offload(tuple(devices), 4, (3.0, 1.0))
         np.testing.assert_allclose(evaluate(files[0], chosen), evaluate(files[0], Offload()), atol=2e-4)
@@ -108,19 +111,19 @@ def test_answers_are_those_of_the_cpu(files: list[Path], endpoint: str, draft: i
 
 
 def _plan(header: GgufHeader, percent: int, device: Device) -> Plan:
-    """Plan for a host with so much of what the whole model needs."""
-    whole = make_plan(header, Machine(1 << 40), n_ctx=256).usage[0].used
-    return make_plan(header, Machine(whole * percent // 100, (device,)), n_ctx=256)
+    """Plan for a machine with a part of the RAM that the whole model needs."""
+    whole = plan_placement(header, Machine(1 << 40), REQUEST).usage[0].used
+    return plan_placement(header, Machine(whole * percent // 100, (device,)), REQUEST)
 
 
 def test_a_plan_is_carried_out(files: list[Path], endpoint: str) -> None:
     header = read_header(files[0])
-    devices = offload.find(workers=(endpoint,))
+    devices = offload.find(endpoints=(endpoint,))
     elsewhere = replace(devices[0], shared=False)  # as if it had memory of its own
     least = next(
         plan
         for plan in (_plan(header, share, elsewhere) for share in range(99, 0, -1))
-        if any(usage.device != HOST and usage.parts for usage in plan.usage)
+        if any(usage.device != CPU and usage.parts for usage in plan.usage)
     )
     assert 0 < least.n_gpu_layers < 6
     chosen = offload.of_plan(least, devices)
@@ -167,7 +170,9 @@ def test_a_worker_that_dies_between_requests(files: list[Path]) -> None:
 
 def all_on(endpoint: str, file: Path) -> ModelSpec:
     """Put every layer on an RPC server."""
-    return ModelSpec(offload.choose(read_header(file), offload.ALL, offload.find(workers=(endpoint,)), ram=0))
+    return ModelSpec(
+        offload.choose(read_header(file), offload.ALL, offload.find(endpoints=(endpoint,)), REQUEST, ram=0)
+    )
 
 
 def first_logits(context: Context) -> np.ndarray:
@@ -220,7 +225,7 @@ def test_what_is_no_endpoint(text: str) -> None:
 
 def test_nobody_listens() -> None:
     with pytest.raises(RpcServerError, match="cannot be reached"):
-        offload.find(workers=(f"127.0.0.1:{free_port()}",))
+        offload.find(endpoints=(f"127.0.0.1:{free_port()}",))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +263,7 @@ def test_nobody_answers() -> None:
 def test_layers_that_are_not_there(files: list[Path], endpoint: str) -> None:
     with pytest.raises(DeviceError, match="900 layers on a GPU: .* has 6 with the output; use -1 for all"):
         Qwen35(files[0], n_ctx=256, rpc=(endpoint,), n_gpu_layers=900)
-    with pytest.raises(DeviceError, match="finds none; use 0, or name workers"):
+    with pytest.raises(DeviceError, match="finds none; use 0, or name RPC servers"):
         Qwen35(files[0], n_ctx=256, devices=("cpu",), n_gpu_layers=2)
 
 

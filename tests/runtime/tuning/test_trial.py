@@ -92,7 +92,7 @@ def test_no_more_processes_than_memory_allows(files: list[Path], kept: int) -> N
 
 # ---- with a worker -----------------------------------------------------------------------------------------------
 
-SOME, ALL, HOST = (Settings(1, 1, gpu_layers=count, draft=False) for count in (3, 6, 0))
+SOME, ALL, NONE = (Settings(1, 1, gpu_layers=count, draft=False) for count in (3, 6, 0))
 
 
 def serving(endpoint: str) -> AbstractContextManager[subprocess.Popen[str]]:
@@ -106,24 +106,24 @@ def endpoint() -> str:
 
 
 def trials_with(file: Path, endpoint: str) -> Trials:
-    return Trials(file, 1024, (), (endpoint,), offload.find(workers=(endpoint,)), available_bytes())
+    return Trials(file, 1024, (), (endpoint,), offload.find(endpoints=(endpoint,)), available_bytes())
 
 
 def test_trials_take_turns_at_a_worker(files: list[Path], endpoint: str) -> None:
-    """It serves one client at a time; what is on the host alone needs no turn."""
+    """It serves one client at a time; what is on the CPU alone needs no turn."""
     with serving(endpoint), trials_with(files[0], endpoint) as trials:
-        for settings in (SOME, ALL, HOST, SOME, ALL):
+        for settings in (SOME, ALL, NONE, SOME, ALL):
             assert trials.measure(settings).problem == "", settings
             assert sum(settings.gpu_layers != 0 for settings in trials._live) <= 1
-        assert list(trials._live) == [HOST, ALL]
+        assert list(trials._live) == [NONE, ALL]
 
 
-def test_a_plan_for_the_host_alone_needs_no_turn(files: list[Path], endpoint: str) -> None:
+def test_a_plan_for_the_cpu_alone_needs_no_turn(files: list[Path], endpoint: str) -> None:
     """The worker's memory is the host's, and the host is faster."""
     planned = replace(ALL, gpu_layers="auto")
     with serving(endpoint), trials_with(files[0], endpoint) as trials:
         assert not trials.place(planned).devices
-        assert trials.effect(planned) == trials.effect(HOST) != trials.effect(ALL)
+        assert trials.effect(planned) == trials.effect(NONE) != trials.effect(ALL)
         assert (trials.rank(planned), trials.rank(SOME), trials.rank(ALL)) == (0, 3, 6)
         for settings in (ALL, planned):
             assert trials.measure(settings).problem == ""
@@ -158,9 +158,9 @@ def test_a_worker_that_dies_is_a_result(files: list[Path], endpoint: str) -> Non
         assert trials.measure(ALL).problem == ""
         process.kill()
         process.wait()
-        assert f"worker {endpoint}: is gone" in trials.measure(ALL).problem
-        assert f"worker {endpoint}: cannot be reached" in trials.measure(ALL).problem
-        assert trials.measure(HOST).problem == ""
+        assert f"RPC server {endpoint}: is gone" in trials.measure(ALL).problem
+        assert f"RPC server {endpoint}: cannot be reached" in trials.measure(ALL).problem
+        assert trials.measure(NONE).problem == ""
         with serving(endpoint):
             assert trials.measure(ALL).problem == ""
 
@@ -196,4 +196,4 @@ def test_tune_with_a_worker_keeps_a_profile_for_it(
 def test_tune_when_the_worker_is_gone(files: list[Path], endpoint: str) -> None:
     code, _, err = run("tune", files[0], "--rpc", endpoint, "--budget", "5s")
     assert code == 2
-    assert err == f"Error: worker {endpoint}: cannot be reached (Connection refused)\n"
+    assert err == f"Error: RPC server {endpoint}: cannot be reached (Connection refused)\n"

@@ -1,0 +1,142 @@
+"""The compute buffers that llama.cpp plans for a model, without loading its weights.
+
+A model that is loaded with `no_alloc` has its tensors and no memory for them; a context of it goes through graph and
+scheduler as any other, and logs the size of each device's compute buffer. Only these lines tell it: the function that
+returns the figures (`llama_get_memory_breakdown`) gives a C++ map. The vocabulary is left out, since reading it takes
+most of the time. A context allocates its recurrent states all the same (llama-memory-recurrent.cpp), which is what a
+call costs: about 50 MiB for each state of a 9B.
+
+Source: llama.cpp common/fit.cpp, src/llama-context.cpp (sched_reserve).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from qwen35_gguf.errors import ModelError
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama.context import context_fields
+from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
+from qwen35_gguf.runtime.llama.library import clear_messages, ggml_library, library, reason, recorded_log, set_fields
+from qwen35_gguf.runtime.llama.model import offload_fields
+
+BUFFER = re.compile(r"(\S+) compute buffer size\s*=\s*([\d.]+) MiB")
+MIB = 1 << 20
+INTEGER, TEXT = 0, 3  # of llama_model_kv_override_type
+LOAD_NOTHING = 0  # LLAMA_LOAD_MODE_NONE: mmap and no_alloc exclude each other
+
+
+@dataclass(frozen=True)
+class MeasuredBuffers:
+    """Bytes of the compute buffers of both contexts by the name of the device; 10 KiB are the unit."""
+
+    main: dict[str, int]
+    mtp: dict[str, int]
+
+
+def measure_buffers(
+    path: Path,
+    contexts: Sequence[ContextSpec],
+    *,
+    architecture: str,
+    vocab_size: int,
+    offload: Offload,
+    mtp: bool = False,
+) -> list[MeasuredBuffers]:
+    """Return the compute buffers for each of several contexts.
+
+    Args:
+        path: of the text model.
+        contexts: of the main model.
+        architecture: `general.architecture` of the file.
+        vocab_size: rows of the embedding.
+        offload: what is on which device.
+        mtp: with the MTP head, which has a context of its own.
+
+    Raises:
+        ModelError: llama.cpp refuses the file or a context, or reports no figures.
+        MissingDependencyError: llama-cpp-python is not installed.
+
+    """
+    lib = library()
+    overrides = _without_vocabulary(lib, architecture, vocab_size)
+    with _model(lib, path, offload, overrides, mtp=mtp) as model:
+        return [_measure(lib, model, spec, offload.devices, mtp=mtp) for spec in contexts]
+
+
+@contextmanager
+def _model(lib: Any, path: Path, offload: Offload, overrides: Any, *, mtp: bool) -> Iterator[Any]:
+    lib.llama_backend_init()
+    params = lib.llama_model_default_params()
+    fields, kept = offload_fields(offload)
+    fields |= {"load_mtp": mtp, "no_alloc": True, "load_mode": LOAD_NOTHING, "kv_overrides": overrides}
+    set_fields(params, fields)
+    clear_messages()
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    del kept
+    if not model:
+        raise ModelError(f"{path}: cannot be loaded ({reason()})")
+    try:
+        yield model
+    finally:
+        lib.llama_model_free(model)
+
+
+def _without_vocabulary(lib: Any, architecture: str, vocab_size: int) -> Any:
+    overrides = (lib.llama_model_kv_override * 3)()  # the last one stays empty: the end
+    overrides[0].tag, overrides[0].key = TEXT, b"tokenizer.ggml.model"
+    overrides[0].value.val_str = b"no_vocab"
+    overrides[1].tag, overrides[1].key = INTEGER, f"{architecture}.vocab_size".encode()
+    overrides[1].value.val_i64 = vocab_size
+    return overrides
+
+
+def _measure(lib: Any, model: Any, spec: ContextSpec, devices: Sequence[Device], *, mtp: bool) -> MeasuredBuffers:
+    with _context(lib, model, spec) as (main, lines):
+        found = _by_device(lines, devices)
+        if not mtp:
+            return MeasuredBuffers(found, {})
+        with _context(lib, model, replace(spec, n_rs_seq=0, n_outputs=spec.n_seq), mtp_of=main) as (_, lines):
+            return MeasuredBuffers(found, _by_device(lines, devices))
+
+
+@contextmanager
+def _context(lib: Any, model: Any, spec: ContextSpec, mtp_of: Any = None) -> Iterator[tuple[Any, list[str]]]:
+    """Make a context; give also what was logged."""
+    params = lib.llama_context_default_params()
+    set_fields(params, context_fields(spec))
+    if mtp_of is not None:
+        params.ctx_type, params.ctx_other = lib.LLAMA_CONTEXT_TYPE_MTP, mtp_of
+    clear_messages()
+    with recorded_log() as lines:
+        context = lib.llama_init_from_model(model, params)
+    if not context:
+        raise ModelError(f"context of {spec.n_ctx} tokens: cannot be planned ({reason('too little memory')})")
+    try:
+        yield context, lines
+    finally:
+        lib.llama_free(context)
+
+
+def _by_device(lines: Sequence[str], devices: Sequence[Device]) -> dict[str, int]:
+    """Add up the buffers of each device; what is on none of `devices` is on the CPU (its memory for GPUs, too)."""
+    ggml: Any = ggml_library()
+    ggml.ggml_backend_dev_buffer_type.restype = ctypes.c_void_p
+    ggml.ggml_backend_buft_name.restype = ctypes.c_char_p
+    buffers = {}
+    for device in devices:
+        kind = ctypes.c_void_p(ggml.ggml_backend_dev_buffer_type(ctypes.c_void_p(device.pointer)))
+        buffers[ggml.ggml_backend_buft_name(kind).decode()] = device.name
+    sizes: dict[str, int] = {}
+    for buffer, size in BUFFER.findall("".join(lines)):
+        name = buffers.get(buffer, CPU)
+        sizes[name] = sizes.get(name, 0) + round(float(size) * MIB)
+    if not sizes:
+        raise ModelError("llama.cpp: reports no compute buffers; install the pinned version")
+    return sizes
