@@ -1,7 +1,7 @@
 """Importance matrices: for each weight tensor, the mean square of every input column over a calibration text.
 
 Source: llama.cpp tools/imatrix/imatrix.cpp (save_imatrix: the GGUF format, `NAME.in_sum2` and `NAME.counts`, and the
-older .dat) and common/imatrix-loader.cpp (how both are read; an expert that saw nothing counts as all ones).
+older .dat) and common/imatrix-loader.cpp (how both are read; an expert without inputs counts as all ones).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ TYPE = "general.type"
 DATASETS, CHUNKS, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 UINT32 = GGUFValueType.UINT32
 SUMS, COUNTS = ".in_sum2", ".counts"
-LONGEST_NAME, MOST_ENTRIES = 4096, 1 << 20  # of a .dat, whose header has no other check
+LONGEST_NAME, MOST_ENTRIES = 4096, 1 << 20  # limits for a .dat file, which has no other check
 
 
 @dataclass
 class Entry:
-    """One tensor's sums.
+    """Sums of one tensor.
 
     Attributes:
         sums: (matrices, columns) float64, of the squares of the inputs; one matrix, or one for each expert.
-        counts: (matrices,) float64, how many inputs there were.
+        counts: (matrices,) float64, number of inputs.
 
     """
 
@@ -46,7 +46,7 @@ class Entry:
     counts: npt.NDArray[np.float64]
 
     def means(self) -> Float:
-        """Return (matrices, columns) float32; ones where there were no inputs."""
+        """Return (matrices, columns) float32; ones for a matrix without inputs."""
         counts = self.counts[:, None]
         means = np.divide(self.sums, counts, out=np.ones_like(self.sums), where=counts > 0)
         return means.astype(np.float32)
@@ -59,11 +59,11 @@ class Imatrix:
     Attributes:
         entries: by name of the weight tensor.
         datasets: names of the calibration texts.
-        chunks: of text that were evaluated.
+        chunks: number of evaluated chunks of text.
         chunk_size: tokens of a chunk.
-        extra: further metadata, texts only.
-        path: where it was read.
-        sha256: of that file.
+        extra: other metadata, strings only.
+        path: the file that it was read from.
+        sha256: checksum of that file.
 
     """
 
@@ -88,14 +88,14 @@ class Imatrix:
         """Return the importance of a tensor's columns.
 
         Args:
-            name: of the tensor.
+            name: name of the tensor.
             shape: (rows, columns) or (experts, rows, columns).
 
         Returns:
             (1 or experts, columns) float32; None if there is no entry.
 
         Raises:
-            ImatrixError: the entry is of another shape: it belongs to another model.
+            ImatrixError: the entry has another shape: it belongs to another model.
 
         """
         entry = self.entries.get(name)
@@ -103,8 +103,10 @@ class Imatrix:
             return None
         matrices, columns = (shape[0] if len(shape) == 3 else 1), shape[-1]
         if entry.sums.shape != (matrices, columns):
-            there, wanted = " x ".join(map(str, entry.sums.shape)), f"{matrices} x {columns}"
-            raise ImatrixError(f"{self.path}: {name} has {there} values, the model {wanted}; it is of another model")
+            found, expected = " x ".join(map(str, entry.sums.shape)), f"{matrices} x {columns}"
+            raise ImatrixError(
+                f"{self.path}: {name} has {found} values, expected {expected}; it belongs to another model"
+            )
         return entry.means()
 
 
@@ -112,7 +114,7 @@ def read(path: str | Path) -> Imatrix:
     """Read an importance matrix, GGUF or the older .dat.
 
     Raises:
-        ImatrixError: it is missing, damaged, something else, or holds numbers that make no sense.
+        ImatrixError: the file is missing, damaged, not an importance matrix, or has negative or non-finite sums.
 
     """
     path = Path(path)
@@ -123,7 +125,7 @@ def read(path: str | Path) -> Imatrix:
     try:
         found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(data)
     except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError, GgufError) as error:
-        raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error})") from None
+        raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error}); make it again") from None
     for name, entry in found.entries.items():
         for values in (entry.sums, entry.counts):
             if not np.isfinite(values).all() or (values < 0).any():
@@ -170,18 +172,18 @@ def _read_dat(data: bytes) -> Imatrix:
         nonlocal at
         length = number()
         if not 0 <= length <= LONGEST_NAME or at + length > len(data):
-            raise ValueError("a name has no sensible length")
+            raise ValueError("the length of a name is out of range")
         at += length
         return data[at - length : at].decode("utf-8")
 
     found = Imatrix()
     count = number()
     if not 0 < count <= MOST_ENTRIES:
-        raise ValueError("the number of entries makes no sense")
+        raise ValueError("the number of entries is out of range")
     for _ in range(count):
         name, calls, values = text(), number(), number()
         if values <= 0 or at + 4 * values > len(data):
-            raise ValueError(f"{name!r} is cut off")
+            raise ValueError(f"{name!r} is truncated")
         sums = np.frombuffer(data, "<f4", values, at).astype(np.float64)
         at += 4 * values
         found.entries[name] = Entry(sums[None], np.array([float(max(1, calls))]))
@@ -192,7 +194,7 @@ def _read_dat(data: bytes) -> Imatrix:
 
 
 def write(imatrix: Imatrix, path: Path) -> None:
-    """Write it as llama-imatrix does, whole or not at all.
+    """Write an importance matrix as llama-imatrix does; the file appears whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
@@ -214,7 +216,7 @@ def write(imatrix: Imatrix, path: Path) -> None:
 
 
 def merge(several: Iterable[Imatrix]) -> Imatrix:
-    """Add importance matrices of one model over several texts up.
+    """Add up the importance matrices of one model over several texts.
 
     Raises:
         ImatrixError: their tensors differ in shape.
@@ -228,6 +230,8 @@ def merge(several: Iterable[Imatrix]) -> Imatrix:
         for name, entry in one.entries.items():
             known = total.entries.get(name)
             if known is not None and known.sums.shape != entry.sums.shape:
-                raise ImatrixError(f"{one.path}: {name} is of another shape than in the others")
+                raise ImatrixError(
+                    f"{one.path}: {name} has another shape than in the other files; they are of two models"
+                )
             total.add(name, entry.sums, entry.counts)
     return total

@@ -1,51 +1,51 @@
-"""The errors a user can cause. Each message is one line: what, where, what to do.
+"""Errors for a user's mistake or a bad file. Each message is one line: `WHAT: why; what to do`.
 
-The command line prints the message and exits with code 2; as a library they are ordinary exceptions.
+The command line prints the message and exits with code 2; in Python they are ordinary exceptions.
 """
 
 
 class Qwen35Error(Exception):
-    """Base of everything that this package raises for a user's mistake or a bad file."""
+    """Base of all errors that this package raises for a user's mistake or a bad file."""
 
 
 class CheckpointError(Qwen35Error):
-    """The checkpoint is not Qwen3.5, is damaged, or contradicts itself."""
+    """A checkpoint is not Qwen3.5, is damaged, or contradicts itself."""
 
 
 class QuantizationError(Qwen35Error):
-    """A type is unknown, needs what is not there, or cannot hold these weights."""
+    """A quantization type is unknown, lacks something that it needs, or cannot store the weights."""
 
 
 class OutputError(Qwen35Error):
-    """An output exists already, or cannot be written."""
+    """An output file exists already, or cannot be written."""
 
 
 class MissingDependencyError(Qwen35Error):
-    """An optional dependency is needed for what was asked."""
+    """An optional dependency is not installed."""
 
 
 class UnknownTargetError(Qwen35Error):
-    """An instruction set was asked for that this processor does not have."""
+    """The requested instruction set is not available on this processor."""
 
 
 class MediaError(Qwen35Error):
-    """A picture or a video cannot be had, cannot be decoded, or is over a limit."""
+    """An image or a video cannot be read or decoded, or exceeds a limit."""
 
 
 class VisionError(Qwen35Error):
-    """The vision tower (mmproj) is missing, damaged, or belongs to another model."""
+    """The vision encoder (mmproj) is missing, damaged, or belongs to another model."""
 
 
 class ToolError(Qwen35Error):
-    """The definition of a tool, a call in the history, or the result of one, does not fit."""
+    """The definition of a tool, a tool call in the history, or its result is malformed."""
 
 
 class ModelError(Qwen35Error):
-    """A GGUF cannot be loaded or is not Qwen3.5's, or llama.cpp fails while evaluating."""
+    """A GGUF file is not a Qwen3.5 model or cannot be loaded, or llama.cpp fails to evaluate it."""
 
 
 class ContextError(Qwen35Error):
-    """A prompt does not fit into the context."""
+    """A prompt is longer than the context."""
 
 
 class MessageError(Qwen35Error):
@@ -65,15 +65,15 @@ class BusyError(Qwen35Error):
 
 
 class MemoryLimitError(Qwen35Error):
-    """A model with its context, or a plan for it, does not fit into the memory there is."""
+    """A model and its context need more memory than is available."""
 
 
 class GgufError(Qwen35Error):
-    """A GGUF file is missing, damaged, cut off, or not the one that a command needs."""
+    """A GGUF file is missing, damaged, truncated, or not the one that is needed."""
 
 
 class MetadataError(Qwen35Error):
-    """A metadata entry is not there, may not be changed, or cannot have that value."""
+    """A metadata entry is missing, cannot be changed, or cannot have the given value."""
 
 
 class ChecksumError(Qwen35Error):
@@ -81,31 +81,31 @@ class ChecksumError(Qwen35Error):
 
 
 class TextError(Qwen35Error):
-    """A text that cannot be read, or is too short to measure anything on."""
+    """A text cannot be read, or is too short to measure with."""
 
 
 class LogitsError(Qwen35Error):
-    """A file of reference logits that is missing, damaged, or of another vocabulary."""
+    """A file of reference logits is missing, damaged, or of another vocabulary."""
 
 
 class RecipeError(Qwen35Error):
-    """A recipe that is missing or malformed, or a target that no recipe reaches."""
+    """A recipe is missing or malformed, or no recipe reaches the target."""
 
 
 class CostsError(Qwen35Error):
-    """A file of measured costs that is missing, damaged, or of another model."""
+    """A file of measured costs is missing, damaged, or of another model."""
 
 
 class PackageError(Qwen35Error):
-    """A release that cannot be made, or a folder that is none."""
+    """A release cannot be made, or a folder is not a release."""
 
 
 class PublishError(Qwen35Error):
-    """The Hub refuses an upload, or cannot be reached."""
+    """The Hub refuses an upload, or is not reachable."""
 
 
 class ImatrixError(Qwen35Error):
-    """An importance matrix that is missing, damaged, or of another model."""
+    """An importance matrix is missing, damaged, or of another model."""
 
 
 class UnitError(Qwen35Error, ValueError):
@@ -120,4 +120,4 @@ WorkerError = RpcServerError  # the name before 0.3
 
 
 class DeviceError(Qwen35Error):
-    """A device is not there, or the size of its memory makes no sense."""
+    """A device is not available."""

@@ -1,4 +1,4 @@
-"""Progress of long steps, on stderr: a bar on a terminal, at most eleven plain lines elsewhere (logs, CI)."""
+"""Show the progress of long steps on stderr: a bar on a terminal, at most eleven plain lines elsewhere (logs, CI)."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from qwen35_gguf import units
 
 Advance = Callable[[int], None]
 
-# One console for bars and messages, so that a message is printed above a running bar and not into it.
+# One console for bars and messages, so that rich prints a message above a running bar.
 _console = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """Print a message to stderr; safe while a bar is shown."""
+    """Print a message to stderr, above a running bar."""
     _console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def progress(total_bytes: int, description: str) -> Iterator[Advance]:
-    """Show how far a step is. Yields a function to be called with the number of bytes done since the last call.
+    """Show the progress of a step. Yields a function to call with the bytes processed since the last call.
 
     Args:
-        total_bytes: bytes of the whole step; 0 shows a step that is done.
-        description: what is being done, in a word or a file name.
+        total_bytes: bytes of the whole step; 0 shows a finished step.
+        description: name of the step, or of the file.
 
     """
     with _bar(total_bytes, description) if _console.is_terminal else _lines(total_bytes, description) as advance:
@@ -77,7 +77,7 @@ def _lines(total_bytes: int, description: str) -> Iterator[Advance]:
 
 
 def _line(description: str, done: int, total: int, tenths: int, seconds: float) -> str:
-    """One plain line, such as `converting: 40 %, 1.2 of 3.0 GB, 210.0 MB/s, 9 s left`."""
+    """Format one plain line, such as `converting: 40 %, 1.2 of 3.0 GB, 210.0 MB/s, 9 s left`."""
     divisor, unit = units.scale(total)
     line = f"{description}: {10 * tenths} %, {done / divisor:.1f} of {total / divisor:.1f} {unit}"
     if done and seconds > 0:
@@ -88,12 +88,12 @@ def _line(description: str, done: int, total: int, tenths: int, seconds: float) 
 
 
 def steps() -> Progress:
-    """Return a bar on stderr for work that is counted in steps; use it in a `with`, with `counted` for each task."""
+    """Return a bar on stderr for work in steps; enter it with `with`, and call `counted` for each task."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=_console)
 
 
 def counted(bar: Progress, description: str) -> Callable[[int, int], None]:
-    """Begin a task of a bar of `steps`; the result takes how many steps are done, and how many there are."""
+    """Add a task to a bar of `steps`. Returns a function to call with the number of finished steps and of all steps."""
     task = bar.add_task(description, total=None)
     return lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,1 +1,1 @@
-"""GGUF files byte by byte: one reader, one writer, shards, and files that appear complete or not at all."""
+"""Read and write GGUF files: one reader, one writer, sets of shards."""

@@ -1,12 +1,12 @@
-"""Cut a GGUF file into shards and join them again, without changing a byte of tensors or metadata.
+"""Split a GGUF file into shards and merge them again, without changing a byte of tensors or metadata.
 
-The form is that of llama-gguf-split: `Name-00001-of-0000N.gguf`, all metadata in the first shard, and in each of them
-`split.no` (from 0), `split.tensors.count` (of all shards) and `split.count`. A tensor is never cut. llama.cpp loads the
-whole set when it is given the first shard. Source: tools/gguf-split/gguf-split.cpp of llama.cpp.
+The format is that of llama-gguf-split: `Name-00001-of-0000N.gguf`, all metadata in the first shard, and in each of them
+`split.no` (from 0), `split.tensors.count` (of all shards) and `split.count`. A tensor is never split. llama.cpp
+loads the whole set from the path of the first shard. Source: tools/gguf-split/gguf-split.cpp of llama.cpp.
 
-Different on purpose: a shard's size includes its header, so that no file is larger than asked for (but one that holds a
-single larger tensor); merging removes the split keys, so that the file is the one that was split; an alignment other
-than 32 is written to every shard.
+Different on purpose: a shard's size includes its header, so that no file exceeds the limit (except one with a single
+larger tensor); merging removes the split keys, so that the file is the one that was split; an alignment other than 32
+is written to every shard.
 """
 
 from __future__ import annotations
@@ -43,27 +43,28 @@ def read_set(first: Path) -> list[GgufHeader]:
     """Read the headers of a model: one file, or all shards of the set that `first` belongs to.
 
     Raises:
-        GgufError: a shard is missing, cut off, or one of another set.
+        GgufError: a shard is missing, truncated, or of another set.
 
     """
-    layout = read_header(first)
-    count = layout.value(COUNT, 0)
+    header = read_header(first)
+    count = header.value(COUNT, 0)
     if count <= 1 and not SHARD_NAME.fullmatch(first.name):
-        return [layout]
+        return [header]
     name = SHARD_NAME.fullmatch(first.name)
     if name is None:
+        number = header.value(NO, 0) + 1
         raise GgufError(
-            f"{first}: is shard {layout.value(NO, 0) + 1} of {count}, which its name has to say: "
-            f"NAME-{layout.value(NO, 0) + 1:05}-of-{count:05}.gguf"
+            f"{first}: is shard {number} of {count}, but not named like one; rename it to "
+            f"NAME-{number:05}-of-{count:05}.gguf"
         )
-    if layout.find(COUNT) is None:
-        raise GgufError(f"{first}: is named like a shard, but has no {COUNT}; it was not made by splitting a GGUF file")
+    if header.find(COUNT) is None:
+        raise GgufError(f"{first}: is named like a shard, but has no {COUNT}; rename it")
     count = int(name["count"])
     shards: list[GgufHeader] = []
     for index in range(count):
         path = shard_path(first.parent, name["prefix"], index, count)
         if not path.is_file():
-            raise GgufError(f"{path}: is missing; all {count} shards have to be in one folder")
+            raise GgufError(f"{path}: is missing; put all {count} shards into one folder")
         shards.append(read_header(path))
         _check_shard(shards[-1], shards[0], index, count)
     _check_tensors(shards)
@@ -80,15 +81,19 @@ def _check_shard(shard: GgufHeader, first: GgufHeader, index: int, count: int) -
 
 
 def _check_tensors(shards: Sequence[GgufHeader]) -> None:
-    homes: dict[str, Path] = {}
+    shard_of: dict[str, Path] = {}
     for shard in shards:
         for tensor in shard.tensors:
-            if tensor.name in homes:
-                raise GgufError(f"{shard.path}: {tensor.name} is in {homes[tensor.name].name}, too; these are two sets")
-            homes[tensor.name] = shard.path
+            if tensor.name in shard_of:
+                raise GgufError(
+                    f"{shard.path}: {tensor.name} is also in {shard_of[tensor.name].name}; download the set again"
+                )
+            shard_of[tensor.name] = shard.path
     total = shards[0].value(TOTAL)
-    if total is not None and total != len(homes):
-        raise GgufError(f"{shards[0].path}: {TOTAL} is {total}, but the shards hold {len(homes)}; download them again")
+    if total is not None and total != len(shard_of):
+        raise GgufError(
+            f"{shards[0].path}: {TOTAL} is {total}, but the shards hold {len(shard_of)}; download the set again"
+        )
 
 
 def split(
@@ -100,59 +105,59 @@ def split(
     force: bool = False,
     advance: Advance = lambda _: None,
 ) -> list[Path]:
-    """Cut a GGUF file into shards of at most `max_bytes`; all of them appear at the end, or none does.
+    """Split a GGUF file into shards of at most `max_bytes`; all of them appear at the end, or none does.
 
     Args:
         file: the GGUF file.
-        out: the shards' folder; made if absent.
-        max_bytes: of a shard, with its header.
-        prefix: of the shards' names; empty: that of the file.
+        out: folder of the shards; made if absent.
+        max_bytes: size limit of a shard, with its header.
+        prefix: first part of the shards' names; empty: the name of the file.
         force: replace existing files.
         advance: called with the bytes of every tensor written.
 
     Returns:
-        The shards, the first one first.
+        The shards, in order.
 
     Raises:
         GgufError: the file is damaged, or is itself a shard.
         OutputError: a shard exists already, cannot be written, or there is no space.
 
     """
-    layout = read_header(file)
-    if layout.value(COUNT, 0) > 1:
-        raise GgufError(f"{file}: is a shard itself; join its set first with `qwen35 merge`")
-    groups = _groups(layout, max_bytes)
+    header = read_header(file)
+    if header.value(COUNT, 0) > 1:
+        raise GgufError(f"{file}: is a shard itself; merge its set first with `qwen35 merge`")
+    groups = _groups(header, max_bytes)
     if len(groups) > MAX_SHARDS:
-        raise OutputError(f"{max_bytes:,} bytes a shard would make {len(groups):,} of them; choose a larger size")
+        raise OutputError(f"{file}: {max_bytes:,} bytes per shard make {len(groups):,} shards; choose a larger size")
     stem = prefix or file.name.removesuffix(".gguf")
     paths = [shard_path(out, stem, index, len(groups)) for index in range(len(groups))]
-    _check_outputs(paths, layout.size, force=force)
+    _check_outputs(paths, header.size, force=force)
     with ExitStack() as stack, file.open("rb") as source:
         drafts = []
         for index, (path, group) in enumerate(zip(paths, groups, strict=True)):
             shard = stack.enter_context(pending_file(path, force=force))
-            entries = list(_shard_entries(layout, index, len(groups)))
+            entries = list(_shard_entries(header, index, len(groups)))
             with disk_errors(shard.path):
-                placed = contiguous(group, layout.alignment)
-                shard.file.write(encode_header(entries, placed, layout.alignment, layout.version))
+                placed = contiguous(group, header.alignment)
+                shard.file.write(encode_header(entries, placed, header.alignment, header.version))
                 for tensor in group:
-                    source.seek(layout.data_start + tensor.offset)
+                    source.seek(header.data_start + tensor.offset)
                     copy_bytes(source, shard.file, tensor.nbytes, file)
-                    shard.file.write(b"\0" * (-tensor.nbytes % layout.alignment))
+                    shard.file.write(b"\0" * (-tensor.nbytes % header.alignment))
                     advance(tensor.nbytes)
             shard.finish()
             drafts.append(shard)
-        for shard in reversed(drafts):  # the first one, which is the one that is loaded, comes last
+        for shard in reversed(drafts):  # the first shard, which is the one to load, appears last
             shard.publish()
     return paths
 
 
 def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lambda _: None) -> Path:
-    """Join a set of shards into one file.
+    """Merge a set of shards into one file.
 
     Args:
-        first: any shard of the set; the others have to be beside it.
-        out: the file to be made.
+        first: any shard of the set; the others must be beside it.
+        out: the file to write.
         force: replace an existing file.
         advance: called with the bytes of every tensor written.
 
@@ -164,7 +169,7 @@ def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lam
     shards = read_set(first)
     head = shards[0]
     if len(shards) == 1 and head.find(COUNT) is None:
-        raise GgufError(f"{first}: is no shard; there is nothing to join")
+        raise GgufError(f"{first}: is not a shard; there is nothing to merge")
     if any(shard.path.resolve() == out.resolve() for shard in shards):
         raise OutputError(f"{out}: is one of the shards; choose another name with -o")
     entries = [entry for entry in head.entries if entry.key not in SPLIT_KEYS]
@@ -195,28 +200,28 @@ def _check_outputs(paths: Sequence[Path], needed: int, *, force: bool) -> None:
         check_space(paths[0].parent, needed)
 
 
-def _groups(layout: GgufHeader, max_bytes: int) -> list[list[TensorInfo]]:
-    """Give every shard as many tensors, in order, as fit beside its header; at least one."""
+def _groups(header: GgufHeader, max_bytes: int) -> list[list[TensorInfo]]:
+    """Fill each shard, in order, with the tensors that fit beside its header; at least one."""
     groups: list[list[TensorInfo]] = []
-    header = data = 0
-    for tensor in layout.tensors:
-        header += len(tensor.record)
-        data += padded(tensor.nbytes, layout.alignment)
-        if not groups or padded(header, layout.alignment) + data > max_bytes:
-            entries = _shard_entries(layout, len(groups), 1)
-            header = HEADER_BYTES + sum(len(entry.record) for entry in entries) + len(tensor.record)
-            data = padded(tensor.nbytes, layout.alignment)
+    head = data = 0
+    for tensor in header.tensors:
+        head += len(tensor.record)
+        data += padded(tensor.nbytes, header.alignment)
+        if not groups or padded(head, header.alignment) + data > max_bytes:
+            entries = _shard_entries(header, len(groups), 1)
+            head = HEADER_BYTES + sum(len(entry.record) for entry in entries) + len(tensor.record)
+            data = padded(tensor.nbytes, header.alignment)
             groups.append([])
         groups[-1].append(tensor)
     return groups or [[]]
 
 
-def _shard_entries(layout: GgufHeader, index: int, count: int) -> Iterator[KeyValue]:
+def _shard_entries(header: GgufHeader, index: int, count: int) -> Iterator[KeyValue]:
     """Yield the entries of a shard in the order in which llama-gguf-split writes them."""
-    for entry in layout.entries:
-        of_all = entry.key == ALIGNMENT_KEY and layout.alignment != DEFAULT_ALIGNMENT
+    for entry in header.entries:
+        of_all = entry.key == ALIGNMENT_KEY and header.alignment != DEFAULT_ALIGNMENT
         if (index == 0 or of_all) and entry.key not in SPLIT_KEYS:
             yield entry
     yield KeyValue.of(NO, index, GGUFValueType.UINT16)
-    yield KeyValue.of(TOTAL, len(layout.tensors), GGUFValueType.INT32)
+    yield KeyValue.of(TOTAL, len(header.tensors), GGUFValueType.INT32)
     yield KeyValue.of(COUNT, count, GGUFValueType.UINT16)

@@ -1,4 +1,4 @@
-"""Shards against llama.cpp, which loads, names, cuts and joins them, and the gguf package, which does the same."""
+"""Shards against llama.cpp, which loads, names, splits and merges them, and the gguf package, which does the same."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_incomplete_and_mixed_sets_are_refused(parts: list[Path], tmp_path: Path
 
 
 def test_wrong_uses_are_named(files: list[Path], parts: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(GgufError, match="nothing to join"):
+    with pytest.raises(GgufError, match="nothing to merge"):
         shards.merge(files[0], tmp_path / "x.gguf")
     with pytest.raises(GgufError, match="shard itself"):
         shards.split(parts[1], tmp_path, SIZE)
