@@ -18,9 +18,10 @@ import time
 from pathlib import Path
 
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH, best_depth, measure_costs, speed_up
+from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth, best_depth, speed_up
+from qwen35_gguf.runtime.engine.mtp import measure_costs
 from qwen35_gguf.runtime.engine.sampling import RAW, Sampler, choose
-from qwen35_gguf.runtime.engine.sequence import Depth, Engine
+from qwen35_gguf.runtime.engine.sequence import Engine
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from runtime import convert
 
@@ -52,7 +53,7 @@ def main() -> None:
 def report(name: str, model: Model, off: Engine, auto: Engine, options: argparse.Namespace) -> None:
     """Measure and print."""
     assert auto.drafter is not None
-    measured = [measure_costs(auto.trunk, auto.drafter, MAX_DEPTH) for _ in range(5)]
+    measured = [measure_costs(auto.main, auto.drafter, MAX_DEPTH) for _ in range(5)]
     verify = [statistics.median(steps) for steps in zip(*(steps for steps, _ in measured), strict=True)]
     draft = statistics.median(draft for _, draft in measured)
     steps = ", ".join(f"{1e3 * seconds:.1f}" for seconds in verify)

@@ -1,7 +1,9 @@
-"""Which files belong together: a text model and the vision tower beside it, judged by their headers."""
+"""The files of a model: its header, the vision encoder beside it, and an identity of its content."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from qwen35_gguf.architecture import DENSE, MOE
@@ -11,8 +13,9 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 
 ARCHITECTURES = (DENSE, MOE)
-# Of several towers the one that is closest to the original weights.
+# Of several vision encoders the one that is closest to the original weights.
 PREFERRED = ("-BF16", "-F16", "-F32", "-Q8_0")
+SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 
 
 def read_model(path: Path) -> GgufHeader:
@@ -27,14 +30,14 @@ def read_model(path: Path) -> GgufHeader:
     except Qwen35Error as error:
         raise ModelError(str(error)) from None
     if header.architecture == "clip":
-        raise ModelError(f"{path}: is a vision tower (mmproj), not a text model; name the other file beside it")
+        raise ModelError(f"{path}: is a vision encoder (mmproj), not a text model; name the other file beside it")
     if header.architecture not in ARCHITECTURES:
         raise ModelError(f"{path}: is a model of another family ({header.architecture}); use one of Qwen3.5")
     return header
 
 
 def find_mmproj(model: Path, n_embd: int) -> Path:
-    """Find the vision tower in the folder of a text model: `mmproj-*.gguf` that fits its width.
+    """Find the vision encoder in the folder of a text model: `mmproj-*.gguf` that fits its width.
 
     Of several the one whose name shares most with the model's is taken, then the most exact one.
 
@@ -51,7 +54,7 @@ def find_mmproj(model: Path, n_embd: int) -> Path:
         except VisionError as error:
             reason = f" ({error})"
     if not fitting:
-        raise VisionError(f"{model}: no vision tower mmproj-*.gguf beside it fits{reason}; name one with mmproj")
+        raise VisionError(f"{model}: no vision encoder mmproj-*.gguf beside it fits{reason}; name one with mmproj")
 
     def rank(path: Path) -> tuple[int, int]:
         name = path.stem.removeprefix("mmproj-")
@@ -60,3 +63,14 @@ def find_mmproj(model: Path, n_embd: int) -> Path:
         return -shared, exact
 
     return min(fitting, key=rank)
+
+
+def model_identity(path: Path, **settings: object) -> str:
+    """Hash what identifies a model file (its size, and samples of its content), and settings that belong to it."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(json.dumps([size, sorted(settings.items())], default=str).encode())
+    with path.open("rb") as file:
+        for i in range(SAMPLES):
+            file.seek(max(0, (size - SAMPLE_BYTES) * i // (SAMPLES - 1)))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()

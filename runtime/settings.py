@@ -8,8 +8,8 @@ from typing import Any, Literal
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRequest, Yarn
 from qwen35_gguf.runtime.cpu_threads import default_threads
-from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
-from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Depth
+from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
+from qwen35_gguf.runtime.engine.sequence import CACHED_STATES
 from qwen35_gguf.runtime.llama.devices import Offload
 from qwen35_gguf.runtime.llama.model import ModelSpec
 
@@ -93,7 +93,7 @@ def memory_request(
     depth: Depth,
     *,
     n_ctx: int,
-    cached_states: int = CHECKPOINTS,
+    cached_states: int = CACHED_STATES,
     mmproj: GgufHeader | None = None,
     image_pixels: int = IMAGE_PIXELS,
 ) -> MemoryRequest:

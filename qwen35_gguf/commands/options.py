@@ -12,7 +12,7 @@ import click
 from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import KV_TYPES
-from qwen35_gguf.runtime.engine.sequence import Depth
+from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits

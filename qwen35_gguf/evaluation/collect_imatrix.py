@@ -23,11 +23,10 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.prefix_cache import model_identity
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.eval_callback import EvalCallback, view
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
-from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.runtime.model_files import model_identity, read_model
 from qwen35_gguf.runtime.planning import memory
 
 OUTPUT_ROWS = 64  # of a chunk that are multiplied with the output matrix, which is as large as many layers

@@ -10,7 +10,7 @@ from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
 from qwen35_gguf.runtime.chat.message_media import split_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
-from qwen35_gguf.runtime.engine.sequence import MediaChunk
+from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.media.image import FACTOR, MediaLimits, Picture

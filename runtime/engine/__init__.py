@@ -1,1 +1,1 @@
-"""Token ids only: sequences, caches, drafts and sampling."""
+"""Token ids only: sequences, caches of states, drafts and sampling."""

@@ -1,39 +1,36 @@
-"""How the next token is chosen: Qwen3.5's presets, what a file or a request says otherwise, seeds and grammars.
+"""How the next token is chosen: Qwen3.5's presets, the overrides of a file or a request, seeds and grammars.
 
 Source of the presets: the model cards of Qwen3.5 ("Best Practices", the general tasks of each mode).
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from qwen35_gguf.errors import GrammarError, MessageError
+from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.llama.samplers import Chain, Grammar, schema_grammar
+from qwen35_gguf.runtime.llama.samplers import Chain, Grammar
 
-# Any JSON object, for response_format {"type": "json_object"}.
-JSON_OBJECT = {"type": "object"}
 MAX_SEED = 0xFFFFFFFE  # the next one means "random" to llama.cpp
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What is done to the logits, in this order.
+    """What is applied to the logits, in this order.
 
     Attributes:
-        presence_penalty: taken from the logit of a token that is among the last 1,024.
-        frequency_penalty: taken as often as it is among them.
+        presence_penalty: subtracted from the logit of a token that is among the last 1,024.
+        frequency_penalty: subtracted for each time that it is among them.
         repeat_penalty: divides a positive logit of such a token and multiplies a negative one; 1 does nothing.
-        top_k: only so many of the best stay; 0 keeps all.
-        top_p: only the best stay that together have this probability.
-        min_p: only those stay that have this part of the best one's probability.
-        temperature: 0 takes the best.
+        top_k: only the N best stay; 0 keeps all.
+        top_p: only the best stay, up to this total probability.
+        min_p: only those stay that have at least this fraction of the best one's probability.
+        temperature: 0 chooses the best.
 
     """
 
@@ -48,7 +45,7 @@ class Sampling:
 
 THINKING = Sampling()
 NOT_THINKING = Sampling(temperature=0.7, top_p=0.8)
-# Continuing a text has no preset of Qwen's; penalties would keep it from repeating what it has to repeat.
+# Qwen has no preset for raw text; penalties would prevent repetitions that the text needs.
 RAW = Sampling(presence_penalty=0.0)
 
 # The metadata's names; those of `Sampling` are OpenAI's.
@@ -71,12 +68,12 @@ LIMITS = {
 
 
 def choose(preset: Sampling, metadata: Mapping[str, str], wanted: Mapping[str, float | None]) -> Sampling:
-    """Combine a preset, what the file says (`general.sampling.*`) and what the request says; the later ones win.
+    """Combine a preset, the file's overrides (`general.sampling.*`) and those of the request; the later ones win.
 
-    Temperature 0 takes the best token as it is: the penalties of the preset are then left out.
+    Temperature 0 chooses the best token as it is: the penalties of the preset are then left out.
 
     Raises:
-        MessageError: the request has an unknown option, or a value out of its range.
+        MessageError: the request has an unknown option, or a value outside of its range.
 
     """
     stored = {ours: metadata.get(f"general.sampling.{theirs}") for ours, theirs in STORED.items()}
@@ -117,40 +114,6 @@ def new_seed(seed: int | None) -> int:
     return seed % MAX_SEED
 
 
-def grammar_text(response_format: Mapping[str, Any] | None, grammar: str | None) -> str | None:
-    """Return the grammar that a request asks for, None if it asks for none.
-
-    `response_format` is OpenAI's: `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema",
-    "json_schema": {"schema": {...}}}`; llama.cpp's `{"type": "json_object", "schema": {...}}` is taken, too. `grammar`
-    is GBNF.
-
-    Raises:
-        GrammarError: both are given, or the schema is none.
-
-    """
-    if response_format is None:
-        return grammar
-    if grammar is not None:
-        raise GrammarError("response_format and grammar: give one of them")
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        schema = response_format.get("schema", JSON_OBJECT)
-    elif kind == "json_schema":
-        inner = response_format.get("json_schema")
-        schema = inner.get("schema") if isinstance(inner, Mapping) else response_format.get("schema")
-    else:
-        raise GrammarError(f"response_format: {kind!r} is not text, json_object or json_schema")
-    if not isinstance(schema, Mapping):
-        raise GrammarError("response_format: has no JSON schema; give an object")
-    try:
-        text = json.dumps(schema)
-    except (TypeError, ValueError, RecursionError):
-        raise GrammarError("response_format: the schema is not JSON") from None
-    return schema_grammar(text)
-
-
 class Sampler(Closing):
     """Chooses tokens by the settings and, once `constrain` was called, by the grammar."""
 
@@ -183,11 +146,11 @@ class Sampler(Closing):
 
     @property
     def waits(self) -> bool:
-        """Whether there is a grammar that is not yet in force."""
+        """Whether there is a grammar that is not applied yet."""
         return self._grammar is not None and not self._constrained
 
     def constrain(self) -> None:
-        """Let the grammar, if there is one, hold from the next token on."""
+        """Apply the grammar, if there is one, from the next token on."""
         self._constrained = self._grammar is not None
 
     def sample(self, context: Context, row: int) -> int:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from qwen35_gguf.errors import ContextError
-from qwen35_gguf.runtime.chat.openai_types import Completion, FinishReason, Timings
-from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.llama.context import Context
@@ -19,24 +17,47 @@ MAX_PARALLEL = 64
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt: its tokens, how the answer is to be read and sampled, and how many tokens it may have."""
+    """One prompt.
+
+    Attributes:
+        tokens: of the prompt.
+        sampling: how tokens are chosen.
+        seed: of the sampler.
+        limit: tokens generated at most.
+
+    """
 
     tokens: list[int]
-    inside: bool
-    raw: bool
-    settings: Sampling
+    sampling: Sampling
     seed: int
     limit: int
 
 
+@dataclass(frozen=True)
+class JobResult:
+    """What was generated for a job.
+
+    Attributes:
+        tokens: all of them, the one that ended the generation included.
+        ended: whether the last token ended it; otherwise the limit was reached.
+        prompt_seconds: of evaluating the prompt.
+        seconds: from then to the last token.
+
+    """
+
+    tokens: list[int]
+    ended: bool
+    prompt_seconds: float
+    seconds: float
+
+
 @dataclass
 class _Slot:
-    """A sequence at work."""
+    """A sequence that is being generated."""
 
     number: int
     job: Job
     sampler: Sampler
-    parser: ReplyParser | RawText
     prompt_seconds: float
     started: float
     pos: int
@@ -44,20 +65,17 @@ class _Slot:
     tokens: list[int] = field(default_factory=list)
 
 
-def run(
-    model: Model,
-    jobs: Sequence[Job],
-    spec: ContextSpec,
-    *,
-    parallel: int,
-) -> list[Completion]:
-    """Answer all jobs, up to `parallel` at once; a sequence that ends makes room for the next job.
+def run(model: Model, jobs: Sequence[Job], spec: ContextSpec, *, parallel: int) -> list[JobResult]:
+    """Run all jobs, up to `parallel` side by side; a sequence that ends makes room for the next job.
 
     Args:
         model: loaded.
         jobs: see `Job`.
         spec: of a context for one sequence; `n_ctx` is the most cells that each gets.
         parallel: sequences.
+
+    Returns:
+        The results in the order of the jobs.
 
     Raises:
         ContextError: a prompt with its answer does not fit into `n_ctx`.
@@ -71,7 +89,7 @@ def run(
         return []
     parallel = min(parallel, len(jobs))
     cells = sum(sorted((len(job.tokens) + job.limit for job in jobs), reverse=True)[:parallel])
-    done: dict[int, Completion] = {}
+    done: dict[int, JobResult] = {}
     slots: dict[int, _Slot] = {}
     waiting = list(enumerate(jobs))
     shared = replace(spec, n_ctx=cells, n_batch=max(spec.n_batch, parallel), n_seq=parallel)
@@ -82,7 +100,7 @@ def run(
                     if seq not in slots and waiting:
                         number, job = waiting.pop(0)
                         slots[seq] = _begin(model, context, seq, number, job, spec.n_batch)
-                        _take(model, context, seq, slots, done)
+                        _sample(model, context, seq, slots, done)
                 if slots:
                     _step(model, context, slots, done)
         finally:
@@ -98,37 +116,28 @@ def _begin(model: Model, context: Context, seq: int, number: int, job: Job, n_ba
         part = job.tokens[at : at + n_batch]
         context.evaluate(part, at, seq=seq, outputs=int(at + len(part) == len(job.tokens)))
     now = time.perf_counter()
-    parser = RawText() if job.raw else ReplyParser(inside=job.inside)
-    sampler = Sampler(model, job.settings, job.seed)
-    return _Slot(number, job, sampler, parser, now - start, now, len(job.tokens))
+    return _Slot(number, job, Sampler(model, job.sampling, job.seed), now - start, now, len(job.tokens))
 
 
-def _step(model: Model, context: Context, slots: dict[int, _Slot], done: dict[int, Completion]) -> None:
+def _step(model: Model, context: Context, slots: dict[int, _Slot], done: dict[int, JobResult]) -> None:
     """Evaluate the last token of each sequence, and sample the next ones."""
     order = list(slots)
     context.evaluate_rows([slots[seq].tokens[-1] for seq in order], [slots[seq].pos for seq in order], order)
     for row, seq in enumerate(order):
         slots[seq].pos += 1
         slots[seq].row = row
-        _take(model, context, seq, slots, done)
+        _sample(model, context, seq, slots, done)
 
 
-def _take(model: Model, context: Context, seq: int, slots: dict[int, _Slot], done: dict[int, Completion]) -> None:
+def _sample(model: Model, context: Context, seq: int, slots: dict[int, _Slot], done: dict[int, JobResult]) -> None:
     """Sample a token of a sequence; one that ends leaves its slot."""
     slot = slots[seq]
     token = slot.sampler.sample(context, slot.row)
     slot.tokens.append(token)
     ended = model.ends(token)
-    if not ended:
-        slot.parser.feed(model.piece(token))
     if not ended and len(slot.tokens) < slot.job.limit:
         return
-    slot.parser.finish()
     slot.sampler.close()
-    reason: FinishReason = "stop" if ended else "length"
-    timings = Timings(
-        len(slot.job.tokens), 0, slot.prompt_seconds, len(slot.tokens), time.perf_counter() - slot.started
-    )
-    done[slot.number] = Completion(slot.parser.message().content or "", reason, timings)
+    done[slot.number] = JobResult(slot.tokens, ended, slot.prompt_seconds, time.perf_counter() - slot.started)
     context.remove(0, seq=seq)
     del slots[seq]

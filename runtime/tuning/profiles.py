@@ -17,9 +17,9 @@ from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.cache_dir import profile_dir
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.runtime.context_spec import KV_TYPES
-from qwen35_gguf.runtime.engine.prefix_cache import model_identity
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.install import installed_runtime
+from qwen35_gguf.runtime.model_files import model_identity
 from qwen35_gguf.runtime.settings import Settings, from_record
 from qwen35_gguf.runtime.tuning.search import GOALS, Goal
 

@@ -50,7 +50,7 @@ def _bad_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", ".", "Hello"], 2, ["Error: .: Is a directory"]),
         (["run", "text.gguf", "Hello"], 2, ["Error: text.gguf: not a GGUF file"]),
         (["run", "short.gguf", "Hello"], 2, ["Error: short.gguf: ends inside the GGUF header"]),
-        (["run", "clip.gguf", "Hello"], 2, ["Error: clip.gguf: is a vision tower (mmproj)"]),
+        (["run", "clip.gguf", "Hello"], 2, ["Error: clip.gguf: is a vision encoder (mmproj)"]),
         (["run", "qwen35.gguf", "Hello"], 2, ["Error: qwen35.gguf: has no qwen35.context_length"]),
         (["run", "qwen35.gguf", "Hello", "-n", "0"], 2, ["Invalid value for '-n'"]),
     ],

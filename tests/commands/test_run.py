@@ -105,11 +105,11 @@ def test_a_truncated_file_is_one_line(files: list[Path], tmp_path: Path, size: i
     assert result.stderr.count("\n") == 1
 
 
-def test_a_vision_tower_is_refused(files: list[Path], tmp_path: Path) -> None:
+def test_a_vision_encoder_is_refused(files: list[Path], tmp_path: Path) -> None:
     shutil.copy(files[1], tmp_path / "vision.gguf")
     result = run(tmp_path / "vision.gguf", "Hello")
     assert result.exit_code == 2
-    assert "is a vision tower (mmproj)" in result.stderr
+    assert "is a vision encoder (mmproj)" in result.stderr
 
 
 def test_a_prompt_beyond_the_context_is_refused(files: list[Path]) -> None:

@@ -187,12 +187,12 @@ def test_a_call_becomes_an_object_and_goes_back(shared: Qwen35, monkeypatch: pyt
 
 def _speak(model: Qwen35, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Let the engine give the tokens of a text instead of sampled ones; everything after it is real."""
-    tokens = [*model._model.tokenize(text), model._model.tokenize("<|im_end|>")[0]]
+    tokens = [*model._loaded.model.tokenize(text), model._loaded.model.tokenize("<|im_end|>")[0]]
 
     def generate(*_: object, **__: object):  # type: ignore[no-untyped-def]
         yield from tokens
 
-    monkeypatch.setattr(model._engine, "generate", generate)
+    monkeypatch.setattr(model._loaded.engine, "generate", generate)
 
 
 def test_characters_split_over_tokens_arrive_whole(shared: Qwen35, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,8 +214,8 @@ def test_a_picture_is_encoded_once_and_reused(files: list[Path]) -> None:
         first = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
         messages += [first.choices[0].message, {"role": "user", "content": "And now?"}]
         second = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
-        assert model._vision is not None
-        assert model._vision.encoded == 1
+        assert model._loaded.vision is not None
+        assert model._loaded.vision.encoded == 1
         assert second.timings.reused_tokens >= 2 * 3
     with Qwen35(files[0], n_ctx=1024, n_threads=1, draft=0, cache_bytes=0) as cold:
         assert cold.chat(messages, thinking=False, max_tokens=8, temperature=0).choices == second.choices
@@ -231,8 +231,8 @@ def test_a_video_is_seen_and_its_pairs_of_frames_are_reused(files: list[Path], t
         first = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
         messages += [first.choices[0].message, {"role": "user", "content": "And then?"}]
         second = model.chat(messages, thinking=False, max_tokens=8, temperature=0)
-        assert model._vision is not None
-        assert model._vision.encoded == 2  # four frames at two a second
+        assert model._loaded.vision is not None
+        assert model._loaded.vision.encoded == 2  # four frames at two a second
     with Qwen35(files[0], n_ctx=1024, n_threads=1, draft=0, video_limits=limits, cache_bytes=0) as cold:
         assert cold.chat(messages, thinking=False, max_tokens=8, temperature=0).choices == second.choices
         text = cold.chat([{"role": "user", "content": "What moves?"}], thinking=False, max_tokens=8, temperature=0)
@@ -438,6 +438,6 @@ def test_without_a_tower_a_picture_is_refused_and_text_is_not(files: list[Path],
     (tmp_path / "alone.gguf").symlink_to(files[0])
     rgb = np.zeros((64, 64, 3), dtype=np.uint8)
     with Qwen35(tmp_path / "alone.gguf", n_ctx=512, n_threads=1) as model:
-        with pytest.raises(errors.VisionError, match=r"no vision tower mmproj-\*.gguf beside it"):
+        with pytest.raises(errors.VisionError, match=r"no vision encoder mmproj-\*.gguf beside it"):
             model.chat([{"role": "user", "content": [{"type": "image", "image": rgb}]}])
         assert model.chat(HELLO, thinking=False, max_tokens=1).timings.tokens == 1

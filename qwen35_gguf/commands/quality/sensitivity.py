@@ -24,7 +24,7 @@ from qwen35_gguf.quant.recipe_file import split_name
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search.costs import Costs, Type
 from qwen35_gguf.runtime.cpu_threads import default_threads
-from qwen35_gguf.runtime.engine.prefix_cache import model_identity
+from qwen35_gguf.runtime.model_files import model_identity
 
 PATH = click.Path(path_type=Path)
 SAVE_SECONDS = 20

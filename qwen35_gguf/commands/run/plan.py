@@ -16,8 +16,8 @@ from qwen35_gguf.errors import VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
-from qwen35_gguf.runtime.engine.mtp import MAX_DEPTH
-from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS
+from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH
+from qwen35_gguf.runtime.engine.sequence import CACHED_STATES
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
@@ -89,7 +89,7 @@ def command(
     request = MemoryRequest(
         ContextSpec(n_ctx, batch, kv_type=kv_type, n_seq=parallel, n_rs_seq=depth, n_outputs=max(1 + depth, parallel)),
         mtp=drafting,
-        cached_states=CHECKPOINTS if parallel == 1 else 0,
+        cached_states=CACHED_STATES if parallel == 1 else 0,
         mmproj=None if no_vision else _mmproj(file, header),
     )
     measure = None if ram or vram else offload.measure_on(header, request, machine.devices)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen35_gguf.errors import GrammarError, MessageError
-from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, grammar_text, new_seed
+from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, new_seed
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, Grammar, candidate_array, preselect
 
@@ -127,24 +127,3 @@ def test_a_bad_grammar(model: Model, text: str) -> None:
     with pytest.raises(GrammarError, match="grammar: cannot be parsed") as caught:
         Grammar(model, text)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"type": "json_schema"},
-        {"type": "json_schema", "json_schema": {"schema": 3}},
-        {"type": "json_object", "schema": {"$ref": "#/nowhere"}},
-        {"type": "json_schema", "json_schema": {"schema": {"type": 3}}},
-        {},
-        [],
-    ],
-)
-def test_a_bad_response_format(wanted: object) -> None:
-    with pytest.raises(GrammarError):
-        grammar_text(wanted, None)  # type: ignore[arg-type]
-
-
-def test_text_needs_no_grammar() -> None:
-    assert grammar_text({"type": "text"}, None) is None
-    assert grammar_text(None, "root ::= x") == "root ::= x"

@@ -12,9 +12,9 @@ import pytest
 from oracles import llama
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.prefix_cache import StateFolder
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.sequence import CHECKPOINTS, Engine
+from qwen35_gguf.runtime.engine.sequence import CACHED_STATES, Engine
+from qwen35_gguf.runtime.engine.state_store import StateStore
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 
@@ -38,7 +38,7 @@ def echo(echoing: Path) -> Iterator[Model]:
 
 
 def engine(model: Model, spec: ContextSpec = SPEC, **options: object) -> Engine:
-    return Engine(model, spec, boundary=START, **options)  # type: ignore[arg-type]
+    return Engine(model, spec, message_start=START, **options)  # type: ignore[arg-type]
 
 
 def messages(seed: int, *lengths: int) -> list[int]:
@@ -113,7 +113,7 @@ def test_another_conversation_and_back(loaded: Model) -> None:
         first = answer(mine, loaded, one)
         assert mine.prefill(other) == 0
         generate(mine, loaded)
-        assert mine.prefill(one) == 701  # from the snapshot that was taken when the other one began
+        assert mine.prefill(one) == 701  # from the sequence state that was kept when the other one began
         assert generate(mine, loaded) == first
 
 
@@ -129,14 +129,14 @@ def test_without_memory_for_states_nothing_is_used_again(loaded: Model) -> None:
 def test_the_least_recently_used_states_go_and_the_beginning_stays(loaded: Model) -> None:
     prompt = messages(1, 30)
     with engine(loaded) as mine:
-        for turn in range(3 * CHECKPOINTS):
+        for turn in range(3 * CACHED_STATES):
             prompt += messages(turn, 5)
             mine.prefill(prompt)
         assert 0 < mine.cache.n_bytes <= mine.cache.max_bytes
         assert mine.prefill([*prompt[:31], *messages(99, 40)]) == 31
 
 
-def test_an_interrupted_prompt_is_taken_up_at_a_checkpoint(loaded: Model) -> None:
+def test_an_interrupted_prompt_resumes_at_a_recurrent_state(loaded: Model) -> None:
     prompt = messages(1, 600, 300, 20)
 
     def interrupt(done: int, total: int) -> None:
@@ -152,17 +152,17 @@ def test_an_interrupted_prompt_is_taken_up_at_a_checkpoint(loaded: Model) -> Non
         assert answer(cold, loaded, prompt) == found
 
 
-def test_an_interrupted_generation_is_taken_up_at_a_checkpoint(loaded: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_generation_resumes_at_a_recurrent_state(loaded: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     prompt = messages(1, 100, 20)
     with engine(loaded, draft=3) as mine:
         mine.prefill(prompt)
-        evaluate = mine.trunk.evaluate
+        evaluate = mine.main.evaluate
 
         def interrupted(*arguments: object, **options: object) -> None:
             evaluate(*arguments, **options)  # type: ignore[arg-type]
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(mine.trunk, "evaluate", interrupted)
+        monkeypatch.setattr(mine.main, "evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             generate(mine, loaded)
         monkeypatch.undo()
@@ -178,24 +178,24 @@ def test_an_interrupted_generation_is_taken_up_at_a_checkpoint(loaded: Model, mo
 def test_states_on_disk_serve_the_next_run(loaded: Model, tmp_path: Path) -> None:
     prompt = messages(1, 1200, 9)
     for reused in (0, 1201):
-        with engine(loaded, folder=StateFolder(tmp_path, "this model")) as mine:
+        with engine(loaded, store=StateStore(tmp_path, "this model")) as mine:
             assert mine.prefill(prompt) == reused
             found = generate(mine, loaded)
     with engine(loaded) as cold:
         assert answer(cold, loaded, prompt) == found
-    with engine(loaded, folder=StateFolder(tmp_path, "another model")) as other:
+    with engine(loaded, store=StateStore(tmp_path, "another model")) as other:
         assert other.prefill(prompt) == 0
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_damaged_state_is_passed_over(loaded: Model, tmp_path: Path, damage: str) -> None:
     prompt = messages(1, 1200, 9)
-    with engine(loaded, folder=StateFolder(tmp_path, "this model")) as mine:
+    with engine(loaded, store=StateStore(tmp_path, "this model")) as mine:
         expected = answer(mine, loaded, prompt)
     (path,) = tmp_path.glob("*.state")
     data = bytearray(path.read_bytes())
     data[-1000] ^= 1
-    with engine(loaded, folder=StateFolder(tmp_path, "this model")) as mine:
+    with engine(loaded, store=StateStore(tmp_path, "this model")) as mine:
         if damage == "gone":
             path.unlink()
         else:

@@ -471,10 +471,11 @@ def test_a_profile_is_found_again_and_a_broken_one_is_passed_over(
 def test_arguments_are_stronger_than_the_profile(files: list[Path], kept: Path) -> None:
     profiles.save(profiles.Profile(Settings(2, 2, n_batch=128, draft=False), "decode", 1.1, "2026-11-24"), files[0])
     with Qwen35(files[0], n_ctx=256) as model:
-        assert model._n_batch == 128
+        assert model._loaded.plan.settings.n_batch == 128
         assert model.generate("one two", max_tokens=4).timings.drafted == 0
     with Qwen35(files[0], n_ctx=256, n_batch=64, draft=2, n_threads=1) as model:
-        assert (model._n_batch, model._draft, model._threads) == (64, 2, 1)
+        plan = model._loaded.plan
+        assert (plan.settings.n_batch, plan.draft, plan.settings.threads) == (64, 2, 1)
     assert kept.is_dir()
 
 
@@ -578,7 +579,7 @@ def test_a_placement_that_does_not_fit_any_more_gives_way_to_a_plan(
         assert model.tuned == profile
         assert model.offload == Offload()
     assert [message.count("\n") for message in caplog.messages] == [0]
-    assert "placed as planned" in caplog.text
+    assert "layers are placed as planned" in caplog.text
     with pytest.raises(ModelError):
         Qwen35(files[0], n_ctx=256, n_gpu_layers=3)
     assert kept.is_dir()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen35_gguf.runtime.engine.mtp import DepthTuner, best_depth, expected_tokens, speed_up
+from qwen35_gguf.runtime.engine.draft_depth import DepthTuner, best_depth, expected_tokens, speed_up
 
 pytestmark = pytest.mark.unit
 

@@ -1,0 +1,196 @@
+"""Run one request: evaluate the prompt, sample, and give the answer in pieces or as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from qwen35_gguf.runtime.chat import openai_types, thinking
+from qwen35_gguf.runtime.chat.openai_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    Delta,
+    FinishReason,
+    Timings,
+)
+from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
+from qwen35_gguf.runtime.chat.prompt import Prompt
+from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
+from qwen35_gguf.runtime.engine.scheduler import JobResult
+from qwen35_gguf.runtime.engine.sequence import Engine, Progress
+from qwen35_gguf.runtime.llama.model import Model
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked request.
+
+    Attributes:
+        prompt: what is evaluated.
+        sampling: how tokens are chosen.
+        seed: of the sampler.
+        limit: tokens generated at most.
+        stop: texts before which the content ends.
+        depth: tokens drafted in each step.
+        grammar: GBNF that the content obeys.
+        opening: how the content must begin.
+        thinking_budget: tokens after which the thinking is ended.
+        raw: the output is text and nothing else: without thinking and tool calls.
+
+    """
+
+    prompt: Prompt
+    sampling: Sampling
+    seed: int
+    limit: int
+    stop: tuple[str, ...] = ()
+    depth: Depth = 0
+    grammar: str | None = None
+    opening: str = ""
+    thinking_budget: int | None = None
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer."""
+
+    message: openai_types.Message
+    finish_reason: FinishReason
+    timings: Timings
+    reasoning_tokens: int
+
+
+def answer(
+    model: Model, engine: Engine, request: Request, on_progress: Progress | None = None
+) -> Generator[Delta, None, Answer]:
+    """Evaluate the prompt and sample; give the pieces, and return the whole.
+
+    Raises:
+        GrammarError: the grammar cannot be parsed.
+        ContextError: the prompt does not fit into the context.
+        ModelError, RpcServerError: llama.cpp fails.
+
+    """
+    with Sampler(model, request.sampling, request.seed, request.grammar) as sampler:
+        return (yield from _generate(model, engine, sampler, request, on_progress))
+
+
+def _generate(
+    model: Model, engine: Engine, sampler: Sampler, request: Request, on_progress: Progress | None
+) -> Generator[Delta, None, Answer]:
+    prompt = request.prompt
+    parser = _parser(request)
+    items = list(prompt.items)
+    count = 0
+    if not parser.inside:
+        opening = model.tokenize(request.opening) if request.opening else []
+        items += opening
+        for token in opening:
+            yield from parser.feed(model.piece(token))
+        sampler.constrain()
+    start = time.perf_counter()
+    reused = engine.prefill(items, on_progress)
+    evaluated = time.perf_counter()
+    total = engine.main.n_ctx - engine.room
+    reasoning = 0
+    finish: FinishReason = "length"
+    tokens = engine.generate(sampler, limit=request.limit, depth=request.depth)
+    with contextlib.closing(tokens):
+        for token in tokens:
+            count += 1
+            if model.ends(token):
+                finish = "stop"
+                break
+            was_reasoning = parser.inside
+            reasoning += was_reasoning
+            yield from parser.feed(model.piece(token))
+            if parser.stopped:
+                finish = "stop"
+                break
+            forced = ""
+            if was_reasoning and not parser.inside:  # the think block ended
+                forced = thinking.AFTER + request.opening if request.opening or sampler.waits else ""
+            elif parser.inside and request.thinking_budget is not None and reasoning >= request.thinking_budget:
+                forced = thinking.OUT_OF_BUDGET + thinking.CLOSE + thinking.AFTER + request.opening
+            if forced:
+                following = model.tokenize(forced)
+                engine.force(following)
+                count += len(following)
+                for known in following:
+                    yield from parser.feed(model.piece(known))
+                sampler.constrain()
+    yield from parser.finish()
+    message = parser.message()
+    if message.tool_calls and finish == "stop":
+        finish = "tool_calls"
+    seconds = time.perf_counter() - evaluated
+    drafts = engine.drafts
+    timings = Timings(total, reused, evaluated - start, count, seconds, drafts.drafted, drafts.accepted)
+    return Answer(message, finish, timings, reasoning)
+
+
+def _parser(request: Request) -> RawText | ReplyParser:
+    if request.raw:
+        return RawText(request.stop)
+    return ReplyParser(inside=request.prompt.inside, tools=request.prompt.tools, stop=request.stop)
+
+
+def drain(pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None] | None = None) -> Answer:
+    """Run to the end; `on_text` is called with the content as it comes."""
+    with contextlib.closing(pieces):
+        while True:
+            try:
+                delta = next(pieces)
+            except StopIteration as end:
+                whole: Answer = end.value
+                return whole
+            if on_text is not None and delta.content:
+                on_text(delta.content)
+
+
+def chat_completion(name: str, whole: Answer) -> ChatCompletion:
+    """Give an answer OpenAI's form; `name` is the model's."""
+    choice = openai_types.Choice(whole.message, whole.finish_reason)
+    usage = openai_types.usage(whole.timings, whole.reasoning_tokens)
+    return ChatCompletion(name, [choice], usage, whole.timings)
+
+
+def chunks(name: str, pieces: Generator[Delta, None, Answer]) -> Generator[ChatCompletionChunk, None, None]:
+    """Give the pieces of an answer OpenAI's form; `name` is the model's."""
+    identity, created = openai_types.new_id(), int(time.time())
+    with contextlib.closing(pieces):
+        while True:
+            try:
+                delta = next(pieces)
+            except StopIteration as end:
+                whole: Answer = end.value
+                break
+            yield ChatCompletionChunk(name, [openai_types.ChunkChoice(delta)], identity, created)
+    yield ChatCompletionChunk(
+        name,
+        [openai_types.ChunkChoice(Delta(), whole.finish_reason)],
+        identity,
+        created,
+        usage=openai_types.usage(whole.timings, whole.reasoning_tokens),
+        timings=whole.timings,
+    )
+
+
+def completion(whole: Answer) -> Completion:
+    """Give the form of a continued text."""
+    return Completion(whole.message.content or "", whole.finish_reason, whole.timings)
+
+
+def completion_of(model: Model, request: Request, result: JobResult) -> Completion:
+    """Turn the tokens of one of several requests into a completion, without its reasoning."""
+    parser = _parser(request)
+    for token in result.tokens[:-1] if result.ended else result.tokens:
+        parser.feed(model.piece(token))
+    parser.finish()
+    timings = Timings(len(request.prompt.items), 0, result.prompt_seconds, len(result.tokens), result.seconds)
+    return Completion(parser.message().content or "", "stop" if result.ended else "length", timings)

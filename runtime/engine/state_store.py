@@ -1,0 +1,161 @@
+"""Sequence states on disk: one file each, whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.atomic_file import atomic_file
+from qwen35_gguf.errors import OutputError
+from qwen35_gguf.runtime.engine.prefix_cache import Item, SequenceState, common_prefix
+
+MAGIC = b"qwen35 state 1\n"
+SUFFIX = ".state"
+MAX_HEADER = 1 << 28
+
+
+class StateStore:
+    """Sequence states in a folder, one file each. Damaged files and those of other models are ignored.
+
+    Attributes:
+        folder: where they are stored.
+        identity: of the model and the settings of its context.
+        max_bytes: the budget of the folder.
+        states: those that are stored for this model, without their bytes.
+
+    """
+
+    def __init__(self, folder: Path, identity: str, max_bytes: int = 8 << 30) -> None:
+        """Use a folder, and make it if it does not exist.
+
+        Raises:
+            OutputError: it cannot be made.
+
+        """
+        self.folder, self.identity, self.max_bytes = folder, identity, max_bytes
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be used for states ({error.strerror or error})") from None
+        self.states = list(self._stored())
+
+    def covers(self, items: Sequence[Item]) -> int:
+        """Return the most items at the beginning of `items` that a stored state shares."""
+        return max((common_prefix(state.items, items) for state in self.states), default=0)
+
+    def path(self, items: Sequence[Item]) -> Path:
+        """Return the file of a prefix."""
+        key = json.dumps([self.identity, list(items)]).encode()
+        return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{SUFFIX}"
+
+    def save(self, state: SequenceState) -> Path:
+        """Write a state: whole or not at all. The oldest files are removed when the folder is over its budget.
+
+        Raises:
+            OutputError: it cannot be written.
+
+        """
+        hidden = np.empty(0, np.float32) if state.hidden is None else state.hidden
+        parts = [state.state, np.ascontiguousarray(hidden).view(np.uint8)]
+        header: dict[str, Any] = {
+            "identity": self.identity,
+            "items": state.items,
+            "n_pos": state.n_pos,
+            "n_cells": state.n_cells,
+            "sizes": [part.nbytes for part in parts],
+        }
+        header["sha256"] = _digest(header, parts)
+        text = json.dumps(header).encode()
+        path = self.path(state.items)
+        with atomic_file(path, wait=True, mode=0o600) as file:  # it may hold a private conversation
+            file.write(MAGIC + len(text).to_bytes(8, "little") + text)
+            for part in parts:
+                file.write(part.data)
+        self._prune(path)
+        self.states.append(SequenceState(state.items, state.n_pos, state.n_cells, state.state[:0], path=path))
+        return path
+
+    def _prune(self, newest: Path) -> None:
+        found = []
+        for path in self.folder.glob(f"*{SUFFIX}"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self.max_bytes:
+                break
+            if path != newest:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    total -= size
+
+    def _stored(self) -> Iterator[SequenceState]:
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            header = self._header(path)
+            if header is not None:
+                items, n_pos, n_cells = header["items"], header["n_pos"], header["n_cells"]
+                yield SequenceState(items, n_pos, n_cells, np.empty(0, np.uint8), path=path)
+
+    def read(self, stored: SequenceState) -> SequenceState | None:
+        """Read a state with its bytes; None if the file is gone or damaged."""
+        if stored.path is None:
+            return None
+        header = self._header(stored.path)
+        if header is None or header["items"] != stored.items:
+            return None
+        try:
+            with stored.path.open("rb") as file:
+                file.seek(header["start"])
+                parts = [np.frombuffer(file.read(size), np.uint8) for size in header["sizes"]]
+        except OSError:
+            return None
+        if _digest(header, parts) != header.get("sha256"):
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(stored.path)
+        state, hidden = parts
+        row = hidden.view(np.float32) if hidden.nbytes else None
+        return SequenceState(stored.items, stored.n_pos, stored.n_cells, state, row, stored.path)
+
+    def _header(self, path: Path) -> dict[str, Any] | None:
+        """Read and check the header of a file; None if it does not belong to this model."""
+        try:
+            with path.open("rb") as file:
+                start = file.read(len(MAGIC) + 8)
+                length = int.from_bytes(start[len(MAGIC) :], "little")
+                if start[: len(MAGIC)] != MAGIC or length > MAX_HEADER:
+                    return None
+                header = json.loads(file.read(length))
+                size = os.fstat(file.fileno()).st_size
+            body = len(start) + length
+            items = header["items"]
+            valid = (
+                header["identity"] == self.identity
+                and isinstance(items, list)
+                and all(isinstance(item, int | str) for item in items)
+                and all(isinstance(header[key], int) for key in ("n_pos", "n_cells"))
+                and len(header["sizes"]) == 2
+                and header["sizes"][1] % 4 == 0
+                and body + sum(header["sizes"]) == size
+            )
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return {**header, "start": body} if valid else None
+
+
+def _digest(header: Mapping[str, Any], parts: Sequence[npt.NDArray[np.uint8]]) -> str:
+    """Digest the states and the header: a flipped digit of a token id is damage too."""
+    described = {key: value for key, value in header.items() if key not in ("sha256", "start")}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for part in parts:
+        digest.update(part.data)
+    return digest.hexdigest()

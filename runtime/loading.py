@@ -1,0 +1,229 @@
+"""Load a model: read its header and profile, decide where its layers go, check the memory, make the contexts."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.runtime.chat.template import ChatTemplate
+from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.sequence import CACHED_STATES, Engine
+from qwen35_gguf.runtime.engine.state_store import StateStore
+from qwen35_gguf.runtime.llama.devices import Device, Offload
+from qwen35_gguf.runtime.llama.library import Closing
+from qwen35_gguf.runtime.llama.model import Model
+from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, check_mmproj
+from qwen35_gguf.runtime.model_files import find_mmproj, model_identity, read_model
+from qwen35_gguf.runtime.options import LoadOptions
+from qwen35_gguf.runtime.planning import fitting, offload
+from qwen35_gguf.runtime.planning.available_memory import available_bytes
+from qwen35_gguf.runtime.planning.yarn import yarn_for, yarn_note
+from qwen35_gguf.runtime.settings import Settings, context_spec, memory_request, model_spec
+from qwen35_gguf.runtime.tuning import profiles
+from qwen35_gguf.runtime.tuning.profiles import Profile
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONTEXT = 16384
+MESSAGE_START = "<|im_start|>"
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """What is decided before anything is loaded.
+
+    Attributes:
+        options: of the caller.
+        header: of the text model.
+        name: of the model.
+        n_ctx: cells.
+        tuned: the profile that was found; None without one.
+        settings: of the profile or the defaults, with the caller's overrides.
+        draft: the draft depth; 0 without an MTP head.
+        devices: that may hold layers.
+        offload: what they hold.
+        check_memory: whether the memory is checked; not where other devices hold layers.
+
+    """
+
+    options: LoadOptions
+    header: GgufHeader
+    name: str
+    n_ctx: int
+    tuned: Profile | None
+    settings: Settings
+    draft: Depth
+    devices: tuple[Device, ...]
+    offload: Offload = field(default_factory=Offload)
+    check_memory: bool = True
+
+
+class LoadedModel(Closing):
+    """A model with its contexts.
+
+    Attributes:
+        plan: by which it was loaded.
+        model: weights and vocabulary.
+        metadata: of the file, as text.
+        template: the file's chat template; None if it has none.
+        engine: the live sequence.
+        vision: the vision encoder; None until it is used.
+
+    """
+
+    def __init__(self, plan: LoadPlan) -> None:
+        """Load the weights and make the contexts.
+
+        Raises:
+            OutputError: the folder for states cannot be used.
+            ModelError: llama.cpp refuses.
+            MessageError: the chat template cannot be compiled.
+
+        """
+        self.plan = plan
+        settings, options = plan.settings, plan.options
+        spec = context_spec(settings, plan.n_ctx, yarn_for(plan.header, plan.n_ctx))
+        store = None
+        if options.state_dir is not None:
+            yarn = {"yarn": spec.yarn} if spec.yarn else {}
+            store = StateStore(options.state_dir, model_identity(options.path, kv=spec.kv_type, **yarn))
+        self.context_spec = spec
+        self.vision: VisionEncoder | None = None
+        self.model = Model(options.path, model_spec(settings, plan.offload, mtp=plan.draft != 0))
+        try:
+            self.metadata = self.model.metadata()
+            self.template = _template(self.model)
+            starts = self.model.tokenize(MESSAGE_START)
+            self.engine = Engine(
+                self.model,
+                spec,
+                draft=plan.draft,
+                message_start=starts[0] if len(starts) == 1 else None,
+                cache_bytes=options.cache_bytes,
+                store=store,
+            )
+        except BaseException:
+            self.model.close()
+            raise
+
+    def close(self) -> None:
+        """Free everything."""
+        if self.vision is not None:
+            self.vision.close()
+        self.engine.close()
+        self.model.close()
+
+    def vision_encoder(self) -> VisionEncoder:
+        """Return the vision encoder, loaded when it is first used.
+
+        Raises:
+            VisionError: there is none, or it cannot be loaded.
+            MemoryLimitError: it does not fit.
+
+        """
+        if self.vision is None:
+            options = self.plan.options
+            mmproj = options.mmproj or find_mmproj(options.path, self.model.n_embd)
+            if self.plan.check_memory:
+                fitting.check_vision_fits(read_header(mmproj), options.image_pixels)
+            self.vision = VisionEncoder(mmproj, self.model, n_threads=self.plan.settings.threads)
+        return self.vision
+
+
+def load(options: LoadOptions) -> LoadedModel:
+    """Plan and load; where a profile's placement fails, layers are placed by a new plan.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not a text model of Qwen3.5, or llama.cpp refuses.
+        VisionError: `mmproj` is missing, damaged, or that of another model.
+        MemoryLimitError: it does not fit; the message reports what would.
+        ContextError: `n_ctx` is beyond what YaRN gives.
+        MessageError: the file has no MTP head to draft with.
+        DeviceError: a device is not available, or there is none for the layers.
+        RpcServerError: an RPC server does not answer.
+        OutputError: `state_dir` cannot be used.
+        MissingDependencyError: llama-cpp-python is not installed.
+
+    """
+    plan = plan_load(options)
+    try:
+        return LoadedModel(place(plan))
+    except (MemoryLimitError, ModelError) as error:  # a profile's context was shorter
+        settings = replace(plan.settings, gpu_layers="auto", host_feed_forward=0, split=())
+        if options.n_gpu_layers is not None or settings == plan.settings:
+            raise
+        log.warning("%s: the tuned placement fails (%s); layers are placed as planned", options.path.name, error)
+        return LoadedModel(place(replace(plan, settings=settings)))
+
+
+def plan_load(options: LoadOptions) -> LoadPlan:
+    """Read the header, the devices and the profile; errors as of `load`."""
+    header = read_model(options.path)
+    native = int(header.require_hparam("context_length"))
+    has_mtp = bool(header.hparam("nextn_predict_layers", 0))
+    if not has_mtp and options.draft not in (None, 0, "auto"):
+        raise MessageError(f"draft: {options.path} has no MTP head; use 0")
+    devices = offload.find(options.devices, options.rpc)
+    tuned = profiles.load(options.path, devices) if options.profile else None
+    if tuned:
+        log.info("%s: %s", options.path.name, tuned)
+    settings = tuned.settings if tuned else Settings.default()
+    draft = settings.depth if options.draft is None else options.draft
+    n_ctx = min(DEFAULT_CONTEXT, native) if options.n_ctx is None else options.n_ctx
+    yarn_for(header, n_ctx)  # raises beyond what YaRN gives
+    if options.mmproj is not None:
+        check_mmproj(options.mmproj, int(header.require_hparam("embedding_length")))
+    return LoadPlan(
+        options=options,
+        header=header,
+        name=str(header.value("general.name") or options.path.stem),
+        n_ctx=n_ctx,
+        tuned=tuned,
+        settings=with_overrides(settings, options),
+        draft=draft if has_mtp else 0,
+        devices=tuple(devices),
+    )
+
+
+def with_overrides(settings: Settings, options: LoadOptions) -> Settings:
+    """Return settings with what the caller decides."""
+    threads, n_batch, kv_type = options.n_threads, options.n_batch, options.kv_type
+    if threads is not None:
+        settings = replace(settings, threads=threads, threads_batch=threads)
+    if n_batch is not None:
+        settings = replace(settings, n_batch=n_batch)
+    if kv_type is not None:
+        settings = replace(settings, kv_type=kv_type)
+    if options.n_gpu_layers is not None:  # the rest of a placement was measured with other layers
+        settings = replace(settings, gpu_layers=options.n_gpu_layers, host_feed_forward=0, split=())
+    return settings
+
+
+def place(plan: LoadPlan) -> LoadPlan:
+    """Decide what is stored where, and check that it fits; errors as of `load`."""
+    options, header, settings = plan.options, plan.header, plan.settings
+    request = memory_request(
+        settings,
+        plan.draft,
+        n_ctx=plan.n_ctx,
+        cached_states=CACHED_STATES
+        if options.cache_bytes is None
+        else fitting.states_in(header, options.cache_bytes),
+        mmproj=read_header(options.mmproj) if options.mmproj else None,
+        image_pixels=options.image_pixels,
+    )
+    placed = offload.of_settings(header, settings, plan.devices, request, ram=available_bytes())
+    check_memory = options.check_memory and placed.n_gpu_layers == 0
+    if check_memory:
+        fitting.check_fits(header, request)
+    if note := yarn_note(header, plan.n_ctx, settings.kv_type):
+        log.warning("%s", note)
+    return replace(plan, offload=placed, check_memory=check_memory)
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    source = model.chat_template()
+    return None if source is None else ChatTemplate(source, bos_token=model.bos_token, eos_token=model.eos_token)
