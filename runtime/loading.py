@@ -209,9 +209,7 @@ def place(plan: LoadPlan) -> LoadPlan:
         settings,
         plan.draft,
         n_ctx=plan.n_ctx,
-        cached_states=CACHED_STATES
-        if options.cache_bytes is None
-        else fitting.states_in(header, options.cache_bytes),
+        cached_states=CACHED_STATES if options.cache_bytes is None else fitting.states_in(header, options.cache_bytes),
         mmproj=read_header(options.mmproj) if options.mmproj else None,
         image_pixels=options.image_pixels,
     )

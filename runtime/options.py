@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.sampling import LIMITS
+from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
-
-Layers = int | Literal["auto"]
 
 
 def _is_count(value: object, least: int = 1) -> bool:

@@ -13,11 +13,11 @@ from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.model import Qwen35
-from qwen35_gguf.runtime.planning.offload import Layers
 
 F = TypeVar("F", bound=Callable[..., Any])
 

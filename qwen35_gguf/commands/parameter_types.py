@@ -12,8 +12,8 @@ import click
 
 from qwen35_gguf import units
 from qwen35_gguf.errors import RpcServerError, UnitError
+from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.llama.rpc import parse_endpoint
-from qwen35_gguf.runtime.planning.offload import Layers
 
 
 def _size(text: str) -> int:

@@ -59,6 +59,7 @@ class Engine(Closing):
     """One sequence in one context.
 
     Attributes:
+        model: what it was made for.
         main: the context of the main model.
         drafter: the MTP head; None without drafts.
         tuner: chooses the draft depth; None unless it is "auto".
@@ -91,6 +92,7 @@ class Engine(Closing):
             ModelError: there is not enough memory, or llama.cpp refuses.
 
         """
+        self.model = model
         self._message_start = message_start
         self._store = store
         self._depth: Depth = draft

@@ -6,10 +6,12 @@ import ctypes
 import ipaddress
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from qwen35_gguf.errors import DeviceError
 from qwen35_gguf.runtime.llama.library import ggml_library
+
+Layers = int | Literal["auto"]
 
 CPU = "CPU"  # the name of the CPU's device and its buffers
 RPC_DEVICE = "rpc"

@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from qwen35_gguf.errors import DeviceError, Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.runtime.context_spec import MemoryRequest
-from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload, choose_devices, find_devices
+from qwen35_gguf.runtime.llama.devices import CPU, Device, Layers, Offload, choose_devices, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.planning.compute_buffers import ComputeBuffers
@@ -25,7 +24,6 @@ from qwen35_gguf.runtime.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Layers = int | Literal["auto"]
 ALL = -1
 
 

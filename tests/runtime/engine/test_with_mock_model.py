@@ -17,9 +17,10 @@ from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.prefix_cache import StateFolder
+from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.sequence import Engine, MediaChunk
+from qwen35_gguf.runtime.engine.sequence import Engine
+from qwen35_gguf.runtime.engine.state_store import StateStore
 
 pytestmark = pytest.mark.unit
 
@@ -35,11 +36,11 @@ def _mock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def engine(model: MockModel | None = None, *, n_ctx: int = 4096, n_batch: int = 16, **options: Any) -> Engine:
     spec = ContextSpec(n_ctx=n_ctx, n_batch=n_batch)
-    return Engine(model or MockModel(), spec, boundary=BOUNDARY, **options)  # type: ignore[arg-type]
+    return Engine(model or MockModel(), spec, message_start=BOUNDARY, **options)  # type: ignore[arg-type]
 
 
 def answer(engine: Engine, count: int, sampling: Sampling = GREEDY, seed: int = 0, **options: Any) -> list[int]:
-    with Sampler(engine._model, sampling, seed) as sampler:
+    with Sampler(engine.model, sampling, seed) as sampler:
         return list(engine.generate(sampler, limit=count, **options))
 
 
@@ -176,7 +177,7 @@ def test_a_growing_conversation_is_evaluated_once(draft: int) -> None:
             conversation = [*conversation, *reply, *message(15, start=turn)]
 
 
-def test_the_same_prompt_again_needs_a_checkpoint_only() -> None:
+def test_the_same_prompt_again_needs_a_recurrent_state_only() -> None:
     with engine() as made:
         prompt = [*message(100), *message(30, start=5), *message(20, start=9)]
         assert made.prefill(prompt) == 0
@@ -224,12 +225,12 @@ def test_an_image_is_one_item_with_its_own_cells_and_positions() -> None:
 def test_states_on_disk_serve_another_run(tmp_path: Path) -> None:
     model = MockModel()
     prompt = [*message(1200), *message(40, start=7)]
-    with engine(model, folder=StateFolder(tmp_path, "mock")) as made:
+    with engine(model, store=StateStore(tmp_path, "mock")) as made:
         assert made.prefill(prompt) == 0
-    with engine(model, folder=StateFolder(tmp_path, "mock")) as made:
+    with engine(model, store=StateStore(tmp_path, "mock")) as made:
         assert made.prefill(prompt) == 1200
         assert answer(made, 10) == model.greedy(prompt, 10)
-    with engine(model, folder=StateFolder(tmp_path, "another")) as made:
+    with engine(model, store=StateStore(tmp_path, "another")) as made:
         assert made.prefill(prompt) == 0
 
 
