@@ -31,9 +31,8 @@ BIN  := $(VENV)/$(SCRIPTS)
 DEMO := examples/tiny-qwen3.5
 
 # What the patched llama-cpp-python depends on, but for the Python that builds it.
-PATCHES := $(wildcard patches/*.patch patches/*.py ggml_ops/simd/*.h ggml_ops/simd/*.cpp \
-                      ggml_ops/delta_net/*.h ggml_ops/delta_net/*.cpp \
-                      ggml_ops/matmul/*.h ggml_ops/matmul/*.cpp)
+KERNELS := ggml_ops/simd ggml_ops/delta_net ggml_ops/quantized_matmul ggml_ops/llama_cpp
+PATCHES := $(wildcard patches/*.patch patches/*.py $(foreach folder,$(KERNELS),$(folder)/*.h $(folder)/*.cpp $(folder)/*.cmake))
 
 # What an install depends on. Python files are not listed: the install is editable.
 SOURCES := pyproject.toml CMakeLists.txt ggml_ops/CMakeLists.txt \

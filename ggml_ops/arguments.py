@@ -1,4 +1,4 @@
-"""Checks that name the argument: what it is, what it should be."""
+"""Checks of arguments; their messages name the argument, what is expected and what was given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_array(name: str, array: Any, shape: Sequence[int | str]) -> None:
     Args:
         name: of the argument.
         array: what was given.
-        shape: for each dimension its extent, or a word for one that may be anything but zero.
+        shape: for each dimension its size, or a word for a dimension of any size but zero.
 
     """
     expected = "(" + ", ".join(map(str, shape)) + ")"
@@ -37,7 +37,7 @@ def check_array(name: str, array: Any, shape: Sequence[int | str]) -> None:
 
 
 def empty(shape: Sequence[int]) -> Array:
-    """Allocate float32 at a multiple of 64 bytes: a vector across two cache lines is slow to store."""
+    """Allocate float32 aligned to 64 bytes: storing a vector across two cache lines is slow."""
     count = math.prod(shape)
     spare = ALIGNMENT // np.dtype(np.float32).itemsize
     memory = np.empty(count + spare, np.float32)

@@ -2,11 +2,11 @@
 
 void bind_delta_net(nanobind::module_& m);
 void bind_kquants(nanobind::module_& m);
-void bind_matmul(nanobind::module_& m);
+void bind_quantized_matmul(nanobind::module_& m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of qwen35_gguf.ggml_ops.";
     bind_delta_net(m);
     bind_kquants(m);
-    bind_matmul(m);
+    bind_quantized_matmul(m);
 }

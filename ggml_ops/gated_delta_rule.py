@@ -36,24 +36,24 @@ def gated_delta_rule(
         v: (tokens, V heads, D) values; V head h reads K head h mod K heads.
         g: (tokens, V heads) logarithms of the decay, or (tokens, V heads, D): one for each key column.
         beta: (tokens, V heads) strength of the update.
-        state: (V heads, D value rows, D key columns) before the first token; zeros if None. It is not changed.
-        snapshots: how many of the last states to return; more than 1 adds a leading dimension.
-        threads: at most; 0 for one a core. They share heads and groups of value rows; little work takes fewer.
+        state: (V heads, D value rows, D key columns) before the first token; zeros if None. Unchanged.
+        snapshots: the number of last states to return; more than 1 adds a leading dimension.
+        threads: the maximum; 0 for one per core. They share heads and groups of value rows; small inputs use fewer.
 
     Returns:
         out: (tokens, V heads, D).
         state: (V heads, D, D) after the last token; with snapshots > 1 (snapshots, V heads, D, D), the newest first,
-        and zeros where there were fewer tokens.
+        and zeros for states before the first token.
 
     Raises:
-        ValueError: an argument whose shape, dtype or layout does not fit; it is named.
+        ValueError: an argument has the wrong shape, dtype or layout; the message names it.
 
     """
     check_array("v", v, ("tokens", "V heads", "D"))
     tokens, heads, size = v.shape
     check_array("k", k, (tokens, "K heads", size))
     if heads % k.shape[1]:
-        raise ValueError(f"k: {heads} V heads cannot be shared out among its {k.shape[1]} K heads")
+        raise ValueError(f"k: expected a number of K heads that divides the {heads} V heads, got {k.shape[1]}")
     check_array("q", q, k.shape)
     per_column = isinstance(g, np.ndarray) and g.ndim == 3
     check_array("g", g, (tokens, heads, size) if per_column else (tokens, heads))

@@ -1,7 +1,7 @@
-"""Options without which a stock llama.cpp ends at its first product: AMX, and a compiler that mistakes its intrinsics.
+"""Options without which a stock llama.cpp crashes at its first matmul: AMX with a compiler that miscompiles it.
 
-`_tile_loadconfig` in the headers of GCC before 13 lets the compiler leave out most of the configuration. Patch 0008
-mends that; a build without it has to do without AMX.
+`_tile_loadconfig` in the headers of GCC before 13 lets the compiler remove most of the configuration. Patch 0008 works
+around that; a build without it must not use AMX.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import os
 import subprocess
 from pathlib import Path
 
-MENDED = 13  # the first GCC with the right intrinsic
+FIXED = 13  # the first GCC with the correct intrinsic
 WITHOUT = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 
 
 def options_without_amx() -> dict[str, str]:
-    """Return definitions for CMake; none where the processor has no AMX, or the compiler is another."""
-    if not has_amx() or gcc_version() >= MENDED:
+    """Return definitions for CMake; none if the processor has no AMX or the compiler is not affected."""
+    if not has_amx() or gcc_version() >= FIXED:
         return {}
     return {"CMAKE_C_FLAGS": WITHOUT, "CMAKE_CXX_FLAGS": WITHOUT}
 
 
 def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Say whether the processor has tiles."""
+    """Return whether the processor has AMX tiles."""
     try:
         return "amx_tile" in cpuinfo.read_text(encoding="utf-8", errors="replace").split()
     except OSError:
@@ -30,7 +30,7 @@ def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def gcc_version() -> int:
-    """Return the major version of GCC, if that is what CMake takes; else a number above all."""
+    """Return the major version of GCC if CMake uses GCC; else a number above all versions."""
     compiler = os.environ.get("CXX", "c++")
     try:
         named = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout

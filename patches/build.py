@@ -2,10 +2,10 @@
 
 python patches/build.py [--stock] [--cuda ARCHITECTURE] [--python VENV/bin/python]
 
-The source comes from the package index by pip and is held against a checksum; the kernels of ggml_ops are put beside
-ggml's, and the patches are applied with `git apply`. Options in CMAKE_ARGS are passed on, so that Metal and Vulkan
-builds have the patches too; those for CUDA are found by cuda_options.py. The wheel is kept, so that the next
-environment installs it in seconds.
+pip fetches the source from the package index, and its checksum is verified. The kernels of ggml_ops are copied into
+ggml's source, and the patches are applied with `git apply`. CMAKE_ARGS is passed on, so that Metal and Vulkan builds
+have the patches too; cuda_options.py finds the options for CUDA. The wheel is cached: the next environment installs it
+in seconds.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "ggml_ops"
-KERNEL_FOLDERS = ("simd", "delta_net", "matmul")
-KERNEL_SUFFIXES = (".cpp", ".h")
-KERNEL_TARGET = "vendor/llama.cpp/ggml/src/ggml-cpu/ggml_ops"
+KERNEL_FOLDERS = ("simd", "delta_net", "quantized_matmul", "llama_cpp")
+KERNEL_SUFFIXES = (".cmake", ".cpp", ".h")
+KERNEL_TARGET = "vendor/llama.cpp/ggml/src/ggml_ops"
+# Only the extension for Python needs these.
+NOT_KERNELS = frozenset({"bind.cpp", "find_target.h", "sources.cmake", "targets.cmake", "threads.h"})
 DEFAULT_CMAKE_ARGS = "-DGGML_NATIVE=ON -DGGML_RPC=ON"
 
 
 def main() -> None:
-    """Build, unless the wheel is there; install."""
+    """Build the wheel unless it is cached, and install it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stock", action="store_true", help="without the patches, to compare with")
     parser.add_argument("--cuda", metavar="ARCHITECTURE", default="", help="for NVIDIA GPUs: 86, 89, ... or native")
@@ -45,12 +47,12 @@ def main() -> None:
     wheel = build(patches, cuda_options(options.cuda) if options.cuda else "")
     pip = [options.python, "-m", "pip", "install", "--quiet"]
     run([*pip, str(wheel)], "llama-cpp-python cannot be installed")
-    # The same version may be there already, with other patches or none.
+    # The same version may be installed already, with other patches or none.
     run([*pip, "--force-reinstall", "--no-deps", str(wheel)], "llama-cpp-python cannot be installed")
 
 
 def build(patches: list[Path], more_args: str = "") -> Path:
-    """Return the wheel of the patched source for this Python, building it if it is not kept."""
+    """Return the wheel of the patched source for this Python; build it if it is not cached."""
     stock = " ".join(f"-D{name}='{value}'" for name, value in options_without_amx().items()) if not patches else ""
     cmake_args = " ".join(filter(None, (DEFAULT_CMAKE_ARGS, stock, more_args, os.environ.get("CMAKE_ARGS", ""))))
     folder = cache_folder() / "wheels" / key(patches, cmake_args)
@@ -58,11 +60,11 @@ def build(patches: list[Path], more_args: str = "") -> Path:
     if found:
         return found[0]
     if not shutil.which("git"):
-        fail("git is not installed; the patches are applied with it")
+        fail("git is not installed: it applies the patches; install git")
     sdist = fetch_sdist()
     folder.parent.mkdir(exist_ok=True)
-    what = f"with {len(patches)} patches" if patches else "as it is published"
-    print(f"compiling llama-cpp-python {what}; once, this takes minutes", file=sys.stderr)
+    what = f"with {len(patches)} patches" if patches else "without patches"
+    print(f"compiling llama-cpp-python {what}: this takes minutes, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         with tarfile.open(sdist) as archive:
             archive.extractall(scratch, filter="data")
@@ -78,14 +80,14 @@ def build(patches: list[Path], more_args: str = "") -> Path:
 
 
 def patch(source: Path, patches: list[Path]) -> None:
-    """Put the kernels in place, apply the patches in order, and note their names in the package."""
+    """Copy the kernels, apply the patches in order, and record their names in the package."""
     for name in KERNEL_FOLDERS:
         target = source / KERNEL_TARGET / name
         target.mkdir(parents=True, exist_ok=True)
         for file in kernel_sources(name):
             shutil.copy(file, target)
     for file in patches:
-        # Outside of any repository, whatever the source lies in: else git skips what that one ignores.
+        # As if outside of any repository: otherwise git skips the files that an enclosing one ignores.
         environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(source.parent)}
         command = ["git", "apply", "--whitespace=nowarn", str(file)]
         done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
@@ -97,26 +99,26 @@ def patch(source: Path, patches: list[Path]) -> None:
                 1,
             )
     names = [file.stem for file in patches]
-    listing = f'"""The patches that this build has."""\n\nPATCHES = {names!r}\n'
+    listing = f'"""The patches of this build."""\n\nPATCHES = {names!r}\n'
     (source / "llama_cpp" / "qwen35_patches.py").write_text(listing)
 
 
 def key(patches: list[Path], cmake_args: str) -> str:
-    """Name what a wheel depends on: source, patches, kernels, options, Python, machine and compiler flags."""
+    """Return a name for everything a wheel depends on: source, patches, kernels, options, Python, machine, flags."""
     digest = hashlib.sha256()
     parts = [SHA256, cmake_args, sysconfig.get_platform(), sys.implementation.cache_tag or "", platform.processor()]
     if patches:
         files = [*patches, *(file for name in KERNEL_FOLDERS for file in kernel_sources(name))]
-        parts += [f"{file.name} {checksum(file)}" for file in files]
+        parts += [f"{file.parent.name}/{file.name} {checksum(file)}" for file in files]
     for part in parts:
         digest.update(part.encode() + b"\0")
     return ("patched-" if patches else "stock-") + digest.hexdigest()[:16]
 
 
 def kernel_sources(folder: str) -> list[Path]:
-    """List the sources of a folder of ggml_ops, without what binds them to Python."""
+    """List the sources of a folder of ggml_ops, without the bindings to Python."""
     files = sorted((KERNELS / folder).iterdir())
-    return [file for file in files if file.suffix in KERNEL_SUFFIXES and file.name not in ("bind.cpp", "threads.h")]
+    return [file for file in files if file.suffix in KERNEL_SUFFIXES and file.name not in NOT_KERNELS]
 
 
 if __name__ == "__main__":

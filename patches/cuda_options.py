@@ -1,8 +1,8 @@
-"""Options with which llama.cpp is built for NVIDIA GPUs, whatever parts of the CUDA toolkit are there.
+"""Options to build llama.cpp for NVIDIA GPUs, also with an incomplete CUDA toolkit.
 
-A toolkit without cuBLAS (as in small images) gets it from the package index, kept beside the builds: the library knows
-that folder. Without the driver's library to link with, memory pools are ggml's own (GGML_CUDA_NO_VMM), which also lets
-the build load on a machine that has no driver: it finds no GPU there.
+If the toolkit has no cuBLAS (as in small container images), it is fetched from the package index into the cache; the
+built library refers to that folder. Without the driver's library to link with, memory pools are ggml's own
+(GGML_CUDA_NO_VMM), which also lets the build load on a machine without a driver: it finds no GPU there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sdist import cache_folder, fail, run
 
 ARCHITECTURES = re.compile(r"native|\d{2,3}[af]?(-real|-virtual)?(;\d{2,3}[af]?(-real|-virtual)?)*")
 USUAL = Path("/usr/local/cuda/bin/nvcc")
-OLDEST = 12  # whose cuBLAS the package index has in this form
+OLDEST = 12  # CUDA version whose cuBLAS the package index has in this form
 
 
 class Toolkit(NamedTuple):
@@ -34,10 +34,10 @@ class Toolkit(NamedTuple):
 def cuda_options(architectures: str) -> str:
     """Return the options for a build for these architectures: 86, 89, 90a, several by semicolons, or native.
 
-    Ends the process with a line if there is no compiler, or what is given is no architecture.
+    Exits with code 2 and one line if there is no compiler, or `architectures` is not valid.
     """
     if not ARCHITECTURES.fullmatch(architectures):
-        fail(f"--cuda {architectures}: is no architecture; write 86 (RTX 30), 89 (RTX 40), 120 (RTX 50) or native")
+        fail(f"--cuda {architectures}: is not an architecture; write 86 (RTX 30), 89 (RTX 40), 120 (RTX 50) or native")
     toolkit = find_toolkit()
     arguments = {
         "GGML_CUDA": "ON",
@@ -56,31 +56,31 @@ def cuda_options(architectures: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """Quote what would be taken apart."""
+    """Quote a value that a shell would split."""
     return f"'{value}'" if re.search(r"[\s;]", value) else value
 
 
 def find_toolkit() -> Toolkit:
-    """Find nvcc, in $CUDA_HOME, on the path or where it usually is, and ask it where its toolkit is."""
+    """Find nvcc in $CUDA_HOME, on the path or at its usual place, and ask it for its toolkit's folder and version."""
     homes = [Path(os.environ[name], "bin", "nvcc") for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     found = shutil.which("nvcc")
     candidates = [*homes, *([Path(found)] if found else []), USUAL]
     nvcc = next((path for path in candidates if path.is_file()), None)
     if nvcc is None:
-        fail("nvcc is not there; install NVIDIA's CUDA toolkit, or set CUDA_HOME to where it is")
-    said = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True, check=False).stderr
-    top = re.search(r"^#\$ TOP=(.+)$", said, re.MULTILINE)
+        fail("nvcc is not found: install NVIDIA's CUDA toolkit, or set CUDA_HOME to its folder")
+    output = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True, check=False).stderr
+    top = re.search(r"^#\$ TOP=(.+)$", output, re.MULTILINE)
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
     release = re.search(r"release (\d+)\.(\d+)", version)
     if top is None or release is None:
-        fail(f"{nvcc}: does not say where its toolkit is and of which version; install NVIDIA's CUDA toolkit again")
+        fail(f"{nvcc}: does not report the folder and version of its toolkit; reinstall NVIDIA's CUDA toolkit")
     root = Path(top[1].strip()).resolve()
-    real = root / "bin" / "nvcc"  # what is on the path may be a script
+    real = root / "bin" / "nvcc"  # the one on the path may be a script
     return Toolkit(real if real.is_file() else nvcc, root, (int(release[1]), int(release[2])))
 
 
 def fetch_cublas(version: tuple[int, int]) -> Path:
-    """Return a folder with cuBLAS for this version, from the package index; kept."""
+    """Return a cached folder with cuBLAS for this version, from the package index."""
     major, minor = version
     folder = cache_folder() / f"cublas-{major}.{minor}"
     if find(folder, "cublas_v2.h"):
@@ -88,7 +88,7 @@ def fetch_cublas(version: tuple[int, int]) -> Path:
     if major < OLDEST:
         fail(f"CUDA {major}.{minor} without cuBLAS: install the toolkit's cuBLAS, or CUDA {OLDEST} or later")
     package = "nvidia-cublas" if major > OLDEST else f"nvidia-cublas-cu{major}"
-    print(f"this CUDA toolkit has no cuBLAS: fetching {package} {major}.{minor}, some 400 MB", file=sys.stderr)
+    print(f"this CUDA toolkit has no cuBLAS: fetching {package} {major}.{minor}, about 400 MB", file=sys.stderr)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(part)]
@@ -99,7 +99,7 @@ def fetch_cublas(version: tuple[int, int]) -> Path:
 
 
 def find(root: Path, name: str) -> bool:
-    """Say whether a file of this name is where a toolkit, or a package of it, has such files."""
+    """Return whether a toolkit, or a package of it, has this header."""
     return any(True for _ in _places(root, name))
 
 
@@ -109,7 +109,7 @@ def _places(root: Path, name: str) -> Iterator[Path]:
 
 
 def has_driver(root: Path) -> bool:
-    """Say whether there is a libcuda to link with: the driver's, or the toolkit's stand-in for it."""
+    """Return whether there is a libcuda to link with: the driver's, or the toolkit's stub."""
     patterns = ("lib64/stubs/libcuda.so", "targets/*/lib/stubs/libcuda.so", "lib/stubs/libcuda.so")
     stub = any(path.exists() for pattern in patterns for path in root.glob(pattern))
     known = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=False).stdout

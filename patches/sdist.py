@@ -1,6 +1,6 @@
-"""The source of llama-cpp-python, as it is published: fetched by pip, held against a checksum, kept.
+"""The published source of llama-cpp-python: fetched by pip, verified against a checksum, cached.
 
-Kept in $QWEN35_CACHE or ~/.cache/qwen35-gguf.
+The cache is $QWEN35_CACHE or ~/.cache/qwen35-gguf.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 
 def run(command: list[str], problem: str, env: dict[str, str] | None = None) -> None:
-    """Run a step in silence; what it said last is shown only if it fails."""
+    """Run a step; print the end of its output only if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=env)
     if done.returncode:
         print(done.stdout.strip()[-4000:], file=sys.stderr)
-        fail(f"{problem}; what was said is above", 1)
+        fail(f"{problem}; its output is above", 1)
 
 
 def cache_folder() -> Path:
-    """Return the folder where downloads and builds are kept; made if absent."""
+    """Return the folder of cached downloads and builds; create it if absent."""
     folder = Path(os.environ.get("QWEN35_CACHE") or Path.home() / ".cache" / "qwen35-gguf")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(f"{folder}: cannot be made ({error.strerror}); set QWEN35_CACHE to another directory")
+        fail(f"{folder}: cannot be created ({error.strerror}); set QWEN35_CACHE to another directory")
     return folder
 
 
 def fetch_sdist() -> Path:
-    """Return the checked archive. pip also makes its metadata, which for this package takes most of a minute."""
+    """Return the verified archive. pip also builds its metadata, which for this package takes most of a minute."""
     kept = cache_folder() / f"{NAME}.tar.gz"
     if kept.is_file() and checksum(kept) == SHA256:
         return kept
@@ -52,7 +52,7 @@ def fetch_sdist() -> Path:
         run([*command, f"llama-cpp-python=={VERSION}"], "the source of llama-cpp-python cannot be fetched")
         found = list(Path(folder).glob("llama_cpp_python-*.tar.gz"))
         if not found:
-            fail(f"pip brought no source of llama-cpp-python {VERSION}; check the package index that pip uses", 1)
+            fail(f"pip fetched no source of llama-cpp-python {VERSION}; check the package index that pip uses", 1)
         if (digest := checksum(found[0])) != SHA256:
             fail(
                 f"{found[0].name}: has SHA-256 {digest}, expected {SHA256}; the package index serves another file, "

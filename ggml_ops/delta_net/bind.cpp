@@ -1,19 +1,19 @@
-// The gated delta rule and its convolution in Python. The facades (gated_delta_rule.py, causal_conv1d.py) check shapes.
+// Python bindings of the gated delta rule and its convolution. gated_delta_rule.py and causal_conv1d.py check shapes.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <cstdint>
 #include <memory>
-#include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../simd/find_target.h"
 #include "../simd/threads.h"
 #include "delta_net.h"
 
@@ -26,30 +26,22 @@ using Input = nb::ndarray<const float, nb::ndim<Dimensions>, nb::c_contig, nb::d
 template <int Dimensions>
 using Output = nb::ndarray<float, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
 
-const delta_net::Target& find_target(const std::string& name) {
-    std::size_t count = 0;
-    const delta_net::Target* const* all = delta_net::targets(count);
-    for (std::size_t i = 0; i < count; ++i) {
-        if (all[i]->supported() && (name.empty() || name == all[i]->name)) return *all[i];
-    }
-    throw std::invalid_argument("target " + name + " is not one that this processor runs");
-}
-
-// The threads that pay: one takes tens of microseconds to start, and a core does `enough` elements in about a hundred.
+// The number of threads that pays off: starting one takes tens of microseconds, and a core needs about a hundred for
+// `enough` elements.
 int worth(int most_threads, std::int64_t elements, std::int64_t enough) {
     return static_cast<int>(std::clamp<std::int64_t>(elements / enough, 1, std::max(most_threads, 1)));
 }
 
 // states: snapshots x heads x size x size, the newest first.
-void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, const Input<3>& g,
-                      const Input<2>& beta, const Input<3>& state, const Output<3>& out, const Output<4>& states,
-                      int most_threads, const std::string& target) {
+void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, const Input<3>& g, const Input<2>& beta,
+                      const Input<3>& state, const Output<3>& out, const Output<4>& states, int most_threads,
+                      const std::string& target) {
     const auto tokens = static_cast<std::int64_t>(v.shape(0));
     const auto heads = static_cast<std::int64_t>(v.shape(1));
     const auto size = static_cast<std::int64_t>(v.shape(2));
     const auto key_heads = static_cast<std::int64_t>(k.shape(1));
     const auto gates = static_cast<std::int64_t>(g.shape(2));
-    const delta_net::Target& kernels = delta_net::for_size(find_target(target), size);
+    const delta_net::Target& kernels = delta_net::for_size(simd::find_target(delta_net::targets(), target), size);
 
     const int threads = worth(most_threads, tokens * heads * size * size, 1 << 21);
     // Heads are split into groups of value rows until there is work for all threads.
@@ -59,7 +51,7 @@ void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, c
     const std::int64_t items = heads * splits;
     std::atomic<std::int64_t> next{0};
     const auto work = [&] {
-        const std::unique_ptr<float[]> scratch(new float[kernels.scratch_floats(size)]);  // not cleared: it need not be
+        const std::unique_ptr<float[]> scratch(new float[kernels.scratch_floats(size)]);  // uninitialized
         for (std::int64_t item = next++; item < items; item = next++) {
             const std::int64_t h = item / splits;
             const std::int64_t first_row = item % splits * rows;
@@ -96,7 +88,7 @@ void gated_delta_rule(const Input<3>& q, const Input<3>& k, const Input<3>& v, c
 
 void causal_conv1d_silu(const Input<2>& x, const Input<2>& weight, const Input<2>& state, const Output<2>& out,
                         const Output<2>& new_state, int most_threads, const std::string& target) {
-    const delta_net::Target& kernels = find_target(target);
+    const delta_net::Target& kernels = simd::find_target(delta_net::targets(), target);
     const auto channels = static_cast<std::int64_t>(x.shape(1));
     const int threads = worth(most_threads, static_cast<std::int64_t>(x.shape(0)) * channels, 1 << 18);
     constexpr std::int64_t step = 256;
@@ -117,8 +109,7 @@ void causal_conv1d_silu(const Input<2>& x, const Input<2>& weight, const Input<2
 
 void bind_delta_net(nb::module_& m) {
     m.def("gated_delta_rule", &gated_delta_rule, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("g"),
-          nb::arg("beta"), nb::arg("state"), nb::arg("out"), nb::arg("states"), nb::arg("threads"),
-          nb::arg("target"));
-    m.def("causal_conv1d_silu", &causal_conv1d_silu, nb::arg("x"), nb::arg("weight"), nb::arg("state"),
-          nb::arg("out"), nb::arg("new_state"), nb::arg("threads"), nb::arg("target"));
+          nb::arg("beta"), nb::arg("state"), nb::arg("out"), nb::arg("states"), nb::arg("threads"), nb::arg("target"));
+    m.def("causal_conv1d_silu", &causal_conv1d_silu, nb::arg("x"), nb::arg("weight"), nb::arg("state"), nb::arg("out"),
+          nb::arg("new_state"), nb::arg("threads"), nb::arg("target"));
 }

@@ -1,11 +1,25 @@
-// The recurrence for many tokens: value rows lie in the lanes, so that no sum crosses them, and `chunk` tokens share one
-// sweep over the state, which applies the updates of the chunk before and takes the dots for this one. With G the product
-// of the decays e from the start of the chunk and S the state there,
+// The chunkwise form, for large batches of tokens: value rows are in the lanes, so that no sum crosses them, and
+// `chunk` tokens share one sweep over the state, which applies the updates of the previous chunk and computes the dot
+// products of this one. With G the cumulative decay (the product of the factors e) since the start of the chunk and S
+// the state at that start,
 //   S_{c-1} k_c e_c = G_c S k_c + sum over j < c of (G_c / G_j) (k_j . k_c) d_j
 //   S_c q_c         = G_c S q_c + sum over j <= c of (G_c / G_j) (k_j . q_c) d_j
 //   S at its end    = G S + sum over j of (G / G_j) d_j k_j^T
-// The quotients are products of the decays in between: nothing is divided, so that decays down to zero do no harm. Three
-// multiply-adds for each element of the state and token are left.
+// The quotients are the cumulative decays in between: nothing is divided, so that decays down to zero are safe. This
+// leaves three multiply-adds per element of the state and token.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "delta_net.h"
+#include "exponential.h"
+#include "state_tile.h"
+
+namespace delta_net::SIMD_TARGET {
+namespace {
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int chunk = 2;  // sixteen registers
@@ -13,12 +27,12 @@ constexpr int chunk = 2;  // sixteen registers
 constexpr int chunk = 4;
 #endif
 constexpr int row_vectors = 2;
-constexpr int chunks_at_once = 8;
+constexpr int chunks_per_group = 8;
 constexpr int tokens_ahead = 32;
 
-// What a sweep needs to know of a chunk.
+// The coefficients of a chunk that a sweep needs.
 struct Chunk {
-    const float* k_dot[chunk];     // for the dots; times the decay of their columns if there is one for each
+    const float* k_dot[chunk];  // for the dot products; times the decay of their columns if there is one for each
     const float* q_dot[chunk];
     const float* k_update[chunk];  // for the update; the same
     const float* column_decay;     // G of each column, or null
@@ -28,17 +42,18 @@ struct Chunk {
     float beta_v[chunk], d_dot[chunk], d_d[chunk][chunk];
     // out_c = out_dot (S q_c) + sum over j <= c of out_d[c][j] d_j
     float out_dot[chunk], out_d[chunk][chunk];
-    int tokens;                    // the others are padding that changes nothing
+    int tokens;  // the others are padding that changes nothing
 };
 
 constexpr std::int64_t panel_floats(std::int64_t size) { return (3 * chunk + 1) * size; }
 
-constexpr std::int64_t chunks_scratch(std::int64_t size) {
-    const std::int64_t chunks = static_cast<std::int64_t>(sizeof(Chunk) / sizeof(float) + 1) * chunks_at_once;
-    return size * size + size + chunks + chunks_at_once * panel_floats(size) + 64;
+constexpr std::int64_t chunkwise_scratch(std::int64_t size) {
+    const std::int64_t chunks = static_cast<std::int64_t>(sizeof(Chunk) / sizeof(float) + 1) * chunks_per_group;
+    return size * size + size + chunks + chunks_per_group * panel_floats(size) + 64;
 }
 
-// The factors of a chunk. upto: G_c, or 1 if the columns have it; between: G_c / G_j, or 1; kk, kq: the dots, [c][j].
+// The factors of a chunk. upto: G_c, or 1 if the columns have it; between: G_c / G_j, or 1; kk, kq: the dot products,
+// [c][j].
 inline void set_factors(const Head& head, std::int64_t first, const float (&upto)[chunk],
                         const float (&between)[chunk][chunk], const float (&kk)[chunk][chunk],
                         const float (&kq)[chunk][chunk], Chunk& p) {
@@ -52,7 +67,7 @@ inline void set_factors(const Head& head, std::int64_t first, const float (&upto
     }
 }
 
-// Copies the keys and queries of a chunk and takes all the dots between them.
+// Copies the keys and queries of a chunk and computes all dot products between them.
 inline void copy_and_dot(const float* const (&keys)[chunk], const float* const (&queries)[chunk], std::int64_t n,
                          float* panel, float (&kk)[chunk][chunk], float (&kq)[chunk][chunk]) {
     constexpr int pairs = chunk * chunk;  // k_j with q_c for j <= c, and with k_c for j < c: c + 1 and c of them
@@ -81,24 +96,24 @@ inline void copy_and_dot(const float* const (&keys)[chunk], const float* const (
     }
 }
 
-// Asks for what a chunk reads and writes. Tokens lie too far apart for the processor to see it coming.
-// Inlined always: GCC takes a function that only prefetches for one that does nothing, and leaves the call out.
+// Prefetches what a chunk reads and writes: tokens are too far apart for the hardware prefetcher.
+// Always inlined: GCC treats a function that only prefetches as one without effects, and removes the call.
 [[gnu::always_inline]] inline void prefetch_tokens(const Head& head, std::int64_t first) {
     const std::int64_t end_row = head.first_row + head.rows;
     for (std::int64_t t = first; t < std::min(first + chunk, head.tokens); ++t) {
-        for (std::int64_t i = 0; i < head.size; i += line) {
+        for (std::int64_t i = 0; i < head.size; i += floats_per_line) {
             prefetch(head.k + t * head.k_step + i);
             prefetch(head.q + t * head.q_step + i);
         }
-        for (std::int64_t i = head.first_row; i < end_row; i += line) {
+        for (std::int64_t i = head.first_row; i < end_row; i += floats_per_line) {
             prefetch(head.v + t * head.v_step + i);
             prefetch_to_change(head.out + t * head.out_step + i);
         }
     }
 }
 
-// Keys and queries are copied, because tokens often lie a multiple of 4 KiB apart, and would then share the few places
-// that a first level cache has for such addresses.
+// Keys and queries are copied, because tokens are often a multiple of 4 KiB apart and would then compete for the same
+// few sets of the L1 cache.
 inline Chunk prepare_scalar(const Head& head, std::int64_t first, int tokens, const float* zeros, float* panel) {
     const std::int64_t n = head.size;
     Chunk p = {};
@@ -185,9 +200,9 @@ inline Chunk prepare_columns(const Head& head, std::int64_t first, int tokens, c
     return p;
 }
 
-// Leaves the scalar decays out of the tiles: a tile times a factor is the state, the factor shrinks from chunk to chunk,
-// and the updates are in units of it. This saves a multiplication of every element for each chunk. The last chunk, and one at which the
-// factor gets so small that the updates might overflow, bring the tile back to a factor of one.
+// Keeps the scalar decays out of the tiles: the state is a tile times a factor, the factor shrinks from chunk to chunk,
+// and the updates are in units of it. This saves one multiplication per element and chunk. The last chunk, and any
+// chunk at which the factor gets so small that the updates might overflow, reset the factor to one.
 inline void defer_decays(Chunk* chunks, int count) {
     constexpr float smallest = 1e-15F;
     float factor = 1.F;
@@ -220,8 +235,8 @@ struct Dots {
 
 enum class Decay { none, scalar, columns };
 
-// tile: size x Rows vectors. Applies the updates d of the chunk `before` (null: none), then takes the dots for `now`
-// (null: none).
+// tile: size x Rows vectors. Applies the updates d of the chunk `before` (null: none), then computes the dot products
+// of `now` (null: none).
 template <int Rows, Decay Kind, bool Update, bool Dot>
 [[gnu::always_inline]] inline Dots<Rows> sweep(F* tile, std::int64_t n, const Chunk* before, const Block<Rows>& d,
                                                const Chunk* now) {
@@ -274,9 +289,10 @@ template <int Rows, Decay Kind, bool Update, bool Dot>
     return sum;
 }
 
-// From the dots to d and the outputs of the chunk's tokens.
+// Computes d and the outputs of the chunk's tokens from the dot products.
 template <int Rows, bool Columns>
-[[gnu::always_inline]] inline Block<Rows> solve(const Head& head, const Chunk& p, const Dots<Rows>& sum, std::int64_t first, std::int64_t row) {
+[[gnu::always_inline]] inline Block<Rows> solve(const Head& head, const Chunk& p, const Dots<Rows>& sum,
+                                                std::int64_t first, std::int64_t row) {
     Block<Rows> d;
     for (int c = 0; c < chunk; ++c) {
         for (int r = 0; r < Rows; ++r) {
@@ -314,44 +330,20 @@ void run_chunks(const Head& head, F* tile, const Chunk* chunks, int count, std::
     }
 }
 
-// Rows of the state into lanes, and back. `tile` is size x Rows vectors.
-template <int Rows>
-void rows_to_lanes(const float* rows, std::int64_t n, F* tile) {
-    for (int r = 0; r < Rows; ++r) {
-        for (std::int64_t i = 0; i < n; i += lanes) {
-            F square[lanes];
-            for (int l = 0; l < lanes; ++l) square[l] = load(rows + (r * lanes + l) * n + i);
-            transpose(square);
-            for (int l = 0; l < lanes; ++l) tile[(i + l) * Rows + r] = square[l];
-        }
-    }
-}
-template <int Rows>
-void lanes_to_rows(const F* tile, std::int64_t n, float* rows) {
-    for (int r = 0; r < Rows; ++r) {
-        for (std::int64_t i = 0; i < n; i += lanes) {
-            F square[lanes];
-            for (int l = 0; l < lanes; ++l) square[l] = tile[(i + l) * Rows + r];
-            transpose(square);
-            for (int l = 0; l < lanes; ++l) store(rows + (r * lanes + l) * n + i, square[l]);
-        }
-    }
-}
-
 inline float* aligned(float* p) {
     const auto address = reinterpret_cast<std::uintptr_t>(p);
     return reinterpret_cast<float*>((address + 63) / 64 * 64);
 }
 
-// The first `tokens` tokens. The state lies transposed in the scratch memory in between.
-inline void by_chunks(const Head& head, std::int64_t tokens) {
+// The first `tokens` tokens. Meanwhile the state is kept transposed in the scratch memory.
+inline void chunkwise(const Head& head, std::int64_t tokens) {
     const std::int64_t n = head.size;
     float* memory = aligned(head.scratch);
     F* tiles = reinterpret_cast<F*>(memory);
     float* zeros = memory + n * n;
     std::memset(zeros, 0, static_cast<std::size_t>(n) * sizeof(float));
     Chunk* chunks = reinterpret_cast<Chunk*>(aligned(zeros + n));
-    float* panels = reinterpret_cast<float*>(chunks + chunks_at_once);
+    float* panels = reinterpret_cast<float*>(chunks + chunks_per_group);
 
     const auto for_tiles = [&](const auto& one, const auto& rest) {
         constexpr std::int64_t width = row_vectors * lanes;
@@ -361,8 +353,8 @@ inline void by_chunks(const Head& head, std::int64_t tokens) {
     };
     for_tiles([&](F* tile, std::int64_t row) { rows_to_lanes<row_vectors>(head.state + row * n, n, tile); },
               [&](F* tile, std::int64_t row) { rows_to_lanes<1>(head.state + row * n, n, tile); });
-    for (std::int64_t first = 0; first < tokens; first += chunk * chunks_at_once) {
-        const std::int64_t here = std::min<std::int64_t>(tokens - first, chunk * chunks_at_once);
+    for (std::int64_t first = 0; first < tokens; first += chunk * chunks_per_group) {
+        const std::int64_t here = std::min<std::int64_t>(tokens - first, chunk * chunks_per_group);
         int count = 0;
         for (std::int64_t at = 0; at < here; at += chunk, ++count) {
             const int some = static_cast<int>(std::min<std::int64_t>(chunk, here - at));
@@ -373,16 +365,21 @@ inline void by_chunks(const Head& head, std::int64_t tokens) {
         }
         if (!head.gate_per_column) defer_decays(chunks, count);
         if (head.gate_per_column) {
-            for_tiles([&](F* t, std::int64_t row) { run_chunks<row_vectors, true>(head, t, chunks, count, first, row); },
-                      [&](F* t, std::int64_t row) { run_chunks<1, true>(head, t, chunks, count, first, row); });
+            for_tiles(
+                [&](F* t, std::int64_t row) { run_chunks<row_vectors, true>(head, t, chunks, count, first, row); },
+                [&](F* t, std::int64_t row) { run_chunks<1, true>(head, t, chunks, count, first, row); });
         } else {
-            for_tiles([&](F* t, std::int64_t row) { run_chunks<row_vectors, false>(head, t, chunks, count, first, row); },
-                      [&](F* t, std::int64_t row) { run_chunks<1, false>(head, t, chunks, count, first, row); });
+            for_tiles(
+                [&](F* t, std::int64_t row) { run_chunks<row_vectors, false>(head, t, chunks, count, first, row); },
+                [&](F* t, std::int64_t row) { run_chunks<1, false>(head, t, chunks, count, first, row); });
         }
     }
-    // The state goes where the next token, if there is one, looks for it.
+    // Store the state where the next token, if there is one, reads it.
     const std::int64_t age = head.tokens - tokens;
     float* to = head.new_state + (age < head.snapshots ? age * head.snapshot_step : 0);
     for_tiles([&](F* tile, std::int64_t row) { lanes_to_rows<row_vectors>(tile, n, to + row * n); },
               [&](F* tile, std::int64_t row) { lanes_to_rows<1>(tile, n, to + row * n); });
 }
+
+}  // namespace
+}  // namespace delta_net::SIMD_TARGET

@@ -1,16 +1,8 @@
 // Which targets are compiled in.
 
-#include <iterator>
-
-#include "delta_net.h"
+#include "targets.h"
 
 namespace delta_net {
-
-extern const Target target_avx512;
-extern const Target target_avx2;
-extern const Target target_neon;
-extern const Target target_portable;
-
 namespace {
 
 const Target* const compiled[] = {
@@ -25,10 +17,7 @@ const Target* const compiled[] = {
 
 }  // namespace
 
-const Target* const* targets(std::size_t& count) {
-    count = std::size(compiled);
-    return compiled;
-}
+simd::Span<const Target* const> targets() { return compiled; }
 
 const Target& for_size(const Target& target, std::int64_t size) {
     return size % target.lanes == 0 ? target : target_portable;

@@ -1,8 +1,19 @@
-// exp(a), to about a unit in the last place; held within 2^-126 and 2^127.
+// exp(a), to about a unit in the last place; clamped to 2^-126 .. 2^127.
+#pragma once
+
+#include <initializer_list>
+
+#include "../simd/vector.h"
+
+namespace delta_net::SIMD_TARGET {
+namespace {
+
+using namespace simd;
+
 inline F exponential(F a) {
     const F limited = min(max(a, set(-126.F * 0.6931472F)), set(127.F * 0.6931472F));
     const F n = round_even(limited * set(1.44269504F));
-    // ln 2 in two parts, so that the product with the first, which has nine bits, is exact.
+    // ln 2 in two parts, so that multiplying by the first, which has nine bits, is exact.
     const F x = fma(n, set(2.12194440e-4F), fma(n, set(-0.693359375F), limited));
     F p = set(1.F / 5040.F);
     for (const float coefficient : {1.F / 720.F, 1.F / 120.F, 1.F / 24.F, 1.F / 6.F, 0.5F, 1.F, 1.F}) {
@@ -13,3 +24,6 @@ inline F exponential(F a) {
 
 // exp(a) for a decay: zero where it is less than a normal number.
 inline F decay_of(F a) { return select(a < set(-87.F), zero(), exponential(a)); }
+
+}  // namespace
+}  // namespace delta_net::SIMD_TARGET

@@ -1,20 +1,24 @@
-// The recurrence as it is written, for few tokens: vectors run along a row of the state, which is read and written once
-// for each token, in place. Sixteen rows (or as many as there are lanes) stay in the first level cache between the two
-// passes: both dots from the old state, because S' q = e S q + d (k . q), and then the update.
+// The recurrent form, for small batches of tokens: vectors run along a row of the state, which is read and written once
+// per token, in place. Sixteen rows (or as many as there are lanes) stay in the L1 cache between the two passes: first
+// both dot products with the old state, because S' q = e S q + d (k . q), then the update.
+#pragma once
 
-constexpr int tokens_at_once = 8;
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 
-// In a model the state is in memory, not in a cache, when its layer's turn comes. So many rows later are asked for.
+#include "delta_net.h"
+#include "exponential.h"
+
+namespace delta_net::SIMD_TARGET {
+namespace {
+
+constexpr int tokens_per_group = 8;
+
+// In a model the state is in memory, not in a cache, when its layer starts: prefetch this many rows ahead.
 constexpr int rows_ahead = 16;
-constexpr int line = 64 / sizeof(float);
 
-constexpr std::int64_t rows_scratch(std::int64_t size) { return tokens_at_once * 3 * size; }
-
-inline float sum(F a) {
-    float total[4];
-    sums({a, zero(), zero(), zero()}, total);
-    return total[0];
-}
+constexpr std::int64_t recurrent_scratch(std::int64_t size) { return tokens_per_group * 3 * size; }
 
 inline float dot(const float* a, const float* b, std::int64_t n) {
     F total = zero();
@@ -22,22 +26,13 @@ inline float dot(const float* a, const float* b, std::int64_t n) {
     return sum(total);
 }
 
-// Sums of the elements of each of `lanes` vectors.
-inline F sums(F (&v)[lanes]) {
-    transpose(v);
-    for (int width = lanes / 2; width > 0; width /= 2) {
-        for (int i = 0; i < width; ++i) v[i] = v[i] + v[i + width];
-    }
-    return v[0];
-}
-
 struct Token {
-    const float* k;        // as they are, or times the decay of their columns
+    const float* k;  // as they are, or times the decay of their columns
     const float* q;
-    const float* decay;    // of each column, or null: then it is `factor`
+    const float* decay;  // of each column, or null: then it is `factor`
     float factor;
     float beta;
-    float kq;              // k . q, without any decay
+    float kq;  // k . q, without any decay
     const float* raw_k;
 };
 
@@ -78,7 +73,7 @@ inline void step_rows(const Head& head, const Token& token, std::int64_t t, std:
             const F k = load(token.k + i);
             const F q = load(token.q + i);
             for (int r = 0; r < group; ++r) {
-                if (i % line == 0) prefetch_to_change(from + (row + r + rows_ahead) * n + i);
+                if (i % floats_per_line == 0) prefetch_to_change(from + (row + r + rows_ahead) * n + i);
                 const F s = load(from + (row + r) * n + i);
                 k_sum[r] = fma(s, k, k_sum[r]);
                 q_sum[r] = fma(s, q, q_sum[r]);
@@ -108,11 +103,11 @@ inline void step_rows(const Head& head, const Token& token, std::int64_t t, std:
     }
 }
 
-// The same for rows of Vectors vectors and one decay, two rows at a time, which stay in registers between the dots and the
-// update. The factors are multiplied beforehand, so that d is one multiply-add away from the dots.
+// The same for rows of Vectors vectors and one decay: two rows at a time stay in registers between the dot products and
+// the update. The factors are multiplied beforehand, so that d is one multiply-add away from the dot products.
 template <int Vectors>
-void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t, std::int64_t first,
-                            const float* from, float* to) {
+void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from,
+                            float* to) {
     constexpr std::int64_t n = Vectors * lanes;
     const float* v = head.v + t * head.v_step + first;
     float* out = head.out + t * head.out_step + first;
@@ -148,8 +143,9 @@ void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t
     }
 }
 
-inline void step(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from, float* to) {
-    // Of the instruction sets here, only AVX-512 has the registers.
+inline void step(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from,
+                 float* to) {
+    // Only AVX-512 has enough registers.
     if constexpr (lanes == 16) {
         if (token.decay == nullptr && head.size == 8 * lanes) {
             return step_rows_in_registers<8>(head, token, t, first, from, to);
@@ -161,16 +157,16 @@ inline void step(const Head& head, const Token& token, std::int64_t t, std::int6
     step_rows(head, token, t, first, from, to);
 }
 
-// Tokens from `begin` on. Token t leaves its state in the snapshot of its age, or in the newest one if it is too old for
-// one of its own. A later token reads it there, so that keeping snapshots costs no copy.
-inline void by_rows(const Head& head, std::int64_t begin) {
+// Tokens from `begin` on. Token t leaves its state in the snapshot of its age, or in the newest one if it is too old
+// for one of its own. A later token reads it there, so that keeping snapshots costs no copy.
+inline void recurrent(const Head& head, std::int64_t begin) {
     const auto snapshot = [&](std::int64_t t) {
         const std::int64_t age = head.tokens - 1 - t;
         return head.new_state + (age < head.snapshots ? age * head.snapshot_step : 0);
     };
-    for (std::int64_t first = begin; first < head.tokens; first += tokens_at_once) {
-        const std::int64_t end = std::min<std::int64_t>(head.tokens, first + tokens_at_once);
-        Token tokens[tokens_at_once];
+    for (std::int64_t first = begin; first < head.tokens; first += tokens_per_group) {
+        const std::int64_t end = std::min<std::int64_t>(head.tokens, first + tokens_per_group);
+        Token tokens[tokens_per_group];
         for (std::int64_t t = first; t < end; ++t) {
             tokens[t - first] = prepare(head, t, head.scratch + (t - first) * 3 * head.size);
         }
@@ -182,3 +178,6 @@ inline void by_rows(const Head& head, std::int64_t begin) {
         }
     }
 }
+
+}  // namespace
+}  // namespace delta_net::SIMD_TARGET

@@ -1,4 +1,4 @@
-// The quantizers in Python: rows in chunks, taken by threads as they get free, without the GIL.
+// Python bindings of the quantizers: threads take chunks of rows as they become free, without the GIL.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -15,6 +15,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../simd/find_target.h"
 #include "../simd/threads.h"
 #include "kquants.h"
 
@@ -26,16 +27,7 @@ using Weights = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Packed = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
-constexpr std::int64_t chunk_weights = 1 << 16;  // 256 KiB of F32: stays in a core's second level cache
-
-const kquants::Target& find_target(const std::string& name) {
-    std::size_t count = 0;
-    const kquants::Target* const* all = kquants::targets(count);
-    for (std::size_t i = 0; i < count; ++i) {
-        if (all[i]->supported() && (name.empty() || name == all[i]->name)) return *all[i];
-    }
-    throw std::invalid_argument("target " + name + " is not one that this processor runs");
-}
+constexpr std::int64_t chunk_weights = 1 << 16;  // 256 KiB of F32: stays in a core's L2 cache
 
 kquants::Source find_source(const std::string& name, std::size_t bytes) {
     if (name == "f32" && bytes == 4) return kquants::Source::f32;
@@ -44,7 +36,7 @@ kquants::Source find_source(const std::string& name, std::size_t bytes) {
     throw std::invalid_argument("source " + name + " does not have elements of " + std::to_string(bytes) + " bytes");
 }
 
-// What the threads found: weights that are not finite, and whether all scales fit a half.
+// What the threads found: weights that are not finite, and whether all scales are in the range of FP16.
 struct Findings {
     std::atomic<std::int64_t> non_finite{0};
     std::atomic<std::int64_t> first{-1};
@@ -60,9 +52,10 @@ struct Findings {
 };
 
 std::tuple<std::int64_t, std::int64_t, bool> quantize(const Weights& x, const std::string& source,
-                                                      const std::string& format, const std::optional<Importance>& importance,
-                                                      const Packed& packed, int threads, const std::string& target) {
-    const kquants::Target& kernels = find_target(target);
+                                                      const std::string& format,
+                                                      const std::optional<Importance>& importance, const Packed& packed,
+                                                      int threads, const std::string& target) {
+    const kquants::Target& kernels = simd::find_target(kquants::targets(), target);
     const kquants::Format* blocks = kquants::find_format(kernels, format.c_str());
     if (blocks == nullptr) throw std::invalid_argument("format " + format + " has no native kernel");
     const kquants::Source type = find_source(source, x.itemsize());
@@ -71,7 +64,7 @@ std::tuple<std::int64_t, std::int64_t, bool> quantize(const Weights& x, const st
     if (columns % blocks->block != 0) throw std::invalid_argument("x does not have rows of whole blocks");
     const std::int64_t width = columns / blocks->block * blocks->block_bytes;
     if (static_cast<std::int64_t>(packed.shape(0)) != rows || static_cast<std::int64_t>(packed.shape(1)) != width) {
-        throw std::invalid_argument("packed does not have the shape of the packed rows");
+        throw std::invalid_argument("packed does not have the shape of the quantized rows");
     }
     if (importance.has_value() && static_cast<std::int64_t>(importance->shape(0)) != columns) {
         throw std::invalid_argument("importance does not have one value for each column");
@@ -90,7 +83,7 @@ std::tuple<std::int64_t, std::int64_t, bool> quantize(const Weights& x, const st
             const kquants::Rows job{from + first * row_bytes, type, count, columns, weights, to + first * width};
             const kquants::NonFinite found = kernels.find_non_finite(job);
             if (found.count > 0) findings.add(found, first * columns);
-            else if (!blocks->pack(job)) findings.fits = false;
+            else if (!blocks->quantize(job)) findings.fits = false;
         }
     };
     {
@@ -101,28 +94,24 @@ std::tuple<std::int64_t, std::int64_t, bool> quantize(const Weights& x, const st
 }
 
 std::tuple<std::int64_t, std::int64_t> find_non_finite(const Weights& x, const std::string& source) {
-    const kquants::Target& kernels = find_target("");
-    const kquants::Rows job{x.data(), find_source(source, x.itemsize()), static_cast<std::int64_t>(x.shape(0)),
-                            static_cast<std::int64_t>(x.shape(1)), nullptr, nullptr};
+    const kquants::Target& kernels = simd::find_target(kquants::targets(), "");
+    const kquants::Rows job{x.data(),
+                            find_source(source, x.itemsize()),
+                            static_cast<std::int64_t>(x.shape(0)),
+                            static_cast<std::int64_t>(x.shape(1)),
+                            nullptr,
+                            nullptr};
     nb::gil_scoped_release unlocked;
     const kquants::NonFinite found = kernels.find_non_finite(job);
     return {found.count, found.first};
 }
 
-std::vector<std::string> target_names() {
-    std::size_t count = 0;
-    const kquants::Target* const* all = kquants::targets(count);
-    std::vector<std::string> names;
-    for (std::size_t i = 0; i < count; ++i) {
-        if (all[i]->supported()) names.emplace_back(all[i]->name);
-    }
-    return names;
-}
+std::vector<std::string> target_names() { return simd::supported_names(kquants::targets()); }
 
 std::vector<std::string> format_names() {
-    const kquants::Target& any = find_target("");
     std::vector<std::string> names;
-    for (std::size_t i = 0; i < any.format_count; ++i) names.emplace_back(any.formats[i].name);
+    for (const kquants::Format& format : simd::find_target(kquants::targets(), "").formats)
+        names.emplace_back(format.name);
     return names;
 }
 
@@ -131,7 +120,7 @@ std::vector<std::string> format_names() {
 void bind_kquants(nb::module_& m) {
     m.def("quantize", &quantize, nb::arg("x"), nb::arg("source"), nb::arg("format"), nb::arg("importance").none(),
           nb::arg("packed"), nb::arg("threads"), nb::arg("target"),
-          "Packs rows of f32, bf16 or f16; returns the number of non-finite weights, the index of the first, and "
+          "Quantizes rows of f32, bf16 or f16; returns the number of non-finite weights, the index of the first, and "
           "whether all scales are finite.");
     m.def("find_non_finite", &find_non_finite, nb::arg("x"), nb::arg("source"),
           "Returns the number of weights that are NaN or infinite, and the index of the first.");

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "target.h"
+#include "targets.h"
 
 namespace kquants {
 namespace {
@@ -19,14 +19,11 @@ const Target* const compiled[] = {
 
 }  // namespace
 
-const Target* const* targets(std::size_t& count) {
-    count = std::size(compiled);
-    return compiled;
-}
+simd::Span<const Target* const> targets() { return compiled; }
 
 const Format* find_format(const Target& target, const char* name) {
-    for (std::size_t i = 0; i < target.format_count; ++i) {
-        if (std::strcmp(target.formats[i].name, name) == 0) return &target.formats[i];
+    for (const Format& format : target.formats) {
+        if (std::strcmp(format.name, name) == 0) return &format;
     }
     return nullptr;
 }

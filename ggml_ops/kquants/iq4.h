@@ -1,6 +1,14 @@
-// IQ4_XS, 136 bytes: d (half), 16 high bits of the eight six-bit scales, 4 bytes of their low ones, 128 bytes of quants.
-// IQ4_NL, 18 bytes: d (half), 16 bytes of quants. A quant is an index into sixteen uneven levels; of 32 weights, the
-// first 16 are in the low nibbles. As quantize_row_iq4_nl_impl of ggml-quants.c with its seven tries to each side.
+// IQ4_XS, 136 bytes: d (FP16), 16 high bits of the eight six-bit scales, 4 bytes of their low ones, 128 bytes of
+// quants. IQ4_NL, 18 bytes: d (FP16), 16 bytes of quants. A quant is an index into sixteen uneven levels; of 32
+// weights, the first 16 are in the low nibbles. As quantize_row_iq4_nl_impl of ggml-quants.c with its seven tries to
+// each side.
+#pragma once
+
+#include "search_scale.h"
+#include "tile.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 inline constexpr float iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
@@ -8,8 +16,9 @@ inline constexpr float iq4_levels[16] = {-127, -104, -83, -65, -49, -35, -22, -1
 // alike: it is a float, and the rounding of the two differences never crosses the tie (tests/ggml_ops checks all 15).
 inline constexpr float iq4_midpoint(int i) { return 0.5F * (iq4_levels[i] + iq4_levels[i + 1]); }
 
-// What lies around each of 32 cells of width 8. No cell has two midpoints, and each midpoint is at least 0.5 away from
-// the borders of its cell: one comparison decides within a cell, however its border is rounded.
+// The values on both sides of the midpoint in each of 32 cells of width 8. No cell has two midpoints, and each midpoint
+// is at least 0.5 away from the borders of its cell: one comparison decides within a cell, however its border is
+// rounded.
 struct LevelCells {
     float midpoint[32] = {};
     float below[32] = {};
@@ -99,13 +108,13 @@ inline void pack_levels(const F* x, F inverse, I* words) {
     I q[32];
     for (int i = 0; i < 32; ++i) q[i] = truncate(nearest_level<true>(inverse * x[i]));
     for (int i = 0; i < 16; i += 4) {
-        words[i / 4] = word(q[i], q[i + 1], q[i + 2], q[i + 3]) |
-                       shift_left<4>(word(q[i + 16], q[i + 17], q[i + 18], q[i + 19]));
+        words[i / 4] =
+            word(q[i], q[i + 1], q[i + 2], q[i + 3]) | shift_left<4>(word(q[i + 16], q[i + 17], q[i + 18], q[i + 19]));
     }
 }
 
-inline bool pack_iq4_xs(const Rows& job) {
-    return for_each_tile<256, 136>(job, [](const Tile<256>& tile, std::uint8_t* const (&out)[lanes]) {
+inline bool quantize_iq4_xs(const Rows& job) {
+    return for_each_tile<256, 136>(job, [](const Tile<256>& tile, std::uint8_t* const(&out)[lanes]) {
         const F sigma2 = sum_of_squares<256>(tile.x) * set(2.F / 256.F);
         F scale[8];
         F most = zero();
@@ -120,7 +129,7 @@ inline bool pack_iq4_xs(const Rows& job) {
         }
         const F d = -most / set(32.F);
         const F inverse = inverse_or_zero(d);
-        const I half = to_half(d);
+        const I bits_of_d = to_fp16(d);
         I words[34], low[8];
         I high = set(0);
         for (int j = 7; j >= 0; --j) {
@@ -130,24 +139,27 @@ inline bool pack_iq4_xs(const Rows& job) {
             low[j] = (l + set(32)) & set(15);
             high = shift_left<2>(high) | shift_right<4>(l + set(32));
         }
-        words[0] = half | shift_left<16>(high);
+        words[0] = bits_of_d | shift_left<16>(high);
         words[1] = word(low[0], low[2], low[4], low[6]) | shift_left<4>(word(low[1], low[3], low[5], low[7]));
         store_words(words, out);
-        return fits_half(half);
+        return fits_fp16(bits_of_d);
     });
 }
 
-inline bool pack_iq4_nl(const Rows& job) {
-    return for_each_tile<32, 18>(job, [](const Tile<32>& tile, std::uint8_t* const (&out)[lanes]) {
+inline bool quantize_iq4_nl(const Rows& job) {
+    return for_each_tile<32, 18>(job, [](const Tile<32>& tile, std::uint8_t* const(&out)[lanes]) {
         const F sigma2 = sum_of_squares<32>(tile.x) * set(2.F / 32.F);
         F w[32];
         level_weights(tile.x, tile.importance, tile.has_importance, sigma2, w);
         const F scale = search_level_scale(tile.x, w);
-        const I half = to_half(scale);
+        const I bits_of_d = to_fp16(scale);
         I words[4];
         pack_levels(tile.x, inverse_or_zero(scale), words);
-        store_halves(half, out, 0);
+        store_fp16(bits_of_d, out, 0);
         store_words(words, out, 2);
-        return fits_half(half);
+        return fits_fp16(bits_of_d);
     });
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

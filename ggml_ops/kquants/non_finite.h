@@ -1,4 +1,14 @@
 // Looks for NaN and infinities: all exponent bits set. Plain loops, which the compiler vectorizes.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../simd/vector.h"
+#include "kquants.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 template <class Word>
 NonFinite scan(const Word* x, std::int64_t n, Word exponent) {
@@ -26,3 +36,6 @@ inline NonFinite find_non_finite(const Rows& job) {
     }
     return {0, -1};
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

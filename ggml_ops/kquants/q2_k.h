@@ -1,8 +1,17 @@
-// Q2_K, 84 bytes: 16 bytes of four-bit scales (low nibble) and minimums, 64 bytes of quants, d, dmin (halves).
+// Q2_K, 84 bytes: 16 bytes of four-bit scales (low nibble) and mins, 64 bytes of quants, d, dmin (FP16).
 // As quantize_row_q2_K_ref and _impl of ggml-quants.c.
+#pragma once
 
-inline bool pack_q2_k(const Rows& job) {
-    return for_each_tile<256, 84>(job, [](const Tile<256>& tile, std::uint8_t* const (&out)[lanes]) {
+#include "search_positive.h"
+#include "search_scale_min.h"
+#include "tile.h"
+#include "two_bits.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
+
+inline bool quantize_q2_k(const Rows& job) {
+    return for_each_tile<256, 84>(job, [](const Tile<256>& tile, std::uint8_t* const(&out)[lanes]) {
         constexpr int ways = 4;
         ScaleMin found[16];
         F scale[16], minimum[16], weight[16];
@@ -30,8 +39,8 @@ inline bool pack_q2_k(const Rows& job) {
 
         I s[16], m[16], d, dmin;
         if (tile.has_importance) {
-            d = to_half(search_positive(scale, weight, 15, s));
-            dmin = to_half(search_positive(minimum, weight, 15, m));
+            d = to_fp16(search_positive(scale, weight, 15, s));
+            dmin = to_fp16(search_positive(minimum, weight, 15, m));
         } else {
             F most_scale = zero();
             F most_minimum = zero();
@@ -47,21 +56,24 @@ inline bool pack_q2_k(const Rows& job) {
                 s[j] = select(no_scale, set(0), byte(nearest(inverse_scale * scale[j])));
                 m[j] = select(no_minimum, set(0), nearest(inverse_minimum * minimum[j]));
             }
-            d = to_half(clear_if(no_scale, most_scale / set(15.F)));
-            dmin = to_half(clear_if(no_minimum, most_minimum / set(15.F)));
+            d = to_fp16(clear_if(no_scale, most_scale / set(15.F)));
+            dmin = to_fp16(clear_if(no_minimum, most_minimum / set(15.F)));
         }
 
         I l[256], words[21];
         for (int j = 0; j < 16; ++j) {
             s[j] = byte(s[j] | shift_left<4>(m[j]));
-            const F decoded_scale = from_half(d) * to_float(s[j] & set(15));
-            const F decoded_minimum = from_half(dmin) * to_float(shift_right<4>(s[j]));
+            const F decoded_scale = from_fp16(d) * to_float(s[j] & set(15));
+            const F decoded_minimum = from_fp16(dmin) * to_float(shift_right<4>(s[j]));
             requantize(tile.x + 16 * j, decoded_scale, decoded_minimum, found[j], 16, 3, l + 16 * j);
         }
         for (int i = 0; i < 4; ++i) words[i] = word(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]);
         pack_two_bits(l, words + 4);
         words[20] = d | shift_left<16>(dmin);
         store_words(words, out);
-        return fits_half(d) && fits_half(dmin);
+        return fits_fp16(d) && fits_fp16(dmin);
     });
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

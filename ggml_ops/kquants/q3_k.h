@@ -1,8 +1,16 @@
-// Q3_K, 110 bytes: 32 bytes of third bits, 64 bytes of the two low ones, 12 bytes of six-bit scales, d (half).
+// Q3_K, 110 bytes: 32 bytes of third bits, 64 bytes of the two low ones, 12 bytes of six-bit scales, d (FP16).
 // As quantize_row_q3_K_ref and _impl of ggml-quants.c.
+#pragma once
 
-inline bool pack_q3_k(const Rows& job) {
-    return for_each_tile<256, 110>(job, [](const Tile<256>& tile, std::uint8_t* const (&out)[lanes]) {
+#include "search_scale.h"
+#include "tile.h"
+#include "two_bits.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
+
+inline bool quantize_q3_k(const Rows& job) {
+    return for_each_tile<256, 110>(job, [](const Tile<256>& tile, std::uint8_t* const(&out)[lanes]) {
         F scale[16];
         F searched[256];  // quants of the search, from 0 to 7: where the decoded scale is zero, they stay
         I s[16], d;
@@ -22,7 +30,7 @@ inline bool pack_q3_k(const Rows& job) {
                 for (int i = 0; i < 16; ++i) searched[16 * j + i] = to_float(searched_quant(found, x[i], 4));
             }
             const Scale found = search_scale<16, false>(scale, weight, 32);
-            d = to_half(found.scale);
+            d = to_fp16(found.scale);
             for (int j = 0; j < 16; ++j) s[j] = searched_quant(found, scale[j], 32);
         } else {
             constexpr int ways = 4;
@@ -40,7 +48,7 @@ inline bool pack_q3_k(const Rows& job) {
             }
             const M none = is_zero(most);
             const F inverse = set(-32.F) / most;
-            d = to_half(clear_if(none, set(1.F) / inverse));
+            d = to_fp16(clear_if(none, set(1.F) / inverse));
             for (int j = 0; j < 16; ++j) {
                 const I signed_byte = shift_right_signed<24>(shift_left<24>(nearest(inverse * scale[j])));
                 s[j] = select(none, set(0), clamp(signed_byte, -32, 31) + set(32));
@@ -49,7 +57,7 @@ inline bool pack_q3_k(const Rows& job) {
 
         I l[256];
         for (int j = 0; j < 16; ++j) {
-            const F decoded = from_half(d) * to_float(s[j] - set(32));
+            const F decoded = from_fp16(d) * to_float(s[j] - set(32));
             const F* x = tile.x + 16 * j;
             for (int i = 0; i < 16; ++i) l[16 * j + i] = clamp(nearest(x[i] / decoded), -4, 3) + set(4);
             const M unscaled = is_zero(decoded);
@@ -80,7 +88,10 @@ inline bool pack_q3_k(const Rows& job) {
         I body[27];
         for (int i = 0; i < 27; ++i) body[i] = words[i];
         store_words(body, out);
-        store_halves(d, out, 108);
-        return fits_half(d);
+        store_fp16(d, out, 108);
+        return fits_fp16(d);
     });
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

@@ -1,16 +1,23 @@
-// Q4_1, 20 bytes: d, m (halves), 16 bytes of nibbles. As quantize_row_q4_1_ref and _impl of ggml-quants.c.
+// Q4_1, 20 bytes: d, m (FP16), 16 bytes of nibbles. As quantize_row_q4_1_ref and _impl of ggml-quants.c.
+#pragma once
+
+#include "legacy_block.h"
+#include "search_scale_min.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 inline bool write_q4_1(F d, F m, const I* l, std::uint8_t* const (&out)[lanes]) {
     I words[5];
-    words[0] = to_half(d) | shift_left<16>(to_half(m));
+    words[0] = to_fp16(d) | shift_left<16>(to_fp16(m));
     pack_nibbles(l, words + 1);
     store_words(words, out);
-    return fits_half(to_half(d)) && fits_half(to_half(m));
+    return fits_fp16(to_fp16(d)) && fits_fp16(to_fp16(m));
 }
 
-inline bool pack_q4_1(const Rows& job) {
+inline bool quantize_q4_1(const Rows& job) {
     if (job.importance != nullptr) {
-        return for_each_weighted_tile<20>(job, [](const Tile<32>& tile, const F* w, std::uint8_t* const (&out)[lanes]) {
+        return for_each_weighted_tile<20>(job, [](const Tile<32>& tile, const F* w, std::uint8_t* const(&out)[lanes]) {
             ScaleMin found[1];
             search_scale_min<32, 1, false>(tile.x, w, 15.F, {-0.9F, 0.05F, 36}, found);
             I l[32];
@@ -18,12 +25,15 @@ inline bool pack_q4_1(const Rows& job) {
             return write_q4_1(found[0].scale, -found[0].minimum, l, out);
         });
     }
-    return for_each_tile<32, 20>(job, [](const Tile<32>& tile, std::uint8_t* const (&out)[lanes]) {
+    return for_each_tile<32, 20>(job, [](const Tile<32>& tile, std::uint8_t* const(&out)[lanes]) {
         const Range r = range(tile.x);
         const F d = (r.high - r.low) / set(15.F);
         const F inverse = inverse_or_zero(d);
         I l[32];
-        for (int i = 0; i < 32; ++i) l[i] = cut((tile.x[i] - r.low) * inverse, 0.5F, 15);
+        for (int i = 0; i < 32; ++i) l[i] = to_byte((tile.x[i] - r.low) * inverse, 0.5F, 15);
         return write_q4_1(d, r.low, l, out);
     });
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

@@ -1,8 +1,16 @@
-// Q4_K, 144 bytes: d, dmin (halves), 12 bytes of six-bit scales and minimums, 128 bytes of quants: of 64 weights each,
+// Q4_K, 144 bytes: d, dmin (FP16), 12 bytes of six-bit scales and mins, 128 bytes of quants: of 64 weights each,
 // the first 32 in the low nibbles and the others in the high ones. As quantize_row_q4_K_ref and _impl of ggml-quants.c.
+#pragma once
 
-inline bool pack_q4_k(const Rows& job) {
-    return for_each_tile<256, 144>(job, [](const Tile<256>& tile, std::uint8_t* const (&out)[lanes]) {
+#include "scales_6bit.h"
+#include "search_scale_min.h"
+#include "tile.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
+
+inline bool quantize_q4_k(const Rows& job) {
+    return for_each_tile<256, 144>(job, [](const Tile<256>& tile, std::uint8_t* const(&out)[lanes]) {
         SubBlocks sub;
         search_sub_blocks(tile, 15, {-1.F, 0.1F, 20}, sub);
         const SixBit six = six_bit_scales(sub, tile.has_importance, 255);
@@ -19,6 +27,9 @@ inline bool pack_q4_k(const Rows& job) {
             }
         }
         store_words(words, out);
-        return fits_half(six.d) && fits_half(six.dmin);
+        return fits_fp16(six.d) && fits_fp16(six.dmin);
     });
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

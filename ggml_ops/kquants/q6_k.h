@@ -1,8 +1,15 @@
-// Q6_K, 210 bytes: 128 bytes of low nibbles, 64 bytes of the two high bits, 16 signed scales, d (half).
+// Q6_K, 210 bytes: 128 bytes of low nibbles, 64 bytes of the two high bits, 16 signed scales, d (FP16).
 // As quantize_row_q6_K_ref and _impl of ggml-quants.c.
+#pragma once
 
-inline bool pack_q6_k(const Rows& job) {
-    return for_each_tile<256, 210>(job, [](const Tile<256>& tile, std::uint8_t* const (&out)[lanes]) {
+#include "search_scale.h"
+#include "tile.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
+
+inline bool quantize_q6_k(const Rows& job) {
+    return for_each_tile<256, 210>(job, [](const Tile<256>& tile, std::uint8_t* const(&out)[lanes]) {
         Scale found[16];
         F most = zero();
         F magnitude = zero();
@@ -22,13 +29,13 @@ inline bool pack_q6_k(const Rows& job) {
         }
         const M empty = magnitude < set(group_max_eps);  // the whole block becomes zero bytes
         const F inverse = set(-128.F) / most;
-        const I d = select(empty, set(0), to_half(set(1.F) / inverse));
+        const I d = select(empty, set(0), to_fp16(set(1.F) / inverse));
 
         I l[256], s[16];
         for (int j = 0; j < 16; ++j) {
             const F* x = tile.x + 16 * j;
             const I scale = min(set(127), nearest(inverse * found[j].scale));
-            const F decoded = from_half(d) * to_float(shift_right_signed<24>(shift_left<24>(scale)));
+            const F decoded = from_fp16(d) * to_float(shift_right_signed<24>(shift_left<24>(scale)));
             s[j] = select(empty, set(0), byte(scale));
             for (int i = 0; i < 16; ++i) l[16 * j + i] = clamp(nearest(x[i] / decoded), -32, 31) + set(32);
             const M unscaled = is_zero(decoded);
@@ -54,14 +61,17 @@ inline bool pack_q6_k(const Rows& job) {
                 }
                 words[16 * half + i] = (q[0] & nibbles) | shift_left<4>(q[2] & nibbles);
                 words[16 * half + 8 + i] = (q[1] & nibbles) | shift_left<4>(q[3] & nibbles);
-                words[32 + 8 * half + i] = (shift_right<4>(q[0]) & pairs) | shift_left<2>(shift_right<4>(q[1]) & pairs) |
-                                           shift_left<4>(shift_right<4>(q[2]) & pairs) |
-                                           shift_left<6>(shift_right<4>(q[3]) & pairs);
+                words[32 + 8 * half + i] =
+                    (shift_right<4>(q[0]) & pairs) | shift_left<2>(shift_right<4>(q[1]) & pairs) |
+                    shift_left<4>(shift_right<4>(q[2]) & pairs) | shift_left<6>(shift_right<4>(q[3]) & pairs);
             }
         }
         for (int i = 0; i < 4; ++i) words[48 + i] = word(s[4 * i], s[4 * i + 1], s[4 * i + 2], s[4 * i + 3]);
         store_words(words, out);
-        store_halves(d, out, 208);
-        return fits_half(d);
+        store_fp16(d, out, 208);
+        return fits_fp16(d);
     });
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

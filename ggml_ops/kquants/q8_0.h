@@ -1,16 +1,23 @@
-// Q8_0, 34 bytes: d (half), 32 signed bytes. As quantize_row_q8_0_ref of ggml-quants.c; it has no use for an importance.
+// Q8_0, 34 bytes: d (FP16), 32 signed bytes. As quantize_row_q8_0_ref of ggml-quants.c; an importance matrix has no
+// effect.
+#pragma once
+
+#include "tile.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 // roundf: to the nearest integer, away from zero at a tie. The largest float below one half pushes exactly the ties
-// and what lies beyond them over the next integer.
+// and larger values over the next integer.
 inline I round_away(F a) {
     const F half = set(0.49999997F);
     return truncate(a + select(a < zero(), -half, half));
 }
 
-inline bool pack_q8_0(const Rows& job) {
+inline bool quantize_q8_0(const Rows& job) {
     Rows plain = job;
     plain.importance = nullptr;
-    return for_each_tile<32, 34>(plain, [](const Tile<32>& tile, std::uint8_t* const (&out)[lanes]) {
+    return for_each_tile<32, 34>(plain, [](const Tile<32>& tile, std::uint8_t* const(&out)[lanes]) {
         F most = zero();
         for (int i = 0; i < 32; ++i) most = max(most, abs(tile.x[i]));
         const F d = most / set(127.F);
@@ -21,8 +28,11 @@ inline bool pack_q8_0(const Rows& job) {
             for (int k = 0; k < 4; ++k) q[k] = byte(round_away(tile.x[4 * i + k] * inverse));
             words[i] = word(q[0], q[1], q[2], q[3]);
         }
-        store_halves(to_half(d), out, 0);
+        store_fp16(to_fp16(d), out, 0);
         store_words(words, out, 2);
-        return fits_half(to_half(d));
+        return fits_fp16(to_fp16(d));
     });
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

@@ -1,4 +1,12 @@
 // What Q4_K and Q5_K have in common: eight sub-blocks of 32 weights, each with a scale and a minimum of six bits.
+#pragma once
+
+#include "search_positive.h"
+#include "search_scale_min.h"
+#include "tile.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 struct SubBlocks {
     ScaleMin found[8];
@@ -6,9 +14,9 @@ struct SubBlocks {
 };
 
 struct SixBit {
-    I words[3];   // twelve bytes: scales and minimums interleaved as get_scale_min_k4 of ggml-quants.c reads them
-    I d, dmin;    // halves
-    F scale[8];   // d * scale and dmin * minimum, as they are decoded
+    I words[3];  // twelve bytes: scales and mins interleaved as get_scale_min_k4 of ggml-quants.c reads them
+    I d, dmin;   // FP16
+    F scale[8];  // d * scale and dmin * minimum, as they are decoded
     F minimum[8];
 };
 
@@ -37,18 +45,18 @@ inline void search_sub_blocks(const Tile<256>& tile, int nmax, Steps plain, SubB
     }
 }
 
-// Rounds scales and minimums to six bits. Searched: by least squares over the super-block; else by the largest.
+// Rounds scales and mins to six bits. Searched: by least squares over the super-block; else by the largest.
 inline SixBit six_bit_scales(const SubBlocks& sub, bool searched, int limit) {
     SixBit six;
     I s[8], m[8];
     if (searched) {
-        F scales[8], minimums[8];
+        F scales[8], mins[8];
         for (int j = 0; j < 8; ++j) {
             scales[j] = sub.found[j].scale;
-            minimums[j] = sub.found[j].minimum;
+            mins[j] = sub.found[j].minimum;
         }
-        six.d = to_half(search_positive(scales, sub.weight, 63, s));
-        six.dmin = to_half(search_positive(minimums, sub.weight, 63, m));
+        six.d = to_fp16(search_positive(scales, sub.weight, 63, s));
+        six.dmin = to_fp16(search_positive(mins, sub.weight, 63, m));
         for (int j = 0; j < 8; ++j) {
             s[j] = min(set(limit), s[j]);
             m[j] = min(set(limit), m[j]);
@@ -66,8 +74,8 @@ inline SixBit six_bit_scales(const SubBlocks& sub, bool searched, int limit) {
             s[j] = min(set(63), byte(nearest(inverse_scale * sub.found[j].scale)));
             m[j] = min(set(63), byte(nearest(inverse_minimum * sub.found[j].minimum)));
         }
-        six.d = to_half(most_scale / set(63.F));
-        six.dmin = to_half(most_minimum / set(63.F));
+        six.d = to_fp16(most_scale / set(63.F));
+        six.dmin = to_fp16(most_minimum / set(63.F));
     }
     I bytes[12];
     for (int j = 0; j < 4; ++j) {
@@ -76,8 +84,8 @@ inline SixBit six_bit_scales(const SubBlocks& sub, bool searched, int limit) {
         bytes[j + 8] = (s[j + 4] & set(15)) | shift_left<4>(m[j + 4] & set(15));
     }
     for (int i = 0; i < 3; ++i) six.words[i] = word(bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]);
-    const F d = from_half(six.d);
-    const F dmin = from_half(six.dmin);
+    const F d = from_fp16(six.d);
+    const F dmin = from_fp16(six.dmin);
     for (int j = 0; j < 4; ++j) {
         six.scale[j] = d * to_float(bytes[j] & set(63));
         six.minimum[j] = dmin * to_float(bytes[j + 4] & set(63));
@@ -88,3 +96,6 @@ inline SixBit six_bit_scales(const SubBlocks& sub, bool searched, int limit) {
     }
     return six;
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

@@ -1,6 +1,13 @@
 // The scale of the scales: x >= 0 is about scale * l, with l in 0..nmax. As make_qp_quants of ggml-quants.c, which the
-// formats use when there is an importance. N is the number of sub-blocks of a super-block, so that this is run rarely;
+// formats use with an importance matrix. N is the number of sub-blocks of a super-block, so that this is run rarely;
 // its quants are bytes, with the wrap that ggml's have.
+#pragma once
+
+#include "arithmetic.h"
+#include "search_scale.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 template <int N>
 F search_positive(const F* x, const F* w, int nmax, I (&l)[N]) {
@@ -57,3 +64,6 @@ F search_positive(const F* x, const F* w, int nmax, I (&l)[N]) {
     for (int i = 0; i < N; ++i) l[i] = select(empty, set(0), l[i]);
     return select((sum_l2 > zero()) & !empty, sum_lx / sum_l2, zero());
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

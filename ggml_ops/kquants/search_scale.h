@@ -2,6 +2,12 @@
 //
 // search_scale is make_qx_quants of ggml-quants.c with rmse_type 1: nineteen guesses that do not depend on each other.
 // search_scale_by_moves is its make_q3_quants: one guess, then quants move one at a time while that helps.
+#pragma once
+
+#include "arithmetic.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 inline constexpr float group_max_eps = 1e-15F;  // below it a group counts as zero
 
@@ -12,7 +18,7 @@ struct Scale {
 };
 
 struct Extreme {
-    F value;      // the first weight of the largest magnitude, with its sign
+    F value;  // the first weight of the largest magnitude, with its sign
     F magnitude;
 };
 
@@ -99,7 +105,7 @@ inline I searched_quant(const Scale& found, F x, int nmax) {
     return select(found.empty, set(0), l);
 }
 
-// Ways sub-blocks at once, because each move depends on the one before. l becomes the quants, from 0 to 2 nmax - 1.
+// Ways sub-blocks in parallel, because each move depends on the one before. l becomes the quants, from 0 to 2 nmax - 1.
 template <int N, int Ways>
 void search_scale_by_moves(const F* x, int nmax, F (&scale)[Ways], F* l) {
     F w[Ways * N], wx[Ways * N], sum_lx[Ways], sum_l2[Ways];
@@ -117,7 +123,7 @@ void search_scale_by_moves(const F* x, int nmax, F (&scale)[Ways], F* l) {
             sum_l2[k] = sum_l2[k] + w[at] * l[at] * l[at];
         }
     }
-    // A sub-block that a round leaves as it is stays so in the next one: the rounds go on until none moves.
+    // A sub-block that a round does not change stays unchanged: repeat until no quant of any sub-block moves.
     bool moved = true;
     for (int round = 0; round < 5 && moved; ++round) {
         moved = false;
@@ -143,3 +149,6 @@ void search_scale_by_moves(const F* x, int nmax, F (&scale)[Ways], F* l) {
         for (int at = k * N; at < (k + 1) * N; ++at) l[at] = clear_if(empty[k], l[at] + set(static_cast<float>(nmax)));
     }
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

@@ -1,15 +1,21 @@
 // The scale and the minimum of a sub-block: x is about scale * l + minimum, with l in 0..nmax.
 //
 // As make_qkx2_quants and make_qkx3_quants in ggml-quants.c (which agree when weights are given): guess scales, round,
-// solve the weighted least squares for that rounding, keep the best. Every guess starts from the minimum kept so far, so
-// the steps of one sub-block depend on each other; `Ways` independent sub-blocks are searched at once instead.
+// solve the weighted least squares for that rounding, keep the best. Every guess starts from the minimum kept so far,
+// so the steps of one sub-block depend on each other; `Ways` independent sub-blocks are searched in parallel instead.
+#pragma once
+
+#include "arithmetic.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 struct ScaleMin {
     F scale;
-    F minimum;    // as ggml returns it: negated, not below zero
-    F inverse;    // the guess that won, and the minimum that it started from: they give the quants again,
-    F from;       // which are rarely needed
-    M flat;       // all weights equal: quants are zero
+    F minimum;  // as ggml returns it: negated, not below zero
+    F inverse;  // the guess that won, and the minimum that it started from: they give the quants again,
+    F from;     // which are rarely needed
+    M flat;     // all weights equal: quants are zero
 };
 
 struct Steps {
@@ -25,7 +31,7 @@ F quant(F a, F nmax) {
     else return to_float(max(set(0), min(nearest(a), truncate(nmax))));
 }
 
-// One vector for each of the sub-blocks that are searched together. Passed and returned by value: sums that live behind
+// One vector for each of the sub-blocks that are searched together. Passed and returned by value: sums behind
 // a reference would be stored and loaded again at every addition, because the quants that are written might alias them.
 template <int Ways>
 struct Each {
@@ -165,3 +171,6 @@ inline void requantize(const F* x, F scale, F minimum, const ScaleMin& found, in
     if (!any(unscaled)) return;
     for (int i = 0; i < n; ++i) l[i] = select(unscaled, searched_quant(found, x[i], nmax), l[i]);
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

@@ -1,7 +1,5 @@
-// The targets that there may be.
+// The targets that may be compiled in.
 #pragma once
-
-#include <iterator>
 
 #include "kquants.h"
 

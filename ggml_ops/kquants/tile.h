@@ -1,11 +1,23 @@
 // A tile is one block of each of `lanes` blocks that follow each other in memory: value i of all of them is one vector.
-// The blocks of the last tile are completed by repeating the last block, whose result is then written once.
+// The last tile is filled up by repeating the last block, whose result is written once.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "arithmetic.h"
+#include "kquants.h"
+
+namespace kquants::SIMD_TARGET {
+namespace {
 
 template <int Width>
 struct Tile {
     F x[Width];
     F importance[Width];
-    std::int64_t rows[lanes];  // the row that each lane's block lies in
+    std::int64_t rows[lanes];  // the row of each lane's block
     bool has_importance;
 };
 
@@ -40,24 +52,24 @@ void store_words(const I (&words)[Words], std::uint8_t* const (&out)[lanes], int
     }
 }
 
-// Writes the half of lane l to out[l] + offset.
-inline void store_halves(I half, std::uint8_t* const (&out)[lanes], int offset) {
+// Writes the FP16 value of lane l to out[l] + offset.
+inline void store_fp16(I fp16, std::uint8_t* const (&out)[lanes], int offset) {
     std::int32_t h[lanes];
-    store(h, half);
+    store(h, fp16);
     for (int lane = 0; lane < lanes; ++lane) {
         const auto bits = static_cast<std::uint16_t>(h[lane]);
         std::memcpy(out[lane] + offset, &bits, 2);
     }
 }
 
-inline bool fits_half(I half) { return !any(!((half & set(0x7C00)) != set(0x7C00))); }
+inline bool fits_fp16(I fp16) { return !any(!((fp16 & set(0x7C00)) != set(0x7C00))); }
 
 // Four quants, of one byte each, become a word.
 inline I word(I a, I b, I c, I d) { return a | shift_left<8>(b) | shift_left<16>(c) | shift_left<24>(d); }
 
-// Calls pack(tile, out) for all tiles of the rows; it returns false for a scale that a half cannot hold.
-template <int Width, int Bytes, class Pack>
-bool for_each_tile(const Rows& job, Pack pack) {
+// Calls quantize(tile, out) for all tiles of the rows; it returns false for a scale beyond the range of FP16.
+template <int Width, int Bytes, class Quantize>
+bool for_each_tile(const Rows& job, Quantize quantize) {
     const std::int64_t per_row = job.columns / Width;
     const std::int64_t blocks = job.rows * per_row;
     Tile<Width> tile;
@@ -73,7 +85,7 @@ bool for_each_tile(const Rows& job, Pack pack) {
             block[lane] = first + std::min(lane, used - 1);
             tile.rows[lane] = block[lane] / per_row;
             importance[lane] = job.importance + (tile.has_importance ? block[lane] % per_row * Width : 0);
-            out[lane] = lane < used ? job.packed + block[lane] * Bytes : scratch[lane];
+            out[lane] = lane < used ? job.blocks + block[lane] * Bytes : scratch[lane];
         }
         const auto load_as = [&](const auto* x) {
             const std::remove_pointer_t<decltype(x)>* start[lanes];
@@ -86,7 +98,7 @@ bool for_each_tile(const Rows& job, Pack pack) {
             case Source::f16: load_as(static_cast<const Float16*>(job.x)); break;
         }
         if (tile.has_importance) load_transposed(importance, Width, tile.importance);
-        fits &= pack(static_cast<const Tile<Width>&>(tile), out);
+        fits &= quantize(static_cast<const Tile<Width>&>(tile), out);
     }
     return fits;
 }
@@ -98,3 +110,6 @@ F sum_of_squares(const F* x) {
     for (int i = 0; i < N; ++i) sum = sum + x[i] * x[i];
     return sum;
 }
+
+}  // namespace
+}  // namespace kquants::SIMD_TARGET

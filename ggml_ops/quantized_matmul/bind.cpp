@@ -1,4 +1,4 @@
-// Products of quantized weights in Python, for tests and benchmarks; llama.cpp calls the kernels itself.
+// Python bindings of the matmul of quantized weights, for tests and benchmarks; llama.cpp calls the kernels itself.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -11,7 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "matmul.h"
+#include "../simd/find_target.h"
+#include "quantized_matmul.h"
 
 namespace nb = nanobind;
 
@@ -29,46 +30,29 @@ Bytes aligned(std::size_t size) {
     return Bytes(static_cast<std::uint8_t*>(::operator new(size, std::align_val_t{64})));
 }
 
-matmul::Format find_format(const std::string& name) {
-    if (name == "Q4_K") return matmul::Format::q4_k;
-    if (name == "Q5_K") return matmul::Format::q5_k;
-    if (name == "Q6_K") return matmul::Format::q6_k;
-    if (name == "Q8_0") return matmul::Format::q8_0;
-    if (name == "IQ4_XS") return matmul::Format::iq4_xs;
+quantized_matmul::Format find_format(const std::string& name) {
+    if (name == "Q4_K") return quantized_matmul::Format::q4_k;
+    if (name == "Q5_K") return quantized_matmul::Format::q5_k;
+    if (name == "Q6_K") return quantized_matmul::Format::q6_k;
+    if (name == "Q8_0") return quantized_matmul::Format::q8_0;
+    if (name == "IQ4_XS") return quantized_matmul::Format::iq4_xs;
     throw std::invalid_argument("format " + name + " has no kernels");
 }
 
-std::vector<std::string> target_names() {
-    std::size_t count = 0;
-    const matmul::Target* const* all = matmul::targets(count);
-    std::vector<std::string> names;
-    for (std::size_t i = 0; i < count; ++i) {
-        if (all[i]->supported()) names.emplace_back(all[i]->name);
-    }
-    return names;
-}
-
-const matmul::Target& find_target(const std::string& name) {
-    std::size_t count = 0;
-    const matmul::Target* const* all = matmul::targets(count);
-    for (std::size_t i = 0; i < count; ++i) {
-        if (all[i]->supported() && name == all[i]->name) return *all[i];
-    }
-    throw std::invalid_argument("target " + name + " is not one that this processor runs");
-}
+std::vector<std::string> target_names() { return simd::supported_names(quantized_matmul::targets()); }
 
 // weights: rows x bytes; x: columns x k; out: columns x rows.
 void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format_name, const Array<const float>& x,
              const Array<float>& out, const std::string& target_name) {
-    const matmul::Target& target = find_target(target_name);
-    const matmul::Format format = find_format(format_name);
+    const quantized_matmul::Target& target = simd::find_target(quantized_matmul::targets(), target_name);
+    const quantized_matmul::Format format = find_format(format_name);
     const std::size_t columns = x.shape(0), rows = weights.shape(0);
     const auto k = static_cast<std::int64_t>(x.shape(1));
-    if (k % matmul::super_block != 0 || weights.shape(1) != matmul::row_bytes(format, k)) {
+    if (k % quantized_matmul::super_block != 0 || weights.shape(1) != quantized_matmul::row_bytes(format, k)) {
         throw std::invalid_argument("weights: rows do not have as many values as x");
     }
     if (out.shape(0) != columns || out.shape(1) != rows) throw std::invalid_argument("out: not columns x rows");
-    const std::size_t bytes = matmul::column_bytes(format, k);
+    const std::size_t bytes = quantized_matmul::column_bytes(format, k);
     const Bytes quantized = aligned(columns * bytes + 1), scratch = aligned(target.scratch_bytes);
     std::vector<const std::uint8_t*> from(columns);
     std::vector<float*> to(columns);
@@ -79,7 +63,7 @@ void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format
     nb::gil_scoped_release unlocked;
     for (std::size_t c = 0; c < columns; ++c) {
         const float* const column = x.data() + c * static_cast<std::size_t>(k);
-        target.quantize(format, k, column, 0, k / matmul::super_block, quantized.get() + c * bytes);
+        target.quantize(format, k, column, 0, k / quantized_matmul::super_block, quantized.get() + c * bytes);
     }
     target.multiply({format, k, weights.data(), weights.shape(1), static_cast<std::int64_t>(rows), from.data(),
                      to.data(), static_cast<std::int64_t>(columns), scratch.get()});
@@ -87,8 +71,7 @@ void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format
 
 }  // namespace
 
-void bind_matmul(nb::module_& m) {
+void bind_quantized_matmul(nb::module_& m) {
     m.def("mul_mat_targets", &target_names);
-    m.def("mul_mat", &mul_mat, nb::arg("weights"), nb::arg("format"), nb::arg("x"), nb::arg("out"),
-          nb::arg("target"));
+    m.def("mul_mat", &mul_mat, nb::arg("weights"), nb::arg("format"), nb::arg("x"), nb::arg("out"), nb::arg("target"));
 }

@@ -1,5 +1,21 @@
-// 32 bytes: AVX2, with AVX-VNNI where MATMUL_VNNI is defined. Included inside the namespace of its target, after the
-// vectors of floats.
+// 32 bytes: AVX2, with AVX-VNNI where MATMUL_VNNI is defined.
+#pragma once
+
+#if !defined(SIMD_TARGET)
+#define SIMD_TARGET avx2
+#define SIMD_VECTOR "vector_avx2.h"
+#endif
+
+#include <immintrin.h>
+#include <cstdint>
+#include <cstring>
+
+#include "../simd/vector.h"
+
+namespace quantized_matmul::SIMD_TARGET {
+namespace {
+
+using namespace simd;
 
 inline constexpr int width = 32;
 inline constexpr int tile_vectors = 2;
@@ -50,7 +66,7 @@ inline I scaled(I sum, B a, B scale) { return sum + scaled(a, scale); }
 inline I multiply(I a, I b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 
 inline F eight(const float* p) { return load(p); }
-inline F eight_halves(__m128i halves) { return {_mm256_cvtph_ps(halves)}; }
+inline F eight_fp16(__m128i halves) { return {_mm256_cvtph_ps(halves)}; }
 inline I integers(__m128i bytes) { return {_mm256_cvtepi8_epi32(bytes)}; }
 
 // Sixteen scales, of 16 weights each, the even ones in the low half and the odd ones in the high one.
@@ -136,3 +152,6 @@ inline void look_up_nibbles(const std::uint8_t* p, __m128i table, B (&q)[4]) {
 inline void gather_blocks(const std::uint8_t* p, std::int64_t step, B (&q)[4]) {
     for (int i = 0; i < 4; ++i) q[i] = load_bytes(p + i * step);
 }
+
+}  // namespace
+}  // namespace quantized_matmul::SIMD_TARGET

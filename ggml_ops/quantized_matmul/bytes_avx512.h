@@ -1,4 +1,21 @@
-// 64 bytes: AVX-512 F, BW, DQ, VL and VNNI. Included inside the namespace of its target, after the vectors of floats.
+// 64 bytes: AVX-512 F, BW, DQ, VL and VNNI.
+#pragma once
+
+#if !defined(SIMD_TARGET)
+#define SIMD_TARGET avx512vnni
+#define SIMD_VECTOR "vector_avx512.h"
+#endif
+
+#include <immintrin.h>
+#include <cstdint>
+#include <cstring>
+
+#include "../simd/vector.h"
+
+namespace quantized_matmul::SIMD_TARGET {
+namespace {
+
+using namespace simd;
 
 inline constexpr int width = 64;
 // Unsigned bytes times signed bytes, four to a lane, without saturation: what exceeds seven bits may be made unsigned.
@@ -33,7 +50,7 @@ inline I multiply(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 
 // Eight floats; the lanes behind them are zero.
 inline F eight(const float* p) { return {_mm512_zextps256_ps512(_mm256_loadu_ps(p))}; }
-inline F eight_halves(__m128i halves) { return {_mm512_zextps256_ps512(_mm256_cvtph_ps(halves))}; }
+inline F eight_fp16(__m128i halves) { return {_mm512_zextps256_ps512(_mm256_cvtph_ps(halves))}; }
 inline I integers(__m128i bytes) { return {_mm512_cvtepi8_epi32(bytes)}; }
 
 // Sixteen scales, of 16 weights each, and of these the ones for the i-th 64 weights, repeated for their pairs.
@@ -85,10 +102,10 @@ template <int Half>
 void add_fifth_bit(const std::uint8_t* p, B (&q)[2]) {
     const __m512i bits = twice(p);
     const __m512i mask = _mm512_set1_epi8(16);
-    const __m512i first = Half == 0 ? _mm512_sllv_epi16(bits, halves_of_words(4, 3))
-                                    : _mm512_srlv_epi16(bits, halves_of_words(0, 1));
-    const __m512i second = Half == 0 ? _mm512_sllv_epi16(bits, halves_of_words(2, 1))
-                                     : _mm512_srlv_epi16(bits, halves_of_words(2, 3));
+    const __m512i first =
+        Half == 0 ? _mm512_sllv_epi16(bits, halves_of_words(4, 3)) : _mm512_srlv_epi16(bits, halves_of_words(0, 1));
+    const __m512i second =
+        Half == 0 ? _mm512_sllv_epi16(bits, halves_of_words(2, 1)) : _mm512_srlv_epi16(bits, halves_of_words(2, 3));
     q[0].v = _mm512_or_si512(q[0].v, _mm512_and_si512(first, mask));
     q[1].v = _mm512_or_si512(q[1].v, _mm512_and_si512(second, mask));
 }
@@ -108,8 +125,8 @@ inline void unpack_six_bits(const std::uint8_t* low, const std::uint8_t* high, B
 inline void look_up_nibbles(const std::uint8_t* p, __m128i table, B (&q)[2]) {
     const __m512i values = _mm512_broadcast_i32x4(table);
     const __m512i lanes_twice = _mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0);
-    const __m512i shifts = _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, 0x0004000400040004,
-                                            0x0004000400040004, 0, 0);
+    const __m512i shifts =
+        _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, 0x0004000400040004, 0x0004000400040004, 0, 0);
     for (int i = 0; i < 2; ++i) {
         const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32 * i));
         const __m512i both = _mm512_permutexvar_epi64(lanes_twice, _mm512_castsi256_si512(packed));
@@ -125,3 +142,6 @@ inline void gather_blocks(const std::uint8_t* p, std::int64_t step, B (&q)[2]) {
         q[i].v = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
     }
 }
+
+}  // namespace
+}  // namespace quantized_matmul::SIMD_TARGET

@@ -1,18 +1,10 @@
 // Which targets are compiled in, and how large things are.
 
-#include <iterator>
+#include "activations.h"
+#include "targets.h"
 
-#include "matmul.h"
-
-namespace matmul {
-
-extern const Target target_avx512vnni;
-extern const Target target_avxvnni;
-extern const Target target_avx2;
-
+namespace quantized_matmul {
 namespace {
-
-#include "column.h"
 
 #if defined(SIMD_X86)
 const Target* const compiled[] = {
@@ -39,21 +31,19 @@ std::size_t row_bytes(Format format, std::int64_t k) {
 }
 
 std::size_t column_bytes(Format format, std::int64_t k) {
-    const std::int64_t scales = k / column_values_a_scale(format);
+    const std::int64_t scales = k / activations_per_scale(format);
     const auto bytes = static_cast<std::size_t>(scales_offset(k) + floats_bytes(scales));
     return (bytes + 63) / 64 * 64;
 }
 
-bool same_columns(Format a, Format b) { return column_values_a_scale(a) == column_values_a_scale(b); }
+bool same_activations(Format a, Format b) { return activations_per_scale(a) == activations_per_scale(b); }
 
-const Target* const* targets(std::size_t& count) {
+simd::Span<const Target* const> targets() {
 #if defined(SIMD_X86)
-    count = std::size(compiled);
     return compiled;
 #else
-    count = 0;
-    return nullptr;
+    return {};
 #endif
 }
 
-}  // namespace matmul
+}  // namespace quantized_matmul

@@ -1,15 +1,26 @@
-// The formats of the weights: how a super-block becomes bytes, scales and minimums. Included inside the namespace of a
-// target. Layouts: ggml-common.h.
+// The formats of the weights: how a super-block becomes bytes, scales and mins.
+// Layouts: ggml-common.h.
 //
-//   weight = scale * byte - minimum          scale, minimum: one for `values_a_scale` weights
+//   weight = scale * byte - minimum          scale, minimum: one for `values_per_scale` weights
 //
 // `narrow` bytes are unsigned and have at most six bits, so that a sum of two products with a signed byte fits 16 bits.
-// Others have eight and are unsigned or signed as the target likes them; unsigned, their minimum makes up for it.
+// Others have eight and are signed or unsigned, whichever is faster on the target; if unsigned, their min corrects it.
+#pragma once
+
+#include <immintrin.h>
+#include <cstdint>
+#include <cstring>
+
+#include "bytes.h"
+#include "quantized_matmul.h"
+
+namespace quantized_matmul::SIMD_TARGET {
+namespace {
 
 inline constexpr int half_block = super_block / 2;  // weights that are unpacked together
-inline constexpr int vectors = half_block / width;   // of bytes
+inline constexpr int vectors = half_block / width;  // of bytes
 
-inline float half_at(const std::uint8_t* p) {
+inline float fp16_at(const std::uint8_t* p) {
     std::uint16_t half;
     std::memcpy(&half, p, sizeof half);
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
@@ -17,7 +28,7 @@ inline float half_at(const std::uint8_t* p) {
 
 inline __m128i load_16(const std::uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
 
-// A vector for 16 scales or minimums, or two; behind eight of them there are zeros.
+// A vector for 16 scales or mins, or two; behind eight of them there are zeros.
 inline constexpr int vectors_for(int count) { return count > lanes ? 2 : 1; }
 
 template <int Count>
@@ -28,9 +39,9 @@ void to_floats(__m128i integers_8_bit, float factor, F (&floats)[vectors_for(Cou
     }
 }
 
-// Eight scales and eight minimums of six bits in twelve bytes; see get_scale_min_k4 in ggml-quants.c.
+// Eight scales and eight mins of six bits in twelve bytes; see get_scale_min_k4 in ggml-quants.c.
 struct SixBitScales {
-    __m128i scales, minimums;
+    __m128i scales, mins;
 };
 
 inline SixBitScales unpack_scales(const std::uint8_t* p) {
@@ -47,10 +58,10 @@ inline SixBitScales unpack_scales(const std::uint8_t* p) {
 template <int Bits>
 struct FourOrFiveBits {
     static constexpr int bytes = Bits == 5 ? 176 : 144;
-    static constexpr int values_a_scale = 32;
+    static constexpr int values_per_scale = 32;
     static constexpr bool narrow = true;
     static constexpr bool column_scale_of_32 = false;
-    static constexpr bool has_minimums = true;
+    static constexpr bool has_mins = true;
 
     template <int Half>
     static void unpack(const std::uint8_t* p, B (&q)[vectors]) {
@@ -62,11 +73,9 @@ struct FourOrFiveBits {
         const __m128i scales = unpack_scales(p + 4).scales;
         return _mm_unpacklo_epi8(scales, scales);
     }
-    static float factor(const std::uint8_t* p) { return half_at(p); }
-    static void scales(const std::uint8_t* p, F (&s)[1]) { to_floats<8>(unpack_scales(p + 4).scales, half_at(p), s); }
-    static void minimums(const std::uint8_t* p, F (&m)[1]) {
-        to_floats<8>(unpack_scales(p + 4).minimums, half_at(p + 2), m);
-    }
+    static float factor(const std::uint8_t* p) { return fp16_at(p); }
+    static void scales(const std::uint8_t* p, F (&s)[1]) { to_floats<8>(unpack_scales(p + 4).scales, fp16_at(p), s); }
+    static void mins(const std::uint8_t* p, F (&m)[1]) { to_floats<8>(unpack_scales(p + 4).mins, fp16_at(p + 2), m); }
 };
 using Q4K = FourOrFiveBits<4>;
 using Q5K = FourOrFiveBits<5>;
@@ -74,21 +83,21 @@ using Q5K = FourOrFiveBits<5>;
 // Q6_K: 128 bytes of low bits, 64 of high bits, 16 signed scales, d. The bytes are 32 above the weights.
 struct Q6K {
     static constexpr int bytes = 210;
-    static constexpr int values_a_scale = 16;
+    static constexpr int values_per_scale = 16;
     static constexpr bool narrow = true;
     static constexpr bool column_scale_of_32 = false;
-    static constexpr bool has_minimums = true;
+    static constexpr bool has_mins = true;
 
     template <int Half>
     static void unpack(const std::uint8_t* p, B (&q)[vectors]) {
         unpack_six_bits(p + 64 * Half, p + 128 + 32 * Half, q);
     }
     static __m128i scales_of_16(const std::uint8_t* p) { return load_16(p + 192); }
-    static float factor(const std::uint8_t* p) { return half_at(p + 208); }
+    static float factor(const std::uint8_t* p) { return fp16_at(p + 208); }
     static void scales(const std::uint8_t* p, F (&s)[vectors_for(16)]) {
         to_floats<16>(load_16(p + 192), factor(p), s);
     }
-    static void minimums(const std::uint8_t* p, F (&m)[vectors_for(16)]) {
+    static void mins(const std::uint8_t* p, F (&m)[vectors_for(16)]) {
         to_floats<16>(load_16(p + 192), 32.F * factor(p), m);
     }
 };
@@ -96,10 +105,10 @@ struct Q6K {
 // IQ4_XS: d, 8 x 2 high bits and 8 x 4 low bits of scales above -32, 128 bytes of indices into a table.
 struct IQ4XS {
     static constexpr int bytes = 136;
-    static constexpr int values_a_scale = 32;
+    static constexpr int values_per_scale = 32;
     static constexpr bool narrow = false;
     static constexpr bool column_scale_of_32 = false;
-    static constexpr bool has_minimums = wide_is_unsigned;
+    static constexpr bool has_mins = wide_is_unsigned;
 
     template <int Half>
     static void unpack(const std::uint8_t* p, B (&q)[vectors]) {
@@ -120,23 +129,21 @@ struct IQ4XS {
         const __m128i six = _mm_or_si128(apart, _mm_packus_epi16(two, _mm_setzero_si128()));
         return _mm_sub_epi8(six, _mm_set_epi64x(0, 0x2020202020202020));
     }
-    static float factor(const std::uint8_t* p) { return half_at(p); }
+    static float factor(const std::uint8_t* p) { return fp16_at(p); }
     static void scales(const std::uint8_t* p, F (&s)[1]) { to_floats<8>(scales_of_32(p), factor(p), s); }
-    static void minimums(const std::uint8_t* p, F (&m)[1]) { to_floats<8>(scales_of_32(p), 128.F * factor(p), m); }
+    static void mins(const std::uint8_t* p, F (&m)[1]) { to_floats<8>(scales_of_32(p), 128.F * factor(p), m); }
 
 private:
-    static __m128i make_wide_128(__m128i a) {
-        return wide_is_unsigned ? _mm_xor_si128(a, _mm_set1_epi8(-128)) : a;
-    }
+    static __m128i make_wide_128(__m128i a) { return wide_is_unsigned ? _mm_xor_si128(a, _mm_set1_epi8(-128)) : a; }
 };
 
 // Q8_0: d and 32 signed bytes, eight times in a super-block.
 struct Q80 {
     static constexpr int bytes = 8 * 34;
-    static constexpr int values_a_scale = 32;
+    static constexpr int values_per_scale = 32;
     static constexpr bool narrow = false;
     static constexpr bool column_scale_of_32 = true;
-    static constexpr bool has_minimums = wide_is_unsigned;
+    static constexpr bool has_mins = wide_is_unsigned;
 
     template <int Half>
     static void unpack(const std::uint8_t* p, B (&q)[vectors]) {
@@ -146,9 +153,9 @@ struct Q80 {
     static void scales(const std::uint8_t* p, F (&s)[1]) {
         std::uint16_t halves[8];
         for (int i = 0; i < 8; ++i) std::memcpy(halves + i, p + 34 * i, sizeof halves[i]);
-        s[0] = eight_halves(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
+        s[0] = eight_fp16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
     }
-    static void minimums(const std::uint8_t* p, F (&m)[1]) {
+    static void mins(const std::uint8_t* p, F (&m)[1]) {
         scales(p, m);
         m[0] = m[0] * set(128.F);
     }
@@ -165,3 +172,6 @@ void for_format(Format format, const Work& work) {
         case Format::iq4_xs: return work(IQ4XS{});
     }
 }
+
+}  // namespace
+}  // namespace quantized_matmul::SIMD_TARGET

@@ -1,19 +1,33 @@
-// Many columns: some rows of weights become a panel of bytes, four of a row beside those of the next row, so that a
-// vector holds as many rows as it has lanes and a column's four bytes are the same for all of them. The panel stays in
-// the cache for all columns. Included inside the namespace of a target.
+// GEMM, for large batches: some rows of weights become a panel of bytes, four of a row beside those of the next row, so
+// that a vector holds as many rows as it has lanes and a column's four bytes are the same for all of them. The panel
+// stays in the cache for all columns.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "activations.h"
+#include "bytes.h"
+#include "formats.h"
+#include "gemv.h"
+#include "quantized_matmul.h"
+
+namespace quantized_matmul::SIMD_TARGET {
+namespace {
 
 inline constexpr int panel_rows = tile_vectors * lanes;
 inline constexpr int panel_blocks = 8;  // super-blocks of each row: 64 or 32 KiB of bytes
-inline constexpr int most_scales = super_block / 16;
+inline constexpr int max_scales = super_block / 16;
 
 struct Panel {
     alignas(64) std::uint8_t q[panel_blocks][super_block / 4][panel_rows][4];
-    float scales[panel_blocks][most_scales][panel_rows];
-    float minimums[panel_blocks][most_scales][panel_rows];
+    float scales[panel_blocks][max_scales][panel_rows];
+    float mins[panel_blocks][max_scales][panel_rows];
     // A block of each row before it is transposed. Moving bits about, floats stand for any four bytes.
     float row_q[panel_rows][super_block / 4];
-    float row_scales[panel_rows][most_scales];
-    float row_minimums[panel_rows][most_scales];
+    float row_scales[panel_rows][max_scales];
+    float row_mins[panel_rows][max_scales];
 };
 
 constexpr std::size_t panel_bytes() { return sizeof(Panel); }
@@ -33,7 +47,7 @@ void transpose_rows(const float (&row)[panel_rows][Width], float (*out)[panel_ro
 
 template <class Weights>
 void fill_row(const std::uint8_t* p, Panel& panel, int r) {
-    constexpr int count = super_block / Weights::values_a_scale;
+    constexpr int count = super_block / Weights::values_per_scale;
     B q[vectors];
     Weights::template unpack<0>(p, q);
     for (int i = 0; i < vectors; ++i) store_bytes(panel.row_q[r] + i * (width / 4), q[i]);
@@ -42,16 +56,16 @@ void fill_row(const std::uint8_t* p, Panel& panel, int r) {
     F floats[vectors_for(count)];
     Weights::scales(p, floats);
     for (int i = 0; i < vectors_for(count); ++i) store(panel.row_scales[r] + i * lanes, floats[i]);
-    if constexpr (Weights::has_minimums) {
-        Weights::minimums(p, floats);
-        for (int i = 0; i < vectors_for(count); ++i) store(panel.row_minimums[r] + i * lanes, floats[i]);
+    if constexpr (Weights::has_mins) {
+        Weights::mins(p, floats);
+        for (int i = 0; i < vectors_for(count); ++i) store(panel.row_mins[r] + i * lanes, floats[i]);
     }
 }
 
-// Rows that are missing repeat the last one.
+// Missing rows repeat the last one.
 template <class Weights>
-void fill_panel(const Product& job, std::int64_t row, std::int64_t block, std::int64_t blocks, Panel& panel) {
-    constexpr int count = super_block / Weights::values_a_scale;
+void fill_panel(const Job& job, std::int64_t row, std::int64_t block, std::int64_t blocks, Panel& panel) {
+    constexpr int count = super_block / Weights::values_per_scale;
     for (std::int64_t b = 0; b < blocks; ++b) {
         for (int r = 0; r < panel_rows; ++r) {
             const std::int64_t at = std::min(row + r, job.rows - 1);
@@ -59,7 +73,7 @@ void fill_panel(const Product& job, std::int64_t row, std::int64_t block, std::i
         }
         transpose_rows<super_block / 4>(panel.row_q, reinterpret_cast<float(*)[panel_rows]>(panel.q[b]));
         transpose_rows<count>(panel.row_scales, panel.scales[b]);
-        if constexpr (Weights::has_minimums) transpose_rows<count>(panel.row_minimums, panel.minimums[b]);
+        if constexpr (Weights::has_mins) transpose_rows<count>(panel.row_mins, panel.mins[b]);
     }
 }
 
@@ -73,7 +87,7 @@ inline I dot_of(I sum, B a, B b) {
 template <class Weights, int Columns>
 inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* const (&x)[Columns],
                  I (&sum)[tile_vectors][Columns]) {
-    constexpr int steps = Weights::values_a_scale / 4;
+    constexpr int steps = Weights::values_per_scale / 4;
     for (int v = 0; v < tile_vectors; ++v) {
         for (int c = 0; c < Columns; ++c) sum[v][c] = zero_sums();
     }
@@ -96,8 +110,8 @@ inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* con
                 for (int c = 0; c < Columns; ++c) {
                     const B four = four_bytes(x[c] + 4 * s);
                     for (int v = 0; v < tile_vectors; ++v) {
-                        const B product = pairs(w[v], four);
-                        words[v][c] = s == first ? product : add_pairs(words[v][c], product);
+                        const B sums = pairs(w[v], four);
+                        words[v][c] = s == first ? sums : add_pairs(words[v][c], sums);
                     }
                 }
             }
@@ -111,21 +125,20 @@ inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* con
 // One tile of the result: the rows of the panel times some columns, over the blocks of the panel. Adds to `total`.
 template <class Weights, int Columns>
 void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
-                   const std::uint8_t* const (&columns)[Columns], std::int64_t k,
-                   float (&total)[Columns][panel_rows]) {
-    constexpr int count = super_block / Weights::values_a_scale;
+                   const std::uint8_t* const (&columns)[Columns], std::int64_t k, float (&total)[Columns][panel_rows]) {
+    constexpr int count = super_block / Weights::values_per_scale;
     for (std::int64_t b = 0; b < blocks; ++b) {
-        const ColumnPlace at = place<Weights>(k, block + b);
+        const ColumnOffsets at = offsets_of<Weights>(k, block + b);
         F sum[tile_vectors][Columns];
         for (int v = 0; v < tile_vectors; ++v) {
             for (int c = 0; c < Columns; ++c) sum[v][c] = zero();
         }
         for (int j = 0; j < count; ++j) {
             const std::uint8_t* x[Columns];
-            const std::int64_t first = at.q + j * Weights::values_a_scale;
+            const std::int64_t first = at.q + j * Weights::values_per_scale;
             for (int c = 0; c < Columns; ++c) x[c] = columns[c] + first;
             I integers_sum[tile_vectors][Columns];
-            dots<Weights, Columns>(&panel.q[b][j * (Weights::values_a_scale / 4)], x, integers_sum);
+            dots<Weights, Columns>(&panel.q[b][j * (Weights::values_per_scale / 4)], x, integers_sum);
             for (int v = 0; v < tile_vectors; ++v) {
                 const F scale = load(panel.scales[b][j] + v * lanes);
                 for (int c = 0; c < Columns; ++c) {
@@ -149,10 +162,10 @@ void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
                 sum[v][c] = result;
             }
         }
-        if constexpr (Weights::has_minimums) {
+        if constexpr (Weights::has_mins) {
             for (int j = 0; j < count; ++j) {
                 for (int v = 0; v < tile_vectors; ++v) {
-                    const F minimum = -load(panel.minimums[b][j] + v * lanes);
+                    const F minimum = -load(panel.mins[b][j] + v * lanes);
                     for (int c = 0; c < Columns; ++c) {
                         sum[v][c] = fma(minimum, set(floats_at(columns[c], at.sums)[j]), sum[v][c]);
                     }
@@ -166,8 +179,8 @@ void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
 }
 
 template <class Weights, int Columns>
-void by_panel(const Product& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
-              std::int64_t column) {
+void gemm_columns(const Job& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
+                  std::int64_t column) {
     const std::uint8_t* columns[Columns];
     for (int c = 0; c < Columns; ++c) columns[c] = job.columns[column + c];
     const auto size = static_cast<std::size_t>(std::min<std::int64_t>(panel_rows, job.rows - row)) * sizeof(float);
@@ -180,17 +193,17 @@ void by_panel(const Product& job, const Panel& panel, std::int64_t row, std::int
 }
 
 template <class Weights, int Columns = tile_columns>
-void last_columns(const Product& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
-                  std::int64_t column) {
-    if (job.columns_count - column == Columns) {
-        by_panel<Weights, Columns>(job, panel, row, block, blocks, column);
+void gemm_last_columns(const Job& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
+                       std::int64_t column) {
+    if (job.batch_size - column == Columns) {
+        gemm_columns<Weights, Columns>(job, panel, row, block, blocks, column);
     } else if constexpr (Columns > 1) {
-        last_columns<Weights, Columns - 1>(job, panel, row, block, blocks, column);
+        gemm_last_columns<Weights, Columns - 1>(job, panel, row, block, blocks, column);
     }
 }
 
 template <class Weights>
-void many_columns(const Product& job) {
+void gemm(const Job& job) {
     Panel& panel = *reinterpret_cast<Panel*>(job.scratch);
     const std::int64_t all_blocks = job.k / super_block;
     for (std::int64_t row = 0; row < job.rows; row += panel_rows) {
@@ -198,10 +211,13 @@ void many_columns(const Product& job) {
             const std::int64_t blocks = std::min<std::int64_t>(panel_blocks, all_blocks - block);
             fill_panel<Weights>(job, row, block, blocks, panel);
             std::int64_t column = 0;
-            for (; column + tile_columns <= job.columns_count; column += tile_columns) {
-                by_panel<Weights, tile_columns>(job, panel, row, block, blocks, column);
+            for (; column + tile_columns <= job.batch_size; column += tile_columns) {
+                gemm_columns<Weights, tile_columns>(job, panel, row, block, blocks, column);
             }
-            last_columns<Weights>(job, panel, row, block, blocks, column);
+            gemm_last_columns<Weights>(job, panel, row, block, blocks, column);
         }
     }
 }
+
+}  // namespace
+}  // namespace quantized_matmul::SIMD_TARGET

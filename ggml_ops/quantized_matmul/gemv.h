@@ -1,8 +1,18 @@
-// A few columns: each row of weights is unpacked once, block by block, and multiplied with all of them. Included inside
-// the namespace of a target.
+// GEMV, for small batches: each row of weights is unpacked once, block by block, and multiplied with all columns.
+#pragma once
 
-// How far ahead of its use a weight is asked for. The processor's own reading ahead ends with a page of 4 KiB, which is
-// what a mapped file has.
+#include <cstdint>
+
+#include "activations.h"
+#include "bytes.h"
+#include "formats.h"
+#include "quantized_matmul.h"
+
+namespace quantized_matmul::SIMD_TARGET {
+namespace {
+
+// How many bytes ahead of its use a weight is prefetched. The hardware prefetcher stops at the end of a 4 KiB page,
+// which is the page size of a mapped file.
 inline constexpr std::int64_t read_ahead = 8192;
 
 template <class Weights>
@@ -10,33 +20,33 @@ void prefetch_block(const std::uint8_t* p) {
     for (int i = 0; i < Weights::bytes; i += 64) prefetch(reinterpret_cast<const float*>(p + read_ahead + i));
 }
 
-// Where a super-block of any column lies, in bytes from the column's beginning.
-struct ColumnPlace {
+// The offsets of a super-block in a column, in bytes.
+struct ColumnOffsets {
     std::int64_t q, sums, scale;
 };
 
 template <class Weights>
-ColumnPlace place(std::int64_t k, std::int64_t block) {
-    constexpr std::int64_t sums = super_block / Weights::values_a_scale;
+ColumnOffsets offsets_of(std::int64_t k, std::int64_t block) {
+    constexpr std::int64_t sums = super_block / Weights::values_per_scale;
     constexpr std::int64_t scales = Weights::column_scale_of_32 ? 8 : 1;
-    return {block * super_block, sums_offset(k, Weights::values_a_scale) + floats_bytes(block * sums),
+    return {block * super_block, sums_offset(k, Weights::values_per_scale) + floats_bytes(block * sums),
             scales_offset(k) + floats_bytes(block * scales)};
 }
 
-inline const float* floats_at(const std::uint8_t* column, std::int64_t place) {
-    return reinterpret_cast<const float*>(column + place);
+inline const float* floats_at(const std::uint8_t* column, std::int64_t offset) {
+    return reinterpret_cast<const float*>(column + offset);
 }
 
-// The scales of a super-block of a row, in the form that its format asks for.
+// The scales of a super-block of a row, in the form that its format needs.
 template <class Weights>
 struct RowScales {
-    static constexpr int count = super_block / Weights::values_a_scale;
+    static constexpr int count = super_block / Weights::values_per_scale;
 
     B of_16;                       // narrow
     I of_32;                       // else, where a column has one scale for a super-block
     F floats[vectors_for(count)];  // else
     F factor;
-    F minimums[vectors_for(count)];
+    F mins[vectors_for(count)];
 
     explicit RowScales(const std::uint8_t* p) {
         if constexpr (Weights::column_scale_of_32) {
@@ -46,14 +56,14 @@ struct RowScales {
             if constexpr (Weights::narrow) of_16 = make_words(Weights::scales_of_16(p));
             else of_32 = integers(Weights::scales_of_32(p));
         }
-        if constexpr (Weights::has_minimums) Weights::minimums(p, minimums);
+        if constexpr (Weights::has_mins) Weights::mins(p, mins);
     }
 };
 
 // Half a super-block of a row times some columns: integer sums, scaled, or for Q8_0 the sums as they are.
 template <class Weights, int Half, int Columns>
 void add_half(const std::uint8_t* p, const RowScales<Weights>& scales, const std::uint8_t* const (&columns)[Columns],
-              const ColumnPlace& at, I (&integer_sum)[Columns], F (&sum)[Columns]) {
+              const ColumnOffsets& at, I (&integer_sum)[Columns], F (&sum)[Columns]) {
     B q[vectors];
     Weights::template unpack<Half>(p, q);
     const std::int64_t first = at.q + Half * half_block;
@@ -89,7 +99,7 @@ void add_half(const std::uint8_t* p, const RowScales<Weights>& scales, const std
 
 // A super-block of a row times some columns, in lanes.
 template <class Weights, int Columns>
-void add_block(const std::uint8_t* p, const std::uint8_t* const (&columns)[Columns], const ColumnPlace& at,
+void add_block(const std::uint8_t* p, const std::uint8_t* const (&columns)[Columns], const ColumnOffsets& at,
                F (&sum)[Columns], F (&correction)[Columns]) {
     const RowScales<Weights> scales(p);
     I integer_sum[Columns];
@@ -100,19 +110,19 @@ void add_block(const std::uint8_t* p, const std::uint8_t* const (&columns)[Colum
             sum[c] = fma(to_float(integer_sum[c]) * scales.factor, set(*floats_at(columns[c], at.scale)), sum[c]);
         }
     }
-    if constexpr (Weights::has_minimums) {
+    if constexpr (Weights::has_mins) {
         constexpr int count = RowScales<Weights>::count;
         for (int c = 0; c < Columns; ++c) {
             for (int i = 0; i < vectors_for(count); ++i) {
                 const float* const sums = floats_at(columns[c], at.sums) + i * lanes;
-                correction[c] = fma(scales.minimums[i], count < lanes ? eight(sums) : load(sums), correction[c]);
+                correction[c] = fma(scales.mins[i], count < lanes ? eight(sums) : load(sums), correction[c]);
             }
         }
     }
 }
 
 template <class Weights, int Columns>
-void by_rows(const Product& job, std::int64_t first_column) {
+void gemv(const Job& job, std::int64_t first_column) {
     const std::uint8_t* columns[Columns];
     for (int c = 0; c < Columns; ++c) columns[c] = job.columns[first_column + c];
     const std::int64_t blocks = job.k / super_block;
@@ -122,22 +132,25 @@ void by_rows(const Product& job, std::int64_t first_column) {
         for (int c = 0; c < Columns; ++c) sum[c] = correction[c] = zero();
         for (std::int64_t b = 0; b < blocks; ++b) {
             prefetch_block<Weights>(row + b * Weights::bytes);
-            add_block<Weights>(row + b * Weights::bytes, columns, place<Weights>(job.k, b), sum, correction);
+            add_block<Weights>(row + b * Weights::bytes, columns, offsets_of<Weights>(job.k, b), sum, correction);
         }
         for (int c = 0; c < Columns; ++c) job.out[first_column + c][r] = total(sum[c] - correction[c]);
     }
 }
 
 template <class Weights>
-void few_columns(const Product& job, std::int64_t first, std::int64_t count) {
+void gemv_batch(const Job& job, std::int64_t first, std::int64_t count) {
     switch (count) {
-        case 1: return by_rows<Weights, 1>(job, first);
-        case 2: return by_rows<Weights, 2>(job, first);
-        case 3: return by_rows<Weights, 3>(job, first);
-        case 4: return by_rows<Weights, 4>(job, first);
-        case 5: return by_rows<Weights, 5>(job, first);
-        case 6: return by_rows<Weights, 6>(job, first);
-        case 7: return by_rows<Weights, 7>(job, first);
-        default: return by_rows<Weights, 8>(job, first);
+        case 1: return gemv<Weights, 1>(job, first);
+        case 2: return gemv<Weights, 2>(job, first);
+        case 3: return gemv<Weights, 3>(job, first);
+        case 4: return gemv<Weights, 4>(job, first);
+        case 5: return gemv<Weights, 5>(job, first);
+        case 6: return gemv<Weights, 6>(job, first);
+        case 7: return gemv<Weights, 7>(job, first);
+        default: return gemv<Weights, 8>(job, first);
     }
 }
+
+}  // namespace
+}  // namespace quantized_matmul::SIMD_TARGET

@@ -1,36 +1,23 @@
-// Everything that is compiled once for each target: a target's source file defines MATMUL_TARGET, SIMD_VECTOR (see
-// vector.h) and MATMUL_BYTES, and includes this.
+// The kernels of one target. Its source file defines SIMD_TARGET and SIMD_VECTOR (see simd/vector.h) and MATMUL_BYTES,
+// and includes this.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <type_traits>
+#include "formats.h"
+#include "gemm.h"
+#include "gemv.h"
+#include "quantize_activations.h"
+#include "quantized_matmul.h"
 
-#include "matmul.h"
-
-namespace matmul::MATMUL_TARGET {
+namespace quantized_matmul::SIMD_TARGET {
 namespace {
 
-#include "../simd/vector.h"
-
-#include MATMUL_BYTES
-
-#include "column.h"
-#include "formats.h"
-#include "quantize.h"
-#include "by_rows.h"
-#include "by_panels.h"
-
-void multiply(const Product& job) {
+void multiply(const Job& job) {
     for_format(job.format, [&job](auto weights) {
         using Weights = decltype(weights);
-        if (job.columns_count > most_columns_by_rows) return many_columns<Weights>(job);
-        few_columns<Weights>(job, 0, job.columns_count);
+        if (job.batch_size > max_gemv_batch) return gemm<Weights>(job);
+        gemv_batch<Weights>(job, 0, job.batch_size);
     });
 }
 
 }  // namespace
-}  // namespace matmul::MATMUL_TARGET
+}  // namespace quantized_matmul::SIMD_TARGET

@@ -1,18 +1,17 @@
-#include <immintrin.h>
-
-#define MATMUL_TARGET avxvnni
+#define SIMD_TARGET avxvnni
 #define SIMD_VECTOR "vector_avx2.h"
 #define MATMUL_BYTES "bytes_avx2.h"
 #define MATMUL_VNNI
 #include "kernels.h"
 
 #include "../simd/cpu.h"
+#include "targets.h"
 
-namespace matmul {
+namespace quantized_matmul {
 
-extern const Target target_avxvnni;
-const Target target_avxvnni = {
-    "avxvnni", simd::cpu_has_avxvnni, avxvnni::panel_bytes(), avxvnni::panel_rows, avxvnni::quantize, avxvnni::multiply,
+extern const Target target_avxvnni = {
+    "avxvnni",           simd::cpu_has_avxvnni,         avxvnni::panel_bytes(),
+    avxvnni::panel_rows, avxvnni::quantize_activations, avxvnni::multiply,
 };
 
-}  // namespace matmul
+}  // namespace quantized_matmul

@@ -52,11 +52,11 @@ bool cpu_has_avx512() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 bool cpu_has_avx512vnni() { return cpu_has_avx512() && __builtin_cpu_supports("avx512vnni"); }
-// Every processor with AVX2 has F16C, which compilers do not all know by name.
+// Every processor with AVX2 has F16C, which not all compilers know by name.
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 #if defined(SIMD_X86)
-// Compilers do not all know it by name.
+// Not all compilers know it by name.
 bool cpu_has_avxvnni() { return cpu_has_avx2() && (leaf7_1_eax() & 1U << 4) != 0; }
 #endif
 bool cpu_is_any() { return true; }

@@ -1,6 +1,12 @@
-// Half and bfloat16 values one at a time. Included inside the namespace of a target, as the vector headers are: every
-// target has its own copy, compiled with its own flags, so that the linker cannot merge one that uses instructions that
-// another processor lacks.
+// Single FP16 and BF16 values. Internal linkage, as in the vector headers: every target has its own copy, compiled with
+// its own flags, so that the linker cannot merge one that uses instructions that another processor lacks.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace simd {
+namespace {
 
 struct BFloat16 {
     std::uint16_t bits;
@@ -18,7 +24,7 @@ inline To bit_cast(const From& from) {
 }
 
 // IEEE 754 binary16, exact.
-inline float half_to_float(std::uint16_t h) {
+inline float fp16_to_float(std::uint16_t h) {
     const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000U) << 16;
     const std::uint32_t magnitude = h & 0x7FFFU;
     if (magnitude >= 0x7C00U) return bit_cast<float>(sign | 0x7F800000U | (magnitude & 0x3FFU) << 13);
@@ -28,7 +34,7 @@ inline float half_to_float(std::uint16_t h) {
 }
 
 // Round to nearest, ties to even; beyond 65519 infinity; NaN becomes the quiet one with its sign.
-inline std::uint16_t float_to_half(float f) {
+inline std::uint16_t float_to_fp16(float f) {
     const auto all = bit_cast<std::uint32_t>(f);
     const std::uint32_t sign = all >> 16 & 0x8000U;
     const std::uint32_t magnitude = all & 0x7FFFFFFFU;
@@ -41,3 +47,6 @@ inline std::uint16_t float_to_half(float f) {
     const std::uint32_t odd = magnitude >> 13 & 1U;
     return static_cast<std::uint16_t>(sign | ((magnitude + 0xFFFU + odd - 0x38000000U) >> 13));
 }
+
+}  // namespace
+}  // namespace simd

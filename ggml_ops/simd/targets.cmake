@@ -21,14 +21,14 @@ if(MSVC)
   set(SIMD_avx2 "/arch:AVX2")
   set(SIMD_avxvnni "/arch:AVX2")
 else()
-  # What is to be fused says so.
+  # Fused multiply-adds are written as such in the source.
   set(SIMD_COMMON "-O3;-ffp-contract=off")
   set(SIMD_avx512 "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma")
   set(SIMD_avx512vnni "${SIMD_avx512};-mf16c;-mavx512vnni")
   set(SIMD_avx2 "-mavx2;-mf16c;-mfma")
   set(SIMD_avxvnni "${SIMD_avx2};-mavxvnni")
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    # GCC takes the undefined vectors inside its own AVX-512 header for ours (its bug 105593).
+    # False positives: GCC warns about the undefined vectors in its own AVX-512 header (GCC bug 105593).
     list(APPEND SIMD_COMMON "-Wno-uninitialized;-Wno-maybe-uninitialized")
   endif()
 endif()

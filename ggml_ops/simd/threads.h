@@ -1,4 +1,4 @@
-// Work in numbered items, which threads take as they get free.
+// Work in numbered items, which threads take as they become free.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ void run_in_threads(int threads, std::int64_t items, const Work& work) {
     try {
         for (std::size_t i = 0; i < helpers; ++i) pool.emplace_back(work);
     } catch (const std::system_error&) {
-        // No more threads to be had: those that there are do the work.
+        // No more threads can be started: the existing ones do the work.
     }
     work();
     for (std::thread& helper : pool) helper.join();

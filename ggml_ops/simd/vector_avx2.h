@@ -1,4 +1,13 @@
-// Eight lanes: AVX2 and F16C. Included inside the namespace of its target; see vector.h.
+// Eight lanes: AVX2 and F16C. See vector.h.
+#pragma once
+
+#include <immintrin.h>
+#include <cstdint>
+
+#include "scalar.h"
+
+namespace simd::avx2 {
+namespace {
 
 inline constexpr int lanes = 8;
 
@@ -70,10 +79,10 @@ inline F from_bits(I a) { return {_mm256_castsi256_ps(a.v)}; }
 inline F to_float(I a) { return {_mm256_cvtepi32_ps(a.v)}; }
 inline I truncate(F a) { return {_mm256_cvttps_epi32(a.v)}; }
 inline F round_even(F a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-inline I to_half(F a) {
+inline I to_fp16(F a) {
     return {_mm256_cvtepu16_epi32(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
 }
-inline F from_half(I a) {
+inline F from_fp16(I a) {
     const __m256i pairs = _mm256_packus_epi32(a.v, a.v);  // 0 1 2 3 0 1 2 3 | 4 5 6 7 4 5 6 7
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08)))};
 }
@@ -112,3 +121,10 @@ inline void sums(const F (&v)[4], float (&total)[4]) {
 // a * b + c, rounded once.
 inline F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 #endif
+
+}  // namespace
+}  // namespace simd::avx2
+
+namespace simd {
+namespace isa = avx2;
+}

@@ -1,4 +1,13 @@
-// Sixteen lanes: AVX-512 F, BW, DQ, VL. Included inside the namespace of its target; see vector.h.
+// Sixteen lanes: AVX-512 F, BW, DQ, VL. See vector.h.
+#pragma once
+
+#include <immintrin.h>
+#include <cstdint>
+
+#include "scalar.h"
+
+namespace simd::avx512 {
+namespace {
 
 inline constexpr int lanes = 16;
 
@@ -19,9 +28,7 @@ inline F load(const BFloat16* p) {
     const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16))};
 }
-inline F load(const Float16* p) {
-    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-}
+inline F load(const Float16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline void store(std::int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
 
@@ -70,10 +77,10 @@ inline F from_bits(I a) { return {_mm512_castsi512_ps(a.v)}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I truncate(F a) { return {_mm512_cvttps_epi32(a.v)}; }
 inline F round_even(F a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
-inline I to_half(F a) {
+inline I to_fp16(F a) {
     return {_mm512_cvtepu16_epi32(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
 }
-inline F from_half(I a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }
+inline F from_fp16(I a) { return {_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a.v))}; }
 
 inline void transpose(F (&r)[16]) {
     __m512 t[16];
@@ -115,4 +122,11 @@ inline void sums(const F (&v)[4], float (&total)[4]) {
     const __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
     _mm_storeu_ps(total, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
+
+}  // namespace
+}  // namespace simd::avx512
+
+namespace simd {
+namespace isa = avx512;
 }

@@ -1,5 +1,15 @@
-// Four lanes: NEON of AArch64. Included inside the namespace of its target; see vector.h.
+// Four lanes: NEON of AArch64. See vector.h.
 // min and max are compare and select, because fmin and fmax order the two zeros and ggml's comparisons do not.
+#pragma once
+
+#include <arm_neon.h>
+#include <cstdint>
+#include <limits>
+
+#include "scalar.h"
+
+namespace simd::neon {
+namespace {
 
 inline constexpr int lanes = 4;
 
@@ -74,8 +84,8 @@ inline I truncate(F a) {
     return select(abs(a) < set(2147483648.F), I{vcvtq_s32_f32(a.v)}, set(std::numeric_limits<std::int32_t>::min()));
 }
 inline F round_even(F a) { return {vrndnq_f32(a.v)}; }
-inline I to_half(F a) { return {vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_f16(vcvt_f16_f32(a.v))))}; }
-inline F from_half(I a) { return {vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_s32(a.v))))}; }
+inline I to_fp16(F a) { return {vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_f16(vcvt_f16_f32(a.v))))}; }
+inline F from_fp16(I a) { return {vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_s32(a.v))))}; }
 
 inline void transpose(F (&r)[4]) {
     const float32x4_t a = vtrn1q_f32(r[0].v, r[1].v);
@@ -98,4 +108,11 @@ inline F fma(F a, F b, F c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 // The sums of the elements of each of four vectors.
 inline void sums(const F (&v)[4], float (&total)[4]) {
     vst1q_f32(total, vpaddq_f32(vpaddq_f32(v[0].v, v[1].v), vpaddq_f32(v[2].v, v[3].v)));
+}
+
+}  // namespace
+}  // namespace simd::neon
+
+namespace simd {
+namespace isa = neon;
 }

@@ -1,5 +1,15 @@
-// One lane: plain C++, for processors without a vector header here, and the yardstick that the others are tested with.
-// Included inside the namespace of its target. See vector.h for what each function has to do.
+// One lane: plain C++, for processors without a vector header here, and the reference for testing the others.
+// See vector.h for what each function must do.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "scalar.h"
+
+namespace simd::portable {
+namespace {
 
 inline constexpr int lanes = 1;
 
@@ -17,7 +27,7 @@ inline F set(float a) { return {a}; }
 inline I set(std::int32_t a) { return {a}; }
 inline F load(const float* p) { return {*p}; }
 inline F load(const BFloat16* p) { return {bit_cast<float>(std::uint32_t{p->bits} << 16)}; }
-inline F load(const Float16* p) { return {half_to_float(p->bits)}; }
+inline F load(const Float16* p) { return {fp16_to_float(p->bits)}; }
 inline void store(float* p, F a) { *p = a.v; }
 inline void store(std::int32_t* p, I a) { *p = a.v; }
 
@@ -68,8 +78,8 @@ inline I truncate(F a) {
     return {std::fabs(a.v) < 2147483648.F ? static_cast<std::int32_t>(a.v) : std::numeric_limits<std::int32_t>::min()};
 }
 inline F round_even(F a) { return {(a.v + 12582912.F) - 12582912.F}; }
-inline I to_half(F a) { return {float_to_half(a.v)}; }
-inline F from_half(I a) { return {half_to_float(static_cast<std::uint16_t>(a.v))}; }
+inline I to_fp16(F a) { return {float_to_fp16(a.v)}; }
+inline F from_fp16(I a) { return {fp16_to_float(static_cast<std::uint16_t>(a.v))}; }
 
 inline void transpose(F (&)[1]) {}
 
@@ -82,4 +92,11 @@ inline F fma(F a, F b, F c) { return {a.v * b.v + c.v}; }
 // The sums of the elements of each of four vectors.
 inline void sums(const F (&v)[4], float (&total)[4]) {
     for (int i = 0; i < 4; ++i) total[i] = v[i].v;
+}
+
+}  // namespace
+}  // namespace simd::portable
+
+namespace simd {
+namespace isa = portable;
 }

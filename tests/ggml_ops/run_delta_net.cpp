@@ -1,4 +1,4 @@
-// Runs the gated delta rule or the convolution as told on stdin, for processors that are only emulated.
+// Runs the gated delta rule or the convolution on the inputs from stdin, for emulated processors.
 
 #include <cmath>
 #include <cstdio>
@@ -10,7 +10,7 @@
 
 struct Header {
     char target[16];
-    std::int64_t taps;  // of the convolution; 0 for the gated delta rule
+    std::int64_t kernel_size;  // of the convolution; 0 for the gated delta rule
     std::int64_t tokens;
     std::int64_t size;  // of the one head, or the channels
     std::int64_t gates;
@@ -23,16 +23,18 @@ static std::vector<float> read(std::int64_t count) {
     return values;
 }
 
-static void write(const std::vector<float>& values) { std::fwrite(values.data(), sizeof(float), values.size(), stdout); }
+static void write(const std::vector<float>& values) {
+    std::fwrite(values.data(), sizeof(float), values.size(), stdout);
+}
 
 static void convolve(const delta_net::Target& target, const Header& h) {
     const std::vector<float> x = read(h.tokens * h.size);
-    const std::vector<float> weight = read(h.size * h.taps);
-    std::vector<float> state = read(h.size * (h.taps - 1));
+    const std::vector<float> weight = read(h.size * h.kernel_size);
+    std::vector<float> state = read(h.size * (h.kernel_size - 1));
     std::vector<float> out(x.size());
     delta_net::Convolution job = {};
     job.tokens = h.tokens;
-    job.kernel = h.taps;
+    job.kernel_size = h.kernel_size;
     job.x = x.data();
     job.weight = weight.data();
     job.state = job.new_state = state.data();
@@ -79,13 +81,11 @@ static void recur(const delta_net::Target& chosen, const Header& h) {
 int main() {
     Header h;
     while (std::fread(&h, sizeof(h), 1, stdin) == 1) {
-        std::size_t count = 0;
-        const delta_net::Target* const* all = delta_net::targets(count);
         const delta_net::Target* target = nullptr;
-        for (std::size_t i = 0; i < count; ++i) {
-            if (std::strcmp(all[i]->name, h.target) == 0) target = all[i];
+        for (const delta_net::Target* compiled : delta_net::targets()) {
+            if (std::strcmp(compiled->name, h.target) == 0) target = compiled;
         }
         if (target == nullptr) return 4;
-        h.taps > 0 ? convolve(*target, h) : recur(*target, h);
+        h.kernel_size > 0 ? convolve(*target, h) : recur(*target, h);
     }
 }

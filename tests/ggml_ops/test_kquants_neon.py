@@ -1,7 +1,7 @@
 """The NEON quantizers, cross-compiled and run by qemu, against the bytes of ggml on this processor.
 
-ggml on an ARM processor may itself give other bytes: compilers contract its a * b + c there to one fused operation,
-which ours never do.
+ggml on an ARM processor may itself give other bytes: compilers contract its a * b + c there to a fused multiply-add,
+which our kernels never do.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = tmp_path_factory.mktemp("neon") / "pack_rows"
-    sources = [Path(__file__).with_name("pack_rows.cpp"), *(KERNELS / name for name in SOURCES)]
+    built = tmp_path_factory.mktemp("neon") / "quantize_rows"
+    sources = [Path(__file__).with_name("quantize_rows.cpp"), *(KERNELS / name for name in SOURCES)]
     subprocess.run([COMPILER, *FLAGS, *map(str, sources), "-o", str(built)], check=True)
     return built
 
@@ -50,21 +50,21 @@ def case(target: str, format_: str, x: np.ndarray, importance: np.ndarray | None
 @pytest.mark.parametrize("target", ["neon", "portable"])
 @pytest.mark.parametrize("format_", _native.quantize_formats())
 def test_bytes_are_those_of_ggml(program: Path, format_: str, target: str) -> None:
-    told, expected, names = [], [], []
+    cases, expected, names = [], [], []
     for shape in SHAPES:
         for weights in IMPORTANCE:
             x, importance = make(shape, weights, 7, 0)
             packed = ggml_quantize(x, format_, importance)
             if ggml_accepts(packed, format_):  # else NaN, whose sign processors do not agree on; it is refused anyway
-                told.append(case(target, format_, x, importance, 0))
+                cases.append(case(target, format_, x, importance, 0))
                 expected.append(packed.tobytes())
                 names.append((shape, weights))
     for source, dtype in ((1, ml_dtypes.bfloat16), (2, np.float16)):
         narrow = np.random.default_rng(0).standard_normal((7, COLUMNS)).astype(dtype)
-        told.append(case(target, format_, narrow, None, source))
+        cases.append(case(target, format_, narrow, None, source))
         expected.append(ggml_quantize(narrow.astype(np.float32), format_, None).tobytes())
         names.append((dtype.__name__, "none"))
-    run = subprocess.run([EMULATOR, str(program)], input=b"".join(told), capture_output=True, check=True)
+    run = subprocess.run([EMULATOR, str(program)], input=b"".join(cases), capture_output=True, check=True)
     start, wrong = 0, []
     for name, packed in zip(names, expected, strict=True):
         if run.stdout[start : start + len(packed)] != packed:

@@ -34,11 +34,12 @@ def test_an_unknown_target_is_refused_with_those_that_there_are(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("limit", ["", *_native.mul_mat_targets()])
-def test_products_take_what_is_asked_for(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matmul_takes_the_target_that_is_asked_for(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_CPU", limit)
-    assert ggml_ops.product_target() == (limit or next(iter(_native.mul_mat_targets()), None))
+    assert ggml_ops.matmul_target() == (limit or next(iter(_native.mul_mat_targets()), None))
 
 
-def test_portable_products_are_those_of_ggml(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_portable_matmul_is_that_of_ggml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_CPU", "portable")
-    assert ggml_ops.product_target() is None
+    assert ggml_ops.matmul_target() is None
+    assert ggml_ops.product_target is ggml_ops.matmul_target

@@ -1,4 +1,4 @@
-"""A stock build leaves AMX out where it would end the process, and nowhere else."""
+"""A stock build leaves AMX out where it would crash the process, and nowhere else."""
 
 from __future__ import annotations
 

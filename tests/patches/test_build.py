@@ -27,7 +27,8 @@ def test_the_series_applies_to_the_published_source(tmp_path: Path) -> None:
         archive.extractall(tmp_path, filter="data")
     source = tmp_path / sdist.NAME
     build.patch(source, SERIES)
-    assert (source / build.KERNEL_TARGET / "delta_net" / "by_chunks.h").is_file()
+    assert (source / build.KERNEL_TARGET / "delta_net" / "chunkwise.h").is_file()
+    assert (source / build.KERNEL_TARGET / "llama_cpp" / "kernels.cmake").is_file()
     assert not list((source / build.KERNEL_TARGET).rglob("bind.cpp"))
     for file in SERIES:
         assert file.stem in (source / "llama_cpp" / "qwen35_patches.py").read_text()
@@ -45,12 +46,12 @@ def test_a_patch_that_does_not_apply_stops_with_what_to_do(tmp_path: Path, capsy
 def test_another_file_than_the_published_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def bring_another(command: list[str], problem: str) -> None:
+    def fetch_another(command: list[str], problem: str) -> None:
         del problem
         Path(command[command.index("-d") + 1], f"{sdist.NAME}.tar.gz").write_bytes(b"not the source")
 
     monkeypatch.setenv("QWEN35_CACHE", str(tmp_path))
-    monkeypatch.setattr(sdist, "run", bring_another)
+    monkeypatch.setattr(sdist, "run", fetch_another)
     with pytest.raises(SystemExit) as stopped:
         sdist.fetch_sdist()
     assert stopped.value.code == 1
@@ -58,7 +59,7 @@ def test_another_file_than_the_published_one_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wheel_is_kept_for_what_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_cached_by_what_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     key = build.key(SERIES, "-DGGML_NATIVE=ON")
     assert key.startswith("patched-")
     assert key == build.key(SERIES, "-DGGML_NATIVE=ON")
@@ -67,7 +68,7 @@ def test_a_wheel_is_kept_for_what_it_depends_on(monkeypatch: pytest.MonkeyPatch)
     assert key != build.key(SERIES, "-DGGML_NATIVE=ON")
 
 
-def test_the_cache_says_where_it_cannot_be(
+def test_a_cache_that_cannot_be_created_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

@@ -92,12 +92,12 @@ def test_pools_are_ggmls_own_where_there_is_no_driver_to_link_with(
 
 
 @pytest.mark.parametrize("text", ["rtx", "8", "86,89", "86; rm -rf /", "", "native;86"])
-def test_what_is_no_architecture(alone: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_what_is_not_an_architecture(alone: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     assert alone.is_dir()
     with pytest.raises(SystemExit) as stopped:
         cuda_options.cuda_options(text)
     assert stopped.value.code == 2
-    assert f"error: --cuda {text}: is no architecture" in capsys.readouterr().err
+    assert f"error: --cuda {text}: is not an architecture" in capsys.readouterr().err
 
 
 def test_no_toolkit_is_one_line(alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +105,7 @@ def test_no_toolkit_is_one_line(alone: Path, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as stopped:
         cuda_options.cuda_options("86")
     assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("error: nvcc is not there; install")
+    assert capsys.readouterr().err.startswith("error: nvcc is not found: install")
 
 
 def test_an_old_toolkit_without_cublas_is_refused(

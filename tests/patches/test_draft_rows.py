@@ -1,4 +1,4 @@
-"""An MTP head held to the first rows of the output matrix drafts as before among these, and nothing else."""
+"""An MTP head limited to the first rows of the output matrix drafts as before among these, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Recurrent states that are updated where they are: what one sequence computes in place, two sequences compute the
-stock way (their states are gathered and written back), and a state rolled back is the state of that time.
+"""Recurrent states that are updated in place: one sequence in place computes what two sequences compute the stock way
+(their states are gathered and written back), and a state rolled back is the state of that time.
 
-On a stock llama-cpp-python both sides go the stock way.
+On a stock llama-cpp-python both sides use the stock way.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def decode_sequences(ctx: Any, parts: list[list[int]], start: int, vocab: int) -
         batch.n_tokens = count
         at = 0
         for sequence, tokens in enumerate(parts):
-            for offset, token in enumerate(tokens):  # none: the sequence sits this batch out
+            for offset, token in enumerate(tokens):  # none: the sequence is not in this batch
                 batch.token[at], batch.pos[at], batch.logits[at] = token, start + offset, 1
                 batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
                 at += 1

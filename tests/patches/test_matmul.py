@@ -1,6 +1,6 @@
 """Quantized weights multiplied by our kernels inside llama.cpp give the logits that ggml's own kernels give.
 
-QWEN35_CPU=portable leaves the products to ggml. The choice is made once in a process, so that each side has one.
+QWEN35_CPU=portable selects ggml's own kernels. The choice is made once per process, so each side has its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ runtime = installed_runtime()
 
 pytestmark = pytest.mark.skipif(not (runtime and runtime.patches), reason="a stock llama.cpp has no other kernels")
 
-# Twenty tokens at once, then three, and then one at a time.
+# A batch of twenty tokens, one of three, single tokens, and a batch of five.
 WORKER = """
 import sys
 import llama_cpp

@@ -1,4 +1,4 @@
-// Packs rows as told on stdin, for processors that are only emulated: target, format, source, shape, importance, values.
+// Quantizes rows read from stdin, for emulated processors: target, format, source, shape, importance, values.
 
 #include <cstdio>
 #include <cstdlib>
@@ -23,23 +23,21 @@ static void read_exactly(void* to, std::size_t n) {
 int main() {
     Header h;
     while (std::fread(&h, sizeof(h), 1, stdin) == 1) {
-        std::size_t count = 0;
-        const kquants::Target* const* all = kquants::targets(count);
         const kquants::Format* format = nullptr;
-        for (std::size_t i = 0; i < count; ++i) {
-            if (std::strcmp(all[i]->name, h.target) == 0) format = kquants::find_format(*all[i], h.format);
+        for (const kquants::Target* target : kquants::targets()) {
+            if (std::strcmp(target->name, h.target) == 0) format = kquants::find_format(*target, h.format);
         }
         if (format == nullptr) return 4;
         const auto n = static_cast<std::size_t>(h.rows * h.columns);
         std::vector<float> importance(h.has_importance ? static_cast<std::size_t>(h.columns) : 0);
         std::vector<std::uint8_t> x(n * (h.source == 0 ? 4 : 2));
-        std::vector<std::uint8_t> packed(n / static_cast<std::size_t>(format->block) *
+        std::vector<std::uint8_t> blocks(n / static_cast<std::size_t>(format->block) *
                                          static_cast<std::size_t>(format->block_bytes));
         read_exactly(importance.data(), importance.size() * 4);
         read_exactly(x.data(), x.size());
-        format->pack({x.data(), static_cast<kquants::Source>(h.source), h.rows, h.columns,
-                      h.has_importance ? importance.data() : nullptr, packed.data()});
-        std::fwrite(packed.data(), 1, packed.size(), stdout);
+        format->quantize({x.data(), static_cast<kquants::Source>(h.source), h.rows, h.columns,
+                          h.has_importance ? importance.data() : nullptr, blocks.data()});
+        std::fwrite(blocks.data(), 1, blocks.size(), stdout);
     }
     return 0;
 }

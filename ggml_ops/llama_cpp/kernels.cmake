@@ -1,0 +1,51 @@
+# Adds the kernels of ggml_ops and their glue to a CPU backend of ggml. The patched ggml/src/ggml-cpu/CMakeLists.txt
+# includes this; the paths are relative to ggml/src.
+
+include(CheckCXXCompilerFlag)
+
+# folder/target_SET.cpp for every instruction set named, each with its own flags, whatever the backend is built for: the
+# target is chosen at run time.
+function(ggml_ops_add_targets cpu_name folder)
+    if (MSVC)
+        set(FLAGS_avx512     "/arch:AVX512")
+        set(FLAGS_avx512vnni "/arch:AVX512")
+        set(FLAGS_avx2       "/arch:AVX2")
+        set(FLAGS_avxvnni    "/arch:AVX2")
+    else()
+        set(FLAGS_avx512     "-mavx512f;-mavx512bw;-mavx512dq;-mavx512vl;-mfma;-mf16c")
+        set(FLAGS_avx512vnni "${FLAGS_avx512};-mavx512vnni")
+        set(FLAGS_avx2       "-mavx2;-mf16c;-mfma;-mno-avx512f")
+        set(FLAGS_avxvnni    "${FLAGS_avx2};-mavxvnni")
+        set(FLAGS_ALL        "-ffp-contract=off;-Wno-uninitialized;-Wno-maybe-uninitialized;-Wno-missing-declarations")
+    endif()
+    foreach(SET_NAME IN LISTS ARGN)
+        set(SOURCE ggml_ops/${folder}/target_${SET_NAME}.cpp)
+        target_sources(${cpu_name} PRIVATE ${SOURCE})
+        set_source_files_properties(${SOURCE} PROPERTIES COMPILE_OPTIONS "${FLAGS_ALL};${FLAGS_${SET_NAME}}")
+    endforeach()
+endfunction()
+
+function(ggml_ops_add_kernels cpu_name)
+    target_sources(${cpu_name} PRIVATE
+        ggml_ops/simd/cpu.cpp
+        ggml_ops/delta_net/dispatch.cpp
+        ggml_ops/quantized_matmul/dispatch.cpp
+        ggml_ops/llama_cpp/ggml_delta_net.cpp
+        ggml_ops/llama_cpp/ggml_block_mul_mat.cpp
+        )
+    ggml_ops_add_targets(${cpu_name} delta_net portable)
+    if (GGML_SYSTEM_ARCH STREQUAL "x86")
+        target_compile_definitions(${cpu_name} PRIVATE SIMD_X86)
+        ggml_ops_add_targets(${cpu_name} delta_net avx512 avx2)
+        ggml_ops_add_targets(${cpu_name} quantized_matmul avx512vnni avx2)
+        check_cxx_compiler_flag(-mavxvnni GGML_COMPILER_HAS_AVXVNNI)
+        if (GGML_COMPILER_HAS_AVXVNNI OR MSVC)
+            ggml_ops_add_targets(${cpu_name} quantized_matmul avxvnni)
+        else()
+            target_compile_definitions(${cpu_name} PRIVATE MATMUL_NO_AVXVNNI)
+        endif()
+    elseif (GGML_SYSTEM_ARCH STREQUAL "ARM")
+        target_compile_definitions(${cpu_name} PRIVATE SIMD_ARM64)
+        ggml_ops_add_targets(${cpu_name} delta_net neon)
+    endif()
+endfunction()

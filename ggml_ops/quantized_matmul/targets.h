@@ -1,0 +1,12 @@
+// The targets that may be compiled in.
+#pragma once
+
+#include "quantized_matmul.h"
+
+namespace quantized_matmul {
+
+extern const Target target_avx512vnni;
+extern const Target target_avxvnni;
+extern const Target target_avx2;
+
+}  // namespace quantized_matmul
