@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oracles.delta_rule import recurrence
 from oracles.paths import ROOT
+from qwen35_gguf.ggml_ops import reference
 
 Array = np.ndarray[Any, Any]
 
@@ -38,10 +38,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def run(program: Path, target: str, taps: int, tokens: int, size: int, gates: int, snapshots: int, *x: Array) -> Array:
-    header = struct.pack("16s5q", target.encode(), taps, tokens, size, gates, snapshots)
-    told = header + b"".join(array.astype(np.float32).tobytes() for array in x)
-    done = subprocess.run([EMULATOR, str(program)], input=told, capture_output=True, check=True)
+def run(
+    program: Path, target: str, kernel_size: int, tokens: int, size: int, gates: int, snapshots: int, *x: Array
+) -> Array:
+    header = struct.pack("16s5q", target.encode(), kernel_size, tokens, size, gates, snapshots)
+    inputs = header + b"".join(array.astype(np.float32).tobytes() for array in x)
+    done = subprocess.run([EMULATOR, str(program)], input=inputs, capture_output=True, check=True)
     return np.frombuffer(done.stdout, np.float32)
 
 
@@ -63,22 +65,22 @@ def test_gated_delta_rule(program: Path, target: str, per_column: bool, size: in
     beta = random.random((tokens, 1)).astype(np.float32)
     state = random.standard_normal((1, size, size)).astype(np.float32)
     found = run(program, target, 0, tokens, size, gates, snapshots, q, k, v, g, beta, state)
-    out, states = recurrence(q, k, v, g if per_column else g[:, :, 0], beta, state)
+    gates_of_heads = g if per_column else g[:, :, 0]
+    out, states = reference.gated_delta_rule(q, k, v, gates_of_heads, beta, state, snapshots=snapshots)
     assert_close(found[: out.size], out.ravel())
-    for age, ours in enumerate(found[out.size :].reshape(snapshots, -1)):
-        assert_close(ours, states[-1 - age].ravel())
+    for ours, expected in zip(found[out.size :].reshape(snapshots, -1), states.reshape(snapshots, -1), strict=True):
+        assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("target", ["neon", "portable"])
-@pytest.mark.parametrize("taps", [2, 4, 7])
+@pytest.mark.parametrize("kernel_size", [2, 4, 7])
 @pytest.mark.parametrize(("tokens", "channels"), [(1, 16), (20, 131)])
-def test_convolution(program: Path, target: str, taps: int, tokens: int, channels: int) -> None:
-    random = np.random.default_rng(taps)
+def test_convolution(program: Path, target: str, kernel_size: int, tokens: int, channels: int) -> None:
+    random = np.random.default_rng(kernel_size)
     x = random.standard_normal((tokens, channels)).astype(np.float32)
-    weight = random.standard_normal((channels, taps)).astype(np.float32)
-    state = random.standard_normal((channels, taps - 1)).astype(np.float32)
-    found = run(program, target, taps, tokens, channels, 0, 1, x, weight, state)
-    inputs = np.concatenate([state.T, x]).astype(np.float64)
-    total = sum(inputs[tap : tap + tokens] * weight[:, tap] for tap in range(taps))
-    assert_close(found[: x.size], (total / (1 + np.exp(-total))).ravel())
-    np.testing.assert_array_equal(found[x.size :].reshape(state.shape), inputs[tokens:].T)
+    weight = random.standard_normal((channels, kernel_size)).astype(np.float32)
+    state = random.standard_normal((channels, kernel_size - 1)).astype(np.float32)
+    found = run(program, target, kernel_size, tokens, channels, 0, 1, x, weight, state)
+    out, new_state = reference.causal_conv1d_silu(x, weight, state)
+    assert_close(found[: x.size], out.ravel())
+    np.testing.assert_array_equal(found[x.size :].reshape(state.shape), new_state)

@@ -1,4 +1,4 @@
-"""References for the gated delta rule, in float64: transformers' two, and the definition in numpy."""
+"""References for the gated delta rule, in float64: transformers' two implementations."""
 
 from __future__ import annotations
 
@@ -11,22 +11,6 @@ import torch
 from transformers.models.qwen3_5 import modeling_qwen3_5
 
 Array = np.ndarray[Any, Any]
-
-
-def recurrence(q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array) -> tuple[Array, list[Array]]:
-    """Follow the definition token by token; returns the outputs and the state after every token."""
-    tokens, heads, size = v.shape
-    q, k, v, g, beta, s = (np.asarray(array, np.float64) for array in (q, k, v, g, beta, state))
-    shared = np.arange(heads) % k.shape[1]
-    out, states = np.empty_like(v), []
-    for t in range(tokens):
-        keys = k[t, shared]
-        s = s * np.exp(g[t] if g.ndim == 3 else g[t][:, None])[:, None, :]
-        d = beta[t][:, None] * (v[t] - np.einsum("hij,hj->hi", s, keys))
-        s = s + d[:, :, None] * keys[:, None, :]
-        out[t] = np.einsum("hij,hj->hi", s, q[t, shared]) / np.sqrt(size)
-        states.append(s)
-    return out, states
 
 
 def transformers_recurrent(**case: Array) -> tuple[Array, Array]:

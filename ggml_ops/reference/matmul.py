@@ -1,0 +1,62 @@
+"""Matmul of quantized weights: the readable twin of ggml_ops/quantized_matmul, in float64.
+
+Source of the rounding of activations: quantize_row_q8_K_ref (ggml-quants.c) and quantize_row_q8_0 (ggml-cpu).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def quantize_activations(x: Array, type: str) -> tuple[Array, Array]:  # noqa: A002 (ggml's word)
+    """Round activations to signed bytes, as ggml does before it multiplies them with weights of a type.
+
+    Args:
+        x: (batch, k) float32.
+        type: of the weights. With Q8_0 there is one scale for 32 values, in FP16 (Q8_0); with the other types one for
+            256, in float32 (Q8_K).
+
+    Returns:
+        values: (batch, k) int8; scales: (batch, k / 32 or k / 256) float32.
+
+    """
+    is_q8_0 = type == "Q8_0"
+    blocks = x.reshape(len(x), -1, 32 if is_q8_0 else 256)
+    most = np.abs(blocks).max(axis=2)
+    inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
+    if is_q8_0:
+        scales = (most / np.float32(127)).astype(np.float16).astype(np.float32)
+    else:
+        scales = np.divide(np.float32(1), inverse, out=np.zeros_like(most), where=most > 0)
+    return np.rint(blocks * inverse[:, :, None]).astype(np.int8).reshape(x.shape), scales
+
+
+def dequantize_activations(values: Array, scales: Array) -> Array:
+    """Multiply (batch, k) signed bytes by the scales of their blocks: (batch, k) float64."""
+    blocks = values.reshape(*scales.shape, -1).astype(np.float64)
+    result: Array = (blocks * scales[:, :, None]).reshape(values.shape)
+    return result
+
+
+def mul_mat(weights: Array, type: str, x: Array) -> Array:  # noqa: A002
+    """Multiply quantized weights with activations.
+
+    Args:
+        weights: (rows, row bytes) uint8, quantized to `type`.
+        type: Q4_K, Q5_K, Q6_K, Q8_0 or IQ4_XS.
+        x: (batch, k) float32.
+
+    Returns:
+        (batch, rows) float64. The kernel gives the same to within the rounding of its float32 sums.
+
+    """
+    from gguf import GGMLQuantizationType  # here: the kernels do not need it
+    from gguf.quants import dequantize
+
+    dequantized = dequantize(weights, GGMLQuantizationType[type]).astype(np.float64)
+    result: Array = dequantize_activations(*quantize_activations(x, type)) @ dequantized.T
+    return result
