@@ -102,6 +102,7 @@ test-newest:  ## run the unit tests with the newest dependencies that there are
 lint: $(VENV)/.dev  ## check style, format, types, layers and generated pages
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
+	'$(BIN)/clang-format' --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	'$(BIN)/mypy' -p qwen35_gguf
 	'$(BIN)/lint-imports' --no-logo
 	'$(BIN)/python' docs/generate.py --check

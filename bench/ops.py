@@ -1,9 +1,9 @@
 """Microseconds per token and head of the gated delta rule: ours, stock ggml's op in a graph of its own, and the ratio.
 
-.venv/bin/python bench/ops.py [--heads 16,32,48] [--lengths 1,16,64,512,2048] [--targets avx512,avx2] [--wy]
+.venv/bin/python bench/ops.py [--v-heads 16,32,48] [--lengths 1,16,64,512,2048] [--targets avx512,avx2] [--wy]
 
-Both sides get the same inputs and take turns; the median turn of each counts. The results are compared. The op of ggml
-writes the new state behind its output; ours updates it where it lies.
+Both sides get the same inputs, alternating; the median run of each counts. The results are compared. The op of ggml
+writes the new state behind its output; ours updates it in place.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 SIZE = 128
 KEY_HEADS = 16
 F32 = 0  # ggml's number for the type
-SECONDS_A_SIDE = 0.4  # of measuring for a row of the table, in turns
+SECONDS_PER_SIDE = 0.4  # of measuring for a row of the table
 
 
 def main() -> None:
     """Print a table for each target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", default="16,32,48", help="V heads, with commas")
-    parser.add_argument("--lengths", default="1,16,64,512,2048", help="tokens, with commas")
-    parser.add_argument("--targets", default=",".join(ggml_ops.targets()), help="instruction sets, with commas")
+    parser.add_argument("--v-heads", default="16,32,48", help="V heads, separated by commas")
+    parser.add_argument("--lengths", default="1,16,64,512,2048", help="tokens, separated by commas")
+    parser.add_argument("--targets", default=",".join(ggml_ops.targets()), help="instruction sets, separated by commas")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--wy", action="store_true", help="instead: what the products of the WY form alone take")
+    parser.add_argument("--wy", action="store_true", help="instead: the time of the matmuls of the WY form alone")
     options = parser.parse_args()
     if options.wy:
         for chunk in (16, 32, 64):
-            print(f"WY form, chunks of {chunk}: {wy_products(chunk):.2f} us per token and head in numpy's BLAS")
+            print(f"WY form, chunks of {chunk}: {wy_matmuls(chunk):.2f} us per token and head in numpy's BLAS")
         return
     ggml = Ggml()
     print(f"head size {SIZE}, {options.threads} threads; microseconds per token and head")
     print(f"{'target':<10}{'heads':>6}{'tokens':>8}{'ours':>10}{'ggml':>10}{'ratio':>8}")
     for target in options.targets.split(","):
-        for heads in map(int, options.heads.split(",")):
+        for heads in map(int, options.v_heads.split(",")):
             for tokens in map(int, options.lengths.split(",")):
                 ours, theirs = compare(ggml, target, tokens, heads, options.threads)
                 units = tokens * heads / 1e6
@@ -58,29 +58,29 @@ def main() -> None:
                 )
 
 
-def wy_products(chunk: int) -> float:
-    """Time the matrix products of a chunk in the WY form, without its triangular solve and its decays.
+def wy_matmuls(chunk: int) -> float:
+    """Time the matmuls of a chunk in the WY form, without its triangular solve and its decays.
 
-    A bound for kernels that take more tokens at once than ours: K K', Q K', K S, Q S, two products with the chunk's
-    matrices, and the update of the state. Set OPENBLAS_NUM_THREADS=1.
+    A bound for kernels with larger chunks than ours: K K', Q K', K S, Q S, two matmuls with the chunk's matrices, and
+    the update of the state. Set OPENBLAS_NUM_THREADS=1.
     """
     random = np.random.default_rng(0)
     k, q, u = (random.standard_normal((chunk, SIZE)).astype(np.float32) for _ in range(3))
     state = random.standard_normal((SIZE, SIZE)).astype(np.float32)
     among, of_state, change = (np.empty(shape, np.float32) for shape in ((chunk, chunk), (chunk, SIZE), (SIZE, SIZE)))
 
-    def products() -> None:
+    def matmuls() -> None:
         for rows in (k, q):
             np.matmul(rows, k.T, out=among)
             np.matmul(rows, state.T, out=of_state)
             np.matmul(among, u, out=of_state)
         np.matmul(u.T, k, out=change)
 
-    return min(timed(products) for _ in range(2000)) * 1e6 / chunk
+    return min(timed(matmuls) for _ in range(2000)) * 1e6 / chunk
 
 
 def compare(ggml: Ggml, target: str, tokens: int, heads: int, threads: int) -> tuple[float, float]:
-    """Time both sides in turns; return the seconds of ours and of ggml."""
+    """Time both sides, alternating; return the seconds of ours and of ggml."""
     inputs = {name: aligned(array) for name, array in make_inputs(tokens, heads).items()}
     state = inputs.pop("state")
     out = empty(inputs["v"].shape)
@@ -99,14 +99,14 @@ def compare(ggml: Ggml, target: str, tokens: int, heads: int, threads: int) -> t
     if not error < 1e-4:
         raise SystemExit(f"{target}: the results differ by {error}")
     seconds: tuple[list[float], list[float]] = ([], [])
-    while len(seconds[0]) < 5 or sum(seconds[0]) + sum(seconds[1]) < 2 * SECONDS_A_SIDE:
+    while len(seconds[0]) < 5 or sum(seconds[0]) + sum(seconds[1]) < 2 * SECONDS_PER_SIDE:
         for side, work in enumerate((ours, graph.compute)):
             seconds[side].append(timed(work))
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
 def make_inputs(tokens: int, heads: int) -> dict[str, Array]:
-    """Make random inputs of the magnitudes that a layer sees."""
+    """Make random inputs of the magnitudes in a layer."""
     random = np.random.default_rng(0)
 
     def unit() -> Array:
@@ -124,14 +124,14 @@ def make_inputs(tokens: int, heads: int) -> dict[str, Array]:
 
 
 def aligned(array: Array) -> Array:
-    """Copy an array to a multiple of 64 bytes, where ggml has its own."""
+    """Copy an array to memory aligned to 64 bytes, as ggml's is."""
     copy = empty(array.shape)
     copy[...] = array
     return copy
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
@@ -172,7 +172,7 @@ class Ggml:
 
 
 class Graph:
-    """A graph that holds one gated_delta_net."""
+    """A graph of one gated_delta_net."""
 
     def __init__(self, ggml: Ggml, inputs: dict[str, Array], state: Array, threads: int) -> None:
         self._ggml = ggml
@@ -212,7 +212,7 @@ class Graph:
         self._ggml.base.ggml_free(self._context)
 
     def compute(self) -> None:
-        """Run it."""
+        """Compute the graph."""
         if self._ggml.cpu.ggml_graph_compute(self._graph, ctypes.byref(self._plan)) != 0:
             raise SystemExit("ggml_graph_compute failed")
 

@@ -1,8 +1,8 @@
-"""Million weights a second and thread for every format with a native kernel: ours, ggml's, and the ratio.
+"""Million weights/s per thread for every format with a native kernel: ours, ggml's, and the ratio.
 
 .venv/bin/python bench/quant.py [--target avx2] [--formats Q4_K,Q6_K] [--source bf16]
 
-Both sides pack the same rows in one thread, in turns; the fastest turn of each counts. Every byte is compared.
+Both sides quantize the same rows in one thread, alternating; the fastest run of each counts. Every byte is compared.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ SOURCES = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f
 
 
 def main() -> None:
-    """Print a row for each format, without and with an importance."""
+    """Print a row for each format, without and with an importance matrix."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default=ggml_ops.target(), choices=ggml_ops.targets())
-    parser.add_argument("--formats", default=",".join(_native.quantize_formats()), help="names, with commas")
+    parser.add_argument("--formats", default=",".join(_native.quantize_formats()), help="names, separated by commas")
     parser.add_argument("--source", default="f32", choices=list(SOURCES), help="what ours reads; ggml reads f32")
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     random = np.random.default_rng(0)
     x = (0.02 * random.standard_normal((ROWS, COLUMNS))).astype(SOURCES[options.source])
     importance = random.random(COLUMNS).astype(np.float32)
-    print(f"{options.target}, {options.source}; million weights a second and thread")
+    print(f"{options.target}, {options.source}; million weights/s per thread")
     print(f"{'':<10}{'ours':>10}{'ggml':>10}{'ratio':>8}   {'with importance':>15}{'ggml':>10}{'ratio':>8}")
     for name in options.formats.split(","):
         plain = compare(x, name, None, options.target, options.turns)
@@ -45,7 +45,7 @@ def main() -> None:
 def compare(
     x: kernels.Array, name: str, importance: kernels.Array | None, target: str, turns: int
 ) -> tuple[float, float]:
-    """Time both sides in turns; return the weights a second of ours and of ggml."""
+    """Time both sides, alternating; return the weights/s of ours and of ggml."""
     kind = GGMLQuantizationType[name]
     wide = x.astype(np.float32)
     ours = np.empty((ROWS, kernels.row_bytes(kind, COLUMNS)), np.uint8)
@@ -70,7 +70,7 @@ def compare(
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

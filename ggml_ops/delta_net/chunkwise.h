@@ -1,6 +1,6 @@
 // The chunkwise form, for large batches of tokens: value rows are in the lanes, so that no sum crosses them, and
 // `chunk` tokens share one sweep over the state, which applies the updates of the previous chunk and computes the dot
-// products of this one. With G the cumulative decay (the product of the factors e) since the start of the chunk and S
+// products of this one. With G the cumulative decay (all factors e multiplied) since the start of the chunk and S
 // the state at that start,
 //   S_{c-1} k_c e_c = G_c S k_c + sum over j < c of (G_c / G_j) (k_j . k_c) d_j
 //   S_c q_c         = G_c S q_c + sum over j <= c of (G_c / G_j) (k_j . q_c) d_j

@@ -96,7 +96,7 @@ inline F search_level_scale(const F* x, const F* w) {
     return clear_if(e.magnitude < set(group_max_eps), scale);
 }
 
-// The weights of the search: x squared, or the importance times the size of x within the block it belongs to.
+// The weights of the search: x squared, or importance times the size of x within its block.
 inline void level_weights(const F* x, const F* importance, bool has_importance, F sigma2, F (&w)[32]) {
     for (int i = 0; i < 32; ++i) {
         w[i] = has_importance ? importance[i] * sqrt(sigma2 + x[i] * x[i]) : x[i] * x[i];

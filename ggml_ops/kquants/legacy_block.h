@@ -1,5 +1,5 @@
 // What Q4_0, Q4_1, Q5_0 and Q5_1 have in common: blocks of 32 weights. With an importance matrix their scales are
-// searched, and the importance is weighted with the mean square of the whole row.
+// searched, with weights that also depend on the mean square of the whole row.
 #pragma once
 
 #include <algorithm>

@@ -20,6 +20,8 @@ inline constexpr int panel_rows = tile_vectors * lanes;
 inline constexpr int panel_blocks = 8;  // super-blocks of each row: 64 or 32 KiB of bytes
 inline constexpr int max_scales = super_block / 16;
 
+using PanelRow = float[panel_rows];
+
 struct Panel {
     alignas(64) std::uint8_t q[panel_blocks][super_block / 4][panel_rows][4];
     float scales[panel_blocks][max_scales][panel_rows];
@@ -71,7 +73,7 @@ void fill_panel(const Job& job, std::int64_t row, std::int64_t block, std::int64
             const std::int64_t at = std::min(row + r, job.rows - 1);
             fill_row<Weights>(job.weights + at * job.row_step + (block + b) * Weights::bytes, panel, r);
         }
-        transpose_rows<super_block / 4>(panel.row_q, reinterpret_cast<float(*)[panel_rows]>(panel.q[b]));
+        transpose_rows<super_block / 4>(panel.row_q, reinterpret_cast<PanelRow*>(panel.q[b]));
         transpose_rows<count>(panel.row_scales, panel.scales[b]);
         if constexpr (Weights::has_mins) transpose_rows<count>(panel.row_mins, panel.mins[b]);
     }

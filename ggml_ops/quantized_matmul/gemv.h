@@ -1,4 +1,4 @@
-// GEMV, for small batches: each row of weights is unpacked once, block by block, and multiplied with all columns.
+// GEMV, for small batches: each row of weights is decoded once, block by block, and multiplied with all columns.
 #pragma once
 
 #include <cstdint>

@@ -17,7 +17,7 @@ namespace quantized_matmul {
 enum class Format { q4_k, q5_k, q6_k, q8_0, iq4_xs };
 
 inline constexpr std::int64_t super_block = 256;   // weights; k is a multiple of it
-inline constexpr std::int64_t max_gemv_batch = 5;  // from 6 columns on, unpacking rows to a panel pays off
+inline constexpr std::int64_t max_gemv_batch = 5;  // from 6 columns on, a panel of decoded rows pays off
 
 // Rows of weights times a batch of columns, which `quantize` has written.
 struct Job {
@@ -42,7 +42,7 @@ struct Target {
     const char* name;
     bool (*supported)();
     std::size_t scratch_bytes;
-    std::int64_t row_granularity;  // rows that GEMM unpacks together
+    std::int64_t row_granularity;  // rows that GEMM decodes together
     // Blocks first <= b < last, of 256 values, of the column x with k values.
     void (*quantize)(Format format, std::int64_t k, const float* x, std::int64_t first, std::int64_t last,
                      std::uint8_t* column);

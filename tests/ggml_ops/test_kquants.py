@@ -80,7 +80,7 @@ def test_narrow_input_is_what_it_is_as_f32(format_: str, target: str) -> None:
     random = np.random.default_rng(1)
     importance = random.random(COLUMNS).astype(np.float32)
     for source, dtype in (("bf16", ml_dtypes.bfloat16), ("f16", np.float16)):
-        for scale in (1.0, 3e-6):  # the second makes subnormal halves
+        for scale in (1.0, 3e-6):  # the second makes subnormal FP16 values
             x = (scale * random.standard_normal((7, COLUMNS))).astype(dtype)
             expected = ggml_quantize(x.astype(np.float32), format_, importance)
             assert_equal_bytes(pack(x, format_, importance, target, source), expected)

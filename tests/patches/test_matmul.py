@@ -30,7 +30,7 @@ runtime = installed_runtime()
 pytestmark = pytest.mark.skipif(not (runtime and runtime.patches), reason="a stock llama.cpp has no other kernels")
 
 # A batch of twenty tokens, one of three, single tokens, and a batch of five.
-WORKER = """
+DECODE = """
 import sys
 import llama_cpp
 import numpy as np
@@ -50,7 +50,7 @@ with llama.loaded(sys.argv[1]) as model:
 
 def logits(gguf: Path, out: Path, cpu: str, threads: int) -> Array:
     environment = os.environ | {"QWEN35_CPU": cpu, "PYTHONPATH": str(TESTS)}
-    subprocess.run([sys.executable, "-c", WORKER, gguf, out, str(threads)], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", DECODE, gguf, out, str(threads)], check=True, env=environment)
     return np.load(out)
 
 
