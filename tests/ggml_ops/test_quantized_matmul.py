@@ -20,7 +20,10 @@ FORMATS = ["Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS"]
 COLUMNS = [*range(1, 14), 31, 33]
 TOLERANCE = 2e-6  # of the sum without its signs: the same terms in another order
 
-pytestmark = pytest.mark.skipif(not _native.mul_mat_targets(), reason="other processors use ggml's own kernels")
+pytestmark = [
+    pytest.mark.unit,
+    pytest.mark.skipif(not _native.mul_mat_targets(), reason="other processors use ggml's own kernels"),
+]
 
 
 @pytest.fixture(params=_native.mul_mat_targets())
