@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["Qwen35"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Qwen35":
-        from qwen35_gguf.runtime.model import Qwen35
+if not TYPE_CHECKING:  # else every name would have a type
 
-        return Qwen35
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name == "Qwen35":
+            from qwen35_gguf.runtime.model import Qwen35
+
+            return Qwen35
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

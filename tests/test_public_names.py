@@ -22,7 +22,7 @@ def test_every_public_name_can_be_had(name: str) -> None:
 
 
 def test_every_error_is_public() -> None:
-    classes = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    classes = {value.__name__ for value in vars(errors).values() if isinstance(value, type)}
     assert classes <= set(qwen35_gguf.__all__)
 
 

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from qwen35_gguf.errors import MissingDependencyError, ModelError, RpcServerError
 from qwen35_gguf.runtime.llama.install import installed_runtime
@@ -195,6 +195,9 @@ def set_fields(params: Any, fields: Mapping[str, Any]) -> None:
         setattr(params, key, value)
 
 
+_Closing = TypeVar("_Closing", bound="Closing")
+
+
 class Closing:
     """Something with a `close` that may be called twice and is called at the end of a `with`."""
 
@@ -202,7 +205,7 @@ class Closing:
         """Free it."""
         raise NotImplementedError
 
-    def __enter__(self) -> Any:
+    def __enter__(self: _Closing) -> _Closing:
         return self
 
     def __exit__(
