@@ -1,0 +1,37 @@
+"""The folder of what is kept between runs; patches/ and bench/ use the same one, in code of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from oracles.paths import ROOT
+from qwen35_gguf.cache_dir import cache_dir, profile_dir
+
+
+@pytest.fixture
+def sdist() -> ModuleType:
+    """The module patches/sdist.py, which imports nothing of the package."""
+    spec = importlib.util.spec_from_file_location("sdist_alone", ROOT / "patches" / "sdist.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("value", [None, "", "elsewhere"])
+def test_the_variable_or_the_home_folder(
+    sdist: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.delenv("QWEN35_CACHE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("QWEN35_CACHE", value and str(tmp_path / value))
+    expected = tmp_path / "elsewhere" if value else tmp_path / "home" / ".cache" / "qwen35-gguf"
+    assert cache_dir() == expected
+    assert profile_dir() == expected / "profiles"
+    assert sdist.cache_folder() == expected
