@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 
 GROUPS = ("convert", "run", "quality", "files", "release")  # in the order of `qwen35 --help`
+RENAMED = {"worker": "rpc-server"}  # old verbs, which no help shows and which go with version 0.3
 _FOLDER = Path(__file__).parent
 
 
@@ -38,8 +39,8 @@ def groups() -> tuple[Group, ...]:
 
 
 def load(verb: str) -> click.Command | None:
-    """Import a subcommand by its verb; None if there is none of that name."""
-    name = verb.replace("-", "_")
+    """Import a subcommand by its verb, or by the one that it had before; None if there is none of that name."""
+    name = RENAMED.get(verb, verb).replace("-", "_")
     for group in GROUPS:
         if name.isidentifier() and name != "__init__" and (_FOLDER / group / f"{name}.py").is_file():
             command: click.Command = importlib.import_module(f"{__package__}.{group}.{name}").command

@@ -1,11 +1,12 @@
-"""The options that `qwen35 run` and `qwen35 chat` share."""
+"""The options that `qwen35 run` and `qwen35 chat` share, and what they become: `LoadOptions` and `GenerateOptions`."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -13,38 +14,45 @@ from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
-from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.model import Qwen35
-
-F = TypeVar("F", bound=Callable[..., Any])
+from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
 
 PATH = click.Path(path_type=Path)
 
+Callback = Callable[..., None]
 
 LOADING = [
-    click.option("--ctx", type=click.IntRange(min=256), help="Tokens of context; by default 16,384 or what is native."),
+    click.option("--ctx", type=click.IntRange(min=256), help="Tokens of context; by default up to 16,384."),
     click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core."),
-    click.option(
-        "--gpu-layers", type=LAYERS, help="Layers on other devices; -1 for all; by default what a plan finds."
-    ),
+    click.option("--gpu-layers", type=LAYERS, help="Layers on other devices; -1 for all; by default as planned."),
     click.option("--device", "devices", multiple=True, help="A GPU to use, or cpu for none; may be repeated."),
-    click.option("--rpc", type=ENDPOINTS, default="", help="Workers to use as well: host:port, separated by commas."),
+    click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers to use: host:port, separated by commas."),
     click.option("--kv-type", type=click.Choice(list(KV_TYPES)), help="By default f16."),
     click.option("--draft", help="Tokens that the MTP head drafts: auto, the default, or 0 to 4."),
-    click.option("--no-profile", is_flag=True, help="Do not use what `qwen35 tune` found."),
-    click.option("--mmproj", type=PATH, help="Vision tower; by default mmproj-*.gguf beside FILE."),
+    click.option("--no-profile", is_flag=True, help="Do not use the profile of `qwen35 tune`."),
+    click.option("--mmproj", type=PATH, help="Vision encoder; by default mmproj-*.gguf beside FILE."),
     click.option("--state-dir", type=PATH, help="Keep states of long prompts here between runs."),
-    click.option("--max-pixels", type=click.IntRange(min=65536), help="Reduce larger pictures to so many pixels."),
-    click.option("--fps", type=click.FloatRange(min=0.01), help="Frames of a video to look at, for each second."),
+    click.option("--max-pixels", type=click.IntRange(min=65536), help="Reduce larger images to N pixels."),
+    click.option("--fps", type=click.FloatRange(min=0.01), help="Frames to sample from each second of a video."),
     click.option("--allow-private", is_flag=True, help="Load media from private addresses and file:// URLs, too."),
 ]
 
-SAMPLING = [
-    click.option("--temp", "temperature", type=float, help="0 takes the likeliest; by default what the file says."),
-    click.option("--top-p", type=float),
+GENERATION = [
+    click.option(
+        "--think/--no-think", default=None, help="Think before answering; by default as the file's template does."
+    ),
+    click.option("--thinking-budget", type=click.IntRange(min=1), help="End the thinking after N tokens."),
+    click.option(
+        "-n",
+        "--tokens",
+        type=click.IntRange(min=1),
+        help="Generate at most N tokens; by default what the context holds.",
+    ),
+    click.option("--temp", "temperature", type=float, help="0 chooses the most probable token; by default the file's."),
+    click.option("--top-p", type=float, help="By default the file's, as those that follow."),
     click.option("--top-k", type=int),
     click.option("--min-p", type=float),
     click.option("--presence-penalty", type=float),
@@ -53,62 +61,71 @@ SAMPLING = [
 ]
 
 
-def options(*groups: list[Callable[[F], F]]) -> Callable[[F], F]:
-    """Decorate a command with groups of options."""
+def model_options(callback: Callback) -> Callback:
+    """Add the argument FILE and the options of loading and generating to a command.
 
-    def decorate(function: F) -> F:
-        for option in reversed([option for group in groups for option in group]):
-            function = option(function)
-        return function
+    The callback is called with `loading` (`LoadOptions`) and `generation` (`GenerateOptions`) in place of them.
+    """
 
-    return decorate
+    @functools.wraps(callback)
+    def with_objects(**values: Any) -> None:
+        callback(loading=_loading(values), generation=_generation(values), **values)
+
+    decorated: Callback = with_objects
+    for option in reversed([*GENERATION, *LOADING]):
+        decorated = option(decorated)
+    return decorated
+
+
+def _loading(values: dict[str, Any]) -> LoadOptions:
+    """Take the options of loading out of the values of a command."""
+    max_pixels, fps, draft = values.pop("max_pixels"), values.pop("fps"), values.pop("draft")
+    limits = MediaLimits(allow_private=values.pop("allow_private"))
+    if max_pixels is not None:
+        limits = MediaLimits(allow_private=limits.allow_private, max_pixels=max_pixels)
+    return LoadOptions(
+        path=values.pop("file"),
+        mmproj=values.pop("mmproj"),
+        n_ctx=values.pop("ctx"),
+        n_threads=values.pop("threads"),
+        n_gpu_layers=values.pop("gpu_layers"),
+        devices=values.pop("devices"),
+        rpc=values.pop("rpc"),
+        kv_type=values.pop("kv_type"),
+        draft=None if draft is None else depth(draft),
+        profile=not values.pop("no_profile"),
+        state_dir=values.pop("state_dir"),
+        media_limits=limits,
+        video_limits=VideoLimits(fps=fps) if fps else None,
+    )
+
+
+def _generation(values: dict[str, Any]) -> GenerateOptions:
+    """Take the options of generating out of the values of a command."""
+    sampling = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "repeat_penalty")
+    return GenerateOptions(
+        thinking=values.pop("think"),
+        thinking_budget=values.pop("thinking_budget"),
+        max_tokens=values.pop("tokens"),
+        seed=values.pop("seed"),
+        **{name: values.pop(name) for name in sampling},
+    )
 
 
 def depth(text: str) -> Depth:
-    """Read `--draft`; what is no number is left to `Qwen35` to refuse."""
+    """Read `--draft`; `LoadOptions` refuses what is not valid."""
     return int(text) if text.isdecimal() else text  # type: ignore[return-value]
 
 
-def load(
-    file: Path,
-    *,
-    ctx: int | None,
-    threads: int | None,
-    gpu_layers: Layers | None,
-    devices: tuple[str, ...],
-    rpc: tuple[str, ...],
-    kv_type: str | None,
-    draft: str | None,
-    no_profile: bool,
-    mmproj: Path | None,
-    state_dir: Path | None,
-    max_pixels: int | None,
-    fps: float | None,
-    allow_private: bool,
-) -> Qwen35:
-    """Load a model as the options say, and say what was decided: a profile, or layers on other devices.
+def load(options: LoadOptions) -> Qwen35:
+    """Load a model and print what was decided: a profile, or layers on other devices.
 
     On a stock llama-cpp-python a note is printed. Errors as of `Qwen35`.
     """
     runtime = installed_runtime()
     if runtime and not runtime.patches:
         click.echo(STOCK_NOTE, err=True)
-    usual = MediaLimits()
-    model = Qwen35(
-        file,
-        n_ctx=ctx,
-        n_threads=threads,
-        n_gpu_layers=gpu_layers,
-        devices=devices,
-        rpc=rpc,
-        kv_type=kv_type,
-        draft=None if draft is None else depth(draft),
-        profile=not no_profile,
-        mmproj=mmproj,
-        state_dir=state_dir,
-        media_limits=MediaLimits(allow_private=allow_private, max_pixels=max_pixels or usual.max_pixels),
-        video_limits=VideoLimits(fps=fps) if fps else None,
-    )
+    model = Qwen35(options)
     if model.tuned:
         click.echo(f"{model.tuned} (--no-profile: not)", err=True)
     if model.offload.devices:

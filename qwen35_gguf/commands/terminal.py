@@ -1,4 +1,4 @@
-"""A streamed answer on the terminal: the content on stdout, everything else on stderr."""
+"""Print a streamed answer: the content on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import click
 
 from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletionChunk, Message, Timings
 
-LONG_PROMPT = 1024  # tokens to evaluate from which on it is shown how far that is
+LONG_PROMPT = 1024  # tokens to evaluate from which on progress is shown
 
 
 class PromptProgress:
-    """Shows on a terminal how much of a long prompt is evaluated; nothing elsewhere."""
+    """Shows the progress of a long prompt on a terminal; nothing elsewhere."""
 
     def __init__(self) -> None:
-        """Show nothing yet."""
+        """Start without output."""
         self._first: int | None = None
         self._shown = False
 
     def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         self._first = done if self._first is None else self._first
         if total - self._first < LONG_PROMPT or not sys.stderr.isatty():
             return
@@ -33,7 +33,7 @@ class PromptProgress:
 def show(chunks: Iterable[ChatCompletionChunk]) -> tuple[Message, Timings | None]:
     """Print an answer as it comes: the reasoning dimmed on stderr, the content on stdout.
 
-    Ctrl-C ends the answer: what came until then is returned, without timings.
+    Ctrl-C ends the answer: what was printed until then is returned, without timings.
     """
     content: list[str] = []
     reasoning: list[str] = []

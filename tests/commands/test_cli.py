@@ -86,6 +86,13 @@ def test_every_subcommand_has_help_and_its_line_in_the_list(subcommand: discover
     assert f"  {subcommand.verb} " in CliRunner().invoke(cli.main, ["--help"]).stdout
 
 
+@pytest.mark.parametrize(("old", "verb"), discover.RENAMED.items())
+def test_a_renamed_command_is_found_by_its_old_verb_and_not_shown(old: str, verb: str) -> None:
+    assert discover.load(old) is discover.load(verb)
+    assert discover.load(verb) is not None
+    assert f"  {old} " not in CliRunner().invoke(cli.main, ["--help"]).stdout
+
+
 def test_no_verb_is_found_twice() -> None:
     verbs = [subcommand.verb for subcommand in SUBCOMMANDS]
     assert len(verbs) == len(set(verbs))

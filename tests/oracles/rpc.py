@@ -1,4 +1,4 @@
-"""Workers on loopback."""
+"""RPC servers on loopback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from qwen35_gguf.errors import RpcServerError
 from qwen35_gguf.runtime.llama import rpc
 
-STARTS = 20.0  # seconds that a worker may take to start
+STARTS = 20.0  # seconds that a server may take to start
 
 
 def free_port() -> int:
@@ -21,9 +21,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def worker(port: int) -> Iterator[subprocess.Popen[str]]:
+def rpc_server(port: int) -> Iterator[subprocess.Popen[str]]:
     """Serve this machine's processor at a port, with one thread."""
-    command = [sys.executable, "-m", "qwen35_gguf.cli", "worker", "--listen", f"127.0.0.1:{port}", "--threads", "1"]
+    command = [sys.executable, "-m", "qwen35_gguf.cli", "rpc-server", "--listen", f"127.0.0.1:{port}", "--threads", "1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + STARTS

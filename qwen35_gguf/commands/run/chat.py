@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import click
 
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.options import LOADING, PATH, SAMPLING, load, options
+from qwen35_gguf.commands.options import PATH, load, model_options
 from qwen35_gguf.commands.run.run import content
 from qwen35_gguf.commands.terminal import PromptProgress, show
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.runtime.model import Qwen35
+from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
 
 HELP = """\
-/image FILE    show a picture (path or URL) with the next message
-/video FILE    show a video with the next message
+/image FILE    send an image (path or URL) with the next message
+/video FILE    send a video with the next message
 /think         switch thinking on or off; /think 500 ends it after 500 tokens
-/system TEXT   set the system message and begin anew
+/system TEXT   set the system message and begin again
 /history       print the conversation
-/reset         begin anew
+/reset         begin again
 /quit          leave (or Ctrl-D)
-A line that ends with \\ goes on in the next one. Ctrl-C stops an answer."""
+A line that ends with \\ continues in the next one. Ctrl-C stops an answer."""
 
 
 @dataclass
 class _Conversation:
-    """What was said, and what goes with the next message."""
+    """The messages so far, and what goes with the next one."""
 
     system: str | None = None
     thinking: bool | None = None
@@ -40,7 +40,7 @@ class _Conversation:
     videos: tuple[str, ...] = ()
 
     def reset(self) -> None:
-        """Begin anew, with the same system message."""
+        """Begin again, with the same system message."""
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
         self.images = self.videos = ()
 
@@ -48,51 +48,24 @@ class _Conversation:
 @click.command("chat")
 @click.argument("file", type=PATH)
 @click.option("--system", help="System message.")
-@click.option(
-    "--think/--no-think", default=None, help="Think before answering; by default what the file's template does."
-)
-@click.option("--thinking-budget", type=click.IntRange(min=1), help="End the thinking after so many tokens.")
-@click.option("-n", "--tokens", type=click.IntRange(min=1), help="Of one answer at most.")
-@options(SAMPLING, LOADING)
 @reports_errors
-def command(
-    file: Path,
-    system: str | None,
-    think: bool | None,
-    thinking_budget: int | None,
-    tokens: int | None,
-    temperature: float | None,
-    top_p: float | None,
-    top_k: int | None,
-    min_p: float | None,
-    presence_penalty: float | None,
-    repeat_penalty: float | None,
-    seed: int | None,
-    **loading: Any,
-) -> None:
+@model_options
+def command(system: str | None, loading: LoadOptions, generation: GenerateOptions) -> None:
     """Talk with the GGUF FILE; /help lists what can be typed."""
-    sampling = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "presence_penalty": presence_penalty,
-        "repeat_penalty": repeat_penalty,
-    }
-    conversation = _Conversation(system, think, thinking_budget)
+    conversation = _Conversation(system, generation.thinking, generation.thinking_budget)
     conversation.reset()
-    with load(file, **loading) as model:
+    with load(loading) as model:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (lets input() edit lines and remember them)
         click.echo(f"{model.name}, {model.n_ctx:,} tokens of context; /help for help", err=True)
         while (line := _read()) is not None:
             try:
                 if line.startswith("/"):
-                    if not _obey(line, conversation):
+                    if not _run_command(line, conversation):
                         break
                 elif line.strip():
-                    _say(model, conversation, line, {**sampling, "max_tokens": tokens, "seed": seed})
-            except Qwen35Error as error:  # of this message; the conversation goes on
+                    _ask(model, conversation, line, generation)
+            except Qwen35Error as error:  # of this message; the conversation continues
                 click.echo(f"Error: {' '.join(str(error).splitlines())}", err=True)
 
 
@@ -114,8 +87,8 @@ def _read() -> str | None:
             return "\n".join(lines)
 
 
-def _obey(line: str, conversation: _Conversation) -> bool:
-    """Carry out a command; False to leave."""
+def _run_command(line: str, conversation: _Conversation) -> bool:
+    """Run a command; False to leave."""
     verb, _, rest = line.partition(" ")
     rest = rest.strip()
     if verb in ("/quit", "/exit", "/q"):
@@ -146,7 +119,7 @@ def _obey(line: str, conversation: _Conversation) -> bool:
 
 
 def _unquoted(text: str) -> str:
-    """Take a path as it is typed, or quoted as a terminal does when a file is dropped on it."""
+    """Read a path as it is typed, or quoted as a terminal does when a file is dropped on it."""
     with contextlib.suppress(ValueError):
         words = shlex.split(text)
         if len(words) == 1:
@@ -167,26 +140,19 @@ def _think(rest: str, conversation: _Conversation) -> None:
     click.echo(f"thinking {'on' if conversation.thinking else 'off'}{budget}", err=True)
 
 
-def _plain(said: Any) -> str:
-    if isinstance(said, str):
-        return said
-    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in said or ())
+def _plain(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in content or ())
 
 
-def _say(model: Qwen35, conversation: _Conversation, line: str, request: dict[str, Any]) -> None:
+def _ask(model: Qwen35, conversation: _Conversation, line: str, generation: GenerateOptions) -> None:
     """Send a message and print the answer; both are kept if there was an answer, or a part of one."""
     message = {"role": "user", "content": content(line, conversation.images, conversation.videos)}
     conversation.images = conversation.videos = ()
-    answer, timings = show(
-        model.chat(
-            [*conversation.messages, message],
-            stream=True,
-            thinking=conversation.thinking,
-            thinking_budget=conversation.budget,
-            on_progress=PromptProgress(),
-            **request,
-        )
-    )
+    wanted = replace(generation, thinking=conversation.thinking, thinking_budget=conversation.budget)
+    chunks = model.chat([*conversation.messages, message], options=wanted, stream=True, on_progress=PromptProgress())
+    answer, timings = show(chunks)
     if answer.content or timings is not None:
         conversation.messages += [message, answer]
     click.echo(str(timings) if timings is not None else "(stopped)", err=True)

@@ -1,4 +1,4 @@
-"""Print what this installation can do."""
+"""Report what this installation can do."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 @click.command("doctor")
 @reports_errors
 def command() -> None:
-    """Print what this installation can do: runtime and patches, processor, kernels, devices."""
+    """Report what this installation can do: runtime and patches, processor, kernels, devices."""
     for name, value in report():
         click.echo(f"{name:<12}{value}")
 
 
 def report() -> Iterator[tuple[str, str]]:
-    """Yield the lines as pairs of a name and what there is to say."""
+    """Yield the lines as pairs of a name and a text."""
     yield "package", f"qwen35-gguf {metadata.version('qwen35-gguf')}, Python {platform.python_version()}"
     yield "processor", f"{platform.machine()}: {', '.join(ggml_ops.targets())}"
-    yield "kernels", f"{ggml_ops.target()} (QWEN35_CPU takes another)"
-    products = ggml_ops.product_target()
-    yield "", f"products of quantized weights: {products or 'as ggml has them'}"
+    yield "kernels", f"{ggml_ops.target()} (QWEN35_CPU chooses another)"
+    matmul = ggml_ops.product_target()
+    yield "", f"matmul of quantized weights: {matmul or 'that of ggml'}"
     runtime = installed_runtime()
     if runtime is None:
         yield "runtime", "none: llama-cpp-python is not installed; make runtime"

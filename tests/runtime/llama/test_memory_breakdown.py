@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oracles import allocator
-from oracles.rpc import free_port, worker
+from oracles.rpc import free_port, rpc_server
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.gguf_file.reader import read_header
@@ -28,7 +28,7 @@ SPEC = ContextSpec(4096, 128, n_rs_seq=2, n_outputs=3, kv_type="q8_0")
 @pytest.fixture(scope="module")
 def devices() -> Iterator[list[Device]]:
     port = free_port()
-    with worker(port):
+    with rpc_server(port):
         yield offload.find(endpoints=[f"127.0.0.1:{port}"])
 
 

@@ -1,4 +1,4 @@
-"""Splits over RPC devices on loopback: the same answers as the CPU's, and what happens when a worker dies."""
+"""Splits over RPC devices on loopback: the same answers as the CPU's, and what happens when a server is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from oracles import allocator
-from oracles.rpc import free_port, worker
+from oracles.rpc import free_port, rpc_server
 from qwen35_gguf.cli import main
 from qwen35_gguf.errors import DeviceError, RpcServerError
 from qwen35_gguf.gguf_file.header import GgufHeader
@@ -39,7 +39,7 @@ REQUEST = MemoryRequest(ContextSpec(256))
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     port = free_port()
-    with worker(port):
+    with rpc_server(port):
         yield f"127.0.0.1:{port}"
 
 
@@ -71,7 +71,7 @@ def test_every_split_gives_the_logits_of_the_cpu(files: list[Path], endpoint: st
 
 
 def test_what_is_on_the_cpu_is_not_computed_elsewhere(files: list[Path], endpoint: str) -> None:
-    """llama.cpp knows a worker from the moment it is connected to."""
+    """llama.cpp knows a server from the moment it is connected to."""
     assert offload.find(endpoints=(endpoint,))
     options, keep = offload_fields(Offload())
     with allocator.loaded(files[0], weights=False, **options) as (model, _), allocator.made(model, n_ctx=256) as _:
@@ -90,9 +90,9 @@ def test_tensors_may_be_apart_from_their_layers(files: list[Path], endpoint: str
         np.testing.assert_allclose(evaluate(files[0], chosen), expected, atol=2e-4)
 
 
-def test_two_workers_share_the_layers(files: list[Path], endpoint: str) -> None:
+def test_two_servers_share_the_layers(files: list[Path], endpoint: str) -> None:
     port = free_port()
-    with worker(port):
+    with rpc_server(port):
         devices = offload.find(endpoints=(endpoint, f"127.0.0.1:{port}"))
         assert [device.endpoint for device in devices] == [endpoint, f"127.0.0.1:{port}"]
         chosen = Offload(tuple(devices), 4, (3.0, 1.0))
@@ -130,11 +130,11 @@ def test_a_plan_is_carried_out(files: list[Path], endpoint: str) -> None:
     np.testing.assert_allclose(evaluate(files[0], chosen), evaluate(files[0], Offload()), atol=2e-4)
 
 
-def test_a_worker_that_dies_is_an_error_and_its_successor_answers(files: list[Path]) -> None:
+def test_a_lost_server_is_an_error_and_its_successor_answers(files: list[Path]) -> None:
     port = free_port()
     endpoint = f"127.0.0.1:{port}"
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(worker(port))
+        process = stack.enter_context(rpc_server(port))
         model = stack.enter_context(Qwen35(files[0], n_ctx=2048, draft=0, rpc=(endpoint,), n_gpu_layers=-1))
         expected = model.generate("one two", max_tokens=20, temperature=0).text
         seen: list[str] = []
@@ -150,21 +150,21 @@ def test_a_worker_that_dies_is_an_error_and_its_successor_answers(files: list[Pa
         assert expected.startswith("".join(seen)[: len(expected)])  # nothing made up at the end
         with pytest.raises(RpcServerError, match=rf"RPC server {endpoint}: cannot be reached"):
             model.generate("one two", max_tokens=20, temperature=0)
-        stack.enter_context(worker(port))
+        stack.enter_context(rpc_server(port))
         assert model.generate("one two", max_tokens=20, temperature=0).text == expected
 
 
-def test_a_worker_that_dies_between_requests(files: list[Path]) -> None:
+def test_a_server_lost_between_requests(files: list[Path]) -> None:
     port = free_port()
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(worker(port))
+        process = stack.enter_context(rpc_server(port))
         model = stack.enter_context(Qwen35(files[0], n_ctx=512, rpc=(f"127.0.0.1:{port}",), n_gpu_layers=3))
         expected = model.generate("one two", max_tokens=8, temperature=0).text
         process.kill()
         process.wait()
         with pytest.raises(RpcServerError):
             model.generate("three four", max_tokens=8, temperature=0)
-        stack.enter_context(worker(port))
+        stack.enter_context(rpc_server(port))
         assert model.generate("one two", max_tokens=8, temperature=0).text == expected
 
 
@@ -184,7 +184,7 @@ def first_logits(context: Context) -> np.ndarray:
 def test_loading_another_model_does_not_forget_a_lost_server(files: list[Path]) -> None:
     endpoint = f"127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(worker(int(endpoint.rpartition(":")[2])))
+        process = stack.enter_context(rpc_server(int(endpoint.rpartition(":")[2])))
         first = stack.enter_context(Model(files[0], all_on(endpoint, files[0])))
         context = stack.enter_context(Context(first, ContextSpec(256)))
         expected = first_logits(context).copy()
@@ -202,7 +202,7 @@ def test_loading_another_model_does_not_forget_a_lost_server(files: list[Path]) 
 def test_a_lost_server_fails_the_models_that_use_it_and_no_other(files: list[Path], endpoint: str) -> None:
     lost = f"127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(worker(int(lost.rpartition(":")[2])))
+        process = stack.enter_context(rpc_server(int(lost.rpartition(":")[2])))
         models = [stack.enter_context(Model(files[0], all_on(server, files[0]))) for server in (lost, endpoint)]
         contexts = [stack.enter_context(Context(model, ContextSpec(256))) for model in models]
         expected = first_logits(contexts[1]).copy()
@@ -280,14 +280,14 @@ def test_run_says_where_the_layers_are(files: list[Path], endpoint: str) -> None
     assert out == run("run", files[0], "one two", *options)[1]
 
 
-def test_plan_counts_a_worker_in(files: list[Path], endpoint: str) -> None:
+def test_plan_includes_a_server(files: list[Path], endpoint: str) -> None:
     code, out, err = run("plan", files[0], "--rpc", endpoint, "--ctx", 256)
     assert code == 0, err
     assert "RPC" in out
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "tune"])
-def test_a_malformed_list_of_workers(files: list[Path], command: str) -> None:
+def test_a_malformed_list_of_servers(files: list[Path], command: str) -> None:
     arguments = ["Hello"] if command == "run" else []
     code, _, err = run(command, files[0], *arguments, "--rpc", "localhost:1,nowhere")
     assert code == 2
@@ -297,18 +297,18 @@ def test_a_malformed_list_of_workers(files: list[Path], command: str) -> None:
 def test_a_taken_port_and_a_public_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        code, _, err = run("worker", "--listen", f"127.0.0.1:{port}")
+        code, _, err = run("rpc-server", "--listen", f"127.0.0.1:{port}")
     assert code == 2
     assert err == f"Error: 127.0.0.1:{port}: cannot listen there (Address already in use)\n"
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
-        code, _, err = run("worker", "--listen", f"0.0.0.0:{port}")
+        code, _, err = run("rpc-server", "--listen", f"0.0.0.0:{port}")
     assert code == 2
     assert err.startswith(f"warning: 0.0.0.0:{port} can be reached by others, and the protocol has no authentication")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_an_interrupt_ends_a_worker() -> None:
-    with worker(free_port()) as process:
+def test_an_interrupt_ends_a_server() -> None:
+    with rpc_server(free_port()) as process:
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(10) == -signal.SIGINT

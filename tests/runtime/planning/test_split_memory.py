@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from oracles import allocator
-from oracles.rpc import free_port, worker
+from oracles.rpc import free_port, rpc_server
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import MemoryLimitError
 from qwen35_gguf.gguf_file.reader import read_header
@@ -57,7 +57,7 @@ CASES: dict[str, tuple[str, float, tuple[float, ...], MemoryRequest]] = {
 @pytest.fixture(scope="module")
 def devices() -> Iterator[list[Device]]:
     ports = [free_port(), free_port()]
-    with worker(ports[0]), worker(ports[1]):
+    with rpc_server(ports[0]), rpc_server(ports[1]):
         yield offload.find(endpoints=[f"127.0.0.1:{port}" for port in ports])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from oracles.rpc import free_port, worker
+from oracles.rpc import free_port, rpc_server
 from qwen35_gguf.cli import main
 from qwen35_gguf.runtime import Qwen35
 from qwen35_gguf.runtime.planning import offload
@@ -96,7 +96,7 @@ SOME, ALL, NONE = (Settings(1, 1, gpu_layers=count, draft=False) for count in (3
 
 
 def serving(endpoint: str) -> AbstractContextManager[subprocess.Popen[str]]:
-    return worker(int(endpoint.rpartition(":")[2]))
+    return rpc_server(int(endpoint.rpartition(":")[2]))
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ WARNING = (
 )
 
 
-@click.command("worker")
+@click.command("rpc-server")
 @click.option("--listen", default="127.0.0.1:50052", show_default=True, help="host:port, of this machine by default.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
 @reports_errors
 def command(listen: str, threads: int | None) -> None:
-    """Serve this machine's GPUs, or its processor, to `--rpc` of run, chat, plan and tune; Ctrl-C ends it."""
+    """Serve this machine's GPUs, or its CPU, to `--rpc` of run, chat, plan and tune; Ctrl-C ends it."""
     rpc.parse_endpoint(listen)
     if not is_loopback(listen):
         click.echo(WARNING.format(listen), err=True)
