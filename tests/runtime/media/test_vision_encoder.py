@@ -15,7 +15,7 @@ from gguf import GGUFReader
 from PIL import Image
 
 from oracles import llama, multimodal
-from oracles.vision import draw
+from oracles.vision import image as draw
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ContextError, MediaError, VisionError
 from qwen35_gguf.runtime.chat import message_media
