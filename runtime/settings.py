@@ -1,4 +1,4 @@
-"""The settings that decide how fast a model runs here, and how llama.cpp is told."""
+"""The settings that decide how fast a model runs here, and the specs that follow from them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ class Settings:
     Attributes:
         threads: for generating.
         threads_batch: for prompts.
-        n_batch: tokens of a prompt at once.
+        n_batch: tokens of a prompt in one call.
         flash_attention: instead of attention with a stored matrix of scores.
         kv_type: of the KV cache.
         repack: copy weights into another order at load (`use_extra_bufts`).
         mmap: map the file instead of reading it.
         mlock: keep its pages in memory.
-        gpu_layers: how many layers are on other devices, -1 for all; "auto": what a plan finds best, none if there is
-            no device.
-        host_feed_forward: of how many of these the feed-forward parts are on the host all the same; a plan decides that
-            itself.
+        gpu_layers: number of layers on other devices, -1 for all; "auto": what a plan finds best, none if there is no
+            device.
+        host_feed_forward: number of these whose feed-forward networks stay on the CPU; a plan decides that itself.
         split: shares of these layers that the devices get, 0 for none; empty: as planned, or in proportion to memory.
         draft: whether the MTP head may draft.
 
@@ -66,7 +65,7 @@ class Settings:
 
 
 def from_record(record: dict[str, Any]) -> Settings:
-    """Return what `dataclasses.asdict` gave, after a way through JSON, which has lists only."""
+    """Return what `dataclasses.asdict` gave, read back from JSON, which has lists only."""
     return Settings(**record | {"split": tuple(record["split"])})
 
 

@@ -23,7 +23,15 @@ from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.llama.context import context_fields
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
-from qwen35_gguf.runtime.llama.library import clear_messages, ggml_library, library, reason, recorded_log, set_fields
+from qwen35_gguf.runtime.llama.library import (
+    Closing,
+    clear_messages,
+    ggml_library,
+    library,
+    reason,
+    recorded_log,
+    set_fields,
+)
 from qwen35_gguf.runtime.llama.model import offload_fields
 
 BUFFER = re.compile(r"(\S+) compute buffer size\s*=\s*([\d.]+) MiB")
@@ -40,52 +48,76 @@ class MeasuredBuffers:
     mtp: dict[str, int]
 
 
-def measure_buffers(
-    path: Path,
-    contexts: Sequence[ContextSpec],
-    *,
-    architecture: str,
-    vocab_size: int,
-    offload: Offload,
-    mtp: bool = False,
-) -> list[MeasuredBuffers]:
-    """Return the compute buffers for each of several contexts.
+class PlannedModel(Closing):
+    """A model without memory for its weights."""
 
-    Args:
-        path: of the text model.
-        contexts: of the main model.
-        architecture: `general.architecture` of the file.
-        vocab_size: rows of the embedding.
-        offload: what is on which device.
-        mtp: with the MTP head, which has a context of its own.
+    def __init__(self, path: Path, *, architecture: str, vocab_size: int, offload: Offload, mtp: bool) -> None:
+        """Load the header.
 
-    Raises:
-        ModelError: llama.cpp refuses the file or a context, or reports no figures.
-        MissingDependencyError: llama-cpp-python is not installed.
+        Args:
+            path: of the text model.
+            architecture: `general.architecture` of the file.
+            vocab_size: rows of the embedding.
+            offload: what is on which device.
+            mtp: with the MTP head, which has a context of its own.
 
-    """
-    lib = library()
-    overrides = _without_vocabulary(lib, architecture, vocab_size)
-    with _model(lib, path, offload, overrides, mtp=mtp) as model:
-        return [_measure(lib, model, spec, offload.devices, mtp=mtp) for spec in contexts]
+        Raises:
+            ModelError: llama.cpp refuses the file.
+            MissingDependencyError: llama-cpp-python is not installed.
 
+        """
+        self._library = lib = library()
+        self._pointer: Any = None
+        self._devices, self._mtp = offload.devices, mtp
+        lib.llama_backend_init()
+        params = lib.llama_model_default_params()
+        fields, kept = offload_fields(offload)
+        overrides = _without_vocabulary(lib, architecture, vocab_size)
+        fields |= {"load_mtp": mtp, "no_alloc": True, "load_mode": LOAD_NOTHING, "kv_overrides": overrides}
+        set_fields(params, fields)
+        clear_messages()
+        self._pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+        self._kept = kept, overrides
+        if not self._pointer:
+            raise ModelError(f"{path}: cannot be loaded ({reason()})")
 
-@contextmanager
-def _model(lib: Any, path: Path, offload: Offload, overrides: Any, *, mtp: bool) -> Iterator[Any]:
-    lib.llama_backend_init()
-    params = lib.llama_model_default_params()
-    fields, kept = offload_fields(offload)
-    fields |= {"load_mtp": mtp, "no_alloc": True, "load_mode": LOAD_NOTHING, "kv_overrides": overrides}
-    set_fields(params, fields)
-    clear_messages()
-    model = lib.llama_model_load_from_file(str(path).encode(), params)
-    del kept
-    if not model:
-        raise ModelError(f"{path}: cannot be loaded ({reason()})")
-    try:
-        yield model
-    finally:
-        lib.llama_model_free(model)
+    def close(self) -> None:
+        """Free what there is."""
+        if self._pointer:
+            self._library.llama_model_free(self._pointer)
+        self._pointer = None
+
+    def measure(self, spec: ContextSpec) -> MeasuredBuffers:
+        """Return the compute buffers of the main model's context and of the MTP head's.
+
+        Raises:
+            ModelError: llama.cpp refuses a context, or reports no figures.
+
+        """
+        with self._context(spec) as (main, lines):
+            found = _by_device(lines, self._devices)
+            if not self._mtp:
+                return MeasuredBuffers(found, {})
+            with self._context(replace(spec, n_rs_seq=0, n_outputs=spec.n_seq), mtp_of=main) as (_, lines):
+                return MeasuredBuffers(found, _by_device(lines, self._devices))
+
+    @contextmanager
+    def _context(self, spec: ContextSpec, mtp_of: Any = None) -> Iterator[tuple[Any, list[str]]]:
+        """Make a context; give also what was logged."""
+        lib = self._library
+        params = lib.llama_context_default_params()
+        set_fields(params, context_fields(spec))
+        if mtp_of is not None:
+            params.ctx_type, params.ctx_other = lib.LLAMA_CONTEXT_TYPE_MTP, mtp_of
+        clear_messages()
+        with recorded_log() as lines:
+            context = lib.llama_init_from_model(self._pointer, params)
+        if not context:
+            raise ModelError(f"context of {spec.n_ctx} tokens: cannot be planned ({reason('too little memory')})")
+        try:
+            yield context, lines
+        finally:
+            lib.llama_free(context)
 
 
 def _without_vocabulary(lib: Any, architecture: str, vocab_size: int) -> Any:
@@ -95,33 +127,6 @@ def _without_vocabulary(lib: Any, architecture: str, vocab_size: int) -> Any:
     overrides[1].tag, overrides[1].key = INTEGER, f"{architecture}.vocab_size".encode()
     overrides[1].value.val_i64 = vocab_size
     return overrides
-
-
-def _measure(lib: Any, model: Any, spec: ContextSpec, devices: Sequence[Device], *, mtp: bool) -> MeasuredBuffers:
-    with _context(lib, model, spec) as (main, lines):
-        found = _by_device(lines, devices)
-        if not mtp:
-            return MeasuredBuffers(found, {})
-        with _context(lib, model, replace(spec, n_rs_seq=0, n_outputs=spec.n_seq), mtp_of=main) as (_, lines):
-            return MeasuredBuffers(found, _by_device(lines, devices))
-
-
-@contextmanager
-def _context(lib: Any, model: Any, spec: ContextSpec, mtp_of: Any = None) -> Iterator[tuple[Any, list[str]]]:
-    """Make a context; give also what was logged."""
-    params = lib.llama_context_default_params()
-    set_fields(params, context_fields(spec))
-    if mtp_of is not None:
-        params.ctx_type, params.ctx_other = lib.LLAMA_CONTEXT_TYPE_MTP, mtp_of
-    clear_messages()
-    with recorded_log() as lines:
-        context = lib.llama_init_from_model(model, params)
-    if not context:
-        raise ModelError(f"context of {spec.n_ctx} tokens: cannot be planned ({reason('too little memory')})")
-    try:
-        yield context, lines
-    finally:
-        lib.llama_free(context)
 
 
 def _by_device(lines: Sequence[str], devices: Sequence[Device]) -> dict[str, int]:

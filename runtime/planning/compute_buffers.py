@@ -9,7 +9,7 @@ what is there for the whole call (the inputs) and the largest of what the operat
   after the convolution, the gate z; where states cannot be updated in place, the states that are read and written.
 * full attention: the residual, its norm, query and gate, the normed query, keys and values; an F32 cache is copied to
   F16, and a quantized one by the CUDA backend (ggml-cuda/fattn-common.cuh).
-* the feed-forward network: residual, norm, up, gate and their product; with experts all of that for each expert used.
+* the feed-forward network: residual, norm, up, gate, and up times the gate; all of them for each expert used.
 * the logits: the final hidden states, and a row of the vocabulary for each output.
 
 What is counted are the tensors that ggml's allocator keeps apart for the shapes of Qwen3.5, holes included; constants

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from gguf import GGMLQuantizationType
@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType
 from qwen35_gguf.errors import MemoryLimitError, Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.quant import presets, tensor_types
-from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, MemoryRequest
+from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
-from qwen35_gguf.runtime.llama.memory_breakdown import measure_buffers
+from qwen35_gguf.runtime.llama.memory_breakdown import PlannedModel
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.compute_buffers import CELLS, ComputeBuffers, rounded_cells
 from qwen35_gguf.runtime.planning.memory import (
@@ -61,40 +61,43 @@ def most_steps(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def planned_buffers(
-    header: GgufHeader, request: MemoryRequest, contexts: Sequence[int], offload: Offload
-) -> list[ComputeBuffers]:
-    """Ask the installed llama.cpp for the compute buffers of several context lengths.
-
-    On the CPU alone the buffers of one sequence do not depend on the tokens that can be rolled back, whose states
-    llama.cpp would allocate for nothing.
-
-    Returns:
-        For each of `contexts` the bytes of each device of `offload`, the CPU last.
+def planned_model(header: GgufHeader, request: MemoryRequest, offload: Offload) -> PlannedModel:
+    """Load a model without memory for its weights, to ask llama.cpp for its compute buffers.
 
     Raises:
         MissingDependencyError: llama-cpp-python is not installed.
-        ModelError: llama.cpp refuses the file, or reports no figures.
+        ModelError: llama.cpp refuses the file.
 
     """
-    specs = [with_n_ctx(request, n_ctx).context for n_ctx in contexts]
-    if not offload.devices:
-        specs = [replace(spec, n_rs_seq=0) if spec.n_seq == 1 else spec for spec in specs]
-    found = measure_buffers(
+    return PlannedModel(
         header.path,
-        specs,
         architecture=header.architecture,
         vocab_size=architecture_of(header).vocab_size,
         offload=offload,
         mtp=request.mtp and has_mtp(header),
     )
+
+
+def planned_buffers(model: PlannedModel, spec: ContextSpec, offload: Offload) -> ComputeBuffers:
+    """Ask llama.cpp for the compute buffers of a context: for each device of `offload`, the CPU last.
+
+    On the CPU alone the buffers of one sequence do not depend on the tokens that can be rolled back, whose states
+    llama.cpp would allocate for nothing.
+
+    Raises:
+        ModelError: llama.cpp refuses the context, or reports no figures.
+
+    """
+    alone = not offload.devices and spec.n_seq == 1
+    found = model.measure(replace(spec, n_rs_seq=0) if alone else spec)
     names = [*(device.name for device in offload.devices), CPU]
-    return [ComputeBuffers(*(tuple(part.get(n, 0) for n in names) for part in (one.main, one.mtp))) for one in found]
+    return ComputeBuffers(*(tuple(part.get(name, 0) for name in names) for part in (found.main, found.mtp)))
 
 
 def measured(header: GgufHeader, request: MemoryRequest) -> Estimate:
-    """Estimate with the compute buffers that the installed llama.cpp plans on the CPU; errors of `planned_buffers`."""
-    (found,) = planned_buffers(header, request, [request.context.n_ctx], Offload())
+    """Estimate with the compute buffers that llama.cpp plans on the CPU; raises what `planned_model` does."""
+    with planned_model(header, request, Offload()) as model:
+        found = planned_buffers(model, request.context, Offload())
     return replace(estimate(header, request), compute=found.main[-1], mtp_compute=found.mtp[-1])
 
 
@@ -143,7 +146,7 @@ def check_vision_fits(mmproj: GgufHeader, image_pixels: int = IMAGE_PIXELS) -> N
 
 
 def states_in(header: GgufHeader, n_bytes: int) -> int:
-    """Count the recurrent states that a prefix cache of so many bytes holds, rounded up."""
+    """Count the recurrent states that a prefix cache of this size holds, rounded up."""
     return -(-n_bytes // max(1, state_bytes(header)))
 
 

@@ -268,7 +268,7 @@ def estimate(
 
 
 def vision_compute(mmproj: GgufHeader, pixels: int) -> int:
-    """Return the bytes that encoding a square image of so many pixels takes."""
+    """Return the bytes that encoding a square image takes."""
     encoder = vision_encoder_of(mmproj)
     side = math.isqrt(max(pixels, 1)) // encoder.patch_size
     side = max(encoder.spatial_merge_size, side // encoder.spatial_merge_size * encoder.spatial_merge_size)

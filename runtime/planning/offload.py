@@ -6,7 +6,8 @@ Source: llama.cpp include/llama.h (llama_model_params).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from qwen35_gguf.errors import DeviceError, Qwen35Error
@@ -14,9 +15,10 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.runtime.context_spec import MemoryRequest
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Layers, Offload, choose_devices, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
+from qwen35_gguf.runtime.llama.memory_breakdown import PlannedModel
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.planning.compute_buffers import ComputeBuffers
-from qwen35_gguf.runtime.planning.fitting import planned_buffers
+from qwen35_gguf.runtime.planning.fitting import planned_buffers, planned_model
 from qwen35_gguf.runtime.planning.memory import architecture_of
 from qwen35_gguf.runtime.planning.placement import Measure, plan_placement
 from qwen35_gguf.runtime.planning.plan import Machine, Plan
@@ -75,25 +77,32 @@ def _all_as_one(layers: int, most: int) -> int:
     return ALL if layers == most else layers
 
 
-def measure_on(header: GgufHeader, request: MemoryRequest, devices: Sequence[Device]) -> Measure:
-    """Return a function that asks llama.cpp for the compute buffers of a plan on real devices.
+@contextmanager
+def measuring(header: GgufHeader, request: MemoryRequest, devices: Sequence[Device]) -> Iterator[Measure]:
+    """Give a function that asks llama.cpp for the compute buffers of a plan on real devices.
 
     It returns None where no llama.cpp is installed, or it refuses.
     """
+    with ExitStack() as stack:
+        loaded: dict[Offload, PlannedModel] = {}
 
-    def measure(plan: Plan) -> ComputeBuffers | None:
-        offload = of_plan(plan, devices)
-        try:
-            (found,) = planned_buffers(header, request, [plan.n_ctx], offload)
-        except Qwen35Error as error:
-            log.info("%s: compute buffers are those of the formula (%s)", plan.model, error)
-            return None
-        places = {device.name: i for i, device in enumerate(offload.devices)}
-        order = [places.get(device.name) for device in devices]
-        main, mtp = ((*(0 if i is None else sizes[i] for i in order), sizes[-1]) for sizes in (found.main, found.mtp))
-        return ComputeBuffers(main, mtp)
+        def measure(plan: Plan) -> ComputeBuffers | None:
+            offload = of_plan(plan, devices)
+            try:
+                if offload not in loaded:
+                    loaded[offload] = stack.enter_context(planned_model(header, request, offload))
+                found = planned_buffers(loaded[offload], replace(request.context, n_ctx=plan.n_ctx), offload)
+            except Qwen35Error as error:
+                log.info("%s: compute buffers are those of the formula (%s)", plan.model, error)
+                return None
+            places = {device.name: i for i, device in enumerate(offload.devices)}
+            order = [places.get(device.name) for device in devices]
+            main, mtp = (
+                (*(0 if i is None else sizes[i] for i in order), sizes[-1]) for sizes in (found.main, found.mtp)
+            )
+            return ComputeBuffers(main, mtp)
 
-    return measure
+        yield measure
 
 
 def choose(

@@ -199,7 +199,7 @@ def _choices(task: _Task) -> Iterator[_Choice]:
 
 
 def _filled(task: _Task, n_gpu_layers: int, buffers: Callable[[bool, bool], tuple[int, ...]]) -> _Choice | None:
-    """Put so many layers on devices; None if they do not fit whatever goes to the CPU."""
+    """Put the last layers on devices; None if they do not fit whatever goes to the CPU."""
     devices, last, units = task.machine.devices, task.last, task.model.units
     start = last + 1 - n_gpu_layers
     there = [unit for unit in units if unit.layer >= start]

@@ -55,8 +55,8 @@ class Profile:
 def hardware(devices: Sequence[Device] = ()) -> str:
     """Describe what speed depends on: processor, cores, memory, devices, and the build of llama.cpp.
 
-    Devices are in the order in which a split deals out shares. A worker's are known by its address: llama.cpp numbers
-    them in the order in which a process meets them.
+    Devices are in the order in which a split deals out shares. Those of an RPC server are identified by its address:
+    llama.cpp numbers them in the order in which a process connects to them.
     """
     runtime = installed_runtime()
     build = f"{runtime.version} {len(runtime.patches)}" if runtime else "none"
@@ -88,7 +88,7 @@ def path_of(model: Path, devices: Sequence[Device] = ()) -> Path:
 
 
 def save(profile: Profile, model: Path, devices: Sequence[Device] = ()) -> Path:
-    """Keep a profile, in place of an earlier one.
+    """Write a profile; it replaces an earlier one.
 
     Raises:
         OutputError: it cannot be written.
@@ -106,7 +106,7 @@ def save(profile: Profile, model: Path, devices: Sequence[Device] = ()) -> Path:
 
 
 def load(model: Path, devices: Sequence[Device] = ()) -> Profile | None:
-    """Find the profile of a model on this hardware; a broken one, or another model's, is logged and passed over."""
+    """Find the profile of a model on this hardware; one that is damaged or of another model is logged and ignored."""
     path = path_of(model, devices)
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,10 +1,10 @@
-"""Which settings are fastest on this machine: a search made for few, expensive and noisy trials.
+"""Find the settings that are fastest on this machine: a search for few, expensive and noisy trials.
 
 Settings are changed one at a time, those first that usually matter most. A challenger races the best so far: both are
 measured in turns, so that a machine that slows down slows both; a clear loser is dropped after one turn, and to win it
-has to be ahead in the median of the turns and in most of them. In the end the winner races the defaults once more.
-Nothing here measures: `measure` does, and a failure (out of memory, say) is an answer like any other. What comes to the
-same (a plan, and the number of layers that it finds) is measured once: `effect` says what makes a difference.
+must be ahead in the median of the turns and in most of them. In the end the winner races the defaults once more.
+Nothing here measures: `measure` does, and a failure (such as too little memory) is a result like any other. Settings
+with the same effect (a plan, and the number of layers that it finds) are measured once: `effect` tells them apart.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Goal = Literal["decode", "prefill", "balanced"]
 GOALS: tuple[Goal, ...] = ("decode", "prefill", "balanced")
 
 TURNS = 3  # of a race
-DROPPED = 0.06  # so much slower in the first turn is out
-MARGIN = 0.02  # a challenger has to be so much faster: less is noise, and the defaults are well tried
+DROPPED = 0.06  # a challenger that is slower by this in the first turn is out
+MARGIN = 0.02  # a challenger must be faster by this: less is noise, and the defaults are well tried
 OVER_FAILURE = 2.0  # the ratio of what works over what does not, or no longer does
 REQUEST = (1000, 200)  # tokens of a prompt and of an answer that "balanced" means
 
@@ -107,11 +107,11 @@ class Result:
 
     Attributes:
         settings: the fastest.
-        gain: of its score over the defaults', from the last race; 1 if the defaults stay, 2 if they work no more.
+        gain: its score over that of the defaults, from the last race; 1 if the defaults stay, 2 if they no longer work.
         default, best: medians of the last race.
         races: all of them, in order.
         measurements: how many were made.
-        trials: of how many different settings.
+        trials: the number of different settings.
 
     """
 
@@ -152,10 +152,10 @@ def coordinates(
     Args:
         cores: physical ones.
         n_ctx: of the context; no batch is larger.
-        devices: GPUs and workers.
+        devices: GPUs, and devices of RPC servers.
         layers: of the model, the output included.
         rank: how much of the model settings put on devices, so that "auto" has its place among numbers of layers.
-        host_fits: whether the host can hold the whole model.
+        host_fits: whether RAM can hold the whole model.
         logical: cores as the operating system counts them.
 
     """
@@ -208,15 +208,15 @@ def search(
     """Find the fastest settings.
 
     Args:
-        start: the defaults, which have to work.
+        start: the defaults, which must work.
         listed: what may change, in this order.
-        measure: see `Measurement`; called again and again for the same settings.
+        measure: see `Measurement`; called several times for the same settings.
         goal: what is to be fast.
         deadline: of `clock`; no race starts after it.
         max_divergence: what costs more of it cannot win.
-        effect: equal for settings that come to the same.
+        effect: equal for settings that make no difference.
         clock: seconds.
-        on_race: is told of each race after it.
+        on_race: is called with each race after it.
 
     Returns:
         The result; if the winner is not clearly ahead of the defaults in the last race, the defaults.
@@ -248,7 +248,7 @@ def search(
 
 
 def _values(coordinate: Coordinate, best: Settings) -> Generator[Any, bool | None, None]:
-    """Yield what to try; each time it is told whether that won, or None if nothing was raced."""
+    """Yield what to try; each time receive whether that won, or None if nothing was raced."""
     values, start = coordinate.around(best), getattr(best, coordinate.name)
     if not coordinate.ordered or start not in values:
         for value in values:
@@ -300,7 +300,7 @@ def _run(measure: Measure, best: Settings, race: Race, goal: Goal, max_divergenc
 def _settle(measure: _Counted, start: Settings, best: Settings, goal: Goal, races: list[Race]) -> Result:
     """Race the winner against the defaults.
 
-    These are well tried, and the races before had many chances to be lucky: the winner has to be clearly ahead by the
+    These are well tried, and the races before had many chances to be lucky: the winner must be clearly ahead by the
     goal, or no slower by the goal and clearly ahead for prompts and answers together.
     """
     seen: dict[Settings, list[Measurement]] = {start: [], best: []}
@@ -318,7 +318,7 @@ def _settle(measure: _Counted, start: Settings, best: Settings, goal: Goal, race
 
 
 def _clear(ratios: Sequence[float]) -> bool:
-    """Whether it is no noise: ahead in every turn, and by the margin in the median."""
+    """Report whether it is more than noise: ahead in every turn, and by the margin in the median."""
     return min(ratios) > 1 and statistics.median(ratios) >= 1 + MARGIN
 
 

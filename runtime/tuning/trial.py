@@ -1,6 +1,6 @@
-"""One trial of settings, in a process of its own: what it breaks, and what it takes of memory, ends with it.
+"""One trial of settings, in a process of its own: its memory, and whatever it breaks, end with it.
 
-`python -m qwen35_gguf.runtime.tuning.trial` reads a line of JSON that says what to load, then measures whenever another
+`python -m qwen35_gguf.runtime.tuning.trial` reads a `Job` as a line of JSON, loads it, then measures whenever another
 line comes, and answers each with a line of JSON. `Trials` is the other side. Both find the same plan for "auto", since
 both plan with the memory that was free before the first trial.
 """
@@ -48,6 +48,36 @@ TEXT = (
 )
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a trial loads.
+
+    Attributes:
+        model: path of the GGUF.
+        settings: to load it with.
+        n_ctx: of the context.
+        ram: bytes of RAM that may be used.
+        devices: names of the GPUs that may be used, or "cpu".
+        rpc: RPC servers, host:port.
+        free: bytes that were free on each device that is found; empty: none is looked for.
+
+    """
+
+    model: str
+    settings: Settings
+    n_ctx: int
+    ram: int
+    devices: tuple[str, ...] = ()
+    rpc: tuple[str, ...] = ()
+    free: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, line: str) -> Job:
+        """Read what `dataclasses.asdict` gave, as JSON."""
+        record = json.loads(line)
+        return cls(**record | {"settings": from_record(record["settings"])})
+
+
 def place(header: GgufHeader, settings: Settings, devices: Sequence[Device], *, ram: int, n_ctx: int) -> Offload:
     """Decide where a trial's layers go: where they would be when the model is loaded with these settings."""
     request = memory_request(settings, settings.depth, n_ctx=n_ctx)
@@ -58,33 +88,33 @@ def place(header: GgufHeader, settings: Settings, devices: Sequence[Device], *, 
 
 
 def serve() -> None:
-    """Load what the first line says, and measure for each further one."""
+    """Load the job of the first line, and measure for each further line."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print
 
-        def say(answer: dict[str, Any]) -> None:
+        def send(answer: dict[str, Any]) -> None:
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
         try:
-            with _Loaded(json.loads(sys.stdin.readline())) as loaded:
-                say({})
+            with _Loaded(Job.from_json(sys.stdin.readline())) as loaded:
+                send({})
                 for _ in sys.stdin:
-                    say(asdict(loaded.measure()))
+                    send(asdict(loaded.measure()))
         except (Qwen35Error, MemoryError) as error:
-            say({"problem": str(error) or "out of memory"})
+            send({"problem": str(error) or "out of memory"})
 
 
 class _Loaded:
-    """A model and a context with certain settings."""
+    """A model and a context with the settings of a job."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
-        path, self.settings, self.n_ctx = Path(job["model"]), from_record(job["settings"]), job["n_ctx"]
-        settings, devices = self.settings, []
-        if job["free"]:
-            found = offload.find(job["devices"], job["rpc"])
-            devices = [replace(device, free=free) for device, free in zip(found, job["free"], strict=True)]
-        placed = place(read_header(path), settings, devices, ram=job["ram"], n_ctx=self.n_ctx)
+    def __init__(self, job: Job) -> None:
+        self.settings, self.n_ctx = job.settings, job.n_ctx
+        path, settings, devices = Path(job.model), job.settings, list[Device]()
+        if job.free:
+            found = offload.find(job.devices, job.rpc)
+            devices = [replace(device, free=free) for device, free in zip(found, job.free, strict=True)]
+        placed = place(read_header(path), settings, devices, ram=job.ram, n_ctx=self.n_ctx)
         self.model = Model(path, model_spec(settings, placed, mtp=settings.draft))
         self.context = self._context(settings.kv_type)
         self._once: tuple[float, float] | None = None
@@ -121,7 +151,7 @@ class _Loaded:
         context.logits(-1)  # waits
 
     def _rates(self) -> tuple[float, float]:
-        """Return tokens per second of the prompt and of the answer."""
+        """Return tokens/s of the prompt and of the answer."""
         start = time.perf_counter()
         self._evaluate(self.context, self.ids)
         prefill = len(self.ids) / (time.perf_counter() - start)
@@ -159,15 +189,15 @@ class _Loaded:
         """Return the most that drafts gain, when all of them are right."""
         if not self.settings.draft:
             return 1.0
-        trunk = self._context(self.settings.kv_type, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, hidden=True)
+        main = self._context(self.settings.kv_type, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, hidden=True)
         try:
-            drafter = Drafter(self.model, trunk)
+            drafter = Drafter(self.model, main)
             try:
-                verify, draft = measure_costs(trunk, drafter, MAX_DEPTH)
+                verify, draft = measure_costs(main, drafter, MAX_DEPTH)
             finally:
                 drafter.close()
         finally:
-            trunk.close()
+            main.close()
         return max(speed_up(verify, draft, [1.0] * MAX_DEPTH, depth) for depth in range(1 + MAX_DEPTH))
 
 
@@ -192,12 +222,12 @@ class Trials:
         model: the GGUF.
         n_ctx: of the contexts.
         devices: names of the GPUs that may be used, or "cpu".
-        rpc: workers.
-        found: the devices of these names, with what is free there.
-        ram: bytes of the host that may be used.
-        kept: how many processes live at once; one where memory holds the model only once.
-        side_by_side: whether two of them may use devices at once: not where these hold the model only once, nor with a
-            worker, which serves one client at a time.
+        rpc: RPC servers, host:port.
+        found: the devices of these names, with the memory that is free there.
+        ram: bytes of RAM that may be used.
+        kept: processes that may live at the same time; one where memory holds the model only once.
+        side_by_side: whether two of them may use devices: not where these hold the model only once, nor with an RPC
+            server, which serves one client at a time.
         patience: seconds that loading or a measurement may take.
 
     """
@@ -228,13 +258,13 @@ class Trials:
         return read_header(self.model)
 
     def place(self, settings: Settings) -> Offload:
-        """Say where a trial's layers go; errors are those of `offload.choose`."""
+        """Return where a trial's layers go; errors are those of `offload.choose`."""
         if settings not in self._placed:
             self._placed[settings] = place(self._header, settings, self.found, ram=self.ram, n_ctx=self.n_ctx)
         return self._placed[settings]
 
     def effect(self, settings: Settings) -> Hashable:
-        """Return what of settings makes a difference: where layers are, instead of how that was said."""
+        """Return what makes a difference between settings: where layers are, instead of how that is expressed."""
         try:
             placed = self.place(settings)
         except Qwen35Error:  # to be measured, which fails
@@ -242,7 +272,7 @@ class Trials:
         return replace(settings, gpu_layers=0, host_feed_forward=0, split=()), placed
 
     def rank(self, settings: Settings) -> float:
-        """Count the layers on devices; parts of layers that are moved to the host or from there are half of one."""
+        """Count the layers on devices; parts of layers that are moved to the CPU or from there count as half of one."""
         try:
             placed = self.place(settings)
         except Qwen35Error:
@@ -273,15 +303,14 @@ class Trials:
         pipe, quiet = subprocess.PIPE, subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=quiet, text=True)
         self._live[settings] = process
-        job = {"model": str(self.model), "settings": asdict(settings), "n_ctx": self.n_ctx, "ram": self.ram}
-        # what needs no device looks for none: a worker may be busy with another trial
-        found = self.found if self.place(settings).devices else ()
-        job |= {"devices": list(self.devices), "rpc": list(self.rpc), "free": [device.free for device in found]}
-        self._ask(process, json.dumps(job) + "\n")
+        # A trial that needs no device looks for none: an RPC server may be busy with another one.
+        free = tuple(device.free for device in self.found) if self.place(settings).devices else ()
+        job = Job(str(self.model), settings, self.n_ctx, self.ram, tuple(self.devices), tuple(self.rpc), free)
+        self._ask(process, json.dumps(asdict(job)) + "\n")
         return process
 
     def _make_room(self, settings: Settings) -> None:
-        """End the processes that this one may not live beside, and wait until workers are free."""
+        """End the processes that this one may not live beside, and wait until the RPC servers are free."""
         on_devices = bool(self.place(settings).devices)
         if on_devices and not self.side_by_side:
             for other in [other for other in self._live if self.place(other).devices]:
@@ -289,7 +318,9 @@ class Trials:
         while len(self._live) >= self.kept:
             self._end(next(iter(self._live)))
         for endpoint in self.rpc if on_devices else ():
-            say_hello(endpoint, self.patience)  # it answers when it is done with what a process asked that has ended
+            say_hello(
+                endpoint, self.patience
+            )  # it answers as soon as it has finished the request of a process that ended
 
     def _ask(self, process: subprocess.Popen[str], line: str) -> dict[str, Any]:
         if process.stdin is None or process.stdout is None:
@@ -316,7 +347,7 @@ class Trials:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
-                    with contextlib.suppress(OSError):  # what it was asked when it was dead already
+                    with contextlib.suppress(OSError):  # a request that was never read
                         pipe.close()
 
 

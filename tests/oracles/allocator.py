@@ -1,4 +1,4 @@
-"""What llama.cpp itself says that it allocates, and files of the real shapes that hold no weights."""
+"""What llama.cpp itself reports that it allocates, and files of the real shapes that hold no weights."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def sparse_model(
 ) -> Path:
     """Write a GGUF with the header of a real model, MTP head included, whose data is a hole in the file.
 
-    With `draft_rows` the head predicts only so many of the first tokens; with `merged` gate and up are one tensor in
-    the experts.
+    With `draft_rows` the head predicts only that number of the first tokens; with `merged` gate and up are one tensor
+    in the experts.
     """
     real = SHAPES[name]
     arch = "qwen35moe" if real.experts else "qwen35"

@@ -92,9 +92,10 @@ def command(
         cached_states=CACHED_STATES if parallel == 1 else 0,
         mmproj=None if no_vision else _mmproj(file, header),
     )
-    measure = None if ram or vram else offload.measure_on(header, request, machine.devices)
-    plan = plan_placement(header, machine, request, measure)
-    longest = {"longest": largest_context(header, machine, request, measure=measure)}
+    with offload.measuring(header, request, machine.devices) as asked:
+        measure = None if ram or vram else asked
+        plan = plan_placement(header, machine, request, measure)
+        longest = {"longest": largest_context(header, machine, request, measure=measure)}
     if machine.devices:
         longest["longest_on_gpus"] = largest_context(header, machine, request, on_devices=True)
     if as_json:
@@ -164,7 +165,7 @@ def draw(console: Console, plan: Plan, longest: dict[str, int], note: str | None
 
 
 def bar(usage: Usage) -> Text:
-    """Draw how full a device is; every part that is there gets at least one column if it takes half of one."""
+    """Draw how full a device is; a part gets at least one column if it takes half of one."""
     text = Text(f"{usage.device:<8}")
     scale = BAR / max(usage.capacity, usage.used, 1)
     done, columns = 0, 0
@@ -178,7 +179,7 @@ def bar(usage: Usage) -> Text:
 
 
 def layers(plan: Plan) -> Text:
-    """Draw a row for each device, with a letter for each part that is there, in the order of computation."""
+    """Draw a row for each device, with a letter for each part that it stores, in the order of computation."""
     text = Text("layers: A attention, D DeltaNet, f feed-forward, e experts, M MTP, O output\n", style="bright_black")
     for usage in plan.usage:
         if not any(placement.device == usage.device for placement in plan.placements):

@@ -30,7 +30,7 @@ from qwen35_gguf.runtime.tuning.search import GOALS, Goal, Race, Result, coordin
 from qwen35_gguf.runtime.tuning.trial import Trials
 
 CONTEXT = 4096  # of the trials
-DRAFTS_PAY = 1.05  # what drafts have to gain when all are right
+DRAFTS_PAY = 1.05  # what drafts must gain when all are right
 BAR = 32  # columns
 
 
@@ -46,7 +46,7 @@ BAR = 32  # columns
     help="Mean KL divergence that a smaller KV cache may cost.",
 )
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
-@click.option("--rpc", type=ENDPOINTS, default="", help="Workers as well: host:port, separated by commas.")
+@click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers as well: host:port, separated by commas.")
 @click.option("--dry-run", is_flag=True, help="Print what would be tried.")
 @click.option("--no-save", is_flag=True, help="Do not keep the profile.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -108,7 +108,7 @@ def command(
             on_race=lambda race: console.print(line(race), highlight=False),
         )
     if result.best.problem:
-        raise ModelError(f"{file}: what worked does not any more ({result.best.problem})")
+        raise ModelError(f"{file}: the fastest settings no longer work ({result.best.problem}); tune again")
     settings = replace(result.settings, draft=start.draft and result.best.drafting >= DRAFTS_PAY)
     profile = profiles.Profile(
         settings, goal, result.gain, datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
@@ -118,9 +118,9 @@ def command(
     if as_json:
         click.echo(json.dumps(as_record(result, settings, goal, path, words), indent=1))
         return
-    picture(Console(), result, settings, goal, words)
+    draw(Console(), result, settings, goal, words)
     if path is not None:
-        click.echo(f"kept as {path}; run, chat and Qwen35 use it (--no-profile: not)")
+        click.echo(f"kept as {path}; run, chat and Qwen35 use it (unless --no-profile)")
 
 
 def shown(value: Any) -> str:
@@ -129,20 +129,20 @@ def shown(value: Any) -> str:
 
 
 def line(race: Race) -> str:
-    """Say how a race went."""
+    """Describe how a race went."""
     value = shown(getattr(race.challenger, race.changed))
     if race.problem:
         return f"  {race.changed} {value}: no figures ({race.problem})"
     found = race.seen[-1]
     cost = f", divergence {found.divergence:.1e}" if found.divergence else ""
-    verdict = "taken" if race.won else "not taken"
+    verdict = "accepted" if race.won else "rejected"
     return (
         f"  {race.changed} {value}: prefill {found.prefill:,.0f}, decode {found.decode:,.1f} tokens/s{cost}, "
         f"{race.ratio or 0:.2f} times the best: {verdict}"
     )
 
 
-def picture(console: Console, result: Result, settings: Settings, goal: Goal, words: Mapping[str, str]) -> None:
+def draw(console: Console, result: Result, settings: Settings, goal: Goal, words: Mapping[str, str]) -> None:
     """Draw what was found: every race as a bar, then the defaults beside the winner, and where their layers are."""
     plot = Table(title=None, box=None, pad_edge=False, show_header=False)
     for race in result.races:
@@ -157,7 +157,7 @@ def picture(console: Console, result: Result, settings: Settings, goal: Goal, wo
     for name in ("prefill", "decode"):
         before, after = getattr(result.default, name), getattr(result.best, name)
         table.add_row(f"{name}, tokens/s", f"{before:,.1f}", f"{after:,.1f}", f"{after / before:.2f}" if before else "")
-    table.add_row("host memory, MB", f"{result.default.memory / 1e6:,.0f}", f"{result.best.memory / 1e6:,.0f}", "")
+    table.add_row("RAM, MB", f"{result.default.memory / 1e6:,.0f}", f"{result.best.memory / 1e6:,.0f}", "")
     table.add_row(goal, "", "", f"{result.gain:.2f}")
     console.print(table)
     for side, placed in words.items():
@@ -171,7 +171,7 @@ def picture(console: Console, result: Result, settings: Settings, goal: Goal, wo
 def as_record(
     result: Result, settings: Settings, goal: Goal, path: Path | None, words: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Give the result as what JSON knows; `words` say where the layers are, if there are devices for them."""
+    """Return the result for JSON; `words` describe where the layers are, if there are devices for them."""
     races = [
         {"changed": race.changed, "value": getattr(race.challenger, race.changed), "ratio": race.ratio, "won": race.won}
         | {"problem": race.problem, "measurements": [asdict(found) for found in race.seen]}

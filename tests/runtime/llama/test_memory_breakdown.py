@@ -16,7 +16,7 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.llama.context import context_fields
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
-from qwen35_gguf.runtime.llama.memory_breakdown import MeasuredBuffers, measure_buffers
+from qwen35_gguf.runtime.llama.memory_breakdown import MeasuredBuffers, PlannedModel
 from qwen35_gguf.runtime.llama.model import offload_fields
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.memory import architecture_of
@@ -35,7 +35,8 @@ def devices() -> Iterator[list[Device]]:
 def measured(path: Path, specs: list[ContextSpec], chosen: Offload, *, mtp: bool = True) -> list[MeasuredBuffers]:
     header = read_header(path)
     size = architecture_of(header).vocab_size
-    return measure_buffers(path, specs, architecture=header.architecture, vocab_size=size, offload=chosen, mtp=mtp)
+    with PlannedModel(path, architecture=header.architecture, vocab_size=size, offload=chosen, mtp=mtp) as model:
+        return [model.measure(spec) for spec in specs]
 
 
 def allocated(path: Path, chosen: Offload, spec: ContextSpec) -> MeasuredBuffers:
@@ -76,4 +77,4 @@ def test_several_contexts_and_no_mtp_head(real: Callable[[str], Path]) -> None:
 
 def test_what_llama_cpp_refuses(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be loaded"):
-        measure_buffers(tmp_path / "none.gguf", [SPEC], architecture="qwen35", vocab_size=9, offload=Offload())
+        PlannedModel(tmp_path / "none.gguf", architecture="qwen35", vocab_size=9, offload=Offload(), mtp=False)

@@ -74,7 +74,7 @@ MACHINES = {
 
 
 def devices_of_tensors(header: GgufHeader, plan: Plan) -> dict[str, str]:
-    """Where llama.cpp puts tensors when told so: its rules, written down a second time (load_tensors)."""
+    """Where llama.cpp puts tensors for a plan: its rules, written down a second time (load_tensors)."""
     blocks = header.require_hparam("block_count")
     start = blocks + 1 - plan.n_gpu_layers
 

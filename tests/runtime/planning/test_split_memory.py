@@ -21,6 +21,7 @@ from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.llama.model import offload_fields
 from qwen35_gguf.runtime.planning import memory, offload
 from qwen35_gguf.runtime.planning.compute_buffers import Call, Share, Split, compute_buffers
+from qwen35_gguf.runtime.planning.fitting import with_n_ctx
 from qwen35_gguf.runtime.planning.placement import largest_context, plan_placement
 from qwen35_gguf.runtime.planning.plan import CPU, Machine, Plan
 
@@ -115,7 +116,8 @@ def test_devices_need_what_llama_cpp_plans(real: Callable[[str], Path], devices:
     assert plan.n_gpu_layers > 0
     found = allocated(file, offload.of_plan(plan, used), request, weights=False)
     compare(plan, devices, found, PLANNED)
-    measured = plan_placement(header, there, request, offload.measure_on(header, request, used))
+    with offload.measuring(header, request, used) as measure:
+        measured = plan_placement(header, there, request, measure)
     found = allocated(file, offload.of_plan(measured, used), request, weights=False)
     compare(measured, devices, found, PLANNED, asked=True)
     assert not any(measured.shortages(there))
@@ -160,7 +162,8 @@ def test_devices_get_what_llama_cpp_allocates(
     for ram, *sizes in itertools.product((0.99, 0.9, 0.8, 0.7), (0.02, 0.1, 0.4, 1), (0.05, 0.4, 1)):
         there = machine(devices, ram * whole, tuple(size * whole for size in sizes))
         try:
-            plan = plan_placement(header, there, request, offload.measure_on(header, request, devices))
+            with offload.measuring(header, request, devices) as measure:
+                plan = plan_placement(header, there, request, measure)
         except MemoryLimitError:
             continue
         if plan.n_gpu_layers and (split := (plan.n_gpu_layers, plan.tensor_split)) not in layers:
@@ -192,13 +195,13 @@ def test_the_longest_context_is_verified(real: Callable[[str], Path]) -> None:
     """What llama.cpp plans for it decides: it fits, and a little more does not."""
     header, request = read_header(real("0.8b")), drafting(512)
     there = Machine(1 * GB)
-    measure = offload.measure_on(header, request, [])
-    formula, found = (largest_context(header, there, request, measure=how) for how in (None, measure))
-    assert found == pytest.approx(formula, rel=0.1)
-    for n_ctx, fits in ((found, True), (found + 512, False)):
-        plan = plan_placement(header, Machine(1 << 50), replace(request, context=replace(request.context, n_ctx=n_ctx)))
-        used = plan.with_buffers(measure(plan)).usage[0].used
-        assert (used <= there.ram) == fits
+    with offload.measuring(header, request, []) as measure:
+        formula, found = (largest_context(header, there, request, measure=how) for how in (None, measure))
+        assert found == pytest.approx(formula, rel=0.1)
+        for n_ctx, fits in ((found, True), (found + 512, False)):
+            plan = plan_placement(header, Machine(1 << 50), with_n_ctx(request, n_ctx))
+            used = plan.with_buffers(measure(plan)).usage[0].used
+            assert (used <= there.ram) == fits
 
 
 def test_a_gpu_makes_room_for_weights_and_caches_of_the_cpu(real: Callable[[str], Path]) -> None:

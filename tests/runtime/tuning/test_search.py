@@ -151,18 +151,18 @@ def test_a_smaller_type_is_tried_only_if_the_one_before_won() -> None:
 
 
 def test_what_stops_to_work_loses_to_what_works() -> None:
-    """A worker that dies takes the best so far with it, the defaults included."""
+    """An RPC server that dies takes the best so far with it, the defaults included."""
     calls = itertools.count()
 
     def measure(settings: Settings) -> Measurement:
         if settings.gpu_layers == 0:
             return Measurement(50, 5)
-        return Measurement(100, 10) if next(calls) < 4 else Measurement(problem="worker a:1: is gone")
+        return Measurement(100, 10) if next(calls) < 4 else Measurement(problem="RPC server a:1: is gone")
 
     listed = [Coordinate("n_batch", (256, 512)), Coordinate("gpu_layers", ("auto", 0))]
     result = search(START, listed, measure, "decode")
     assert result.settings.gpu_layers == 0
-    assert (result.best.problem, result.default.problem) == ("", "worker a:1: is gone")
+    assert (result.best.problem, result.default.problem) == ("", "RPC server a:1: is gone")
 
 
 def test_when_nothing_works_any_more_the_result_says_so() -> None:
@@ -184,7 +184,7 @@ DEFAULTS = Settings(8, 8)
 
 @dataclass(frozen=True)
 class Simulated:
-    """A device: times as fast as the host, and how many layers its memory holds."""
+    """A device: its speed next to the CPU, and the number of layers that its memory holds."""
 
     decode: float
     prefill: float
@@ -585,12 +585,12 @@ def test_a_placement_that_does_not_fit_any_more_gives_way_to_a_plan(
     assert kept.is_dir()
 
 
-def test_the_picture_says_where_the_layers_are() -> None:
+def test_the_chart_shows_where_the_layers_are() -> None:
     computer = random_computer(3)
     result = search(DEFAULTS, computer.listed(), computer.measure, "decode", effect=computer.effect)
     words = {"default": "all layers on the CPU", "tuned": "all layers on CUDA0"}
     console = Console(file=StringIO(), width=100)
-    tune.picture(console, result, result.settings, "decode", words)
+    tune.draw(console, result, result.settings, "decode", words)
     drawn = console.file.getvalue()
     assert "default: all layers on the CPU\ntuned: all layers on CUDA0\n" in drawn
     record = json.loads(json.dumps(tune.as_record(result, result.settings, "decode", None, words)))

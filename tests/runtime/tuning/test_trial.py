@@ -1,4 +1,4 @@
-"""Measurements in processes of their own: figures, and what happens when a process or a worker ends."""
+"""Measurements in processes of their own: figures, and what happens when a process or an RPC server ends."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_no_more_processes_than_memory_allows(files: list[Path], kept: int) -> N
     assert all(process.poll() is not None for process in processes)
 
 
-# ---- with a worker -----------------------------------------------------------------------------------------------
+# ---- with an RPC server ------------------------------------------------------------------------------------------
 
 SOME, ALL, NONE = (Settings(1, 1, gpu_layers=count, draft=False) for count in (3, 6, 0))
 
@@ -109,7 +109,7 @@ def trials_with(file: Path, endpoint: str) -> Trials:
     return Trials(file, 1024, (), (endpoint,), offload.find(endpoints=(endpoint,)), available_bytes())
 
 
-def test_trials_take_turns_at_a_worker(files: list[Path], endpoint: str) -> None:
+def test_trials_take_turns_at_an_rpc_server(files: list[Path], endpoint: str) -> None:
     """It serves one client at a time; what is on the CPU alone needs no turn."""
     with serving(endpoint), trials_with(files[0], endpoint) as trials:
         for settings in (SOME, ALL, NONE, SOME, ALL):
@@ -119,7 +119,7 @@ def test_trials_take_turns_at_a_worker(files: list[Path], endpoint: str) -> None
 
 
 def test_a_plan_for_the_cpu_alone_needs_no_turn(files: list[Path], endpoint: str) -> None:
-    """The worker's memory is the host's, and the host is faster."""
+    """The memory of the RPC server is that of the CPU, and the CPU is faster."""
     planned = replace(ALL, gpu_layers="auto")
     with serving(endpoint), trials_with(files[0], endpoint) as trials:
         assert not trials.place(planned).devices
@@ -130,7 +130,7 @@ def test_a_plan_for_the_cpu_alone_needs_no_turn(files: list[Path], endpoint: str
         assert list(trials._live) == [ALL, planned]
 
 
-def test_after_a_killed_process_the_worker_serves_the_next(files: list[Path], endpoint: str) -> None:
+def test_after_a_killed_process_the_rpc_server_serves_the_next(files: list[Path], endpoint: str) -> None:
     with serving(endpoint), trials_with(files[0], endpoint) as trials:
         assert trials.measure(ALL).problem == ""
         os.kill(trials._live[ALL].pid, signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_after_a_killed_process_the_worker_serves_the_next(files: list[Path], en
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_busy_worker_is_waited_for(files: list[Path], endpoint: str) -> None:
+def test_a_busy_rpc_server_is_waited_for(files: list[Path], endpoint: str) -> None:
     """Longer than a command waits: it may be busy with what a process asked for that was killed meanwhile."""
     with serving(endpoint) as process, trials_with(files[0], endpoint) as trials:
         assert trials.measure(ALL).problem == ""
@@ -153,7 +153,7 @@ def test_a_busy_worker_is_waited_for(files: list[Path], endpoint: str) -> None:
         timer.join()
 
 
-def test_a_worker_that_dies_is_a_result(files: list[Path], endpoint: str) -> None:
+def test_an_rpc_server_that_dies_is_a_result(files: list[Path], endpoint: str) -> None:
     with serving(endpoint) as process, trials_with(files[0], endpoint) as trials:
         assert trials.measure(ALL).problem == ""
         process.kill()
@@ -170,7 +170,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_tune_with_a_worker_keeps_a_profile_for_it(
+def test_tune_with_an_rpc_server_keeps_a_profile_for_it(
     files: list[Path], endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QWEN35_CACHE", str(tmp_path))
@@ -193,7 +193,7 @@ def test_tune_with_a_worker_keeps_a_profile_for_it(
             assert model.tuned.settings == from_record(found["settings"])
 
 
-def test_tune_when_the_worker_is_gone(files: list[Path], endpoint: str) -> None:
+def test_tune_when_the_rpc_server_is_gone(files: list[Path], endpoint: str) -> None:
     code, _, err = run("tune", files[0], "--rpc", endpoint, "--budget", "5s")
     assert code == 2
     assert err == f"Error: RPC server {endpoint}: cannot be reached (Connection refused)\n"
