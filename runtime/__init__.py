@@ -1,6 +1,6 @@
-"""A thin runtime over llama-cpp-python for Qwen3.5.
+"""The runtime for Qwen3.5, over llama-cpp-python.
 
-`from qwen35_gguf.runtime import Qwen35`; nothing of llama.cpp is loaded before that name is looked up.
+`from qwen35_gguf.runtime import Qwen35`; llama.cpp is not loaded before that name is used.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from qwen35_gguf.quant.divergence import Accumulator, log_softmax
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
-from qwen35_gguf.runtime.media.image import picture
+from qwen35_gguf.runtime.media.image import from_pixels
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
 from qwen35_gguf.runtime.planning import memory
@@ -184,7 +184,7 @@ def _embeddings(oracle: Any, vision: VisionEncoder, mmproj: Path) -> Parity:
         with torch.no_grad():
             grid = torch.tensor([[1, rows, columns]])
             wanted = oracle.model.visual(torch.from_numpy(still), grid_thw=grid).pooler_output.numpy()
-        found = vision.embed(picture(image)).values
+        found = vision.embed(from_pixels(image)).values
         if found.shape != wanted.shape:
             return Parity("image embeddings", f"{mmproj.name}: {found.shape} instead of {wanted.shape}", False)
         norms = np.linalg.norm(wanted, axis=-1) * np.linalg.norm(found, axis=-1)

@@ -1,4 +1,4 @@
-"""Pictures and videos of OpenAI-style messages: found, loaded, and replaced by what the chat template understands."""
+"""Images and videos of OpenAI-style messages: find and load them, and split the rendered prompt at their places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen35_gguf.errors import MediaError
-from qwen35_gguf.runtime.media.image import MediaLimits, Picture, load_image, picture
+from qwen35_gguf.runtime.media.image import Image, MediaLimits, from_pixels, load_image
 from qwen35_gguf.runtime.media.video import Video, VideoLimits, load_video
 from qwen35_gguf.runtime.media.vision_encoder import Visual
 
@@ -21,24 +21,24 @@ START, END = "<|vision_start|>", "<|vision_end|>"
 
 def collect(
     messages: Sequence[Message], limits: MediaLimits | None = None, sampling: VideoLimits | None = None
-) -> tuple[list[dict[str, Any]], list[Picture | Video]]:
-    """Load the pictures and videos of messages.
+) -> tuple[list[dict[str, Any]], list[Image | Video]]:
+    """Load the images and videos of messages.
 
     A part is `{"type": "image_url", "image_url": {"url": ...}}` or `{"type": "video_url", "video_url": {"url": ...}}`
     as OpenAI's (or with the URL itself in place of the inner object), or `{"type": "image", "image": ...}` and
-    `{"type": "video", "video": ...}` as transformers'. What stands there is whatever `load_image` and `load_video`
-    take, a pixel array for `picture`, or a `Picture` or `Video` already loaded.
+    `{"type": "video", "video": ...}` as transformers'. The value is what `load_image` and `load_video` accept,
+    a pixel array for `from_pixels`, or a `Image` or `Video` already loaded.
 
     Returns:
         The messages with each such part reduced to `{"type": "image"}` or `{"type": "video"}`, which the published
         template knows ("video_url" it does not); and the media in the order of their places in the prompt.
 
     Raises:
-        MediaError: a part is malformed, its media cannot be loaded, or it stands in a system message.
+        MediaError: a part is malformed, its media cannot be loaded, or it is in a system message.
         MissingDependencyError: Pillow or PyAV is needed and not installed.
 
     """
-    media: list[Picture | Video] = []
+    media: list[Image | Video] = []
     reduced = []
     for number, message in enumerate(messages):
         content = message.get("content")
@@ -46,7 +46,7 @@ def collect(
             parts = [_part(part, f"messages[{number}].content[{i}]") for i, part in enumerate(content)]
             loaded = [_load(part, limits, sampling) if kind else None for kind, part in parts]
             if message.get("role") == "system" and any(loaded):
-                raise MediaError(f"messages[{number}]: a system message takes no pictures; put them in a user message")
+                raise MediaError(f"messages[{number}]: a system message takes no images; put them in a user message")
             media += [item for item in loaded if item is not None]
             content = [{"type": kind} if kind else part for kind, part in parts]
             reduced.append({**message, "content": content})
@@ -56,7 +56,7 @@ def collect(
 
 
 def _part(part: Any, where: str) -> tuple[str, Any]:
-    """Tell the kind of a part ("image", "video", or "" for text) and what there is to load (or the part itself)."""
+    """Return the kind of a part ("image", "video", or "" for text) and what to load (or the part itself)."""
     if isinstance(part, str):
         return "", {"type": "text", "text": part}
     if not isinstance(part, Mapping):
@@ -70,16 +70,16 @@ def _part(part: Any, where: str) -> tuple[str, Any]:
                 raise MediaError(f"{where}: names no {kind}; give a path, URL, data URI or bytes")
             return kind, (kind, source, where)
     if part.get("type") in ("input_audio", "audio", "file"):
-        raise MediaError(f"{where}: {part['type']} is not something that Qwen3.5 takes")
+        raise MediaError(f"{where}: {part['type']} is not supported by Qwen3.5")
     return "", part
 
 
-def _load(part: tuple[str, Any, str], limits: MediaLimits | None, sampling: VideoLimits | None) -> Picture | Video:
+def _load(part: tuple[str, Any, str], limits: MediaLimits | None, sampling: VideoLimits | None) -> Image | Video:
     kind, source, where = part
-    if isinstance(source, Picture if kind == "image" else Video):
+    if isinstance(source, Image if kind == "image" else Video):
         return source
     if kind == "image" and hasattr(source, "dtype"):
-        return picture(source)
+        return from_pixels(source)
     if not hasattr(source, "__fspath__") and not isinstance(source, str | bytes | bytearray | memoryview):
         raise MediaError(f"{where}: {type(source).__name__} is not a path, URL, data URI or bytes")
     return load_image(source, limits) if kind == "image" else load_video(source, limits, sampling)
@@ -88,15 +88,15 @@ def _load(part: tuple[str, Any, str], limits: MediaLimits | None, sampling: Vide
 # ---- places in the prompt ----------------------------------------------------------------------------------------
 
 
-def split_prompt(text: str, media: Sequence[Picture | Video]) -> list[str | Visual]:
-    """Cut a rendered prompt at the places of its pictures and videos.
+def split_prompt(text: str, media: Sequence[Image | Video]) -> list[str | Visual]:
+    """Split a rendered prompt at the places of its images and videos.
 
     Args:
-        text: what the chat template gave, with `IMAGE_PLACE` and `VIDEO_PLACE` in it.
-        media: the pictures and videos in the order of their places.
+        text: rendered by the chat template, with `IMAGE_PLACE` and `VIDEO_PLACE` in it.
+        media: the images and videos in the order of their places.
 
     Returns:
-        Texts (none empty) and pictures or pairs of frames, in order. Source of a video's form: `replace_video_token`
+        Texts (none empty) and images or pairs of frames, in order. Source of a video's form: `replace_video_token`
         of transformers' processing_qwen3_vl, which is given the bare `<|video_pad|>` between the two other tokens;
         here these are part of the place and not written a second time, as in the processor that Qwen published.
 
@@ -108,12 +108,12 @@ def split_prompt(text: str, media: Sequence[Picture | Video]) -> list[str | Visu
     written = ""
     rest = text
     for item in media:
-        place = IMAGE_PLACE if isinstance(item, Picture) else VIDEO_PLACE
+        place = IMAGE_PLACE if isinstance(item, Image) else VIDEO_PLACE
         before, found, rest = rest.partition(place)
         if not found or IMAGE_PLACE in before or VIDEO_PLACE in before:
             raise MediaError(_misplaced(text, media))
         written += before
-        if isinstance(item, Picture):
+        if isinstance(item, Image):
             parts += [written + START, item]
             written = END
             continue
@@ -125,9 +125,9 @@ def split_prompt(text: str, media: Sequence[Picture | Video]) -> list[str | Visu
     return [*parts, written + rest] if written + rest else parts
 
 
-def _misplaced(text: str, media: Sequence[Picture | Video]) -> str:
+def _misplaced(text: str, media: Sequence[Image | Video]) -> str:
     places = text.count(IMAGE_PLACE) + text.count(VIDEO_PLACE)
     return (
-        f"prompt: {places} places for pictures and videos, {len(media)} given, or in another order; "
+        f"prompt: {places} places for images and videos, {len(media)} given, or in another order; "
         "a message's text may not contain <|image_pad|> or <|video_pad|>"
     )

@@ -1,4 +1,4 @@
-"""What a chat returns: the objects of OpenAI's API, with the reasoning apart and the time that it took."""
+"""What a chat returns: the objects of OpenAI's API, with the reasoning apart and timings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True)
 class Function:
-    """What is called: `arguments` is JSON text."""
+    """The function that is called: `arguments` is JSON text."""
 
     name: str
     arguments: str
@@ -31,14 +31,14 @@ class Call:
 
 
 def call_object(call: ToolCall, index: int) -> Call:
-    """Give a parsed call the form of the API."""
+    """Convert a parsed call to the form of the API."""
     form = call.openai()
     return Call(call.id, Function(**form["function"]), index)
 
 
 @dataclass(frozen=True)
 class Message:
-    """What the model said; it can stand in the `messages` of the next request as it is."""
+    """The answer of the model; the `messages` of the next request accept it as it is."""
 
     content: str | None
     reasoning_content: str | None = None
@@ -46,7 +46,7 @@ class Message:
     role: Literal["assistant"] = "assistant"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as a message of a request."""
+        """Return it as a message of a request."""
         return {key: value for key, value in asdict(self).items() if value is not None or key == "content"}
 
 
@@ -64,13 +64,13 @@ class Timings:
     """What was evaluated and how long it took.
 
     Attributes:
-        prompt_tokens: of the whole prompt; a picture counts the cells that it takes.
+        prompt_tokens: of the whole prompt; an image counts the cells that it takes.
         reused_tokens: of these, those that were not evaluated again.
-        prompt_seconds: until the prompt was evaluated.
+        prompt_seconds: of evaluating the prompt.
         tokens: generated ones.
-        seconds: until the last of them was there.
-        drafted: tokens that the MTP head guessed.
-        accepted: of these, the right ones.
+        seconds: from then to the last of them.
+        drafted: tokens that the MTP head drafted.
+        accepted: of these, the accepted ones.
 
     """
 
@@ -84,17 +84,17 @@ class Timings:
 
     @property
     def prompt_per_second(self) -> float:
-        """Evaluated tokens of the prompt in a second."""
+        """Evaluated tokens of the prompt, tokens/s."""
         return (self.prompt_tokens - self.reused_tokens) / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated tokens in a second."""
+        """Generated tokens, tokens/s."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def acceptance(self) -> float | None:
-        """The part of drafted tokens that was right; None without any."""
+        """The fraction of drafted tokens that was accepted; None without any."""
         return self.accepted / self.drafted if self.drafted else None
 
     def __str__(self) -> str:
@@ -109,7 +109,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts of tokens as OpenAI gives them."""
+    """Counts of tokens in OpenAI's form."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -174,7 +174,7 @@ class ChatCompletion:
         return self.choices[0].message.content or ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as what JSON knows."""
+        """Return everything in types of JSON."""
         return asdict(self)
 
 
@@ -191,7 +191,7 @@ class ChatCompletionChunk:
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything as what JSON knows."""
+        """Return everything in types of JSON."""
         return asdict(self)
 
 

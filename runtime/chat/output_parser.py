@@ -1,4 +1,4 @@
-"""From the bytes of tokens to what the message says: reasoning, content, tool calls, and where to stop."""
+"""Parse the bytes of tokens into reasoning, content and tool calls, and find stop texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qwen35_gguf.runtime.chat.tool_calls import ToolCall, ToolCallParser
 
 
 class StopText:
-    """Looks for the first of several texts in one that comes in pieces, and gives out what certainly stands before."""
+    """Looks for the first of several texts in one that comes in pieces, and returns what is certainly before it."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         """Look for any of `stops`, none of them empty."""
@@ -21,7 +21,7 @@ class StopText:
         self.found = False
 
     def feed(self, text: str) -> str:
-        """Take the next piece; after a stop nothing is given out any more."""
+        """Take the next piece; after a stop nothing more is returned."""
         if not self._stops:
             return text
         if self.found:
@@ -35,7 +35,7 @@ class StopText:
         return self._take(len(self._pending) - held)
 
     def finish(self) -> str:
-        """Give out what was held back, since no more comes."""
+        """Return what was held back, since no more comes."""
         return "" if self.found else self._take(len(self._pending))
 
     def _take(self, length: int) -> str:
@@ -43,13 +43,13 @@ class StopText:
         return text
 
     def _beginning(self, stop: str) -> int:
-        """How many characters at the end may be the beginning of `stop`."""
+        """Count the characters at the end that may be the beginning of `stop`."""
         most = min(len(stop) - 1, len(self._pending))
         return next((n for n in range(most, 0, -1) if self._pending.endswith(stop[:n])), 0)
 
 
 class RawText:
-    """Turns bytes into text and nothing else, with what `ReplyParser` has.
+    """Turns bytes into text and nothing else, with the methods of `ReplyParser`.
 
     Attributes:
         inside: False, since nothing is taken as reasoning.
@@ -60,7 +60,7 @@ class RawText:
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         """Start at the end of a prompt."""
-        # A character may be split over tokens; what is none, or is cut off at the end, is left out.
+        # A character may be split over tokens; invalid and truncated ones are left out.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self._stop = StopText(stop)
         self._content: list[str] = []
@@ -75,11 +75,11 @@ class RawText:
         return self._give(self._stop.feed(self._decoder.decode(data)))
 
     def finish(self) -> list[Delta]:
-        """Say that no more bytes come."""
+        """Return the rest, since no more bytes come."""
         return self._give(self._stop.finish())
 
     def message(self) -> Message:
-        """Put together what was given out."""
+        """Return the whole message."""
         return Message("".join(self._content))
 
     def _give(self, text: str) -> list[Delta]:
@@ -93,7 +93,7 @@ class ReplyParser:
     """Turns bytes into deltas.
 
     Attributes:
-        inside: of the think block, as far as is known.
+        inside: whether the next byte belongs to the think block, as far as is known.
         stopped: a stop text was found.
         calls: the tool calls so far.
 
@@ -102,7 +102,7 @@ class ReplyParser:
     def __init__(
         self, *, inside: bool = False, tools: Sequence[Mapping[str, Any]] | None = None, stop: Sequence[str] = ()
     ) -> None:
-        """Start where the prompt ends; without tools nothing is taken as a call."""
+        """Start where the prompt ends; without tools nothing is parsed as a call."""
         self._splitter = Splitter(inside=inside)
         self._stop = StopText(stop)
         self._tools = ToolCallParser(tools) if tools else None
@@ -125,7 +125,7 @@ class ReplyParser:
         return self._deltas(self._splitter.feed(data))
 
     def finish(self) -> list[Delta]:
-        """Say that no more bytes come."""
+        """Return the rest, since no more bytes come."""
         deltas = self._deltas(self._splitter.finish())
         deltas += self._answer(self._stop.finish())
         if self._tools is not None:
@@ -133,7 +133,7 @@ class ReplyParser:
         return deltas
 
     def message(self) -> Message:
-        """Put together what was given out."""
+        """Return the whole message."""
         content, reasoning = "".join(self._content), "".join(self._reasoning)
         return Message(content if content or not self.calls else None, reasoning or None, self.calls or None)
 

@@ -1,4 +1,4 @@
-"""From the messages of a request to the items that the engine evaluates."""
+"""Turn the messages of a request into the items that the engine evaluates."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.media.image import FACTOR, MediaLimits, Picture
+from qwen35_gguf.runtime.media.image import FACTOR, Image, MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, Visual, evaluate_image
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt and what it says of the answer.
+    """A prompt, and what follows from it for the answer.
 
     Attributes:
-        items: token ids and pictures.
-        inside: the answer begins inside of a think block.
+        items: token ids and images.
+        inside: whether the answer begins inside of a think block.
         tools: the tools that it may call, as the tool-call parser takes them.
 
     """
@@ -50,18 +50,18 @@ def chat_prompt(
     Args:
         model: for its vocabulary.
         template: of the file.
-        messages: OpenAI-style, see `content.collect` for pictures and videos.
+        messages: OpenAI-style, see `message_media.collect` for images and videos.
         tools: OpenAI-style.
         enable_thinking: None leaves it to the template.
-        vision: gives the vision tower; called only if there is something to see.
-        media_limits: see `content.collect`.
-        video_limits: see `content.collect`.
+        vision: returns the vision encoder; called only if there are images.
+        media_limits: see `message_media.collect`.
+        video_limits: see `message_media.collect`.
 
     Raises:
         MessageError: the messages are malformed, or the template refuses them.
         ToolError: the tools, a call or a result is malformed.
-        MediaError: a picture or video cannot be had.
-        VisionError: there is no vision tower.
+        MediaError: an image or video cannot be loaded.
+        VisionError: there is no vision encoder.
 
     """
     reduced, media = message_media.collect(check_messages(messages), media_limits, video_limits)
@@ -79,7 +79,7 @@ def chat_prompt(
 
 def media_chunk(visual: Visual, encoder: VisionEncoder) -> MediaChunk:
     """Make an image or a pair of frames an item of a prompt; it is encoded when it is evaluated, if ever."""
-    height, width, _ = (visual.rgb if isinstance(visual, Picture) else visual.first).shape
+    height, width, _ = (visual.rgb if isinstance(visual, Image) else visual.first).shape
     rows, columns = height // FACTOR, width // FACTOR
 
     def evaluate(context: Context, pos: int) -> None:
@@ -89,10 +89,10 @@ def media_chunk(visual: Visual, encoder: VisionEncoder) -> MediaChunk:
 
 
 def called_tool(tool_choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> str | None:
-    """Return how the answer has to begin for `tool_choice`: None where the model is free.
+    """Return how the answer must begin for `tool_choice`: None where the model is free.
 
     Raises:
-        ToolError: it is not one of OpenAI's choices, or names a tool that is not there.
+        ToolError: it is not one of OpenAI's choices, or names a tool that is not in the request.
 
     """
     if tool_choice in (None, "auto", "none"):

@@ -1,7 +1,7 @@
-"""The file's chat template, rendered the way transformers renders it, and the messages checked before.
+"""Render the file's chat template as transformers does, after checking the messages.
 
-Templates come with files from anywhere: they run in jinja2's sandbox, where they can read what they are given and
-nothing else. Source of what they are given: `apply_chat_template` of transformers.
+Templates come from untrusted files: they run in jinja2's sandbox, where they can read their variables and nothing
+else. Source of the variables: `apply_chat_template` of transformers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PARTS = ("text", "image", "image_url", "video", "video_url")
 
 
 def check_messages(messages: Any) -> list[dict[str, Any]]:
-    """Check the messages of a request; what only the template can know is left to it.
+    """Check the messages of a request; the template checks the rest.
 
     The role "developer" becomes "system", and an assistant's missing content "".
 
     Raises:
-        MessageError: not a list, a role that is not known, or content that is neither text nor parts.
-        ToolError: a malformed call, or the result of a call that is not there.
+        MessageError: not a list, an unknown role, or content that is neither text nor parts.
+        ToolError: a malformed call, or the result of an unknown call.
 
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
@@ -39,7 +39,7 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
             raise MessageError(f"{where}: is not an object with role and content")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise MessageError(f"{where}: the role {str(role)[:60]!r} is not known; use {', '.join(ROLES)}")
+            raise MessageError(f"{where}: the role {str(role)[:60]!r} is unknown; use {', '.join(ROLES)}")
         if content is None and role == "assistant":
             content = ""
         if not isinstance(content, str):
@@ -67,7 +67,7 @@ class ChatTemplate:
         """Compile a template.
 
         Raises:
-            MessageError: it is not one.
+            MessageError: it cannot be compiled.
             MissingDependencyError: jinja2 is not installed.
 
         """
@@ -100,11 +100,11 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         **options: Any,
     ) -> str:
-        """Write messages as the text that the model was trained on.
+        """Render messages as the text that the model was trained on.
 
         Args:
-            messages: as `check_messages` gives them, media reduced to `{"type": "image"}` or `{"type": "video"}`.
-            tools: as `tool_calls.check_tools` gives them.
+            messages: as `check_messages` returns them, media reduced to `{"type": "image"}` or `{"type": "video"}`.
+            tools: as `tool_calls.check_tools` returns them.
             enable_thinking: False makes the template write an empty think block; None leaves it to the template.
             add_generation_prompt: end with the beginning of the assistant's message.
             options: further variables of the template.

@@ -1,4 +1,4 @@
-"""Reasoning and content told apart while the text is still coming, and the text that ends a think block early."""
+"""Separate reasoning and content while the text is still coming; the text that ends a think block early."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Piece(NamedTuple):
 
 
 def starts_inside(prompt: str) -> bool:
-    """Say whether a rendered prompt ends inside of a think block."""
+    """Report whether a rendered prompt ends inside of a think block."""
     return prompt.rfind(OPEN) > prompt.rfind(CLOSE) and not prompt[prompt.rfind(OPEN) + len(OPEN) :].strip()
 
 
 class Splitter:
-    """Takes the bytes of tokens and gives out reasoning and content, as soon as it is certain which.
+    """Takes the bytes of tokens and returns reasoning and content, as soon as it is certain which.
 
-    Nothing of a tag is given out before it is certain that it is none. A think block is taken as one only at the
-    beginning. White space around reasoning and before the content is dropped. A character that is split over tokens
-    arrives whole; bytes that are none are left out. How the bytes are cut into tokens changes nothing in the texts.
+    No part of a tag is returned as text. A think block is recognized only at the beginning. White space around
+    reasoning and before the content is dropped. A character that is split over tokens arrives whole; invalid bytes are
+    left out. How the bytes are split into tokens does not change the texts.
 
     Attributes:
-        inside: of the think block, as far as the bytes so far tell.
+        inside: whether the next byte belongs to the think block, as far as is known.
 
     """
 
@@ -52,7 +52,7 @@ class Splitter:
         return self._advance(final=False)
 
     def finish(self) -> list[Piece]:
-        """Say that no more bytes come; what is left of a character that was cut off is dropped."""
+        """Return the rest, since no more bytes come; a truncated character is dropped."""
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> list[Piece]:
@@ -97,7 +97,7 @@ class Splitter:
 
 
 def _certain(text: str, tag: str) -> int:
-    """How much of `text` is certainly not the start of `tag` at its end, nor the white space before it."""
+    """Return the length of `text` without what may be the start of `tag` at its end, and the white space before it."""
     for length in range(min(len(tag) - 1, len(text)), 0, -1):
         if tag.startswith(text[-length:]):
             return len(text[:-length].rstrip())

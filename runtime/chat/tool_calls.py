@@ -1,6 +1,6 @@
-"""Tool calls as Qwen3.5 writes them, into and out of OpenAI's objects, also while the text is still coming.
+"""Convert tool calls between Qwen3.5's text and OpenAI's objects, also while the text is still coming.
 
-The form (of the published chat template; other white space between the tags is taken, too):
+The form (of the published chat template; other white space between the tags is accepted, too):
 
     <tool_call>
     <function=get_weather>
@@ -10,8 +10,8 @@ The form (of the published chat template; other white space between the tags is 
     </function>
     </tool_call>
 
-A value is text without a type; the tool's JSON schema says what it is. What looks like a call and is none comes back as
-text, unchanged. A value that itself contains `</parameter>` followed by `</function>` cannot be told from the end.
+A value is text without a type; the tool's JSON schema tells its type. What looks like a call but is not valid stays
+text, unchanged. A value that itself contains `</parameter>` followed by `</function>` is taken for the end.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ToolCall:
     arguments: dict[str, Any]
 
     def openai(self, index: int | None = None) -> dict[str, Any]:
-        """Give OpenAI's `tool_calls` object; with an index, that of a streamed delta."""
+        """Return OpenAI's `tool_calls` object; with an index, that of a streamed delta."""
         function = {"name": self.name, "arguments": json.dumps(self.arguments, ensure_ascii=False)}
         call = {"id": self.id, "type": "function", "function": function}
         return call if index is None else {"index": index, **call}
@@ -59,15 +59,14 @@ class ToolCallParser:
     """Separates content from calls in a text that comes in pieces.
 
     `feed` returns what is certain so far, `finish` the rest: text that is content (`str`) and complete `ToolCall`s, in
-    order. No part of a tag is given out as content before it is certain that it is none. White space before a call
-    and after the last one is dropped. How the text is cut into pieces changes nothing in the content put together,
-    nor in the calls.
+    order. No part of a tag is returned as content. White space before a call and after the last one is dropped. How
+    the text is split into pieces does not change the whole content or the calls.
 
     Feed it the text after `</think>` only.
     """
 
     def __init__(self, tools: Iterable[Mapping[str, Any]] | None = None, make_id: Callable[[], str] = new_id) -> None:
-        """Take the tools of the request, in OpenAI's form; a function that is none of them is called with strings."""
+        """Take the tools of the request, in OpenAI's form; an unknown function is called with strings."""
         self._schemas = {tool["name"]: tool.get("parameters") or {} for tool in map(_function_of, tools or ())}
         self._make_id = make_id
         self._pending = ""
@@ -80,7 +79,7 @@ class ToolCallParser:
         return self._advance(final=False)
 
     def finish(self) -> list[str | ToolCall]:
-        """Say that no more text comes; a call that lacks only `</tool_call>` is taken."""
+        """Return the rest, since no more text comes; a call that lacks only `</tool_call>` is accepted."""
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> list[str | ToolCall]:
@@ -155,7 +154,7 @@ class ToolCallParser:
 
 
 def _certain(text: str) -> int:
-    """How much of `text` is certainly content: not the start of a tag at its end, nor the white space before it."""
+    """Return the length of `text` that is certainly content: without what may begin a tag, and space before it."""
     for length in range(min(len(OPEN) - 1, len(text)), 0, -1):
         if OPEN.startswith(text[-length:]):
             return len(text[:-length].rstrip())
@@ -176,7 +175,7 @@ def parse(
 
 
 def convert(text: str, schema: Any, root: Any = None) -> Any:
-    """Convert a parameter's text to what its JSON schema says; it stays text where it does not fit.
+    """Convert a parameter's text to the type of its JSON schema; it stays text where it does not fit.
 
     Args:
         text: between the tags.
@@ -220,7 +219,7 @@ def _dereference(schema: Any, root: Any) -> Mapping[str, Any]:
 
 
 def _kinds(schema: Mapping[str, Any], root: Any, depth: int = 0) -> set[str]:
-    """All JSON types that a schema allows at its top; none when it does not say."""
+    """Return all JSON types that a schema allows at its top; none if it does not restrict them."""
     kind = schema.get("type")
     kinds = (
         {kind}
@@ -241,7 +240,7 @@ def _kinds(schema: Mapping[str, Any], root: Any, depth: int = 0) -> set[str]:
 
 
 def _as(kind: str, text: str) -> tuple[bool, Any]:
-    """Read text as one JSON type: whether it is that, and the value."""
+    """Read text as one JSON type: return whether it is valid, and the value."""
     if kind == "null":
         return text in ("null", "None"), None
     if kind == "boolean":
@@ -278,10 +277,10 @@ def _function_of(tool: Any) -> Mapping[str, Any]:
 
 
 def check_tools(tools: Any) -> list[dict[str, Any]]:
-    """Check the tools of a request, and give each in OpenAI's form, which the template prints as it is.
+    """Check the tools of a request, and return each in OpenAI's form, which the template prints as it is.
 
     Raises:
-        ToolError: not a list of functions, a name that cannot stand in a tag or comes twice, or parameters that are
+        ToolError: not a list of functions, a name that is not valid in a tag or occurs twice, or parameters that are
             not an object.
 
     """
@@ -293,7 +292,7 @@ def check_tools(tools: Any) -> list[dict[str, Any]]:
         function = _function_of(tool)
         name = function["name"]
         if re.search(r"[>\s<]", name) or name in names:
-            raise ToolError(f"tools: the name {name[:60]!r} comes twice or has a space or angle bracket; rename it")
+            raise ToolError(f"tools: the name {name[:60]!r} occurs twice or has a space or angle bracket; rename it")
         if not isinstance(function.get("parameters") or {}, Mapping):
             raise ToolError(f"tools: the parameters of {name} are not a JSON schema; give an object")
         names.add(name)
@@ -302,7 +301,7 @@ def check_tools(tools: Any) -> list[dict[str, Any]]:
 
 
 def for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Check the calls and results of a history, and decode the arguments, of which the template wants the members.
+    """Check the calls and results of a history, and decode the arguments, whose members the template reads.
 
     Raises:
         ToolError: a call without a name, arguments that are not a JSON object, or the result of an unknown call.

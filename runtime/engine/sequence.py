@@ -1,6 +1,6 @@
 """Token ids in, token ids out: the live sequence of a context, what of it is reused, and drafting.
 
-It knows nothing of text, messages or images: an image is a `MediaChunk`.
+It does not depend on text, messages or images: an image is a `MediaChunk`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Drafts:
-    """How many tokens were drafted, and how many of these were accepted."""
+    """The tokens that were drafted, and those of them that were accepted."""
 
     drafted: int = 0
     accepted: int = 0

@@ -30,7 +30,7 @@ class Device:
         pointer: ggml's handle (`ggml_backend_dev_t`); 0 for a device that is only planned with.
         endpoint: host:port of an RPC server.
         total: bytes.
-        description: the product's name.
+        description: the name of the hardware.
 
     """
 

@@ -20,10 +20,10 @@ CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)
 
 
 def preselect(logits: FloatArray, count: int) -> npt.NDArray[np.intp]:
-    """Find a few candidates among which the `count` highest logits certainly are.
+    """Find a few candidates that certainly include the `count` highest logits.
 
-    The `count`-th highest of the blocks' maxima is a bound that at least `count` logits reach. Looking at maxima costs
-    a tenth of what llama.cpp takes to sort 248,320 candidates.
+    The `count`-th highest of the blocks' maxima is a bound that at least `count` logits reach. Comparing maxima takes
+    a tenth of the time that llama.cpp needs to sort 248,320 candidates.
     """
     whole = len(logits) // BLOCK * BLOCK
     maxima = logits[:whole].reshape(-1, BLOCK).max(axis=1)
@@ -37,8 +37,8 @@ def preselect(logits: FloatArray, count: int) -> npt.NDArray[np.intp]:
 class Chain(Closing):
     """llama.cpp's samplers one after the other, over the candidates that can matter.
 
-    Penalties look at the last 1,024 tokens. Where they only lower a logit, the best `top_k` after them are among the
-    best `top_k + 1024` before: the others are left out beforehand, which changes nothing.
+    Penalties apply to the last 1,024 tokens. Where they only lower a logit, the best `top_k` after them are among the
+    best `top_k + 1024` before: the others are left out in advance, which does not change the result.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Chain(Closing):
         return int(array.data[array.selected].id)
 
     def accept(self, token: int) -> None:
-        """Count a token for the penalties."""
+        """Record a token for the penalties."""
         self._library.llama_sampler_accept(self.pointer, token)
 
 
@@ -118,7 +118,7 @@ class Grammar(Closing):
         clear_messages()
         self.pointer = lib.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
         if not self.pointer:
-            raise GrammarError(f"grammar: cannot be parsed ({reason('no reason given')})")
+            raise GrammarError(f"grammar: cannot be parsed ({reason()})")
 
     def close(self) -> None:
         """Free it."""
@@ -129,7 +129,7 @@ class Grammar(Closing):
     def choose(self, chain: Chain, logits: FloatArray) -> int:
         """Choose a token as the chain does, among those that the grammar allows.
 
-        The chain's own choice is taken where the grammar allows it, which it mostly does: testing one token is cheap,
+        The chain's own choice is kept where the grammar allows it, which is the usual case: testing one token is cheap,
         testing all of them is not.
 
         Raises:
@@ -145,7 +145,7 @@ class Grammar(Closing):
         return chain.choose(np.where(allowed, logits, np.float32(-np.inf)))
 
     def allowed(self, tokens: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Say which tokens may come next."""
+        """Return which tokens may come next."""
         candidates = np.zeros(len(tokens), CANDIDATE)
         candidates["id"] = tokens
         array = candidate_array(self._library, candidates)
@@ -154,12 +154,12 @@ class Grammar(Closing):
         return permitted
 
     def accept(self, token: int) -> None:
-        """Move on by a token that the grammar allows."""
+        """Advance by a token that the grammar allows."""
         self._library.llama_sampler_accept(self.pointer, token)
 
 
 def candidate_array(lib: Any, candidates: npt.NDArray[Any]) -> Any:
-    """Show an array of `CANDIDATE` to llama.cpp, which may reorder it."""
+    """Wrap an array of `CANDIDATE` for llama.cpp, which may reorder it."""
     array = lib.llama_token_data_array()
     array.data = candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
     array.size, array.selected, array.sorted = len(candidates), -1, False
@@ -167,10 +167,10 @@ def candidate_array(lib: Any, candidates: npt.NDArray[Any]) -> Any:
 
 
 def schema_grammar(schema: str) -> str:
-    """Turn a JSON schema, as JSON text, into a grammar.
+    """Convert a JSON schema, as JSON text, to a grammar.
 
     Raises:
-        GrammarError: it is no schema, or one with what the converter does not know.
+        GrammarError: it is not a schema, or the converter does not support it.
 
     """
     library()
@@ -180,6 +180,6 @@ def schema_grammar(schema: str) -> str:
         return str(json_schema_to_gbnf(schema))
     except RecursionError:
         raise GrammarError("JSON schema: is nested too deeply") from None
-    except Exception as error:  # whatever the converter stumbles over
+    except Exception as error:  # the converter raises many types
         what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise GrammarError(f"JSON schema: cannot be turned into a grammar ({what})") from None
+        raise GrammarError(f"JSON schema: cannot be converted to a grammar ({what})") from None

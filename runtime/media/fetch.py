@@ -1,4 +1,4 @@
-"""Download over http(s) within a size and a time limit, and never from a private address unless allowed.
+"""Download over http(s) within limits of size and time, and from private addresses only if allowed.
 
 Every connection, also after a redirect, goes to an address that was checked after it was resolved: a name cannot point
 to one address when it is checked and to another when it is connected. Proxies of the environment are not used, because
@@ -31,7 +31,7 @@ Opened = Callable[[socket.socket], None]
 
 
 def is_public(address: str) -> bool:
-    """Say whether an IP address is reachable from the whole internet, looking into IPv4 addresses inside IPv6 ones."""
+    """Report whether an IP address is reachable from the whole internet, also an IPv4 address inside an IPv6 one."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
@@ -43,7 +43,7 @@ def is_public(address: str) -> bool:
 
 
 def _connect(host: str, port: int, timeout: float | None, allow_private: bool) -> socket.socket:
-    """Connect to the first address of `host` that answers; all of its addresses have to be allowed."""
+    """Connect to the first address of `host` that answers; all of its addresses must be allowed."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     if not allow_private:
         for *_, address in found:
@@ -106,9 +106,9 @@ def _opener(allow_private: bool, opened: Opened) -> urllib.request.OpenerDirecto
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[Opened]:
-    """Give a function that takes sockets; all of them are cut off after `seconds`, whatever they are doing.
+    """Yield a function that takes sockets; all of them are shut down after `seconds`, whatever they are doing.
 
-    A socket's own timeout starts again at every byte, so that a server could drip bytes for ever.
+    A socket's own timeout starts again at every byte, so that a slow server could keep a connection open for ever.
     """
     sockets: list[socket.socket] = []
     lock = threading.Lock()
@@ -135,7 +135,7 @@ def _deadline(seconds: float) -> Iterator[Opened]:
 def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = False) -> bytes:
     """Download `url` (http or https) and return the body.
 
-    `timeout` is seconds for everything together, redirects included (but for resolving the name).
+    `timeout` is the total in seconds, redirects included, but without resolving the name.
 
     Raises:
         MediaError: the URL is not http(s), leads to a private address, answers with an error, is larger than
@@ -189,6 +189,6 @@ def _too_slow(url: str, timeout: float) -> str:
 
 
 def shorten(text: str, limit: int = 80) -> str:
-    """Cut a long URL for a message, and keep it on one line."""
+    """Shorten a long URL for a message, and keep it on one line."""
     line = "".join(character if character.isprintable() else "?" for character in text[: limit + 1])
     return line if len(line) <= limit else line[: limit - 1] + "…"

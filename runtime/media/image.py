@@ -1,7 +1,7 @@
-"""Pictures from a path, URL, data URI or bytes, turned into the pixels that Qwen3.5's own processor would make.
+"""Images from a path, URL, data URI or bytes, turned into the pixels that Qwen3.5's own processor would make.
 
 What the sizes and the resizing are taken from: transformers' `Qwen2VLImageProcessor` (which Qwen3.5 uses) with the
-`preprocessor_config.json` of the published checkpoints. Two differences: transparent pictures are laid over white
+`preprocessor_config.json` of the published checkpoints. Two differences: transparent images are laid over white
 (there the colour under the transparency shows), and the default budget is a quarter (see `MediaLimits.max_pixels`).
 """
 
@@ -38,15 +38,15 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What may be loaded, and how large a picture becomes.
+    """What may be loaded, and how large an image becomes.
 
     Attributes:
         max_bytes: of a downloaded or opened file (a video on disk is not limited).
         timeout: seconds for a download.
         allow_private: also download from private, loopback and link-local addresses, and accept file:// URLs.
-        min_pixels: a smaller picture is enlarged; 65,536 (64 tokens) is Qwen3.5's own.
-        max_pixels: a larger picture is reduced. 4,194,304 (4,096 tokens) is llama.cpp's default; Qwen3.5's own is
-            16,777,216 (16,384 tokens), which takes a processor without GPU many minutes.
+        min_pixels: a smaller image is enlarged; 65,536 (64 tokens) is Qwen3.5's own.
+        max_pixels: a larger image is reduced. 4,194,304 (4,096 tokens) is llama.cpp's default; Qwen3.5's own is
+            16,777,216 (16,384 tokens), which takes a CPU many minutes.
 
     """
 
@@ -58,12 +58,12 @@ class MediaLimits:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture ready for the vision tower.
+class Image:
+    """An image ready for the vision encoder.
 
     Attributes:
         rgb: (height, width, 3) uint8, read-only, both sides multiples of 32.
-        sha256: of the size and the pixels, in hexadecimal: the same picture at the same size, however it was stored.
+        sha256: of the size and the pixels, in hexadecimal: the same image at the same size, however it was stored.
 
     """
 
@@ -72,7 +72,7 @@ class Picture:
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens the picture takes."""
+        """The tokens that the image takes."""
         height, width, _ = self.rgb.shape
         return int(height // FACTOR * (width // FACTOR))
 
@@ -109,17 +109,17 @@ def content_hash(*arrays: Pixels) -> str:
     return digest.hexdigest()
 
 
-def load_image(source: Source, limits: MediaLimits | None = None) -> Picture:
-    """Load a picture: EXIF rotation applied, transparency over white, RGB, resized to the pixel budget.
+def load_image(source: Source, limits: MediaLimits | None = None) -> Image:
+    """Load an image: EXIF rotation applied, transparency over white, RGB, resized to the pixel budget.
 
     Of an animation the first frame is taken.
 
     Args:
-        source: a path, an http(s) URL, a data URI, or the bytes of a picture file.
+        source: a path, an http(s) URL, a data URI, or the bytes of an image file.
         limits: what may be loaded, and how large it becomes; by default `MediaLimits()`.
 
     Raises:
-        MediaError: it cannot be had or decoded, is over a limit, or is far too narrow.
+        MediaError: it cannot be loaded or decoded, is over a limit, or is far too narrow.
         MissingDependencyError: Pillow is not installed.
 
     """
@@ -130,11 +130,11 @@ def load_image(source: Source, limits: MediaLimits | None = None) -> Picture:
         height, width = smart_resize(image.height, image.width, limits.min_pixels, limits.max_pixels)
     except MediaError as error:
         raise MediaError(f"{name}: {error}") from None
-    return picture(resized(image, height, width))
+    return from_pixels(resized(image, height, width))
 
 
-def picture(rgb: Pixels) -> Picture:
-    """Wrap pixels, (height, width, 3) uint8 with sides that are multiples of 32, without looking at the budget.
+def from_pixels(rgb: Pixels) -> Image:
+    """Wrap pixels, (height, width, 3) uint8 with sides that are multiples of 32; the budget is not applied.
 
     Raises:
         MediaError: the array is of another shape or type.
@@ -146,45 +146,46 @@ def picture(rgb: Pixels) -> Picture:
         raise MediaError(f"pixels: {rgb.shape[1]} x {rgb.shape[0]} are not multiples of {FACTOR}; resize them first")
     pixels = np.array(rgb, order="C")
     pixels.setflags(write=False)
-    return Picture(pixels, content_hash(pixels))
+    return Image(pixels, content_hash(pixels))
 
 
 def resized(image: Any, height: int, width: int) -> Pixels:
     """Pixels of a PIL image in mode RGB at a new size, (height, width, 3) uint8: bicubic, as the processor does."""
-    from PIL import Image
+    from PIL import Image as PilImage
 
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), PilImage.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8)
 
 
 def _decode(data: bytes, name: str) -> Any:
-    """Decode a picture file into an upright PIL image in mode RGB."""
+    """Decode an image file into an upright PIL image in mode RGB."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image as PilImage
+        from PIL import ImageOps, UnidentifiedImageError
     except ImportError:
-        message = "Pillow is needed for pictures; install it with pip install 'qwen35-gguf[vision]'"
+        message = "Pillow is needed for images; install it with pip install 'qwen35-gguf[vision]'"
         raise MissingDependencyError(message) from None
 
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]
+    PilImage.init()
+    known = [name for name in FORMATS if name in PilImage.OPEN]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes (checked below) and odd metadata
-            with Image.open(io.BytesIO(data), formats=known) as image:
+            with PilImage.open(io.BytesIO(data), formats=known) as image:
                 width, height = image.size
                 check_size(width, height, name)
                 image.load()
                 return _over_white(ImageOps.exif_transpose(image))
     except MediaError:
         raise
-    except Image.DecompressionBombError:
+    except PilImage.DecompressionBombError:
         raise MediaError(f"{name}: far more than {MAX_DECODED_PIXELS:,} pixels; reduce it first") from None
     except UnidentifiedImageError:
         kinds = ", ".join(kind for kind in known if kind != "MPO")
-        raise MediaError(f"{name}: is not a picture that can be read ({kinds})") from None
+        raise MediaError(f"{name}: is not an image that can be read ({kinds})") from None
     except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, IndexError, KeyError, TypeError) as error:
-        # What Pillow's decoders raise for damaged files is not narrowed down anywhere.
+        # Pillow does not document what its decoders raise for damaged files.
         raise MediaError(f"{name}: is damaged ({shorten(str(error))}); get or save it again") from None
 
 
@@ -202,13 +203,13 @@ def check_size(width: int, height: int, name: str) -> None:
 
 
 def _over_white(image: Any) -> Any:
-    from PIL import Image
+    from PIL import Image as PilImage
 
     if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it to 8 bits
-        return Image.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8)).convert("RGB")
+        return PilImage.fromarray((np.clip(np.asarray(image), 0, 0xFFFF) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        white = PilImage.new("RGBA", image.size, (255, 255, 255, 255))
+        return PilImage.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
 
 
@@ -225,7 +226,7 @@ def source_name(source: Source) -> str:
 
 
 def is_data_uri(source: str) -> bool:
-    """Say whether a string is a data URI."""
+    """Report whether a string is a data URI."""
     return source[:5].lower() == "data:"
 
 
@@ -248,7 +249,7 @@ def local_path(source: Source, limits: MediaLimits) -> Path | None:
             raise MediaError(f"{shorten(source)}: file:// is refused; give a path, or allow_private=True")
         return Path(url2pathname(urlsplit(source).path))
     if scheme:
-        raise MediaError(f"{shorten(source)}: {scheme}:// is not known; give a path, http(s), a data URI or bytes")
+        raise MediaError(f"{shorten(source)}: {scheme}:// is not supported; give a path, http(s), a data URI or bytes")
     return Path(source)
 
 
@@ -256,7 +257,7 @@ def read_source(source: Source, limits: MediaLimits) -> bytes:
     """Return the bytes of a source.
 
     Raises:
-        MediaError: it cannot be had, or is over a limit.
+        MediaError: it cannot be loaded, or is over a limit.
 
     """
     path = local_path(source, limits)
@@ -283,10 +284,10 @@ def check_file(path: Path) -> int:
     try:
         if not path.is_file():
             what = "is not a file" if path.exists() else "does not exist"
-            raise MediaError(f"{shorten(str(path))}: {what}; name a picture or video file")
+            raise MediaError(f"{shorten(str(path))}: {what}; name an image or video file")
         return path.stat().st_size
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise MediaError(f"{shorten(str(path))}: {error}; name a picture or video file") from None
+        raise MediaError(f"{shorten(str(path))}: {error}; name an image or video file") from None
 
 
 def _read_file(path: Path, max_bytes: int) -> bytes:

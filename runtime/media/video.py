@@ -1,8 +1,8 @@
-"""Videos: frames sampled at a rate, in pairs with a time each, as Qwen3.5's own processor takes them.
+"""Videos: frames sampled at a rate, in pairs with a time each, as Qwen3.5's own processor samples them.
 
 Source of the sampling, the sizes and the times: transformers' `Qwen3VLVideoProcessor` and `Qwen3VLProcessor` (which
-Qwen3.5 uses) with the `video_preprocessor_config.json` of the published checkpoints. PyAV decodes; it brings the
-libraries of FFmpeg along, no program is started.
+Qwen3.5 uses) with the `video_preprocessor_config.json` of the published checkpoints. PyAV decodes; it contains the
+libraries of FFmpeg, no program is started.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,h2
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """How a video is sampled, how large its frames become, and when reading is given up.
+    """How a video is sampled, how large its frames become, and how long reading may take.
 
     Attributes:
         fps: frames per second to sample.
-        min_frames: at least so many, unless the video has fewer.
-        max_frames: at most so many, spread over the whole video.
-        min_pixels: over all frames together; 4,096 is Qwen3.5's own.
-        max_pixels: over all frames together; 25,165,824 (24,576 tokens for each frame, 12,288 for each pair) is
+        min_frames: at least N, unless the video has fewer.
+        max_frames: at most N, spread over the whole video.
+        min_pixels: in total over all frames; 4,096 is Qwen3.5's own.
+        max_pixels: in total over all frames; 25,165,824 (24,576 tokens for each frame, 12,288 for each pair) is
             Qwen3.5's own.
-        max_frame_tokens: a frame is not larger than so many tokens; 768 is that of Qwen's reference code
+        max_frame_tokens: a frame has at most N tokens; 768 is that of Qwen's reference code
             (qwen-vl-utils). None: only `max_pixels` counts, as in transformers without `cap_pixels_per_frame`.
         seconds: give up when decoding takes longer.
 
@@ -68,7 +68,7 @@ class VideoLimits:
 
 @dataclass(frozen=True, eq=False)
 class FramePair:
-    """Two consecutive frames, which the vision tower merges into one picture's worth of tokens.
+    """Two consecutive frames, which the vision encoder merges into one image's worth of tokens.
 
     Attributes:
         first: the earlier frame, (height, width, 3) uint8, read-only, sides multiples of 32.
@@ -85,12 +85,12 @@ class FramePair:
 
     @property
     def label(self) -> str:
-        """The text that stands before the pair in the prompt."""
+        """The text before the pair in the prompt."""
         return f"<{self.seconds:.1f} seconds>"
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens the pair takes, without the text before it."""
+        """The tokens that the pair takes, without the text before it."""
         height, width, _ = self.first.shape
         return int(height // FACTOR * (width // FACTOR))
 
@@ -103,7 +103,7 @@ class Video:
 
 
 def sample_indices(frames: int, fps: float, limits: VideoLimits) -> list[int]:
-    """Choose which of a video's `frames` are looked at, evenly from the first to the last.
+    """Choose which of a video's `frames` are used, evenly from the first to the last.
 
     Source: `sample_frames` of transformers' video_processing_qwen3_vl.
     """
@@ -153,17 +153,17 @@ def load_video(source: Source, limits: MediaLimits | None = None, sampling: Vide
 
     Args:
         source: a path, an http(s) URL, a data URI, or the bytes of a video file.
-        limits: what may be loaded; the pixel budget in it is for pictures and not used here.
+        limits: what may be loaded; the pixel budget in it is for images and not used here.
         sampling: rate, number and size of the frames, and how long decoding may take.
 
     Raises:
-        MediaError: it cannot be had, is not a video, is damaged, or is over a limit.
+        MediaError: it cannot be loaded, is not a video, is damaged, or is over a limit.
         MissingDependencyError: PyAV (or Pillow, which resizes) is not installed.
 
     """
     limits, sampling = limits or MediaLimits(), sampling or VideoLimits()
     if sampling.fps <= 0 or sampling.min_frames < 1 or sampling.max_frames < 1 or sampling.max_pixels < 1:
-        raise MediaError("video: fps, min_frames, max_frames and max_pixels have to be above 0; change VideoLimits")
+        raise MediaError("video: fps, min_frames, max_frames and max_pixels must be above 0; change VideoLimits")
     name = source_name(source)
     end = time.monotonic() + sampling.seconds
 
@@ -190,7 +190,7 @@ def load_video(source: Source, limits: MediaLimits | None = None, sampling: Vide
         raise error if str(error).startswith(name) else MediaError(f"{name}: {error}") from None
     if not frames:
         raise MediaError(f"{name}: none of its frames can be decoded; get or save it again")
-    frames += frames[-1:] * (len(wanted) - len(frames))  # the last packets may be cut off
+    frames += frames[-1:] * (len(wanted) - len(frames))  # the last packets may be truncated
     frames += frames[-1:] * (-len(frames) % FRAMES_PER_PAIR)
     times = pair_times(wanted, fps)
     pairs = zip(frames[::2], frames[1::2], times, strict=True)
@@ -199,7 +199,7 @@ def load_video(source: Source, limits: MediaLimits | None = None, sampling: Vide
 
 @contextlib.contextmanager
 def _opened(source: Source, name: str, limits: MediaLimits) -> Iterator[tuple[Any, Any]]:
-    """Open a video with PyAV and give the container and its first video stream; its errors become ours."""
+    """Open a video with PyAV and yield the container and its first video stream; its errors become ours."""
     try:
         import av
         import PIL  # noqa: F401  # PyAV makes its images
@@ -243,11 +243,11 @@ def _index(container: Any, stream: Any, check_time: Any) -> tuple[list[int], lis
 
 
 def _frames(container: Any, stream: Any, wanted: list[int], keys: list[int], check_time: Any) -> Iterator[Any]:
-    """Decode the frames at the times `wanted` (ascending) as upright PIL images; fewer come when the video breaks off.
+    """Decode the frames at the times `wanted` (ascending) as upright PIL images; fewer if the video is truncated.
 
-    It jumps to the key frame before the next wanted one where that is ahead, so that a long video is not decoded whole.
+    It seeks to the key frame before the next wanted one where that is ahead, so that a long video is not decoded whole.
     """
-    position: int | None = None  # time of the last key frame jumped to or frame decoded
+    position: int | None = None  # time of the last key frame sought or frame decoded
     decoder: Iterator[Any] = iter(())
     shown: Any = None
     for target in wanted:

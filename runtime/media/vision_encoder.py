@@ -21,13 +21,13 @@ from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.mtmd import VisionContext
-from qwen35_gguf.runtime.media.image import FACTOR, Picture
+from qwen35_gguf.runtime.media.image import FACTOR, Image
 from qwen35_gguf.runtime.media.video import FramePair
 
 PROJECTOR = "qwen3vl_merger"
 
 FloatArray = npt.NDArray[np.float32]
-Visual = Picture | FramePair
+Visual = Image | FramePair
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ class VisionEncoder(Closing):
             if known is not None:
                 self._cache.move_to_end(visual.sha256)
                 return known
-            frames = [visual.rgb] if isinstance(visual, Picture) else [visual.first, visual.second]
+            frames = [visual.rgb] if isinstance(visual, Image) else [visual.first, visual.second]
             values = self._context.encode(frames)
             self.encoded += 1
             height, width, _ = frames[0].shape

@@ -49,8 +49,8 @@ def test_a_line_goes_on_after_a_backslash(files: list[Path]) -> None:
 
 
 def test_a_mistake_does_not_end_the_conversation(files: list[Path], tmp_path: Path) -> None:
-    bad = tmp_path / "a picture.png"
-    bad.write_bytes(b"no picture")
+    bad = tmp_path / "an image.png"
+    bad.write_bytes(b"no image")
     result = talk(files[0], f"/image '{bad}'", "look", "/nope", "/image", "hello", "/history", "word " * 1500)
     assert result.exit_code == 0
     assert f"Error: {bad}: " in result.stderr

@@ -57,14 +57,14 @@ def test_a_prompt_from_stdin(files: list[Path]) -> None:
     assert read.stdout == given.stdout != "\n"
 
 
-def test_pictures_are_seen(files: list[Path], tmp_path: Path) -> None:
+def test_images_are_seen(files: list[Path], tmp_path: Path) -> None:
     rgb = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     Image.fromarray(rgb).save(tmp_path / "a.png")
     result = run(files[0], "What is it?", "--image", tmp_path / "a.png", "-n", 4, "--no-think")
     assert result.exit_code == 0, result.output
     plain = run(files[0], "What is it?", "-n", 4, "--no-think")
-    with_picture, without = (int(r.stderr.split("prompt: ")[1].split()[0]) for r in (result, plain))
-    assert with_picture > without + 60  # a picture that small is enlarged to 64 tokens
+    with_image, without = (int(r.stderr.split("prompt: ")[1].split()[0]) for r in (result, plain))
+    assert with_image > without + 60  # an image that small is enlarged to 64 tokens
 
 
 def test_json_that_a_schema_allows(files: list[Path], tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_json_that_a_schema_allows(files: list[Path], tmp_path: Path) -> None:
     [
         ("{", "schema.json: is not JSON"),
         ("3", "schema.json: is not a JSON schema; give an object"),
-        ('{"type": "nonsense"}', "JSON schema: cannot be turned into a grammar"),
+        ('{"type": "nonsense"}', "JSON schema: cannot be converted to a grammar"),
         (None, "schema.json: No such file"),
     ],
 )

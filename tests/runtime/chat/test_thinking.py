@@ -1,4 +1,4 @@
-"""Reasoning and content told apart, however the text is cut; stop texts found, however the text is cut."""
+"""Reasoning and content told apart, however the text is split; stop texts found, however the text is split."""
 
 from __future__ import annotations
 

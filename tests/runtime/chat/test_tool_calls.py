@@ -1,4 +1,4 @@
-"""Tool calls: what the published template writes is read back, however the text is cut, and nothing else is a call."""
+"""Tool calls: what the published template writes is read back, however it is split, and nothing else is a call."""
 
 from __future__ import annotations
 

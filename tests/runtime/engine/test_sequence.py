@@ -1,4 +1,4 @@
-"""The live sequence: what is used again changes nothing in what follows, nor does drafting, nor an interrupt."""
+"""The live sequence: reuse, drafts and interrupts do not change what follows."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_states_on_disk_serve_the_next_run(loaded: Model, tmp_path: Path) -> Non
         assert other.prefill(prompt) == 0
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "changed", "gone"])
 def test_a_damaged_state_is_passed_over(loaded: Model, tmp_path: Path, damage: str) -> None:
     prompt = messages(1, 1200, 9)
     with engine(loaded, store=StateStore(tmp_path, "this model")) as mine:
@@ -199,7 +199,7 @@ def test_a_damaged_state_is_passed_over(loaded: Model, tmp_path: Path, damage: s
         if damage == "gone":
             path.unlink()
         else:
-            path.write_bytes(data[:-5000] if damage == "cut" else data)
+            path.write_bytes(data[:-5000] if damage == "truncated" else data)
         assert mine.prefill(prompt) == 0
         assert generate(mine, loaded) == expected
 

@@ -1,4 +1,4 @@
-"""Pictures: sizes as transformers chooses them, upright and opaque, from anywhere; what may not be loaded is not."""
+"""Images: sizes as transformers chooses them, upright and opaque, from anywhere; what may not be loaded is not."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_sizes_are_those_of_transformers(height: int, width: int) -> None:
         assert image.smart_resize(height, width, 65536, 1 << 22) == expected
 
 
-def test_paths_bytes_and_data_uris_give_the_same_picture(tmp_path: Path) -> None:
+def test_paths_bytes_and_data_uris_give_the_same_image(tmp_path: Path) -> None:
     data = encoded(halves())
     file = tmp_path / "a.png"
     file.write_bytes(data)
     uri = "data:image/png;base64," + base64.b64encode(data).decode()
     found = [image.load_image(source, SMALL) for source in (file, str(file), data, uri)]
-    assert len({picture.sha256 for picture in found}) == 1
+    assert len({one.sha256 for one in found}) == 1
     assert found[0].rgb.shape == (96, 64, 3)
     assert found[0].n_tokens == 6
     assert not found[0].rgb.flags.writeable
@@ -74,7 +74,7 @@ def test_what_is_transparent_is_white() -> None:
     assert (image.load_image(encoded(clear), SMALL).rgb == 255).all()
 
 
-def test_what_cannot_be_a_picture_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_what_cannot_be_an_image_is_refused_in_a_line(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_a_picture_is_refused_in_a_line(tmp_path: Path) -> None:
     good = encoded(halves())
     cases: list[tuple[Any, str]] = [
         (b"\x89PNG\r\n\x1a\n" + bomb, "120,000,000 pixels"),
-        (b"no picture", "picture"),
+        (b"no image", "image"),
         (good[:60], "damaged"),
         (tmp_path / "none.png", "does not exist"),
         (tmp_path, str(tmp_path)),
@@ -141,7 +141,7 @@ def test_messages_are_reduced_to_places_and_their_media() -> None:
     messages, items = collect([{"role": "user", "content": [part, text]}, {"role": "user", "content": "And?"}], SMALL)
     assert messages[0]["content"] == [{"type": "image"}, text]
     assert messages[1] == {"role": "user", "content": "And?"}
-    assert [item.sha256 for item in items if isinstance(item, image.Picture)] == [image.load_image(data, SMALL).sha256]
+    assert [item.sha256 for item in items if isinstance(item, image.Image)] == [image.load_image(data, SMALL).sha256]
     for bad, message in [
         ({"type": "image_url"}, "names no image"),
         ({"type": "input_audio"}, "input_audio"),

@@ -1,4 +1,4 @@
-"""Videos: frames and times as transformers samples them; what is no video is refused."""
+"""Videos: frames and times as transformers samples them; what is not a video is refused."""
 
 from __future__ import annotations
 

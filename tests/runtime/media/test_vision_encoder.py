@@ -1,4 +1,4 @@
-"""Pictures and videos in a prompt give the logits that transformers gives with its own processor."""
+"""Images and videos in a prompt give the logits that transformers gives with its own processor."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def png(pixels: Any) -> bytes:
 
 
 def answer(model: Model, text: str, items: list[Any], *, n_batch: int = 512) -> np.ndarray:  # type: ignore[type-arg]
-    """Logits of the text after the last picture, (tokens, vocab)."""
+    """Logits of the text after the last image, (tokens, vocab)."""
     parts = message_media.split_prompt(text, items)
     tokens = iter(llama.tokenize(model.gguf, [part for part in parts if isinstance(part, str)]))
     with (
@@ -77,22 +77,22 @@ def answer(model: Model, text: str, items: list[Any], *, n_batch: int = 512) -> 
 
 
 @pytest.mark.parametrize("sizes", [[(300, 200)], [(64, 330), (257, 255)]], ids=["one", "two"])
-def test_pictures_equal_transformers(converted: Model, sizes: list[tuple[int, int]]) -> None:
-    pictures = [draw(width, height, seed) for seed, (width, height) in enumerate(sizes)]
+def test_images_equal_transformers(converted: Model, sizes: list[tuple[int, int]]) -> None:
+    images = [draw(width, height, seed) for seed, (width, height) in enumerate(sizes)]
     text = QUESTION.format(" and ".join([message_media.IMAGE_PLACE] * len(sizes)))
     inputs = multimodal.processor(converted.source)(
-        text=[text], images=[Image.fromarray(p) for p in pictures], return_tensors="pt"
+        text=[text], images=[Image.fromarray(p) for p in images], return_tensors="pt"
     )
     reference = multimodal.logits(converted.source, inputs)
 
-    found = answer(converted, text, [image.load_image(png(p)) for p in pictures])
+    found = answer(converted, text, [image.load_image(png(p)) for p in images])
     reference = reference[-len(found) :]
     assert llama.mean_kl(reference, found) < 1e-4
     np.testing.assert_array_equal(found.argmax(-1), reference.argmax(-1))
     assert len(np.unique(reference.argmax(-1))) > 3  # a reference that says something
 
-    # The picture matters: another one gives other logits.
-    other = [image.load_image(png(255 - p)) for p in pictures]
+    # The image matters: another one gives other logits.
+    other = [image.load_image(png(255 - p)) for p in images]
     assert llama.mean_kl(reference, answer(converted, text, other)) > 1e-3
 
 
@@ -140,7 +140,7 @@ def test_a_video_equals_transformers(converted: Model) -> None:
     assert llama.mean_kl(reference, answer(converted, text, [first_twice])) > 1e-4
 
 
-def test_an_odd_frame_is_a_pair_with_itself_and_equals_a_picture(converted: Model) -> None:
+def test_an_odd_frame_is_a_pair_with_itself_and_equals_an_image(converted: Model) -> None:
     item = image.load_image(png(draw(96, 64, 0)), image.MediaLimits(min_pixels=1024))
     still = FramePair(item.rgb, item.rgb, 0.0, "still")
     with (
@@ -150,11 +150,11 @@ def test_an_odd_frame_is_a_pair_with_itself_and_equals_a_picture(converted: Mode
         np.testing.assert_allclose(encoder.embed(still).values, encoder.embed(item).values, atol=1e-4)
 
 
-def test_the_same_picture_is_encoded_once(converted: Model) -> None:
+def test_the_same_image_is_encoded_once(converted: Model) -> None:
     small = image.MediaLimits(min_pixels=1024)
     one, two, three = (image.load_image(png(draw(64, 64, seed)), small) for seed in range(3))
     again = image.load_image(png(draw(64, 64, 0)), small)
-    room = 2 * 4 * 256 * 4  # two pictures of 4 tokens of 256 floats
+    room = 2 * 4 * 256 * 4  # two images of 4 tokens of 256 floats
     with (
         runtime.Model(converted.gguf) as model,
         vision_encoder.VisionEncoder(converted.mmproj, model, n_threads=1, cache_bytes=room) as encoder,
@@ -211,7 +211,7 @@ def test_a_full_context_is_an_error(converted: Model) -> None:
 
 
 def test_places_have_to_match() -> None:
-    item = image.picture(np.zeros((32, 32, 3), np.uint8))
+    item = image.from_pixels(np.zeros((32, 32, 3), np.uint8))
     video = Video((FramePair(item.rgb, item.rgb, 0.5, "x"), FramePair(item.rgb, item.rgb, 1.5, "y")))
     still, film = message_media.IMAGE_PLACE, message_media.VIDEO_PLACE
     assert message_media.split_prompt("plain", []) == ["plain"]
@@ -219,5 +219,5 @@ def test_places_have_to_match() -> None:
     expected = [f"a{start}", item, f"{end}b<0.5 seconds>{start}", video.pairs[0], f"{end}<1.5 seconds>{start}"]
     assert message_media.split_prompt(f"a{still}b{film}", [item, video]) == [*expected, video.pairs[1], end]
     for text, given in [(still, []), ("a", [item]), (still * 2, [item]), (film + still, [item, video])]:
-        with pytest.raises(MediaError, match="places for pictures"):
+        with pytest.raises(MediaError, match="places for images"):
             message_media.split_prompt(text, given)
