@@ -14,6 +14,8 @@ import pytest
 from qwen35_gguf import atomic_file
 from qwen35_gguf.errors import OutputError
 
+pytestmark = pytest.mark.unit
+
 WRITER = """
 import sys, time
 from pathlib import Path

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from qwen35_gguf import units
 from qwen35_gguf.errors import Qwen35Error, UnitError
 
+pytestmark = pytest.mark.unit
+
 GB = 10**9
 FACTORS = {"": 1, "k": 10**3, "M": 10**6, "g": GB, "T": 10**12, "Ki": 2**10, "mi": 2**20, "Gi": 2**30, "TI": 2**40}
 

@@ -64,6 +64,7 @@ def test_exit_codes_and_text(arguments: list[str], code: int, words: list[str]) 
         assert result.stdout == ""
 
 
+@pytest.mark.unit
 def test_help_imports_nothing_heavy() -> None:
     heavy = {"numpy", "gguf", "llama_cpp", "huggingface_hub", "rich"}
     code = (
@@ -77,6 +78,7 @@ def test_help_imports_nothing_heavy() -> None:
 SUBCOMMANDS = [subcommand for group in discover.groups() for subcommand in group.subcommands]
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS, ids=lambda subcommand: subcommand.verb)
 def test_every_subcommand_has_help_and_its_line_in_the_list(subcommand: discover.Subcommand) -> None:
     result = CliRunner().invoke(cli.main, [subcommand.verb, "--help"])
@@ -93,17 +95,20 @@ def test_a_renamed_command_is_found_by_its_old_verb_and_not_shown(old: str, verb
     assert f"  {old} " not in CliRunner().invoke(cli.main, ["--help"]).stdout
 
 
+@pytest.mark.unit
 def test_no_verb_is_found_twice() -> None:
     verbs = [subcommand.verb for subcommand in SUBCOMMANDS]
     assert len(verbs) == len(set(verbs))
     assert len(verbs) > 15
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("verb", ["absent", "__init__", "../discover", "run.run", ""])
 def test_what_is_not_a_verb_is_not_loaded(verb: str) -> None:
     assert discover.load(verb) is None
 
 
+@pytest.mark.unit
 def test_a_new_file_is_a_new_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for group in discover.GROUPS:
         (tmp_path / group).mkdir()
@@ -115,6 +120,7 @@ def test_a_new_file_is_a_new_command(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found["The group run"] == []
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
@@ -133,6 +139,7 @@ def test_errors_are_reported_on_one_line(error: BaseException, code: int, text: 
     assert (result.exit_code, result.stderr, result.stdout) == (code, text, "")
 
 
+@pytest.mark.unit
 def test_a_bug_keeps_its_traceback() -> None:
     @click.command()
     @reports_errors
@@ -142,6 +149,7 @@ def test_a_bug_keeps_its_traceback() -> None:
     assert isinstance(CliRunner().invoke(failing).exception, ZeroDivisionError)
 
 
+@pytest.mark.unit
 def test_progress_without_a_terminal_is_eleven_lines_at_most(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress(3_000_000_000, "converting") as advance:
         for _ in range(300):
@@ -154,6 +162,7 @@ def test_progress_without_a_terminal_is_eleven_lines_at_most(capsys: pytest.Capt
     assert lines[-1] == "[note] 100% of it"
 
 
+@pytest.mark.unit
 def test_progress_of_nothing_and_of_more_than_promised(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.progress(0, "empty") as advance:
         advance(0)
@@ -165,6 +174,7 @@ def test_progress_of_nothing_and_of_more_than_promised(capsys: pytest.CaptureFix
     assert lines[2].startswith("short: 100 %, 25.0 of 10.0 B")
 
 
+@pytest.mark.unit
 def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     console = progress.Console(stderr=True, force_terminal=True, width=120)
     monkeypatch.setattr(progress, "_console", console)

@@ -29,6 +29,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.unit
 def test_inspect_reports_what_the_reader_reads(files: dict[str, Path], tmp_path: Path) -> None:
     found = json.loads(run("inspect", files["Q4_K_M"], "--json").stdout)
     reader = gguf.GGUFReader(files["Q4_K_M"])
@@ -47,6 +48,7 @@ def test_inspect_reports_what_the_reader_reads(files: dict[str, Path], tmp_path:
     assert {cell.text.split(":")[0] for cell in cells} == {t.name for t in reader.tensors if len(t.shape) > 1}
 
 
+@pytest.mark.unit
 def test_shards_are_read_together(files: dict[str, Path], tmp_path: Path) -> None:
     assert run("split", files["Q4_K_M"], "-o", tmp_path, "--max-shard-size", "1MB").exit_code == 0
     first = min(tmp_path.glob("*-00001-of-*.gguf"))
@@ -54,6 +56,7 @@ def test_shards_are_read_together(files: dict[str, Path], tmp_path: Path) -> Non
     assert json.loads(run("inspect", first, "--json").stdout)["tensors"]
 
 
+@pytest.mark.unit
 def test_diff_names_every_difference(files: dict[str, Path], tmp_path: Path) -> None:
     assert run("diff", files["F32"], files["F32"]).exit_code == 0
     changed = tmp_path / "changed.gguf"
@@ -86,6 +89,7 @@ def test_diff_of_types_gives_the_error(files: dict[str, Path]) -> None:
     assert "relative" not in run("diff", files["F32"], files["Q6_K"], "--no-values").stdout
 
 
+@pytest.mark.unit
 def test_bad_files_are_one_line(files: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(files["F32"].read_bytes()[:1000])
     for arguments in (("inspect", tmp_path / "x.gguf"), ("diff", files["F32"], tmp_path / "none.gguf")):

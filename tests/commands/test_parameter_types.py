@@ -12,6 +12,8 @@ from oracles.paths import ROOT
 from qwen35_gguf.cli import main
 from qwen35_gguf.commands import parameter_types
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(
     ("type_", "text", "value"),

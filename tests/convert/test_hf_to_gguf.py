@@ -44,6 +44,7 @@ def poke(directory: Path, name: str, value: float, index: int = 5) -> None:
         file.write(np.array([value], ml_dtypes.bfloat16).tobytes())
 
 
+@pytest.mark.unit
 def test_writes_text_and_vision_in_one_call(checkpoint: Factory, tmp_path: Path) -> None:
     text, vision = hf_to_gguf.convert(checkpoint(), "Q4_K_M", tmp_path, name="Tiny")
     assert text.name.endswith("-Q4_K_M.gguf")
@@ -54,12 +55,14 @@ def test_writes_text_and_vision_in_one_call(checkpoint: Factory, tmp_path: Path)
     assert "blk.4.nextn.eh_proj.weight" in names
 
 
+@pytest.mark.unit
 def test_parts_can_be_left_out(checkpoint: Factory, tmp_path: Path) -> None:
     files = hf_to_gguf.convert(checkpoint(), "Q8_0", tmp_path, mtp=False, vision=False)
     assert len(files) == 1
     assert not any("nextn" in tensor.name or "blk.4." in tensor.name for tensor in GGUFReader(files[0]).tensors)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_the_number_of_threads_does_not_change_a_byte(checkpoint: Factory, tmp_path: Path, jobs: int) -> None:
     (reference,) = hf_to_gguf.convert(checkpoint(), "Q4_K_M", tmp_path / "a", vision=False, jobs=2)
@@ -67,6 +70,7 @@ def test_the_number_of_threads_does_not_change_a_byte(checkpoint: Factory, tmp_p
     assert reference.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.unit
 def test_shards_and_prefixes_do_not_change_a_tensor(checkpoint: Factory, tmp_path: Path) -> None:
     options = {"mtp": False, "seed": 7}
     variants = [
@@ -90,6 +94,7 @@ def test_shards_and_prefixes_do_not_change_a_tensor(checkpoint: Factory, tmp_pat
         assert tensors.keys() == reference.keys()
 
 
+@pytest.mark.unit
 def test_an_mlx_vision_encoder_is_the_published_one(checkpoint: Factory, tmp_path: Path) -> None:
     ours = [
         GGUFReader(
@@ -143,6 +148,7 @@ def test_verify_notices_heads_in_the_wrong_order(
     assert failed == {f"blk.{i}.attn_gate.weight" for i in range(3)}
 
 
+@pytest.mark.unit
 def test_the_package_is_also_the_function(checkpoint: Factory, tmp_path: Path) -> None:
     (file,) = qwen35_gguf.convert(checkpoint(), "Q8_0", tmp_path, vision=False)
     assert file.is_file()
@@ -150,11 +156,13 @@ def test_the_package_is_also_the_function(checkpoint: Factory, tmp_path: Path) -
     assert isinstance(qwen35_gguf.convert, ModuleType)
 
 
+@pytest.mark.unit
 def test_importing_the_package_does_not_load_the_pipeline() -> None:
     code = "import sys, qwen35_gguf.convert; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.unit
 def test_an_existing_file_is_kept_without_force(checkpoint: Factory, tmp_path: Path) -> None:
     (file,) = hf_to_gguf.convert(checkpoint(), "Q8_0", tmp_path, vision=False)
     file.write_bytes(b"mine")
@@ -165,6 +173,7 @@ def test_an_existing_file_is_kept_without_force(checkpoint: Factory, tmp_path: P
     assert file.stat().st_size > 1000
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["layers.0.mlp.gate_proj.weight", "norm.weight", "visual.pos_embed.weight"])
 def test_non_finite_weights_are_named(checkpoint: Factory, tmp_path: Path, value: float, name: str) -> None:
@@ -177,6 +186,7 @@ def test_non_finite_weights_are_named(checkpoint: Factory, tmp_path: Path, value
     assert left_behind(tmp_path / "out") == []
 
 
+@pytest.mark.unit
 def test_a_full_disk_leaves_nothing(checkpoint: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = 0
 
@@ -195,6 +205,7 @@ def test_a_full_disk_leaves_nothing(checkpoint: Factory, tmp_path: Path, monkeyp
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.unit
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_really_full_device_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.gguf.part").symlink_to("/dev/full")
@@ -207,11 +218,13 @@ def test_a_really_full_device_is_reported(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.unit
 def test_too_little_space_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="GB are free"):
         atomic_file.check_space(tmp_path, 1 << 60)
 
 
+@pytest.mark.unit
 def test_two_conversions_do_not_share_a_file(checkpoint: Factory, tmp_path: Path) -> None:
     conversion = hf_to_gguf.plan_conversion(hf_to_gguf.ConversionOptions(checkpoint(), "Q8_0", tmp_path, vision=False))
     file = conversion.files[0]
@@ -252,6 +265,7 @@ def test_a_stopped_conversion_leaves_no_final_file(
     assert [name for name in left_behind(out) if name.endswith(".part")] == []
 
 
+@pytest.mark.unit
 def test_the_script_and_the_dry_run_need_no_weights(checkpoint: Factory, tmp_path: Path) -> None:
     source = Path(shutil.copytree(checkpoint(), tmp_path / "source"))
     poke(source, "norm.weight", np.nan)
@@ -267,6 +281,7 @@ def test_the_script_and_the_dry_run_need_no_weights(checkpoint: Factory, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.unit
 def test_unknown_types_are_named(checkpoint: Factory, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match="Q4_K_M"):
         hf_to_gguf.convert(checkpoint(), "Q4_K_XXL", tmp_path)
@@ -277,6 +292,7 @@ def test_unknown_types_are_named(checkpoint: Factory, tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.unit
 def test_config_without_vision_but_with_a_vision_encoder(checkpoint: Factory, tmp_path: Path) -> None:
     source = Path(shutil.copytree(checkpoint(), tmp_path / "source"))
     config = json.loads((source / "config.json").read_text())

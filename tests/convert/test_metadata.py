@@ -118,6 +118,7 @@ def test_vision_keys_equal_the_stock_converter(checkpoint: Factory, stock_conver
     assert {k: v for k, v in different.items() if k not in ALLOWED_VISION} == {}
 
 
+@pytest.mark.unit
 def test_no_two_numbers_of_the_config_are_confused(tmp_path: Path) -> None:
     """Published models repeat some numbers (128, 16), so a comparison with them cannot tell these entries apart."""
     text = {
@@ -141,6 +142,7 @@ def test_no_two_numbers_of_the_config_are_confused(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.unit
 def test_yarn(checkpoint: Factory) -> None:
     directory = checkpoint()
     config = config_of(directory)
@@ -165,6 +167,7 @@ def test_yarn(checkpoint: Factory) -> None:
     }
 
 
+@pytest.mark.unit
 def test_yarn_without_its_original_length(checkpoint: Factory) -> None:
     config = config_of(checkpoint())
     config["text_config"]["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
@@ -172,6 +175,7 @@ def test_yarn_without_its_original_length(checkpoint: Factory) -> None:
         ours(checkpoint(), config=config)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -194,6 +198,7 @@ def test_config_errors(checkpoint: Factory, name: str, value: object, message: s
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.unit
 def test_layer_types_follow_the_interval_when_absent(checkpoint: Factory) -> None:
     directory = checkpoint()
     stated = of_list(ours(directory))["qwen35.attention.recurrent_layers"]
@@ -203,6 +208,7 @@ def test_layer_types_follow_the_interval_when_absent(checkpoint: Factory) -> Non
     )
 
 
+@pytest.mark.unit
 def test_unknown_architecture_and_no_vision(checkpoint: Factory) -> None:
     directory = checkpoint()
     with pytest.raises(CheckpointError, match="'llama' is unknown; known are qwen35, qwen35moe"):
@@ -215,6 +221,7 @@ def vision(directory: Path, config: dict[str, Any]) -> Entries:
     return of_list(vision_metadata(config, directory, file_type=1, name=None, parameters=(10**6, 10**6, 0, 0)))
 
 
+@pytest.mark.unit
 def test_image_statistics(checkpoint: Factory, tmp_path: Path) -> None:
     config = config_of(checkpoint())
     assert vision(tmp_path, config)["clip.vision.image_mean"] == (["ARRAY", "FLOAT32"], [0.5, 0.5, 0.5])
@@ -227,6 +234,7 @@ def test_image_statistics(checkpoint: Factory, tmp_path: Path) -> None:
         vision(tmp_path, config)
 
 
+@pytest.mark.unit
 def test_deepstack_layers(checkpoint: Factory) -> None:
     config = config_of(checkpoint())
     config["vision_config"]["deepstack_visual_indexes"] = [1]
@@ -236,6 +244,7 @@ def test_deepstack_layers(checkpoint: Factory) -> None:
         vision(checkpoint(), config)
 
 
+@pytest.mark.unit
 def test_model_card_and_sampling(checkpoint: Factory, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(
         "---\nlicense: apache-2.0\nlanguage: [en, zh]\ntags: [chat]\npipeline_tag: image-text-to-text\n"
@@ -253,12 +262,14 @@ def test_model_card_and_sampling(checkpoint: Factory, tmp_path: Path) -> None:
     assert found["general.sampling.penalty_repeat"] == (["FLOAT32"], 1.5)
 
 
+@pytest.mark.unit
 def test_broken_front_matter(checkpoint: Factory, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nlicense: [apache\n---\n")
     with pytest.raises(CheckpointError, match=r"README\.md: the front matter cannot be read"):
         ours(tmp_path, config=config_of(checkpoint()))
 
 
+@pytest.mark.unit
 def test_source_repository(checkpoint: Factory) -> None:
     found = of_list(ours(checkpoint(), source_repo="Qwen/Qwen3.5-4B", revision="abc123"))
     assert found["general.source.repo_url"] == (["STRING"], "https://huggingface.co/Qwen/Qwen3.5-4B")
@@ -267,6 +278,7 @@ def test_source_repository(checkpoint: Factory) -> None:
     assert found["general.organization"] == (["STRING"], "Qwen")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("folder", "name", "expected"),
     [
@@ -282,6 +294,7 @@ def test_output_name(tmp_path: Path, folder: str, name: str | None, expected: st
     assert output_name(directory, name, {}, (4 * 10**9, 4 * 10**9, 0, 0)) == expected
 
 
+@pytest.mark.unit
 def test_output_name_of_a_mixture_and_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = (35 * 10**9, 2 * 10**9, 10**9, 256)
     directory = tmp_path / "experts"

@@ -67,6 +67,7 @@ def entries(directory: Path, vocab_size: int = 10) -> dict[str, Any]:
     return {entry.key: entry.value for entry in vocabulary(directory, vocab_size)}
 
 
+@pytest.mark.unit
 def test_tokens_types_and_padding(write: Write) -> None:
     found = entries(write(tokenizer_config={"pad_token": "[Y]"}))
     assert found["tokenizer.ggml.model"] == "gpt2"
@@ -83,16 +84,19 @@ def test_tokens_types_and_padding(write: Write) -> None:
     ]
 
 
+@pytest.mark.unit
 def test_tokens_that_only_the_settings_know(write: Write) -> None:
     directory = write(tokenizer_config={"added_tokens_decoder": {"8": {"content": "▁<new>", "special": False}}})
     assert entries(directory)["tokenizer.ggml.tokens"][8] == " <new>"
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(("pattern", "name"), PRE_TOKENIZERS.items())
 def test_known_pre_tokenizers(write: Write, pattern: str, name: str) -> None:
     assert entries(write(tokenizer=small_tokenizer() | {"pre_tokenizer": split(pattern)}))["tokenizer.ggml.pre"] == name
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("pre_tokenizer", [None, split(r"\p{L}+"), split(QWEN35 + r"|\p{M}"), {"type": "ByteLevel"}])
 def test_unknown_pre_tokenizers_are_quoted(write: Write, pre_tokenizer: Json | None) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: the pre-tokenizer has .*known are qwen35") as caught:
@@ -101,6 +105,7 @@ def test_unknown_pre_tokenizers_are_quoted(write: Write, pre_tokenizer: Json | N
         assert repr(pre_tokenizer["pretokenizers"][0]["pattern"]["Regex"]) in str(caught.value)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("merges", [["a b"], [["a", "b"]]])
 def test_merges_in_both_forms(write: Write, merges: list[object]) -> None:
     tokenizer = small_tokenizer()
@@ -108,12 +113,14 @@ def test_merges_in_both_forms(write: Write, merges: list[object]) -> None:
     assert entries(write(tokenizer=tokenizer))["tokenizer.ggml.merges"] == ["a b"]
 
 
+@pytest.mark.unit
 def test_spaces_inside_merges(write: Write) -> None:
     tokenizer = small_tokenizer()
     tokenizer["model"]["merges"] = [["a ", "b"]]
     assert entries(write(tokenizer=tokenizer))["tokenizer.ggml.merges"] == ["aĠ b"]
 
 
+@pytest.mark.unit
 def test_special_ids(write: Write) -> None:
     settings = {"eos_token": {"content": "<|im_end|>"}, "pad_token": "a", "add_bos_token": True, "add_sep_token": True}
     config = {"eos_token_id": 1, "pad_token_id": 2, "text_config": {"bos_token_id": 3, "unk_token_id": [1, 2]}}
@@ -128,12 +135,14 @@ def test_special_ids(write: Write) -> None:
     assert flags == {"add_bos_token": False, "add_eos_token": False, "add_sep_token": True}
 
 
+@pytest.mark.unit
 def test_a_template_that_adds_bos(write: Write) -> None:
     single = [{"SpecialToken": {"id": "[X]"}}, {"Sequence": {"id": "A"}}]
     tokenizer = small_tokenizer() | {"post_processor": {"type": "TemplateProcessing", "single": single}}
     assert entries(write(tokenizer=tokenizer, tokenizer_config={"bos_token": "[X]"}))["tokenizer.ggml.add_bos_token"]
 
 
+@pytest.mark.unit
 def test_chat_template_precedence(write: Write) -> None:
     key = "tokenizer.chat_template"
     directory = write(chat_template={"chat_template": "json"}, tokenizer_config={"eos_token": "a"})
@@ -144,6 +153,7 @@ def test_chat_template_precedence(write: Write) -> None:
     assert entries(directory)[key] == "settings"
 
 
+@pytest.mark.unit
 def test_named_chat_templates(write: Write) -> None:
     directory = write()
     (directory / "chat_template.jinja").write_text("main")
@@ -167,6 +177,7 @@ def changed(path: str, value: object) -> Json:
     return tokenizer
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -195,6 +206,7 @@ def test_errors(write: Write, files: Json, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.unit
 def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no tokenizer found"):
         entries(tmp_path)
@@ -246,17 +258,20 @@ def test_sentencepiece_equals_the_stock_converter(pieces: Path, stock_tree: Path
     assert found["tokenizer.ggml.tokens"][34:] == [" renamed", "<extra>", "<|im_end|>", "[PAD37]", "[PAD38]", "[PAD39]"]
 
 
+@pytest.mark.unit
 def test_sentencepiece_beyond_the_vocabulary(pieces: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer\.model: token .* outside the vocabulary of 30"):
         entries(pieces, 30)
 
 
+@pytest.mark.unit
 def test_damaged_sentencepiece(pieces: Path) -> None:
     (pieces / "tokenizer.model").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"tokenizer\.model: not a SentencePiece model"):
         entries(pieces, 40)
 
 
+@pytest.mark.unit
 def test_sentencepiece_is_optional(pieces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(MissingDependencyError, match=r"qwen35-gguf\[sentencepiece\]"):

@@ -52,6 +52,7 @@ def test_a_header_compiles_alone(file: Path) -> None:
     compile_alone(file, "g++", (AVX512 if "avx512" in file.name else AVX2) if needs_x86 else [])
 
 
+@pytest.mark.unit
 def test_every_header_is_guarded() -> None:
     for file in (*HEADERS, *GLUE.glob("*.h")):
         assert file.read_text().count("#pragma once\n") == 1, name(file)

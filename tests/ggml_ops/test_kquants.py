@@ -101,6 +101,7 @@ def test_threads_do_not_change_a_byte(format_: str, threads: int) -> None:
     assert_equal_bytes(pack(x, format_, None, TARGETS[0], threads=threads), ggml_quantize(x, format_, None))
 
 
+@pytest.mark.unit
 def test_the_uneven_levels_are_divided_at_the_midpoints() -> None:
     """What IQ4 relies on: ggml's comparison of two rounded distances decides like the midpoint, near all of them."""
     levels = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
@@ -116,6 +117,7 @@ def test_the_uneven_levels_are_divided_at_the_midpoints() -> None:
         np.testing.assert_array_equal(x - low < high - x, x < middle)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("source", "dtype"), [("f32", np.float32), ("bf16", ml_dtypes.bfloat16), ("f16", np.float16)])
 def test_non_finite_weights_are_counted_and_located(source: str, dtype: Any, value: float) -> None:
@@ -138,6 +140,7 @@ def test_scales_that_no_half_holds_are_reported_as_ggml_does(format_: str, targe
         assert fits == ggml_accepts(packed, format_), scale
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -163,5 +166,6 @@ def test_what_does_not_fit_together_is_a_value_error(change: dict[str, Any], mes
         _native.quantize(**(arguments | change))
 
 
+@pytest.mark.unit
 def test_no_rows_are_packed_to_no_bytes() -> None:
     assert pack(np.zeros((0, 256), np.float32), "Q4_K", None, "").shape == (0, 144)

@@ -30,6 +30,7 @@ def native(x: Array, format_: str, importance: Array | None) -> Array:
     return blocks
 
 
+@pytest.mark.unit
 def test_every_native_format_has_a_twin() -> None:
     assert sorted(reference.FORMATS) == sorted(FORMATS)
     for name, format_ in reference.FORMATS.items():
@@ -75,6 +76,7 @@ def test_quantizers_give_the_bytes_of_ggml_for_every_pair_of_shape_and_importanc
             assert np.array_equal(twin, ggml_quantize(x, format_, importance)), (shape, weights)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("name", ["Q4_K", "Q8_0"])
 def test_activations_are_rounded_to_the_nearest_multiple_of_their_scale(name: str) -> None:
     x = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)

@@ -9,6 +9,7 @@ from qwen35_gguf.errors import UnknownTargetError
 from qwen35_gguf.ggml_ops import _native
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("name", ggml_ops.targets())
 def test_a_target_of_this_processor_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_CPU", name)
@@ -27,18 +28,21 @@ def test_a_limit_between_two_targets_takes_the_lesser(
     assert ggml_ops.target() == expected
 
 
+@pytest.mark.unit
 def test_an_unknown_target_is_refused_with_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_CPU", "sse9")
     with pytest.raises(UnknownTargetError, match=rf"sse9.*{ggml_ops.targets()[0]}"):
         ggml_ops.target()
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("limit", ["", *_native.mul_mat_targets()])
 def test_matmul_takes_the_target_that_is_asked_for(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_CPU", limit)
     assert ggml_ops.matmul_target() == (limit or next(iter(_native.mul_mat_targets()), None))
 
 
+@pytest.mark.unit
 def test_portable_matmul_is_that_of_ggml(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN35_CPU", "portable")
     assert ggml_ops.matmul_target() is None

@@ -25,6 +25,8 @@ from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.gguf_file.writer import write_gguf
 
+pytestmark = pytest.mark.unit
+
 TYPES = [GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0", "Q4_K", "I32")]
 LIMITS = {
     GGUFValueType.UINT8: (0, 2**8 - 1), GGUFValueType.INT8: (-(2**7), 2**7 - 1),

@@ -13,6 +13,7 @@ import sdist
 SERIES = sorted(Path(build.HERE).glob("[0-9]*.patch"))
 
 
+@pytest.mark.unit
 def test_patches_are_numbered_and_say_why() -> None:
     assert [file.name[:4] for file in SERIES] == [f"{number:04}" for number in range(1, len(SERIES) + 1)]
     for file in SERIES:
@@ -34,6 +35,7 @@ def test_the_series_applies_to_the_published_source(tmp_path: Path) -> None:
         assert file.stem in (source / "llama_cpp" / "qwen35_patches.py").read_text()
 
 
+@pytest.mark.unit
 def test_a_patch_that_does_not_apply_stops_with_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         build.patch(tmp_path / "empty", SERIES[:1])
@@ -43,6 +45,7 @@ def test_a_patch_that_does_not_apply_stops_with_what_to_do(tmp_path: Path, capsy
     assert "make runtime STOCK=1" in error
 
 
+@pytest.mark.unit
 def test_another_file_than_the_published_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +62,7 @@ def test_another_file_than_the_published_one_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.unit
 def test_a_wheel_is_cached_by_what_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     key = build.key(SERIES, "-DGGML_NATIVE=ON")
     assert key.startswith("patched-")
@@ -68,6 +72,7 @@ def test_a_wheel_is_cached_by_what_it_depends_on(monkeypatch: pytest.MonkeyPatch
     assert key != build.key(SERIES, "-DGGML_NATIVE=ON")
 
 
+@pytest.mark.unit
 def test_a_cache_that_cannot_be_created_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ def weights(rows: int, columns: int, seed: int = 0, scale: float = 1.0) -> np.nd
     return (np.random.default_rng(seed).standard_normal((rows, columns)) * scale).astype(np.float32)
 
 
+@pytest.mark.unit
 @settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -43,6 +44,7 @@ def test_unpacking_equals_the_gguf_package(type_: Type) -> None:
     np.testing.assert_allclose(kernels.dequantize(packed, type_, 512), quants.dequantize(packed, type_), rtol=1e-6)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("threads", [1, 2, 5, 0])
 def test_threads_and_leading_dimensions_do_not_change_a_byte(threads: int) -> None:
     x = weights(3000, 256).reshape(3, 1000, 256)
@@ -50,6 +52,7 @@ def test_threads_and_leading_dimensions_do_not_change_a_byte(threads: int) -> No
     np.testing.assert_array_equal(kernels.quantize(x, "q4_k", threads=threads), expected)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_narrow_input_is_what_it_is_as_float32(dtype: type) -> None:
     x = weights(4, 256).astype(dtype)
@@ -58,16 +61,19 @@ def test_narrow_input_is_what_it_is_as_float32(dtype: type) -> None:
     )
 
 
+@pytest.mark.unit
 def test_strided_rows_are_packed_as_their_copy() -> None:
     x = weights(8, 512)[::2, 128:384]
     np.testing.assert_array_equal(kernels.quantize_rows(x, Type.Q4_K), kernels.quantize_rows(x.copy(), Type.Q4_K))
 
 
+@pytest.mark.unit
 def test_importance_changes_the_result() -> None:
     x, importance = weights(4, 256), np.linspace(0.01, 9, 256, dtype=np.float32)
     assert not np.array_equal(kernels.quantize_rows(x, Type.Q4_K), kernels.quantize_rows(x, Type.Q4_K, importance))
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("type_", [Type.Q4_K, Type.BF16, Type.F32], ids=lambda t: t.name)
 def test_non_finite_weights_are_located(type_: Type, value: float) -> None:
@@ -77,6 +83,7 @@ def test_non_finite_weights_are_located(type_: Type, value: float) -> None:
         kernels.quantize_rows(x, type_)
 
 
+@pytest.mark.unit
 def test_what_a_type_cannot_hold_is_refused() -> None:
     with pytest.raises(QuantizationError, match="beyond what F16 can hold"):
         kernels.quantize_rows(weights(1, 32, scale=1e6), Type.F16)

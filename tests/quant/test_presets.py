@@ -12,6 +12,7 @@ from qwen35_gguf.errors import QuantizationError
 from qwen35_gguf.quant import kernels, presets
 
 
+@pytest.mark.unit
 def test_every_type_of_a_preset_has_a_format() -> None:
     used = {preset.default for preset in presets.PRESETS}
     used |= {rule.type for preset in presets.PRESETS for rule in preset.rules}
@@ -21,6 +22,7 @@ def test_every_type_of_a_preset_has_a_format() -> None:
     assert len({preset.file_type for preset in presets.PRESETS}) == len(presets.PRESETS)
 
 
+@pytest.mark.unit
 def test_fallbacks_have_smaller_blocks() -> None:
     for row in presets.FORMATS.values():
         if row.fallback:
@@ -35,6 +37,7 @@ def test_formats_that_require_an_imatrix_are_those_of_ggml() -> None:
     assert {row.type for row in presets.FORMATS.values() if row.imatrix == "required"} == required
 
 
+@pytest.mark.unit
 def test_presets_are_found_in_any_case_and_by_their_short_names() -> None:
     assert presets.find_preset("q4_k").name == "Q4_K_M"
     assert presets.find_preset("iq4_xs").default is Type.IQ4_XS

@@ -160,6 +160,7 @@ def test_every_tensor_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(figures) == 4
 
 
+@pytest.mark.unit
 def test_an_interrupted_release_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "release"
     options = FromCheckpoint(str(TINY), ("Q4_K_M", "Q4_0"), nomtp_files=True)
@@ -196,6 +197,7 @@ def test_an_interrupted_release_resumes(tmp_path: Path, monkeypatch: pytest.Monk
         package.package(options, folder, FAST)
 
 
+@pytest.mark.unit
 def test_a_lost_shard_is_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "release"
     options = FromCheckpoint(str(TINY), ("Q4_0",), max_shard_size=2_000_000)
@@ -206,6 +208,7 @@ def test_a_lost_shard_is_made_again(tmp_path: Path) -> None:
     assert checksums_of_models(folder) == before
 
 
+@pytest.mark.unit
 def test_large_files_are_split(tmp_path: Path) -> None:
     folder = tmp_path / "release"
     package.package(FromCheckpoint(str(TINY), ("Q4_0",), max_shard_size=2_000_000), folder, FAST)
@@ -239,6 +242,7 @@ def test_mtp_files_are_draft_models(tmp_path: Path) -> None:
     assert "| MTP head |" in (folder / "README.md").read_text()
 
 
+@pytest.mark.unit
 def test_what_would_break_for_its_users_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "checkpoint"
     shutil.copytree(TINY, source)
@@ -293,6 +297,7 @@ def test_existing_files_become_a_release(existing: Path, tmp_path: Path, text: P
     assert (result.exit_code, "was made of GGUF files" in result.stderr) == (2, True)
 
 
+@pytest.mark.unit
 def test_large_existing_files_are_split(existing: Path, tmp_path: Path) -> None:
     file = existing / "tiny.q4_k_m.gguf"
     result = run("package", file, "-o", tmp_path / "release", "--max-shard-size", "2MB", "--name", "Small")
@@ -303,6 +308,7 @@ def test_large_existing_files_are_split(existing: Path, tmp_path: Path) -> None:
     assert shards.merge(parts[0], tmp_path / "joined.gguf").read_bytes() == file.read_bytes()
 
 
+@pytest.mark.unit
 def test_files_that_do_not_belong_together_are_refused(
     existing: Path, tmp_path: Path, checkpoint: Callable[..., Path]
 ) -> None:
@@ -330,6 +336,7 @@ def test_files_that_do_not_belong_together_are_refused(
     assert not list((tmp_path / "release").glob("*.gguf")) if (tmp_path / "release").exists() else True
 
 
+@pytest.mark.unit
 def test_the_folder_of_the_files_is_refused_as_the_folder_of_the_release(existing: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny-Q4_K_M.gguf"  # already has the name that it would get
     shutil.copy(existing / "tiny.q4_k_m.gguf", file)
@@ -342,6 +349,7 @@ def test_the_folder_of_the_files_is_refused_as_the_folder_of_the_release(existin
 # ---- bad input ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unit
 def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     for arguments, message in (

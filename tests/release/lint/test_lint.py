@@ -97,6 +97,7 @@ def test_no_fault_in_any_preset_of_the_trained_model(tmp_path: Path, quant: str)
     assert found_in(hf_to_gguf.convert(TINY, quant, tmp_path)) == []
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("kind", ["dense, tied", "dense, untied, three value heads per key", "mixture of experts"])
 @pytest.mark.parametrize("quant", recipe_file.variants("deltanet"))
 def test_no_fault_in_the_recipe_deltanet(checkpoint: Factory, tmp_path: Path, kind: str, quant: str) -> None:
@@ -113,6 +114,7 @@ def test_no_fault_in_any_vision_encoder(checkpoint: Factory, tmp_path: Path, sou
     assert diagnostics(model, "--mmproj", mmproj) == diagnostics(model)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("without", ["mtp", "vision"])
 def test_no_fault_in_a_conversion_without_a_part(checkpoint: Factory, tmp_path: Path, without: str) -> None:
     files = hf_to_gguf.convert(checkpoint(tied=True), "Q4_K_M", tmp_path, **{without: False})
@@ -187,6 +189,7 @@ def test_a_vision_encoder_of_another_model_is_found(planted: Path) -> None:
     assert any(one["severity"] == "error" for one in found), found
 
 
+@pytest.mark.unit
 def test_a_file_that_is_not_a_gguf_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(10))
     for name in ("x.gguf", "none.gguf"):

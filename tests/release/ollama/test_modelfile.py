@@ -37,6 +37,7 @@ def lines(text: str) -> list[str]:
     return re.sub(r'TEMPLATE """.*?"""\n', "", text, flags=re.DOTALL).splitlines()
 
 
+@pytest.mark.unit
 def test_model_vision_encoder_and_sampling_of_the_metadata(files: list[Path]) -> None:
     assert lines(modelfile(files[:1], files[1:], "apache-2.0")) == [
         f"FROM ./{files[0].name}",
@@ -57,6 +58,7 @@ def test_model_vision_encoder_and_sampling_of_the_metadata(files: list[Path]) ->
     ]
 
 
+@pytest.mark.unit
 def test_other_values_of_the_file_are_taken(files: list[Path], tmp_path: Path) -> None:
     file = Path(shutil.copy(files[0], tmp_path))
     layout = read_header(file)
@@ -75,6 +77,7 @@ def test_other_values_of_the_file_are_taken(files: list[Path], tmp_path: Path) -
     assert not any(line.startswith(("#", "LICENSE")) for line in found)
 
 
+@pytest.mark.unit
 def test_every_shard_is_named(files: list[Path], tmp_path: Path) -> None:
     parts = shards.split(files[0], tmp_path, 1_000_000)
     found = lines(modelfile(parts, files[1:]))
@@ -83,6 +86,7 @@ def test_every_shard_is_named(files: list[Path], tmp_path: Path) -> None:
     assert "REQUIRES 0.35.0" in found
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("source", ["", "{% for m in messages %}{{ m.content }}{% endfor %}", "{% if %}"])
 def test_a_template_of_another_form_is_left_to_ollama(files: list[Path], tmp_path: Path, source: str) -> None:
     file = Path(shutil.copy(files[0], tmp_path))
@@ -93,6 +97,7 @@ def test_a_template_of_another_form_is_left_to_ollama(files: list[Path], tmp_pat
     assert "TEMPLATE" not in text
 
 
+@pytest.mark.unit
 def test_nothing_ends_the_template_early(files: list[Path]) -> None:
     text = modelfile(files[:1])
     assert text.count('"""') == 2

@@ -24,6 +24,7 @@ def test_a_bad_response_format(wanted: object) -> None:
         grammar_text(wanted, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.unit
 def test_text_needs_no_grammar() -> None:
     assert grammar_text({"type": "text"}, None) is None
     assert grammar_text(None, "root ::= x") == "root ::= x"

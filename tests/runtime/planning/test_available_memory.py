@@ -10,6 +10,8 @@ import pytest
 
 from qwen35_gguf.runtime.planning import available_memory
 
+pytestmark = pytest.mark.unit
+
 
 def write(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():

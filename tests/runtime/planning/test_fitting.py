@@ -86,6 +86,7 @@ def test_what_fits_is_left_alone(real: Callable[[str], Path]) -> None:
     assert check_fits(header, asked()) == estimate(header, asked())
 
 
+@pytest.mark.unit
 def test_requantized_headers_are_what_conversion_makes(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     for options in ({"tied": False, "seed": 3}, {"moe": True, "seed": 6}):
         source = checkpoint(**options)
