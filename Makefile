@@ -43,7 +43,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs words hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
+.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -99,21 +99,18 @@ test-newest:  ## run the unit tests with the newest dependencies that there are
 	'.venv-newest/$(SCRIPTS)/python' -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[unit]'
 	'.venv-newest/$(SCRIPTS)/python' -m pytest -m unit -p no:cacheprovider
 
-lint: $(VENV)/.dev  ## check style, format, types, layers and generated pages
+lint: $(VENV)/.dev  ## check style, format, types, layers, sizes of modules, words and generated pages
 	'$(BIN)/ruff' check .
 	'$(BIN)/ruff' format --check .
 	'$(BIN)/clang-format' --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	'$(BIN)/mypy' -p qwen35_gguf
 	'$(BIN)/lint-imports' --no-logo
+	'$(BIN)/python' tests/lint/structure.py
+	'$(BIN)/python' tests/lint/words.py
 	'$(BIN)/python' docs/generate.py --check
 
 docs: $(VENV)/.dev  ## write the generated pages of docs/
 	'$(BIN)/python' docs/generate.py
-
-words: $(VENV)/.dev  ## list words that the glossary replaces, and modules and folders that are too large
-	-'$(BIN)/python' tests/lint/structure.py
-	-'$(BIN)/python' tests/lint/words.py
-	@'$(BIN)/python' tests/lint/words.py --count
 
 hooks: $(VENV)/.dev  ## run the quick checks of lint before each git commit
 	'$(BIN)/pre-commit' install

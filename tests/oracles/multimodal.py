@@ -1,4 +1,4 @@
-"""Logits of transformers for prompts with pictures and videos, prepared by transformers' own processor."""
+"""Logits of transformers for prompts with images and videos, prepared by transformers' own processor."""
 
 from __future__ import annotations
 
