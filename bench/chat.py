@@ -61,7 +61,7 @@ def main() -> None:
         }
         print(f"{options.model.name}, {options.threads} threads, {options.turns} turns of {options.tokens} tokens")
         heads = (
-            f"{'turn':>4}{'prompt':>8}{'evaluated':>22}{'first token, s':>20}{'ratio':>8}{'tokens/s':>18}{'ratio':>8}"
+            f"{'turn':>4}{'prompt':>8}{'evaluated':>22}{'first token, s':>20}{'ratio':>8}{'tokens/s':>24}{'ratio':>8}"
         )
         print(heads + "   (stock by default, stock without repacking, ours)")
         turns: dict[str, list[Answer]] = {name: [] for name in sides}
@@ -84,7 +84,7 @@ def row(number: int, answers: list[Answer]) -> None:
     speeds = " ".join(f"{answer['speed']:.1f}" for answer in answers)
     sooner = min(answer["first"] for answer in stock) / ours["first"]
     faster = ours["speed"] / max(answer["speed"] for answer in stock)
-    print(f"{number:>4}{ours['prompt']:>8,}{evaluated:>22}{first:>20}{sooner:>8.1f}{speeds:>18}{faster:>8.2f}")
+    print(f"{number:>4}{ours['prompt']:>8,}{evaluated:>22}{first:>20}{sooner:>8.1f}{speeds:>24}{faster:>8.2f}")
     sys.stdout.flush()
 
 
