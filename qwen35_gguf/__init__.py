@@ -4,7 +4,7 @@
 
     files = qwen35_gguf.convert("Qwen/Qwen3.5-0.8B", "Q4_K_M", "models")
     with qwen35_gguf.Qwen35(files[0]) as model:
-        print(model.chat([{"role": "user", "content": "Hello"}]).content)
+        print(model.chat([{"role": "user", "content": "Hello"}]).text)
 
 The names in `__all__` are the public ones, with those of `ggml_ops` and `quant`. Each is imported when it is
 first used: importing the package loads neither numpy nor llama.cpp.
