@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     )
     from qwen35_gguf.runtime.media.image import MediaLimits
     from qwen35_gguf.runtime.media.video import VideoLimits
+    from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
 
     __version__: str
 
@@ -81,9 +82,11 @@ __all__ = [
     "CostsError",
     "Delta",
     "DeviceError",
+    "GenerateOptions",
     "GgufError",
     "GrammarError",
     "ImatrixError",
+    "LoadOptions",
     "LogitsError",
     "MediaError",
     "MediaLimits",
@@ -133,6 +136,7 @@ _MODULES = {
     ),
     "runtime.media.image": ("MediaLimits",),
     "runtime.media.video": ("VideoLimits",),
+    "runtime.options": ("GenerateOptions", "LoadOptions"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
