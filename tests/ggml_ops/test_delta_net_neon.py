@@ -25,7 +25,8 @@ TOLERANCE = 1e-5
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f"needs {COMPILER} and {EMULATOR} (qemu-user)"
+        not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
+        reason=f"needs {COMPILER} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user",
     ),
 ]
 

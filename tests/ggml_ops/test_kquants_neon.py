@@ -28,7 +28,8 @@ SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cp
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f"needs {COMPILER} and {EMULATOR} (qemu-user)"
+        not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
+        reason=f"needs {COMPILER} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user",
     ),
 ]
 

@@ -112,6 +112,12 @@ class MockContext:
         """Note that it was closed."""
         self.closed = True
 
+    def __enter__(self) -> MockContext:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def evaluate(
         self, tokens: Sequence[int], pos: int, *, seq: int = 0, outputs: int = 0, embd: Array | None = None
     ) -> None:

@@ -1,4 +1,4 @@
-"""The engine's own logic on a mock model: what is evaluated again, which drafts are kept, what an interrupt leaves.
+"""The engine's own logic on a mock model: what is evaluated again, which drafts are kept, who runs beside whom.
 
 The mock is strict where llama.cpp is silent: see oracles/mock_llama.py. test_sequence.py does the same with a model.
 """
@@ -17,6 +17,7 @@ from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.engine.sequence import Engine
@@ -286,6 +287,38 @@ def test_any_prompts_in_any_order_give_what_a_fresh_engine_gives(
         for prompt in prompts:
             made.prefill(prompt)
             assert answer(made, 7) == model.greedy(prompt, 7)
+
+
+# ---- several sequences -----------------------------------------------------------------------------------------------
+
+
+def run(model: MockModel, jobs: list[scheduler.Job], parallel: int, n_ctx: int = 200) -> list[scheduler.JobResult]:
+    spec = ContextSpec(n_ctx=n_ctx, n_batch=16)
+    return scheduler.run(model, jobs, spec, parallel=parallel)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3, 7, 20])
+def test_jobs_side_by_side_give_what_each_gives_alone(parallel: int) -> None:
+    model = MockModel(ending=True)
+    jobs = [scheduler.Job(message(5 + 7 * i, start=i), GREEDY, i, limit=4 + 9 * i % 30) for i in range(7)]
+    for job, result in zip(jobs, run(model, jobs, parallel), strict=True):
+        expected = model.greedy(job.tokens, job.limit)
+        ended = mock_llama.ENDING in expected
+        assert result.tokens == (expected[: expected.index(mock_llama.ENDING) + 1] if ended else expected)
+        assert result.ended == ended
+
+
+def test_the_seed_of_a_job_decides_its_choices_whatever_runs_beside_it() -> None:
+    jobs = [scheduler.Job(message(20), RANDOM, seed, limit=15) for seed in (1, 2, 1)]
+    alone = [run(MockModel(), [job], 1)[0].tokens for job in jobs]
+    assert [result.tokens for result in run(MockModel(), jobs, 3)] == alone
+    assert alone[0] == alone[2] != alone[1]
+
+
+def test_a_job_that_cannot_fit_is_refused_before_any_work() -> None:
+    jobs = [scheduler.Job(message(20), GREEDY, 0, limit=10), scheduler.Job(message(150), GREEDY, 0, limit=51)]
+    with pytest.raises(ContextError, match=r"^prompts\[1\]: 150 tokens and 51 to generate do not fit .* 200; raise"):
+        run(MockModel(), jobs, 2)
 
 
 def test_closing_closes_every_context() -> None:
