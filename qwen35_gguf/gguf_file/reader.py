@@ -53,7 +53,7 @@ def read_header(path: Path) -> GgufHeader:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Parser(path, data).header()
     except OSError as error:
-        raise GgufError(f"{path}: {error.strerror or error}; name a GGUF file") from None
+        raise GgufError(f"{path}: {error.strerror or error}; name a GGUF file made by `qwen35 convert`") from None
     except struct.error:
         raise GgufError(f"{path}: the GGUF header is truncated; download it again") from None
     except ValueError as error:
@@ -106,7 +106,7 @@ class _Parser:
 
     def header(self) -> GgufHeader:
         if self.size < HEADER_BYTES:
-            raise ValueError(f"{self.size} bytes")
+            raise GgufError(f"{self.path}: the GGUF header is truncated; download it again")
         version = self.uint32()
         if version not in VERSIONS:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")

@@ -252,7 +252,12 @@ def test_contradictions_are_refused(
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file"), (b"", "is not a GGUF file"), (b"PK", "is not a GGUF file"), (b"GGUF", "4 bytes")],
+    [
+        (None, "No such file"),
+        (b"", "is not a GGUF file"),
+        (b"PK", "is not a GGUF file"),
+        (b"GGUF", "the GGUF header is truncated"),
+    ],
 )
 def test_what_is_not_a_gguf_file(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "x.gguf"
