@@ -178,7 +178,7 @@ def repacked_types(patched: bool) -> frozenset[str]:
     types = set(REPACKED_ARM if arm else REPACKED_X86)
     if not arm and any("avx512" in target for target in ggml_ops.targets()):
         types.add("Q2_K")
-    if patched and ggml_ops.product_target():
+    if patched and ggml_ops.matmul_target():
         types -= set(USED_AS_STORED)
     return frozenset(types)
 

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from oracles.chat_requests import HELLO, TOOL
 from qwen35_gguf import errors
 from qwen35_gguf.runtime import Qwen35
-
-HELLO = [{"role": "user", "content": "Hello there"}]
-TOOL = {
-    "type": "function",
-    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
-}
-
-
-@pytest.fixture(scope="module")
-def shared(files: list[Path]) -> Iterator[Qwen35]:
-    """A model for tests that leave it as it is; drafting, so that they meet drafts, too."""
-    with Qwen35(files[0], n_ctx=2048, n_threads=1, draft=2) as loaded:
-        yield loaded
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import gc
 import json
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from oracles.chat_requests import HELLO, TOOL
 from oracles.clips import clip
 from qwen35_gguf import errors
 from qwen35_gguf.errors import MemoryLimitError
@@ -20,20 +20,6 @@ from qwen35_gguf.runtime.chat.thinking import OUT_OF_BUDGET
 from qwen35_gguf.runtime.media.image import Image
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.planning import fitting
-
-HELLO = [{"role": "user", "content": "Hello there"}]
-TOOL = {
-    "type": "function",
-    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
-}
-
-
-@pytest.fixture(scope="module")
-def shared(files: list[Path]) -> Iterator[Qwen35]:
-    """A model for tests that leave it as it is; drafting, so that they meet drafts, too."""
-    with Qwen35(files[0], n_ctx=2048, n_threads=1, draft=2) as loaded:
-        yield loaded
-
 
 # ---- answers -----------------------------------------------------------------------------------------------------
 

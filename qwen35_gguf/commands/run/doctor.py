@@ -27,7 +27,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "package", f"qwen35-gguf {metadata.version('qwen35-gguf')}, Python {platform.python_version()}"
     yield "processor", f"{platform.machine()}: {', '.join(ggml_ops.targets())}"
     yield "kernels", f"{ggml_ops.target()} (QWEN35_CPU chooses another)"
-    matmul = ggml_ops.product_target()
+    matmul = ggml_ops.matmul_target()
     yield "", f"matmul of quantized weights: {matmul or 'that of ggml'}"
     runtime = installed_runtime()
     if runtime is None:
