@@ -13,8 +13,8 @@ from gguf import GGMLQuantizationType as Type
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from inputs.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
 from oracles.ggml import ggml_accepts, ggml_quantize
-from oracles.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
 from qwen35_gguf.ggml_ops import _native
 from qwen35_gguf.quant import kernels
 

@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from inputs.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
 from oracles.ggml import ggml_accepts, ggml_quantize
-from oracles.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
 from oracles.paths import ROOT
 from qwen35_gguf.ggml_ops import _native
 

@@ -14,8 +14,8 @@ from gguf import GGMLQuantizationType as Type
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from inputs.hard_weights import IMPORTANCE, SHAPES, make
 from oracles.ggml import ggml_quantize
-from oracles.hard_weights import IMPORTANCE, SHAPES, make
 from qwen35_gguf.ggml_ops import _native, reference, target
 from qwen35_gguf.quant import kernels
 

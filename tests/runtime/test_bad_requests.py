@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oracles.chat_requests import HELLO, TOOL
+from inputs.chat_requests import HELLO, TOOL
 from qwen35_gguf import errors
 from qwen35_gguf.runtime import Qwen35
 

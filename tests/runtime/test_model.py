@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oracles.chat_requests import HELLO, TOOL
-from oracles.clips import clip
+from inputs.chat_requests import HELLO, TOOL
+from inputs.clips import clip
 from qwen35_gguf import errors
 from qwen35_gguf.errors import MemoryLimitError
 from qwen35_gguf.runtime import Qwen35

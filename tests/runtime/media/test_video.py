@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inputs.clips import clip
 from oracles import multimodal
-from oracles.clips import clip
 from qwen35_gguf.errors import MediaError
 from qwen35_gguf.runtime.media.video import VideoLimits, load_video, sample_indices
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from inputs.headers import with_values
 from oracles import allocator
-from oracles.headers import with_values
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ContextError, ModelError
 from qwen35_gguf.gguf_file.reader import read_header

@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 
+from inputs.headers import with_values
 from oracles import llama
-from oracles.headers import with_values
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.gguf_file.reader import read_header

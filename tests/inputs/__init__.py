@@ -1,0 +1,1 @@
+"""What tests are given: weights, headers, clips, messages."""
