@@ -56,7 +56,7 @@ def blocks(page: Path, language: str) -> Iterator[str]:
 def command_lines(page: Path) -> Iterator[str]:
     """Command lines of the page: in blocks of shell, and in code spans."""
     for block in blocks(page, "sh"):
-        yield from (line for line in block.splitlines() if line.strip())
+        yield from (line for line in block.replace("\\\n", " ").splitlines() if line.strip())
     for span in SPAN.findall(prose(page)):
         if re.match(r"(qwen35|make|\.venv/bin/python|bench/\w+\.py) ", span):
             yield span
