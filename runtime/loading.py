@@ -224,4 +224,8 @@ def place(plan: LoadPlan) -> LoadPlan:
 
 def _template(model: Model) -> ChatTemplate | None:
     source = model.chat_template()
-    return None if source is None else ChatTemplate(source, bos_token=model.bos_token, eos_token=model.eos_token)
+    return (
+        None
+        if source is None
+        else ChatTemplate(source, bos_token=model.vocabulary.bos_token, eos_token=model.vocabulary.eos_token)
+    )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
+from qwen35_gguf.architecture.tags import END_THINK
 from qwen35_gguf.runtime.chat import openai_types, thinking
 from qwen35_gguf.runtime.chat.openai_types import (
     ChatCompletion,
@@ -84,14 +85,14 @@ def _generate(
     model: Model, engine: Engine, sampler: Sampler, request: Request, on_progress: Progress | None
 ) -> Generator[Delta, None, Answer]:
     prompt = request.prompt
-    parser = _parser(request)
+    parser = _parser(model, request)
     items = list(prompt.items)
     count = 0
     if not parser.inside:
         opening = model.tokenize(request.opening) if request.opening else []
         items += opening
         for token in opening:
-            yield from parser.feed(model.piece(token))
+            yield from parser.feed(token, model.piece(token))
         sampler.constrain()
     start = time.perf_counter()
     reused = engine.prefill(items, on_progress)
@@ -108,7 +109,7 @@ def _generate(
                 break
             was_reasoning = parser.inside
             reasoning += was_reasoning
-            yield from parser.feed(model.piece(token))
+            yield from parser.feed(token, model.piece(token))
             if parser.stopped:
                 finish = "stop"
                 break
@@ -116,13 +117,13 @@ def _generate(
             if was_reasoning and not parser.inside:  # the think block ended
                 forced = thinking.AFTER + request.opening if request.opening or sampler.waits else ""
             elif parser.inside and request.thinking_budget is not None and reasoning >= request.thinking_budget:
-                forced = thinking.OUT_OF_BUDGET + thinking.CLOSE + thinking.AFTER + request.opening
+                forced = thinking.OUT_OF_BUDGET + END_THINK + thinking.AFTER + request.opening
             if forced:
                 following = model.tokenize(forced)
                 engine.force(following)
                 count += len(following)
                 for known in following:
-                    yield from parser.feed(model.piece(known))
+                    yield from parser.feed(known, model.piece(known))
                 sampler.constrain()
     yield from parser.finish()
     message = parser.message()
@@ -134,10 +135,12 @@ def _generate(
     return Answer(message, finish, timings, reasoning)
 
 
-def _parser(request: Request) -> RawText | ReplyParser:
+def _parser(model: Model, request: Request) -> RawText | ReplyParser:
     if request.raw:
         return RawText(request.stop)
-    return ReplyParser(inside=request.prompt.inside, tools=request.prompt.tools, stop=request.stop)
+    return ReplyParser(
+        model.vocabulary.tags, inside=request.prompt.inside, tools=request.prompt.tools, stop=request.stop
+    )
 
 
 def drain(pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None] | None = None) -> Answer:
@@ -188,9 +191,9 @@ def completion(whole: Answer) -> Completion:
 
 def completion_of(model: Model, request: Request, result: JobResult) -> Completion:
     """Turn the tokens of one of several requests into a completion, without its reasoning."""
-    parser = _parser(request)
+    parser = _parser(model, request)
     for token in result.tokens[:-1] if result.ended else result.tokens:
-        parser.feed(model.piece(token))
+        parser.feed(token, model.piece(token))
     parser.finish()
     timings = Timings(len(request.prompt.items), 0, result.prompt_seconds, len(result.tokens), result.seconds)
     return Completion(parser.message().content or "", "stop" if result.ended else "length", timings)

@@ -1,4 +1,4 @@
-"""Parse the bytes of tokens into reasoning, content and tool calls, and find stop texts."""
+"""Parse tokens into reasoning, content and tool calls, and find stop texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen35_gguf.runtime.chat.openai_types import Call, Delta, Message, call_object
+from qwen35_gguf.runtime.chat.tags import TagDecoder, marked, spelled
 from qwen35_gguf.runtime.chat.thinking import Piece, Splitter
 from qwen35_gguf.runtime.chat.tool_calls import ToolCall, ToolCallParser
 
@@ -49,7 +50,7 @@ class StopText:
 
 
 class RawText:
-    """Turns bytes into text and nothing else, with the methods of `ReplyParser`.
+    """Turns tokens into text and nothing else, with the methods of `ReplyParser`.
 
     Attributes:
         inside: False, since nothing is taken as reasoning.
@@ -70,12 +71,12 @@ class RawText:
         """Whether a stop text was found."""
         return self._stop.found
 
-    def feed(self, data: bytes) -> list[Delta]:
-        """Take the bytes of a token."""
+    def feed(self, _token: int, data: bytes) -> list[Delta]:
+        """Take a token with its bytes."""
         return self._give(self._stop.feed(self._decoder.decode(data)))
 
     def finish(self) -> list[Delta]:
-        """Return the rest, since no more bytes come."""
+        """Return the rest, since no more tokens come."""
         return self._give(self._stop.finish())
 
     def message(self) -> Message:
@@ -90,21 +91,35 @@ class RawText:
 
 
 class ReplyParser:
-    """Turns bytes into deltas.
+    """Turns tokens into deltas.
 
     Attributes:
-        inside: whether the next byte belongs to the think block, as far as is known.
+        inside: whether the next token belongs to the think block, as far as is known.
         stopped: a stop text was found.
         calls: the tool calls so far.
 
     """
 
     def __init__(
-        self, *, inside: bool = False, tools: Sequence[Mapping[str, Any]] | None = None, stop: Sequence[str] = ()
+        self,
+        tags: Mapping[int, str],
+        *,
+        inside: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        stop: Sequence[str] = (),
     ) -> None:
-        """Start where the prompt ends; without tools nothing is parsed as a call."""
+        """Start where the prompt ends.
+
+        Args:
+            tags: of the vocabulary, by the id of their token.
+            inside: the prompt ends inside of a think block.
+            tools: that may be called; without them nothing is parsed as a call.
+            stop: texts before which the content ends; a tag in them is found as a token and as text.
+
+        """
+        self._decoder = TagDecoder(tags)
         self._splitter = Splitter(inside=inside)
-        self._stop = StopText(stop)
+        self._stop = StopText(list(dict.fromkeys([*stop, *map(marked, stop)])))
         self._tools = ToolCallParser(tools) if tools else None
         self._reasoning: list[str] = []
         self._content: list[str] = []
@@ -112,7 +127,7 @@ class ReplyParser:
 
     @property
     def inside(self) -> bool:
-        """Whether the next byte belongs to the reasoning."""
+        """Whether the next token belongs to the reasoning."""
         return self._splitter.inside
 
     @property
@@ -120,13 +135,13 @@ class ReplyParser:
         """Whether a stop text was found."""
         return self._stop.found
 
-    def feed(self, data: bytes) -> list[Delta]:
-        """Take the bytes of a token."""
-        return self._deltas(self._splitter.feed(data))
+    def feed(self, token: int, data: bytes) -> list[Delta]:
+        """Take a token with its bytes."""
+        return self._deltas(self._splitter.feed(self._decoder.feed(token, data)))
 
     def finish(self) -> list[Delta]:
-        """Return the rest, since no more bytes come."""
-        deltas = self._deltas(self._splitter.finish())
+        """Return the rest, since no more tokens come."""
+        deltas = self._deltas(self._splitter.feed(self._decoder.finish()))
         deltas += self._answer(self._stop.finish())
         if self._tools is not None:
             deltas += self._found(self._tools.finish())
@@ -141,8 +156,8 @@ class ReplyParser:
         deltas = []
         for piece in pieces:
             if piece.reasoning:
-                self._reasoning.append(piece.text)
-                deltas.append(Delta(reasoning_content=piece.text))
+                self._reasoning.append(spelled(piece.text))
+                deltas.append(Delta(reasoning_content=self._reasoning[-1]))
             else:
                 deltas += self._answer(self._stop.feed(piece.text))
         return deltas
@@ -157,6 +172,6 @@ class ReplyParser:
                 self.calls.append(call_object(item, len(self.calls)))
                 deltas.append(Delta(tool_calls=self.calls[-1:]))
             elif item:
-                self._content.append(item)
-                deltas.append(Delta(content=item))
+                self._content.append(spelled(item))
+                deltas.append(Delta(content=self._content[-1]))
         return deltas

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwen35_gguf.architecture.tags import TOOL_CALL
 from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
 from qwen35_gguf.runtime.chat.message_media import split_prompt
@@ -98,9 +99,9 @@ def called_tool(tool_choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> 
     if tool_choice in (None, "auto", "none"):
         return None
     if tool_choice == "required" and tools:
-        return f"{tool_calls.OPEN}\n<function="
+        return f"{TOOL_CALL}\n<function="
     inner = tool_choice.get("function") if isinstance(tool_choice, Mapping) else None
     name = inner.get("name") if isinstance(inner, Mapping) else None
     if name is not None and any(tool["function"]["name"] == name for tool in tools or ()):
-        return f"{tool_calls.OPEN}\n<function={name}>\n"
+        return f"{TOOL_CALL}\n<function={name}>\n"
     raise ToolError(f"tool_choice: {str(tool_choice)[:80]} is not auto, none, required or one of the tools")

@@ -11,7 +11,8 @@ The form (of the published chat template; other white space between the tags is 
     </tool_call>
 
 A value is text without a type; the tool's JSON schema tells its type. What looks like a call but is not valid stays
-text, unchanged. A value that itself contains `</parameter>` followed by `</function>` is taken for the end.
+text, unchanged. A value that itself contains `</parameter>` followed by `</function>` is taken for the end. The tags of
+a call are tokens, which `tags` marks; the inner ones are text.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qwen35_gguf.architecture.tags import END_TOOL_CALL, TOOL_CALL
 from qwen35_gguf.errors import ToolError
+from qwen35_gguf.runtime.chat.tags import MARKS, marked, spelled
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+OPEN, CLOSE = MARKS[TOOL_CALL], MARKS[END_TOOL_CALL]
 Schema = Mapping[str, Any]
 
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*)</function>\s*", re.DOTALL)
@@ -56,10 +59,10 @@ def new_id() -> str:
 
 
 class ToolCallParser:
-    """Separates content from calls in a text that comes in pieces.
+    """Separates content from calls in a text with marks that comes in pieces.
 
     `feed` returns what is certain so far, `finish` the rest: text that is content (`str`) and complete `ToolCall`s, in
-    order. No part of a tag is returned as content. White space before a call and after the last one is dropped. How
+    order. White space before a call and after the last one is dropped. How
     the text is split into pieces does not change the whole content or the calls.
 
     Feed it the text after `</think>` only.
@@ -103,7 +106,7 @@ class ToolCallParser:
             else:
                 self._content(found, self._pending[:length])
             self._pending, self._looked = self._pending[length:], 0
-        safe = len(self._pending) if final else _certain(self._pending)
+        safe = len(self._pending) if final else len(self._pending.rstrip())  # space before a call is dropped
         text, self._pending = self._pending[:safe], self._pending[safe:]
         if not (final and self._after_call and not text.strip()):
             self._content(found, text)
@@ -131,44 +134,36 @@ class ToolCallParser:
         if final:
             call = self._parse(self._pending[body:])
             return (len(self._pending), call) if call is not None else (body, None)
-        self._looked = max(at, len(self._pending) - len(CLOSE) + 1)
+        self._looked = max(at, len(self._pending))
         return None, None
 
     def _parse(self, body: str) -> ToolCall | None:
         function = _FUNCTION.fullmatch(body)
         if function is None:
             return None
-        name, rest = function[1].strip(), function[2]
+        name, rest = spelled(function[1]).strip(), function[2]
         schema = self._schemas.get(name, {})
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         arguments: dict[str, Any] = {}
         at = 0
         while (match := _PARAMETER.match(rest, at)) is not None:
-            key = match[1].strip()
+            key = spelled(match[1]).strip()
             if key in arguments:
                 return None
             kind = properties.get(key) if isinstance(properties, Mapping) else None
-            arguments[key] = convert(match[2], kind, schema)
+            arguments[key] = convert(spelled(match[2]), kind, schema)
             at = match.end()
         return ToolCall(self._make_id(), name, arguments) if name and not rest[at:].strip() else None
-
-
-def _certain(text: str) -> int:
-    """Return the length of `text` that is certainly content: without what may begin a tag, and space before it."""
-    for length in range(min(len(OPEN) - 1, len(text)), 0, -1):
-        if OPEN.startswith(text[-length:]):
-            return len(text[:-length].rstrip())
-    return len(text.rstrip())
 
 
 def parse(
     text: str, tools: Iterable[Mapping[str, Any]] | None = None, make_id: Callable[[], str] = new_id
 ) -> tuple[str, list[ToolCall]]:
-    """Separate a whole text into content and calls; see `ToolCallParser`."""
+    """Separate a whole text, in which the tags are spelled, into content and calls; see `ToolCallParser`."""
     parser = ToolCallParser(tools, make_id)
-    found = parser.feed(text) + parser.finish()
+    found = parser.feed(marked(text)) + parser.finish()
     calls = [item for item in found if isinstance(item, ToolCall)]
-    return "".join(item for item in found if isinstance(item, str)), calls
+    return spelled("".join(item for item in found if isinstance(item, str))), calls
 
 
 # ---- types of arguments ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A loaded model with its vocabulary: which tensors are on which devices, metadata, text to tokens and back."""
+"""A loaded model with its vocabulary: which tensors are on which devices, metadata."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from qwen35_gguf.runtime.llama.library import (
     reason,
     set_fields,
 )
+from qwen35_gguf.runtime.llama.vocabulary import Vocabulary
 
 LOAD_MODES = {(False, False): 0, (True, False): -1, (False, True): 2, (True, True): 3}  # llama_load_mode; -1: mmap
 
@@ -95,6 +96,7 @@ class Model(Closing):
         rpc: the RPC servers that hold layers of it.
         n_embd: width of the hidden state.
         n_vocab: rows of the output.
+        vocabulary: of its tokens.
 
     """
 
@@ -127,8 +129,8 @@ class Model(Closing):
             raise ModelError(f"{path}: cannot be loaded ({reason()})")
         self.vocab = lib.llama_model_get_vocab(self.pointer)
         self.n_embd = int(lib.llama_model_n_embd(self.pointer))
-        self.n_vocab = int(lib.llama_vocab_n_tokens(self.vocab))
-        self._pieces: dict[int, bytes] = {}
+        self.vocabulary = Vocabulary(self.vocab)
+        self.n_vocab = self.vocabulary.size
 
     def close(self) -> None:
         """Free the weights; close the contexts first."""
@@ -156,48 +158,14 @@ class Model(Closing):
         template = self._library.llama_model_chat_template(self.pointer, None)
         return template.decode("utf-8", errors="replace") if template else None
 
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Turn text into token ids; with `special` the names of special tokens become these tokens. No BOS is added."""
-        raw = text.encode("utf-8", errors="replace")
-        count = len(raw) + 8
-        buffer = (self._library.llama_token * count)()
-        n = self._library.llama_tokenize(self.vocab, raw, len(raw), buffer, count, False, special)
-        if n < 0:
-            raise ModelError("prompt: cannot be split into tokens; check the file's tokenizer")
-        return list(buffer[:n])
+    def tokenize(self, text: str) -> list[int]:
+        """Turn text into token ids; see `Vocabulary`."""
+        return self.vocabulary.tokenize(text)
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of a token; control tokens have none, tags of thinking and tool calls do."""
-        known = self._pieces.get(token)
-        if known is None:
-            buffer = ctypes.create_string_buffer(256)
-            size = self._library.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
-            if size < 0:
-                buffer = ctypes.create_string_buffer(-size)
-                size = self._library.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
-            known = self._pieces[token] = buffer.raw[:size]
-        return known
-
-    def text_of(self, token: int) -> str:
-        """Return how the vocabulary writes a token, "" for none (-1)."""
-        text = self._library.llama_vocab_get_text(self.vocab, token) if token >= 0 else b""
-        return text.decode("utf-8", errors="replace") if text else ""
-
-    @property
-    def bos_token(self) -> str:
-        """The text of the token at the beginning of a text, if there is one."""
-        return self.text_of(self._library.llama_vocab_bos(self.vocab))
-
-    @property
-    def eos_token(self) -> str:
-        """The text of the token at the end of a text."""
-        return self.text_of(self._library.llama_vocab_eos(self.vocab))
-
-    @property
-    def adds_bos(self) -> bool:
-        """Whether raw text gets a BOS (Qwen3.5's does not)."""
-        return bool(self._library.llama_vocab_get_add_bos(self.vocab))
+        """Return the bytes of a token; see `Vocabulary`."""
+        return self.vocabulary.piece(token)
 
     def ends(self, token: int) -> bool:
         """Report whether a token ends the generation."""
-        return bool(self._library.llama_vocab_is_eog(self.vocab, token))
+        return self.vocabulary.ends(token)

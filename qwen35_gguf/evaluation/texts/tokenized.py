@@ -31,7 +31,7 @@ def _renderer(model: Model) -> Render | None:
     if source is None:
         return None
     try:
-        template = ChatTemplate(source, bos_token=model.bos_token, eos_token=model.eos_token)
+        template = ChatTemplate(source, bos_token=model.vocabulary.bos_token, eos_token=model.vocabulary.eos_token)
         template.render([{"role": "user", "content": "?"}])
     except MissingDependencyError:
         raise

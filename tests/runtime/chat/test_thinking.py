@@ -8,48 +8,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen35_gguf.runtime.chat.output_parser import ReplyParser, StopText
-from qwen35_gguf.runtime.chat.thinking import CLOSE, OPEN, Splitter, starts_inside
+from qwen35_gguf.architecture.tags import END_THINK, THINK
+from qwen35_gguf.runtime.chat.output_parser import StopText
+from qwen35_gguf.runtime.chat.tags import MARKS
+from qwen35_gguf.runtime.chat.thinking import Splitter, starts_inside
 
 pytestmark = pytest.mark.unit
 
-PARTS = st.sampled_from([OPEN, CLOSE, "<th", "</think", ">", " ", "\n", "a", "bé", "🙂", "<", "/"])
+OPEN, CLOSE = MARKS[THINK], MARKS[END_THINK]
+PARTS = st.sampled_from([OPEN, CLOSE, THINK, END_THINK, "<th", ">", " ", "\n", "a", "é", "🙂", "<", "/"])
 TEXTS = st.lists(PARTS, max_size=12).map("".join)
 
 
-def split(data: bytes, cuts: list[int], *, inside: bool) -> tuple[str, str]:
+def split(text: str, cuts: list[int], *, inside: bool) -> tuple[str, str]:
     """Feed pieces; return reasoning and content."""
     splitter = Splitter(inside=inside)
-    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    pieces = [piece for a, b in itertools.pairwise(edges) for piece in splitter.feed(data[a:b])]
-    pieces += splitter.finish()
+    edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    pieces = [piece for a, b in itertools.pairwise(edges) for piece in splitter.feed(text[a:b])]
     texts = ["".join(piece.text for piece in pieces if piece.reasoning is kind) for kind in (True, False)]
     return texts[0], texts[1]
 
 
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 1000), max_size=8), inside=st.booleans())
 def test_cuts_change_nothing(text: str, cuts: list[int], inside: bool) -> None:
-    assert split(text.encode(), cuts, inside=inside) == split(text.encode(), [], inside=inside)
+    assert split(text, cuts, inside=inside) == split(text, [], inside=inside)
 
 
 @given(reasoning=st.text(), content=st.text(), cuts=st.lists(st.integers(0, 1000), max_size=8))
 def test_what_was_put_in_comes_out(reasoning: str, content: str, cuts: list[int]) -> None:
-    reasoning, content = (text.replace("think>", "").strip() for text in (reasoning, content))
-    form = f"{reasoning}\n{CLOSE}\n\n{content}"
-    data = form.encode(errors="ignore")
-    clean = tuple(text.encode(errors="ignore").decode().strip() for text in (reasoning, content))
-    found = split(data, cuts, inside=True)
-    assert (found[0].strip(), found[1].strip()) == clean
-    found = split(OPEN.encode() + data, cuts, inside=False)
-    assert (found[0].strip(), found[1].strip()) == clean
+    expected = reasoning.strip(), content.strip()
+    text = f"{reasoning}\n{CLOSE}\n\n{content}"
+    for form, inside in ((text, True), (OPEN + text, False)):
+        found = split(form, cuts, inside=inside)
+        assert (found[0].strip(), found[1].strip()) == expected
 
 
 def test_a_block_is_taken_at_the_beginning_only() -> None:
-    assert split(b"first <think>no</think>", [], inside=False) == ("", "first <think>no</think>")
-
-
-def test_bytes_that_are_no_character_are_left_out() -> None:
-    assert split("aé".encode()[:-1] + b"b\xff", [], inside=False) == ("", "ab")
+    text = f"first {OPEN}no{CLOSE}"
+    assert split(text, [], inside=False) == ("", text)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +76,3 @@ def test_a_stop_text_is_found_wherever_it_is_cut(text: str, stops: list[str], cu
     assert not any(stop in given_out for stop in stops)
     if first is None:
         assert given_out == text
-
-
-def test_a_call_is_text_without_tools() -> None:
-    text = b"<tool_call>\n<function=f>\n</function>\n</tool_call>"
-    plain = ReplyParser()
-    plain.feed(text)
-    plain.finish()
-    assert plain.message().content == text.decode()
-    assert plain.message().tool_calls is None

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat import tool_calls
+from qwen35_gguf.runtime.chat.tags import marked, spelled
 from qwen35_gguf.runtime.chat.tool_calls import ToolCall, ToolCallParser, convert, parse
 
 pytestmark = pytest.mark.unit
@@ -104,8 +105,10 @@ def counted() -> Any:
 
 
 def streamed(parts: list[str]) -> list[str | ToolCall]:
+    """Feed a text with marks in parts; the tags in content are spelled again."""
     parser = ToolCallParser(TOOLS, counted())
-    return [item for part in parts for item in parser.feed(part)] + parser.finish()
+    found = [item for part in parts for item in parser.feed(part)] + parser.finish()
+    return [spelled(item) if isinstance(item, str) else item for item in found]
 
 
 def joined(items: list[str | ToolCall]) -> list[str | ToolCall]:
@@ -127,6 +130,7 @@ def test_what_the_template_writes_is_read_back(content: str, calls: list[tuple[s
 @settings(deadline=None, max_examples=300)
 @given(st.one_of(pieces, st.builds(written, text, calls_of)), st.data())
 def test_any_split_gives_the_same(whole: str, data: st.DataObject) -> None:
+    whole = marked(whole)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     parts = [whole[a:b] for a, b in itertools.pairwise([0, *cuts, len(whole)])]
     assert joined(streamed(parts)) == joined(streamed([whole])) == joined(streamed(list(whole)))
@@ -135,7 +139,7 @@ def test_any_split_gives_the_same(whole: str, data: st.DataObject) -> None:
 @settings(deadline=None, max_examples=300)
 @given(pieces)
 def test_nothing_is_added_and_without_a_call_nothing_is_taken_away(whole: str) -> None:
-    found = streamed([whole])
+    found = streamed([marked(whole)])
     content = "".join(item for item in found if isinstance(item, str))
     if not any(isinstance(item, ToolCall) for item in found):
         assert content == whole
@@ -145,10 +149,11 @@ def test_nothing_is_added_and_without_a_call_nothing_is_taken_away(whole: str) -
 
 def test_content_is_not_held_back_longer_than_it_has_to_be() -> None:
     parser = ToolCallParser(TOOLS, counted())
-    steps = ["I will ", "look.", "\n\n<tool", "_call>\n<function=order>\n<parameter=cou", "nt>\n3\n</parameter>\n"]
-    assert [parser.feed(step) for step in steps] == [["I will"], [" look."], [], [], []]
-    assert parser.feed("</function>\n</tool_call>") == [ToolCall("call_0", "order", {"count": 3})]
-    assert parser.feed("\n<tool_call>\n<function=now>\n</function>\n</tool_call>\n") == [ToolCall("call_1", "now", {})]
+    steps = ["I will ", "look.", "\n\n", "<tool_call>\n<function=order>\n<parameter=cou", "nt>\n3\n</parameter>\n"]
+    assert [parser.feed(marked(step)) for step in steps] == [["I will"], [" look."], [], [], []]
+    assert parser.feed(marked("</function>\n</tool_call>")) == [ToolCall("call_0", "order", {"count": 3})]
+    again = marked("\n<tool_call>\n<function=now>\n</function>\n</tool_call>\n")
+    assert parser.feed(again) == [ToolCall("call_1", "now", {})]
     assert parser.finish() == []
 
 
