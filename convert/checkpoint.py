@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
-import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ import numpy as np
 
 from qwen35_gguf.architecture import architecture_name, text_config
 from qwen35_gguf.convert.json_file import read_json
+from qwen35_gguf.convert.source_tensors import names, tied
+from qwen35_gguf.convert.source_tensors.names import canonical_name
+from qwen35_gguf.convert.source_tensors.parts import ALL, VISION, Parts, part_of
 from qwen35_gguf.errors import CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,16 +38,7 @@ FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
 # Known to the format, but never a plain Qwen3.5 weight: their presence means a quantized export.
 PACKED_DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E8M0": 1} | {"U16": 2, "I16": 2, "U32": 4, "I32": 4}
 PACKED_DTYPES |= {"U64": 8, "I64": 8}
-
-# Published, text-only and MLX checkpoints prefix the same tensors differently; the first match is stripped.
-PREFIXES = (
-    ("model.language_model.", ""),
-    ("language_model.model.", ""),
-    ("language_model.", ""),
-    ("model.visual.", "visual."),
-    ("vision_tower.", "visual."),
-    ("model.", ""),
-)
+COMPARED_ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -63,12 +57,14 @@ class StoredTensor:
 
 @dataclass
 class Checkpoint:
-    """A checked checkpoint: its parsed config and its tensors by canonical name (prefixes stripped)."""
+    """A checked checkpoint: its parsed config and its tensors by canonical name, those of the wanted parts."""
 
     directory: Path
     config: dict[str, Any]
     arch: str
     tensors: dict[str, StoredTensor]
+    parts: Parts = ALL
+    tied: bool = False
     norms_shifted: bool = False
     notes: list[str] = field(default_factory=list)
     _maps: dict[Path, tuple[mmap.mmap, Array]] = field(default_factory=dict)
@@ -112,6 +108,21 @@ class Checkpoint:
             self._maps[stored.file] = (mapping, np.frombuffer(mapping, np.uint8))
         return self._maps[stored.file][1][stored.start : stored.stop]
 
+    def equal(self, one: str, other: str) -> bool:
+        """Tell whether two matrices hold equal weights. The first differing rows end the comparison."""
+        a, b = self.tensors[one], self.tensors[other]
+        if a.shape != b.shape:
+            return False
+        left, right = self.read(one), self.read(other)
+        step = max(1, COMPARED_ELEMENTS // max(1, left[:1].size))
+        for start in range(0, len(left), step):
+            rows = left[start : start + step], right[start : start + step]
+            if not np.array_equal(rows[0].astype(np.float32), rows[1].astype(np.float32), equal_nan=True):
+                return False
+        self.release_source(one)
+        self.release_source(other)
+        return True
+
     def _view(self, stored: StoredTensor) -> Array:
         shape = stored.shape
         if stored.channels_last:
@@ -123,8 +134,10 @@ class Checkpoint:
         return int(rows), int(columns)
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
-    """Read and check config.json and every safetensors header of `directory`.
+def open_checkpoint(directory: Path, parts: Parts = ALL) -> Checkpoint:
+    """Read and check config.json and the safetensors headers of the wanted parts.
+
+    Shards that hold only other parts are not opened, and entries of other parts are not checked.
 
     Raises:
         CheckpointError: not Qwen3.5, quantized in a way that loses weights, damaged, or incomplete.
@@ -133,35 +146,78 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     config = read_json(directory / "config.json")
     arch = architecture_name(config, str(directory))
     _refuse_quantized(config, directory)
-    shards, weight_map = _shards(directory)
-    stored = [tensor for shard in shards for tensor in read_header(shard)]
-    _check_index(directory, weight_map, {tensor.name for tensor in stored})
-    tensors: dict[str, StoredTensor] = {}
-    for tensor in stored:
-        name = canonical_name(tensor.name)
-        if name in tensors:
-            raise CheckpointError(
-                f"{directory}: {tensors[name].name} and {tensor.name} are the same tensor; remove one of them"
-            )
-        tensors[name] = tensor
-    checkpoint = Checkpoint(directory, config, arch, _join_scales(tensors))
+    wanted = parts.of_config(config)
+    shards, weight_map = _shards(directory, wanted)
+    found = [tensor for shard in shards for tensor in read_header(shard, wanted)]
+    _check_index(directory, weight_map, {tensor.name for tensor in found}, wanted)
+    checkpoint = Checkpoint(directory, config, arch, _join_scales(_by_name(directory, found)), wanted)
+    checkpoint.notes += names.wrapper_notes(tensor.name for tensor in found)
+    if parts.vision and not wanted.vision:
+        checkpoint.notes += _left_over(config, shards, weight_map)
     _refuse_packed(checkpoint)
     _sniff_layout(checkpoint)
+    claimed = bool(config.get("tie_word_embeddings") or checkpoint.text_config.get("tie_word_embeddings"))
+    checkpoint.tied, tied_notes = tied.settle(checkpoint.tensors, claimed=claimed, equal=checkpoint.equal)
+    checkpoint.notes += tied_notes
     return checkpoint
 
 
-def canonical_name(name: str) -> str:
-    """Strip the prefix that a checkpoint's flavour adds: `model.language_model.layers.0...` -> `layers.0...`."""
-    for prefix, replacement in PREFIXES:
-        if name.startswith(prefix):
-            name = replacement + name[len(prefix) :]
-            break
-    # Some exports give the fused experts a .weight suffix that the published checkpoints lack.
-    return re.sub(r"(mlp\.experts\.(?:gate_up_proj|down_proj))\.weight$", r"\1", name)
+def wanted_shards(weight_map: Mapping[str, str], parts: Parts) -> list[str]:
+    """List the files of an index that hold tensors of the wanted parts."""
+    return sorted({str(file) for name, file in weight_map.items() if parts.wants(canonical_name(name))})
 
 
-def read_header(path: Path) -> list[StoredTensor]:
-    """Parse and check one shard's header: lengths, offsets, overlaps, dtypes against shapes."""
+def _by_name(directory: Path, found: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
+    """Key the tensors by canonical name.
+
+    Raises:
+        CheckpointError: two tensors have the same one.
+
+    """
+    tensors: dict[str, StoredTensor] = {}
+    # Copies from before the training come first: the trained ones replace them.
+    for tensor in sorted(found, key=lambda tensor: not names.take_apart(tensor.name).superseded):
+        name = canonical_name(tensor.name)
+        other = tensors.get(name)
+        if other is not None and not names.take_apart(other.name).superseded:
+            if other.name == tensor.name:
+                raise CheckpointError(
+                    f"{directory}: {tensor.name} is in {other.file.name} and in {tensor.file.name}; remove one of them"
+                )
+            raise CheckpointError(
+                f"{directory}: {other.name} ({other.file.name}) and {tensor.name} ({tensor.file.name}) "
+                f"are the same tensor, {name}; remove one of them"
+            )
+        tensors[name] = tensor
+    return tensors
+
+
+def _left_over(config: dict[str, Any], shards: list[Path], weight_map: Mapping[str, str]) -> list[str]:
+    """Describe the vision encoder's tensors that a text model does not use."""
+    stored = list(weight_map) or [name for shard in shards for name in _header_of(shard)[0]]
+    left = [name for name in stored if part_of(canonical_name(name)) == VISION]
+    if not left:
+        return []
+    named = ", ".join(map(str, config.get("architectures") or [config.get("model_type")]))
+    return [
+        f"config.json is of a text model ({named}, no vision_config): {len(left)} tensors of a vision encoder are "
+        f"left out, first {left[0]}"
+    ]
+
+
+def read_header(path: Path, parts: Parts = ALL) -> list[StoredTensor]:
+    """Parse one shard's header and check the entries of the wanted parts: offsets, overlaps, dtypes against shapes."""
+    header, data, space = _header_of(path)
+    wanted = ((name, entry) for name, entry in header.items() if parts.wants(canonical_name(name)))
+    tensors = sorted((_parse_entry(path, name, entry, data, space) for name, entry in wanted), key=_by_start)
+    for before, after in itertools.pairwise(tensors):
+        if after.start < before.stop:
+            raise CheckpointError(f"{path}: tensors {before.name} and {after.name} overlap; download it again")
+    return tensors
+
+
+def _header_of(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Return the entries of a shard's header, where its data begin, and how many bytes they have."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -181,12 +237,7 @@ def read_header(path: Path) -> list[StoredTensor]:
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its safetensors header is not a JSON object; download it again")
     header.pop("__metadata__", None)
-    data, space = 8 + length, size - 8 - length
-    tensors = sorted((_parse_entry(path, name, entry, data, space) for name, entry in header.items()), key=_by_start)
-    for before, after in itertools.pairwise(tensors):
-        if after.start < before.stop:
-            raise CheckpointError(f"{path}: tensors {before.name} and {after.name} overlap; download it again")
-    return tensors
+    return header, 8 + length, size - 8 - length
 
 
 def dequantize_blocks(weights: Array, scale: Array, block: tuple[int, int]) -> Array:
@@ -254,8 +305,8 @@ def _refuse_packed(checkpoint: Checkpoint) -> None:
         )
 
 
-def _shards(directory: Path) -> tuple[list[Path], dict[str, str]]:
-    """Find the shards, and with an index which tensor it promises in which."""
+def _shards(directory: Path, parts: Parts) -> tuple[list[Path], dict[str, str]]:
+    """Find the shards of the wanted parts, and with an index which tensor it promises in which."""
     index = directory / "model.safetensors.index.json"
     if not index.is_file():
         single = directory / "model.safetensors"
@@ -268,17 +319,17 @@ def _shards(directory: Path) -> tuple[list[Path], dict[str, str]]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{index}: has no weight_map; download it again")
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:
+    shards = wanted_shards(weight_map, parts)
+    for name in shards:
         if Path(name).name != name or name in (".", ".."):
             raise CheckpointError(f"{index}: shard {name!r} points outside the directory; do not trust this checkpoint")
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory}: shard {name} is named in the index but absent; download it again")
-    return [directory / name for name in names], weight_map
+    return [directory / name for name in shards], weight_map
 
 
-def _check_index(directory: Path, weight_map: dict[str, str], held: set[str]) -> None:
-    missing = sorted(name for name in weight_map if name not in held)
+def _check_index(directory: Path, weight_map: dict[str, str], held: set[str], parts: Parts) -> None:
+    missing = sorted(name for name in weight_map if name not in held and parts.wants(canonical_name(name)))
     if missing:
         raise CheckpointError(
             f"{directory}: {len(missing)} tensors of the index are in no shard, first {missing[0]} "
@@ -310,7 +361,7 @@ def _sniff_layout(checkpoint: Checkpoint) -> None:
         t = checkpoint.tensors[name]
         checkpoint.tensors[name] = replace(t, shape=(t.shape[0], t.shape[2], t.shape[1]), channels_last=True)
     patch = checkpoint.tensors.get("visual.patch_embed.proj.weight")
-    channels = checkpoint.config.get("vision_config", {}).get("in_channels", 3)
+    channels = (checkpoint.config.get("vision_config") or {}).get("in_channels", 3) if patch else 0
     if patch is not None and len(patch.shape) == 5 and patch.shape[1] != channels == patch.shape[-1]:
         shape = (patch.shape[0], patch.shape[-1], *patch.shape[1:-1])
         checkpoint.tensors["visual.patch_embed.proj.weight"] = replace(patch, shape=shape, channels_last=True)

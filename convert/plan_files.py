@@ -19,6 +19,7 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert import hub, metadata, tokenizer
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, plan_tensors
 from qwen35_gguf.errors import ImatrixError, QuantizationError
 from qwen35_gguf.gguf_file.header import TensorInfo
@@ -163,8 +164,9 @@ def open_source(
     revision: str | None = None,
     name: str | None = None,
     imatrix: str | Path | None = None,
+    parts: Parts = ALL,
 ) -> Source:
-    """Find a checkpoint, downloading it if it is a Hub id, and check its headers.
+    """Find a checkpoint, downloading it if it is a Hub id, and check the headers of the wanted parts.
 
     Raises:
         Qwen35Error: it is missing, damaged, or not Qwen3.5; or the importance matrix cannot be read.
@@ -172,16 +174,18 @@ def open_source(
     """
     weights = matrices.read(imatrix) if imatrix is not None else None
     directory, repo, commit = hub.resolve(str(model), revision)
-    return Source(open_checkpoint(directory), repo, commit, name, weights)
+    return Source(open_checkpoint(directory, parts), repo, commit, name, weights)
 
 
 def plan_conversion(options: ConversionOptions) -> Conversion:
     """Decide everything about a conversion from headers alone. Raises Qwen35Error for anything that cannot work."""
     o, out = options, Path(options.out)
     check_names(o.quant, o.recipe, o.mmproj_type)  # before anything is downloaded
-    source = open_source(o.model, revision=o.revision, name=o.name, imatrix=o.imatrix)
+    source = open_source(
+        o.model, revision=o.revision, name=o.name, imatrix=o.imatrix, parts=Parts(mtp=o.mtp, vision=o.vision)
+    )
     files = [text_file(source, o.quant, out, mtp=o.mtp, recipe=o.recipe)]
-    if o.vision and source.tensors.vision:
+    if source.tensors.vision:
         files.append(vision_file(source, o.mmproj_type, out, stem=source.stem(files[0].tensors)))
     return Conversion(source.checkpoint, tuple(files), source.tensors.notes)
 
@@ -219,7 +223,7 @@ def text_file(
     """
     chosen, preset = _find_types(quant, recipe)
     checkpoint = source.checkpoint
-    found = source.tensors if mtp else plan_tensors(checkpoint, mtp=False)
+    found = source.tensors if mtp else plan_tensors(checkpoint, Parts(mtp=False))
     importance = {
         tensor.name: source.importance[tensor.name] for tensor in found.text if tensor.name in source.importance
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,15 @@ from gguf import GGMLQuantizationType
 
 from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.convert import transforms
-from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.checkpoint import Checkpoint, StoredTensor
+from qwen35_gguf.convert.source_tensors.misfit import Misfit
+from qwen35_gguf.convert.source_tensors.parts import MTP, OPTION, PREFIX, VISION, Parts, part_of
 from qwen35_gguf.convert.tensor_map import (
     IGNORED,
     BoundRule,
     Part,
+    Rule,
+    Shape,
     dimensions,
     text_rules,
     vision_dimensions,
@@ -31,6 +35,8 @@ from qwen35_gguf.convert.transforms import Operation
 from qwen35_gguf.errors import CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+MTP_KEY = "mtp_num_hidden_layers"
 
 
 @dataclass(frozen=True)
@@ -81,102 +87,170 @@ class TensorPlan:
     notes: tuple[str, ...]
 
 
-def plan_tensors(checkpoint: Checkpoint, *, mtp: bool = True, vision: bool = True) -> TensorPlan:
+def plan_tensors(checkpoint: Checkpoint, parts: Parts | None = None) -> TensorPlan:
     """Resolve the table against a checkpoint.
+
+    Args:
+        checkpoint: the source.
+        parts: what to convert, of what was read of the checkpoint; None for all of it.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, used twice or in part, or config.json gives another shape.
 
     """
     where = str(checkpoint.directory / "config.json")
-    claimed = Architecture.from_config(checkpoint.config, where)
+    wanted = checkpoint.parts & parts if parts else checkpoint.parts
+    claimed = Architecture.from_config(checkpoint.config if wanted.mtp else _without_mtp(checkpoint.config), where)
+    held = {name: stored for name, stored in checkpoint.tensors.items() if wanted.wants(name)}
     notes = list(checkpoint.notes)
     architecture = replace(
         claimed,
-        mtp_blocks=_mtp_blocks(checkpoint, claimed.mtp_blocks, notes),
-        tied=claimed.tied and "lm_head.weight" not in checkpoint.tensors,
+        mtp_blocks=_mtp_blocks(held, claimed.mtp_blocks, notes) if wanted.mtp else 0,
+        tied=checkpoint.tied,
     )
-    operations = transforms.operation_table(architecture, norms_shifted=checkpoint.norms_shifted)
-    text = list(_resolve(checkpoint, dimensions(architecture), operations, text_rules(architecture)))
-    encoder = _vision_encoder(checkpoint, where)
-    mmproj = list(_resolve(checkpoint, vision_dimensions(encoder), {}, vision_rules(encoder))) if encoder else []
-    _check_coverage(checkpoint, [*text, *mmproj])
-    if not mtp:
-        text = [tensor for tensor in text if not tensor.sources[0].startswith("mtp.")]
-        architecture = replace(architecture, mtp_blocks=0)
-    return TensorPlan(architecture, tuple(text), tuple(mmproj) if vision else (), tuple(notes))
+    encoder = _vision_encoder(checkpoint, held, where, notes) if wanted.vision else None
+    resolved = Resolved()
+    if wanted.text:
+        operations = transforms.operation_table(architecture, norms_shifted=checkpoint.norms_shifted)
+        resolved.add(held, dimensions(architecture), operations, text_rules(architecture))
+    text = tuple(resolved.outputs)
+    if encoder:
+        resolved.add(held, vision_dimensions(encoder), {}, vision_rules(encoder))
+    _check(checkpoint, held, architecture, resolved)
+    return TensorPlan(architecture, text, tuple(resolved.outputs[len(text) :]), tuple(notes))
 
 
-def _vision_encoder(checkpoint: Checkpoint, where: str) -> VisionEncoder | None:
+def _without_mtp(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return config.json without its claim about the MTP head, which may be anything if the head is left out."""
+    text = config.get("text_config")
+    flat = {key: value for key, value in config.items() if key != MTP_KEY}
+    return flat | ({"text_config": {k: v for k, v in text.items() if k != MTP_KEY}} if isinstance(text, dict) else {})
+
+
+def _vision_encoder(
+    checkpoint: Checkpoint, held: Mapping[str, StoredTensor], where: str, notes: list[str]
+) -> VisionEncoder | None:
     """Describe the vision encoder; None if the checkpoint has no tensor of one, whatever config.json claims."""
-    if not any(name.startswith("visual.") for name in checkpoint.tensors):
+    first = next((stored.name for name, stored in held.items() if part_of(name) == VISION), "")
+    if not first:
+        if checkpoint.config.get("vision_config") is not None:
+            notes.append(
+                "config.json has a vision_config, but there are no tensors of a vision encoder (merges and text-only "
+                "training lose them): converting without; the mmproj file of the base model fits if its vision "
+                "encoder was not trained"
+            )
         return None
     encoder = VisionEncoder.from_config(checkpoint.config, where)
     if encoder is None:
-        raise CheckpointError("config.json has no vision_config, but there are visual.* tensors; restore it")
+        raise CheckpointError(
+            f"{where}: has no vision_config, but there are tensors of a vision encoder, first {first}; restore it, or "
+            f"add {OPTION[VISION]}"
+        )
     return encoder
 
 
-def _mtp_blocks(checkpoint: Checkpoint, claimed: int, notes: list[str]) -> int:
+def _mtp_blocks(held: Mapping[str, StoredTensor], claimed: int, notes: list[str]) -> int:
     """Count the MTP layers in the checkpoint; a different claim of config.json only earns a note."""
-    layers = {int(m[1]) for name in checkpoint.tensors if (m := re.match(r"mtp\.layers\.(\d+)\.", name))}
-    found = max(layers) + 1 if layers else 0
+    layers = [int(m[1]) for name in held if (m := re.match(r"mtp\.layers\.(\d+)\.", name))]
+    # Without layers the head is incomplete, which the missing tensors tell.
+    found = max(layers) + 1 if layers else int(any(part_of(name) == MTP for name in held))
     if claimed and not found:
         notes.append(
-            f"config.json says mtp_num_hidden_layers: {claimed}, but there are no mtp.* tensors: "
+            f"config.json says {MTP_KEY}: {claimed}, but there are no {PREFIX[MTP]}* tensors: "
             "converting without multi-token prediction"
         )
     elif found != claimed:
-        notes.append(f"config.json says mtp_num_hidden_layers: {claimed}, but {found} are there: converting with them")
+        notes.append(f"config.json says {MTP_KEY}: {claimed}, but {found} are there: converting with them")
     return found
 
 
-def _resolve(
-    checkpoint: Checkpoint,
-    dims: Mapping[str, int],
-    operations: Mapping[str, tuple[Operation, ...]],
-    rules: Iterable[BoundRule],
-) -> Iterator[OutputTensor]:
-    missing = []
-    for rule, gguf, source in rules:
-        sources: tuple[str, ...] = (source,)
-        shape, part, names = tuple(dims[n] for n in rule.shape), rule.part, rule.shape
-        if rule.per_expert and source not in checkpoint.tensors:
-            # gate_up_proj lives at {stack}.mlp.experts; so do the single experts.
-            stack = source.rpartition(".")[0]
-            projection = rule.per_expert[0].partition(".{e}.")[2]
-            sources = tuple(f"{stack}.{e}.{projection}" for e in range(dims["experts"]))
-            part, names = None, rule.per_expert[1]
+@dataclass
+class Resolved:
+    """What became of rules: outputs, sources that were asked for, (GGUF name, source) of what is missing, misfits."""
+
+    outputs: list[OutputTensor] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        held: Mapping[str, StoredTensor],
+        dims: Mapping[str, int],
+        operations: Mapping[str, tuple[Operation, ...]],
+        rules: Iterable[BoundRule],
+    ) -> None:
+        """Resolve rules against the tensors of a checkpoint."""
+        for rule, gguf, source in rules:
+            sources, names, part = _sources(rule, source, held, dims)
+            self.used.update(sources)
+            absent = [name for name in sources if name not in held]
+            if absent:
+                # A layer of experts lacks all of them: the published name is the better one.
+                self.missing.append((gguf, absent[0] if len(absent) < len(sources) else source))
+                continue
             shape = tuple(dims[n] for n in names)
-        absent = [name for name in sources if name not in checkpoint.tensors]
-        if absent:
-            missing.append((gguf, absent[0]))
-            continue
-        for name in sources:
-            found = checkpoint.tensors[name].shape
-            if found != shape:
-                raise CheckpointError(
-                    f"{checkpoint.tensors[name].name} has shape {list(found)}, but config.json promises {list(shape)} "
-                    f"({', '.join(names)}) for {gguf}; the config belongs to another model"
-                )
-        if part:
-            shape = part.shape(shape)
-        bound = tuple(op for name in rule.operations for op in operations[name])
-        for operation in bound:
-            shape = operation.shape(shape)
-        if rule.per_expert and len(shape) == 2:  # one tensor an expert: stacked in expert order
-            shape = (len(sources), *shape)
-        yield OutputTensor(gguf, sources, part, bound, shape, rule.fixed)
-    if missing:
-        gguf, name = missing[0]
-        raise CheckpointError(
-            f"{checkpoint.directory}: {len(missing)} tensors are missing, first {name} (for {gguf}); "
-            "the checkpoint is incomplete or config.json belongs to another model"
-        )
+            wrong = next((name for name in sources if held[name].shape != shape), None)
+            if wrong is not None:
+                self.misshapen.append(_misshapen(held[wrong], wrong, shape, names, gguf))
+                continue
+            if part:
+                shape = part.shape(shape)
+            bound = tuple(op for name in rule.operations for op in operations[name])
+            for operation in bound:
+                shape = operation.shape(shape)
+            if rule.per_expert and len(shape) == 2:  # one tensor an expert: stacked in expert order
+                shape = (len(sources), *shape)
+            self.outputs.append(OutputTensor(gguf, sources, part, bound, shape, rule.fixed))
 
 
-def _check_coverage(checkpoint: Checkpoint, outputs: list[OutputTensor]) -> None:
-    """Every output once, every source entirely used: nothing is skipped in silence."""
+def _sources(
+    rule: Rule, source: str, held: Mapping[str, StoredTensor], dims: Mapping[str, int]
+) -> tuple[tuple[str, ...], tuple[str, ...], Part | None]:
+    """Find the tensors that a rule takes, the names of their dimensions, and the part that is taken of each.
+
+    Experts are stored as published (gate and up projection in one stack), in a stack for each projection (MLX), or one
+    by one.
+    """
+    if rule.per_expert is None or source in held:
+        return (source,), rule.shape, rule.part
+    stem, (single, names) = source.rpartition(".")[0], rule.per_expert
+    projection = single.partition(".{e}.")[2]
+    stack = f"{stem}.{projection.removesuffix('.weight')}"
+    if stack in held:
+        return (stack,), ("experts", *names), None
+    return tuple(f"{stem}.{e}.{projection}" for e in range(dims["experts"])), names, None
+
+
+def _misshapen(stored: StoredTensor, name: str, shape: Shape, names: tuple[str, ...], gguf: str) -> str:
+    promised = f"{list(shape)} ({', '.join(names)}) for {gguf}"
+    if 0 in stored.shape or (len(stored.shape) == 1 < len(shape)):
+        reason = "it was saved without gathering its shards (DeepSpeed ZeRO-3, FSDP); save the whole state dictionary"
+    elif stored.shape == shape[::-1] or stored.shape == (*shape[:-2], *shape[:-3:-1]):
+        reason = "it is transposed; transpose it back"
+    else:
+        reason = "the config belongs to another model"
+    option = f", or leave the part out with {OPTION[part_of(name)]}" if part_of(name) in OPTION else ""
+    return f"{stored.name} has shape {list(stored.shape)}, but config.json promises {promised}; {reason}{option}"
+
+
+def _check(
+    checkpoint: Checkpoint, held: Mapping[str, StoredTensor], architecture: Architecture, resolved: Resolved
+) -> None:
+    """Raise CheckpointError if tensors and map do not fit; what is missing or unknown tells more than shapes."""
+    ignored = [pattern for pattern, _ in IGNORED]
+    unknown = [name for name in held if name not in resolved.used and not any(one.search(name) for one in ignored)]
+    if resolved.missing or unknown:
+        stored = {name: tensor.name for name, tensor in held.items()}
+        misfit = Misfit(checkpoint.arch, architecture.layers, resolved.missing, unknown, stored)
+        raise CheckpointError(f"{checkpoint.directory}: {misfit.describe()}")
+    if resolved.misshapen:
+        raise CheckpointError(f"{checkpoint.directory}: {resolved.misshapen[0]}")
+    _check_coverage(resolved.outputs)
+
+
+def _check_coverage(outputs: list[OutputTensor]) -> None:
+    """Every output once, every used source entirely: nothing is skipped in silence."""
     made: dict[str, OutputTensor] = {}
     used: dict[str, list[Part | None]] = {}
     for output in outputs:
@@ -193,13 +267,3 @@ def _check_coverage(checkpoint: Checkpoint, outputs: list[OutputTensor]) -> None
         )
         if not complete:
             raise CheckpointError(f"{source} is not used exactly once by the tensor map: {parts}")
-    unknown = [
-        checkpoint.tensors[name].name
-        for name in checkpoint.tensors
-        if name not in used and not any(pattern.search(name) for pattern, _ in IGNORED)
-    ]
-    if unknown:
-        raise CheckpointError(
-            f"{checkpoint.directory}: {len(unknown)} tensors are unknown to the {checkpoint.arch} map, first "
-            f"{unknown[0]}; this is not a plain Qwen3.5 checkpoint"
-        )

@@ -17,9 +17,10 @@ from gguf import GGMLQuantizationType
 
 from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, plan_tensors
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.gguf_file.header import TensorInfo
+from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.quant import kernels, presets
 
@@ -57,14 +58,14 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
     header = read_header(path)
     mapped = map_data(header)
     directory, _, _ = hub.resolve(str(against), revision)
-    checkpoint = open_checkpoint(directory)
     arch = header.architecture
+    stored = {tensor.name: tensor for tensor in header.tensors}
+    checkpoint = open_checkpoint(directory, parts_of(header))
     if arch not in (checkpoint.arch, "clip"):
         raise CheckpointError(
             f"{path}: is {arch}, but {directory} is {checkpoint.arch}; compare it with its own source"
         )
-    stored = {tensor.name: tensor for tensor in header.tensors}
-    plan = plan_tensors(checkpoint, mtp=any(".nextn." in name for name in stored))
+    plan = plan_tensors(checkpoint)
     outputs = plan.vision if arch == "clip" else plan.text
     for output in outputs:
         found = stored.pop(output.name, None)
@@ -74,6 +75,13 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
             yield _compare(checkpoint, output, found, tensor_data(header, found, mapped))
     for name in stored:
         yield Comparison(name, "-", float("nan"), 0.0, False, "is in the file, but not in the checkpoint")
+
+
+def parts_of(header: GgufHeader) -> Parts:
+    """Tell which parts of a checkpoint a GGUF file holds; the others are not needed to compare it."""
+    if header.architecture == "clip":
+        return Parts(text=False, mtp=False)
+    return Parts(mtp=any(".nextn." in tensor.name for tensor in header.tensors), vision=False)
 
 
 def _compare(checkpoint: Checkpoint, output: OutputTensor, found: TensorInfo, data: Array) -> Comparison:
