@@ -7,9 +7,9 @@ from can be recorded.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,25 @@ import yaml
 from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, Metadata
 from gguf.utility import naming_convention, size_label
 
-from qwen35_gguf.architecture import text_config
-from qwen35_gguf.convert.json_file import read_json
+from qwen35_gguf.architecture import text_section
+from qwen35_gguf.architecture.config import Config
 from qwen35_gguf.convert.metadata_keys import (
     ARRAY,
-    BOOL,
     FEED_FORWARD_KEYS,
     FLOAT32,
     INT32,
+    KINDS,
     SAMPLING_KEYS,
     STRING,
     TEXT_KEYS,
     UINT32,
     VISION_KEYS,
-    Config,
     Key,
-    MissingError,
+    Sources,
 )
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue, Scalar
+from qwen35_gguf.json_file import JsonObject, list_of, read_json, shown
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import Recipe
 
@@ -78,10 +78,10 @@ def text_metadata(
         raise CheckpointError(
             f"{where}: the architecture {arch!r} is unknown; known are {', '.join(FEED_FORWARD_KEYS)}"
         )
-    text = {**text_config(config), "mtp_blocks": mtp_blocks}
+    text = text_section(config, str(where))
     return [
         *_general(config, directory, arch, GGUFType.MODEL, name, parameters, source_repo, revision),
-        *_rows((*TEXT_KEYS, *FEED_FORWARD_KEYS[arch]), text, where, arch=arch),
+        *_rows((*TEXT_KEYS, *FEED_FORWARD_KEYS[arch]), Sources(text, text, mtp_blocks=mtp_blocks), arch=arch),
         *_format(file_type),
     ]
 
@@ -91,16 +91,13 @@ def vision_metadata(
 ) -> list[KeyValue]:
     """Return the metadata of the vision file (architecture ``clip``); arguments and errors as for ``text_metadata``."""
     where = directory / "config.json"
-    if not isinstance(config.get("vision_config"), dict):
+    vision = JsonObject(config, str(where)).section("vision_config")
+    if not vision.values:
         raise CheckpointError(f"{where}: has no vision_config, so there is no vision encoder to describe")
-    vision = {
-        **config["vision_config"],
-        "text": text_config(config),
-        "images": _image_settings(directory),
-    }
+    sources = Sources(vision, text_section(config, str(where)), _image_settings(directory))
     return [
         *_general(config, directory, "clip", GGUFType.MMPROJ, name, parameters, None, None),
-        *_rows(VISION_KEYS, vision, where),
+        *_rows(VISION_KEYS, sources),
         *_format(file_type),
     ]
 
@@ -146,8 +143,16 @@ def _general(
     for key, entry in collected.kv_data[0].items():
         yield KeyValue.of(key, entry.value, entry.type, _element(entry.value) if entry.type == ARRAY else None)
 
-    where = directory / "generation_config.json"
-    yield from _rows(SAMPLING_KEYS, read_json(where, optional=True), where)
+    yield from _sampling(config, directory)
+
+
+def _sampling(config: Config, directory: Path) -> Iterator[KeyValue]:
+    """Yield the sampling defaults: of generation_config.json, and only without that file of config.json."""
+    path = directory / "generation_config.json"
+    text = text_section(config, str(directory / "config.json"))
+    whole = replace(text.fallback, fallback=replace(text, fallback=None)) if text.fallback else text
+    settings = read_json(path) if path.is_file() else whole
+    yield from _rows(SAMPLING_KEYS, Sources(settings, text))
 
 
 def _element(values: list[Scalar]) -> GGUFValueType:
@@ -186,54 +191,42 @@ def _describe(
     return found
 
 
-def _rows(keys: tuple[Key, ...], config: Config, where: Path, **names: str) -> Iterator[KeyValue]:
-    """Yield the entries of a table; ``where`` is the file that errors name."""
+def _rows(keys: tuple[Key, ...], sources: Sources, **names: str) -> Iterator[KeyValue]:
+    """Yield the entries of a table."""
     for row in keys:
         key = row.key.format(**names)
-        try:
-            value = row.source(config) if callable(row.source) else config.get(row.source)
-        except MissingError as error:
-            raise CheckpointError(f"{where}: {error.args[0]} is missing; {key} needs it") from None
-        except CheckpointError as error:
-            raise CheckpointError(f"{where}: {error}") from None
-        except (TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{where}: {key} cannot be worked out ({error})") from error
-        if value is None:
-            if row.needed:
-                raise CheckpointError(f"{where}: {row.source} is missing; {key} needs it")
-            continue
-        if row.element is not None:
-            if not isinstance(value, list) or not value:
-                raise CheckpointError(f"{where}: {key} is {value!r}, expected a list")
-            value = [_cast(item, row.element, key, where) for item in value]
+        kind = KINDS[row.element if row.element is not None else row.type]
+        kind = list_of(kind) if row.element is not None else kind
+        if not isinstance(row.source, str):
+            value = row.source(sources)
+            if value is not None and kind.fault(value, ""):
+                raise CheckpointError(f"{sources.main.where}: {key} would be {shown(value)}; must be {kind.name}")
+        elif row.needed:
+            value = sources.main.need(row.source, kind, key)
         else:
-            value = _cast(value, row.type, key, where)
-        yield KeyValue.of(key, value, row.type, row.element)
+            value = sources.main.get(row.source, kind)
+        if value is not None:
+            cast = _cast(value, row.type) if row.element is None else [_cast(item, row.element) for item in value]
+            yield KeyValue.of(key, cast, row.type, row.element)
 
 
-def _cast(value: Any, kind: GGUFValueType, key: str, where: Path) -> Scalar:
-    """Return the value as its GGUF type holds it; JSON writes 10000000 and 1e7 for the same number."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind == FLOAT32 and number and math.isfinite(value):
+def _cast(value: Any, kind: GGUFValueType) -> Scalar:
+    """Return the value as its GGUF type holds it: a number that is in range already."""
+    if kind == FLOAT32:
         return float(value)
-    if kind in (UINT32, INT32) and number and value == int(value):
-        low, high = (0, 2**32) if kind == UINT32 else (-(2**31), 2**31)
-        if low <= value < high:
-            return int(value)
-    if kind == BOOL and isinstance(value, bool):
-        return value
-    if kind == STRING and isinstance(value, str):
-        return str(value)
-    raise CheckpointError(f"{where}: {key} is {value!r}, which is not a valid {kind.name.lower()}")
+    result: Scalar = int(value) if kind in (UINT32, INT32) else value
+    return result
 
 
-def _image_settings(directory: Path) -> dict[str, Any]:
-    """Return the image processor's settings: preprocessor_config.json, overruled by processor_config.json."""
-    settings: dict[str, Any] = {}
-    for file, nested in (("preprocessor_config.json", "media_proc_cfg"), ("processor_config.json", "image_processor")):
-        found = read_json(directory / file, optional=True)
-        settings |= found | (found.get(nested) or {})
-    return settings
+def _image_settings(directory: Path) -> JsonObject:
+    """Return the image processor's settings: those nested in processor_config.json, else preprocessor_config.json.
+
+    transformers takes the one or the other, without merging them.
+    """
+    processor = read_json(directory / "processor_config.json", optional=True)
+    if "image_processor" in processor:
+        return processor.section("image_processor")
+    return read_json(directory / "preprocessor_config.json", optional=True)
 
 
 def imatrix_metadata(weights: Imatrix) -> list[KeyValue]:

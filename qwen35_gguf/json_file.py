@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar, overload
 from qwen35_gguf.errors import CheckpointError, Qwen35Error
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 D = TypeVar("D")
 
 ADVICE = "correct it, or download the file again"
@@ -33,7 +34,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
-class Kind(Generic[T]):
+class Kind(Generic[T_co]):
     """A type that an entry may have; `name` completes "must be".
 
     `items` is the kind of a list's items, or of an object's values.
@@ -159,13 +160,11 @@ class JsonObject:
     def section(self, key: str) -> JsonObject:
         """Return an object in this one, without entries if it is absent or null."""
         holder = self if self.values.get(key) is not None or self.fallback is None else self.fallback
-        values = holder.get(key, OBJECT)
-        return holder.inner(values or {}, _join(holder.path, key))
+        return holder.inner(holder.get(key, OBJECT) or {}, _join(holder.path, key))
 
     def sections(self, key: str) -> Iterator[JsonObject]:
         """Yield the objects of a list in this one; none if it is absent or null."""
-        listed = self.get(key, list_of(OBJECT))
-        for number, values in enumerate(listed or []):
+        for number, values in enumerate(self.get(key, list_of(OBJECT)) or []):
             yield self.inner(values, f"{_join(self.path, key)}[{number}]")
 
     def inner(self, values: Mapping[str, Any], path: str) -> JsonObject:
@@ -231,12 +230,15 @@ def read_text(path: Path, error: type[Qwen35Error] = CheckpointError) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as messages show it: as JSON has it, in up to 60 characters."""
+    """Return a value as messages show it: as JSON has it, in up to 60 characters; larger objects by their type."""
     if isinstance(value, dict | list):
+        items = list(value.values() if isinstance(value, dict) else value)
         what = "an object" if isinstance(value, dict) else "a list"
-        return what if value else f"an empty {what.split()[1]}"
-    text = json.dumps(value, ensure_ascii=False) if not _is_whole(value, -(10**20), 10**20) else f"{value}"
-    text = text.encode("utf-8", "replace").decode()
+        if len(items) > 8 or any(isinstance(item, dict | list) for item in items):
+            return what
+        text = json.dumps(value, ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode() if len(text) <= 60 else what
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

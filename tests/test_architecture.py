@@ -66,13 +66,20 @@ def test_the_usual_pattern() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("hidden_size", None, r"^config\.json: hidden_size is None, not a size"),
-        ("num_attention_heads", "4", r"num_attention_heads is '4', not a size"),
-        ("num_key_value_heads", 0, r"num_key_value_heads is 0, not a size"),
-        ("linear_num_value_heads", 3, r"linear_num_value_heads 3 is not a multiple of linear_num_key_heads 2"),
-        ("layer_types", [FULL], r"layer_types has 1 entries, expected num_hidden_layers = "),
-        ("layer_types", ["sliding"] * 4, r"layer_types has 'sliding'; known are"),
-        ("full_attention_interval", "often", r"full_attention_interval is 'often', not a size"),
+        ("hidden_size", None, r"^config\.json: text_config\.hidden_size is missing; must be a size"),
+        ("num_attention_heads", "4", r'text_config\.num_attention_heads is "4"; must be a size'),
+        ("num_attention_heads", 3, r"num_attention_heads is 3; must be a multiple of num_key_value_heads = 2"),
+        ("num_key_value_heads", 0, r"num_key_value_heads is 0; must be a size"),
+        ("linear_num_value_heads", 3, r"linear_num_value_heads is 3; must be a multiple of linear_num_key_heads = 2"),
+        (
+            "layer_types",
+            [FULL],
+            r'layer_types is \["full_attention"\]; must be a list with num_hidden_layers = 4 entries, and has 1',
+        ),
+        ("layer_types", ["sliding"] * 4, r'layer_types\[0\] is "sliding"; must be one of'),
+        ("layer_types", -1, r"text_config\.layer_types is -1; must be a list"),
+        ("num_hidden_layers", 10**9, r"num_hidden_layers is 1000000000; must be a whole number from 1 to 10,000"),
+        ("full_attention_interval", "often", r'full_attention_interval is "often"; must be a whole number'),
     ],
 )
 def test_a_bad_config_names_key_and_value(checkpoint: Factory, key: str, value: object, message: str) -> None:

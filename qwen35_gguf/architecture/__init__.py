@@ -18,6 +18,7 @@ from qwen35_gguf.architecture.config import (
     layer_kinds,
     layer_kinds_of,
     text_config,
+    text_section,
 )
 from qwen35_gguf.architecture.text_model import Architecture, Experts
 from qwen35_gguf.architecture.vision import VisionEncoder
@@ -36,4 +37,5 @@ __all__ = [
     "layer_kinds",
     "layer_kinds_of",
     "text_config",
+    "text_section",
 ]

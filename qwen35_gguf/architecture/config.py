@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.json_file import FLAG, TEXT, JsonObject, at_most, list_of, one_of
 
 Config = Mapping[str, Any]
 LayerKind = Literal["linear_attention", "full_attention"]
@@ -22,28 +23,62 @@ CLASSES = {
     "Qwen3_5MoeForConditionalGeneration": MOE,
     "Qwen3_5MoeForCausalLM": MOE,
 }
+# The same by `model_type`, which is what transformers chooses the class by.
+MODEL_TYPES = {
+    "qwen3_5": DENSE,
+    "qwen3_5_text": DENSE,
+    "qwen3_5_moe": MOE,
+    "qwen3_5_moe_text": MOE,
+}
 DEFAULT_INTERVAL = 4  # every fourth layer is full attention
+
+# Far above any model's. Names are listed for each layer and each expert, so that a damaged number must not be taken.
+LAYERS = at_most(10_000)
+EXPERTS = at_most(100_000)
 
 
 def architecture_name(config: Config, where: str = "config.json") -> str:
-    """Return qwen35 or qwen35moe, by the class that config.json names.
+    """Return qwen35 or qwen35moe: by `model_type`, as transformers does, and by `architectures` without one.
 
     Raises:
-        CheckpointError: another model's class.
+        CheckpointError: another model.
 
     """
-    names = config.get("architectures") or [config.get("model_type", "unknown")]
-    for name in names:
-        if name in CLASSES:
-            return CLASSES[name]
+    read = JsonObject(config, where)
+    names = read.get("architectures", list_of(TEXT), [])
+    model_type = read.get("model_type", TEXT)
+    nested = read.section("text_config").get("model_type", TEXT) if model_type is None else None
+    for known, candidates in ((MODEL_TYPES, [model_type]), (CLASSES, names), (MODEL_TYPES, [nested])):
+        for name in candidates:
+            if name in known:
+                return known[name]
+    found = ", ".join(names) or model_type or nested or "not stated"
     raise CheckpointError(
-        f"{where}: architecture is {', '.join(map(str, names))}, not Qwen3.5; known are {', '.join(CLASSES)}"
+        f"{where}: architecture is {found}, not Qwen3.5; known are {', '.join(CLASSES)}, and as model_type "
+        f"{', '.join(MODEL_TYPES)}"
     )
 
 
-def text_config(config: Config) -> dict[str, Any]:
-    """Return the text model's part of config.json, whether nested or flat."""
-    return {**config, **(config.get("text_config") or {})}
+def text_section(config: Config, where: str = "config.json") -> JsonObject:
+    """Return the text model's part of config.json: `text_config`, and behind it the top level; or all if it is flat."""
+    whole = JsonObject(config, where)
+    return replace(whole.section("text_config"), fallback=whole) if "text_config" in whole else whole
+
+
+def text_config(config: Config, where: str = "config.json") -> dict[str, Any]:
+    """Return the text model's part of config.json, whether nested or flat, as one dictionary."""
+    return {**config, **JsonObject(config, where).section("text_config").values}
+
+
+def tied(config: Config, where: str = "config.json") -> bool:
+    """Tell whether config.json claims that the embedding is also the output matrix.
+
+    Of a nested config transformers reads the top level. Older saves have it in `text_config` alone, where it means the
+    same. It only counts for a checkpoint without an output matrix of its own.
+    """
+    whole = JsonObject(config, where)
+    claims = (part.get("tie_word_embeddings", FLAG, False) for part in (whole, whole.section("text_config")))
+    return any(claims)
 
 
 def layer_kinds(layers: int, interval: int) -> tuple[LayerKind, ...]:
@@ -51,50 +86,23 @@ def layer_kinds(layers: int, interval: int) -> tuple[LayerKind, ...]:
     return tuple(FULL if (layer + 1) % interval == 0 else LINEAR for layer in range(layers))
 
 
-def layer_kinds_of(text: Config, where: str = "") -> tuple[LayerKind, ...]:
+def layer_kinds_of(text: JsonObject) -> tuple[LayerKind, ...]:
     """Return the kind of each layer of the main model: `layer_types` of config.json, or the usual pattern.
 
     Raises:
         CheckpointError: `layer_types` has another number of entries than there are layers, or an unknown one.
 
     """
-    layers = ConfigReader(text, where).size("num_hidden_layers")
-    listed = text.get("layer_types")
-    if not listed:
-        return layer_kinds(layers, interval_of(text, where))
+    layers = text.need("num_hidden_layers", LAYERS)
+    listed = text.get("layer_types", list_of(one_of(LINEAR, FULL)))
+    if listed is None:
+        return layer_kinds(layers, interval_of(text))
     if len(listed) != layers:
-        raise _config_error(where, f"layer_types has {len(listed)} entries, expected num_hidden_layers = {layers}")
-    unknown = sorted({str(kind) for kind in listed} - {LINEAR, FULL})
-    if unknown:
-        raise _config_error(where, f"layer_types has {unknown[0]!r}; known are {LINEAR} and {FULL}")
-    return tuple(listed)
+        must = f"a list with num_hidden_layers = {layers} entries, and has {len(listed)}"
+        raise text.mistake("layer_types", must)
+    return cast("tuple[LayerKind, ...]", tuple(listed))
 
 
-def interval_of(text: Config, where: str = "") -> int:
+def interval_of(text: JsonObject) -> int:
     """Return `full_attention_interval` of config.json. Raises CheckpointError if it is not a size."""
-    return ConfigReader(text, where).size("full_attention_interval", DEFAULT_INTERVAL)
-
-
-def _config_error(where: str, problem: str) -> CheckpointError:
-    return CheckpointError(f"{where}: {problem}" if where else problem)
-
-
-@dataclass(frozen=True)
-class ConfigReader:
-    """Numbers of one section of config.json; `where` and `prefix` are for messages."""
-
-    section: Config
-    where: str
-    prefix: str = ""
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """Return a positive number; the default counts where the entry is absent or null."""
-        value = self.section.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise _config_error(self.where, f"{self.prefix}{key} is {value!r}, not a size")
-        return value
-
-    def count(self, key: str) -> int:
-        """Return a number that may be 0 or absent."""
-        return self.size(key) if self.section.get(key) else 0
+    return text.get("full_attention_interval", LAYERS, DEFAULT_INTERVAL)

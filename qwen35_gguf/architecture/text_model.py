@@ -9,20 +9,22 @@ from typing import Any
 from qwen35_gguf.architecture.config import (
     DEFAULT_INTERVAL,
     DENSE,
+    EXPERTS,
     FULL,
     LINEAR,
     MOE,
     Config,
-    ConfigReader,
     LayerKind,
     architecture_name,
     interval_of,
     layer_kinds,
     layer_kinds_of,
-    text_config,
+    text_section,
+    tied,
 )
 from qwen35_gguf.architecture.metadata import GgufReader
-from qwen35_gguf.errors import CheckpointError, ModelError
+from qwen35_gguf.errors import ModelError
+from qwen35_gguf.json_file import COUNT, SIZE, at_most
 
 Shape = tuple[int, ...]
 
@@ -161,40 +163,41 @@ class Architecture:
 
         """
         name = architecture_name(config, where)
-        text = text_config(config)
-        read = ConfigReader(text, where)
-        hidden, heads = read.size("hidden_size"), read.size("num_attention_heads")
-        key_heads, value_heads = read.size("linear_num_key_heads"), read.size("linear_num_value_heads")
+        text = text_section(config, where)
+        hidden, heads = text.need("hidden_size", SIZE), text.need("num_attention_heads", SIZE)
+        kv_heads = text.need("num_key_value_heads", SIZE)
+        key_heads, value_heads = text.need("linear_num_key_heads", SIZE), text.need("linear_num_value_heads", SIZE)
+        if heads % kv_heads:
+            raise text.mistake("num_attention_heads", f"a multiple of num_key_value_heads = {kv_heads}")
         if value_heads % key_heads:
-            raise CheckpointError(
-                f"{where}: linear_num_value_heads {value_heads} is not a multiple of linear_num_key_heads {key_heads}"
-            )
+            raise text.mistake("linear_num_value_heads", f"a multiple of linear_num_key_heads = {key_heads}")
         experts = None
         if name == MOE:
+            count = text.need("num_experts", EXPERTS)
             experts = Experts(
-                count=read.size("num_experts"),
-                used=read.count("num_experts_per_tok"),
-                intermediate_size=read.size("moe_intermediate_size"),
-                shared_intermediate_size=read.size("shared_expert_intermediate_size"),
+                count=count,
+                used=text.get("num_experts_per_tok", at_most(count, 0), 0),
+                intermediate_size=text.need("moe_intermediate_size", SIZE),
+                shared_intermediate_size=text.need("shared_expert_intermediate_size", SIZE),
             )
         return cls(
             name=name,
-            layer_kinds=layer_kinds_of(text, where),
-            mtp_blocks=read.count("mtp_num_hidden_layers"),
-            full_attention_interval=interval_of(text, where),
-            vocab_size=read.size("vocab_size"),
-            tied=bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
-            context_length=read.count("max_position_embeddings"),
+            layer_kinds=layer_kinds_of(text),
+            mtp_blocks=text.get("mtp_num_hidden_layers", at_most(100, 0), 0),
+            full_attention_interval=interval_of(text),
+            vocab_size=text.need("vocab_size", SIZE),
+            tied=tied(config, where),
+            context_length=text.get("max_position_embeddings", COUNT, 0),
             hidden_size=hidden,
-            intermediate_size=0 if experts else read.size("intermediate_size"),
+            intermediate_size=0 if experts else text.need("intermediate_size", SIZE),
             heads=heads,
-            kv_heads=read.size("num_key_value_heads"),
-            head_dim=read.size("head_dim", hidden // heads),
+            kv_heads=kv_heads,
+            head_dim=text.get("head_dim", SIZE, hidden // heads),
             linear_key_heads=key_heads,
             linear_value_heads=value_heads,
-            linear_key_head_dim=read.size("linear_key_head_dim"),
-            linear_value_head_dim=read.size("linear_value_head_dim"),
-            conv_kernel_size=read.size("linear_conv_kernel_dim"),
+            linear_key_head_dim=text.need("linear_key_head_dim", SIZE),
+            linear_value_head_dim=text.need("linear_value_head_dim", SIZE),
+            conv_kernel_size=text.need("linear_conv_kernel_dim", SIZE),
             experts=experts,
         )
 

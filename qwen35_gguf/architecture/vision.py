@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwen35_gguf.architecture.config import Config, ConfigReader
+from qwen35_gguf.architecture.config import LAYERS, Config
 from qwen35_gguf.architecture.metadata import GgufReader
 from qwen35_gguf.errors import ModelError
+from qwen35_gguf.json_file import SIZE, JsonObject
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,24 @@ class VisionEncoder:
             CheckpointError: an entry is missing or not a size.
 
         """
-        section = config.get("vision_config")
-        if section is None:
+        whole = JsonObject(config, where)
+        if "vision_config" not in whole:
             return None
-        read = ConfigReader(section, where, "vision_config.")
+        read = whole.section("vision_config")
+        positions = read.need("num_position_embeddings", SIZE)
+        if math.isqrt(positions) ** 2 != positions:
+            raise read.mistake("num_position_embeddings", "the square of a number: a grid of positions")
         return cls(
-            depth=read.size("depth"),
-            hidden_size=read.size("hidden_size"),
-            intermediate_size=read.size("intermediate_size"),
-            heads=read.size("num_heads"),
-            out_hidden_size=read.size("out_hidden_size"),
-            patch_size=read.size("patch_size"),
-            temporal_patch_size=read.size("temporal_patch_size"),
-            spatial_merge_size=read.size("spatial_merge_size"),
-            position_embeddings=read.size("num_position_embeddings"),
-            in_channels=read.size("in_channels", 3),
+            depth=read.need("depth", LAYERS),
+            hidden_size=read.need("hidden_size", SIZE),
+            intermediate_size=read.need("intermediate_size", SIZE),
+            heads=read.need("num_heads", SIZE),
+            out_hidden_size=read.need("out_hidden_size", SIZE),
+            patch_size=read.need("patch_size", SIZE),
+            temporal_patch_size=read.need("temporal_patch_size", SIZE),
+            spatial_merge_size=read.need("spatial_merge_size", SIZE),
+            position_embeddings=positions,
+            in_channels=read.get("in_channels", SIZE, 3),
         )
 
     @classmethod

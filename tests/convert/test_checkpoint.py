@@ -56,7 +56,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "no config.json"),
     "config is not JSON": (lambda d: (d / "config.json").write_text("{"), "not valid JSON"),
     "another architecture": (
-        lambda d: edit_config(d, lambda c: c.update(architectures=["LlamaForCausalLM"])),
+        lambda d: edit_config(d, lambda c: c.update(architectures=["LlamaForCausalLM"], model_type="llama")),
         "architecture is LlamaForCausalLM, not Qwen3.5",
     ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"no \*.safetensors"),
@@ -111,7 +111,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a missing size": (
         lambda d: edit_config(d, lambda c: c["text_config"].pop("linear_num_key_heads")),
-        "linear_num_key_heads is None",
+        r"text_config\.linear_num_key_heads is missing",
     ),
     "layer types": (
         lambda d: edit_config(d, lambda c: c["text_config"].update(layer_types=["full_attention"])),

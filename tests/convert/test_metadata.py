@@ -153,42 +153,32 @@ def test_yarn(checkpoint: Factory) -> None:
         "attention_factor": 1.5,
         "beta_fast": 32,
         "beta_slow": 1,
-        "extrapolation_factor": 1,
     }
     found = {k: v for k, v in of_list(ours(directory, config=config)).items() if ".rope.scaling." in k}
     assert {key.removeprefix("qwen35.rope.scaling."): entry for key, entry in found.items()} == {
         "type": (["STRING"], "yarn"),
         "factor": (["FLOAT32"], 4.0),
         "original_context_length": (["UINT32"], 262144),
-        "yarn_attn_factor": (["FLOAT32"], 1.5),
+        "attn_factor": (["FLOAT32"], np.float32(1.5 / (1 + 0.1 * np.log(4))).tolist()),
         "yarn_beta_fast": (["FLOAT32"], 32.0),
         "yarn_beta_slow": (["FLOAT32"], 1.0),
-        "yarn_ext_factor": (["FLOAT32"], 1.0),
     }
-
-
-@pytest.mark.unit
-def test_yarn_without_its_original_length(checkpoint: Factory) -> None:
-    config = config_of(checkpoint())
-    config["text_config"]["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
-    with pytest.raises(CheckpointError, match=r"config\.json: rope_parameters\.original_max_position_embeddings"):
-        ours(checkpoint(), config=config)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("hidden_size", None, r"config\.json: hidden_size is missing; qwen35\.embedding_length"),
-        ("linear_value_head_dim", None, r"config\.json: linear_value_head_dim is missing; qwen35\.ssm\.inner_size"),
-        ("intermediate_size", None, r"config\.json: intermediate_size is missing"),
-        ("rope_parameters", {}, r"config\.json: rope_parameters\.rope_theta is missing"),
-        ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e7}, r"rope_type is 'llama3'; known are"),
-        ("layer_types", ["full_attention"], r"config\.json: layer_types has 1 entries"),
-        ("num_attention_heads", "four", r"config\.json: qwen35\.attention\.head_count is 'four'"),
-        ("num_attention_heads", -1, r"not a valid uint32"),
-        ("rms_norm_eps", float("nan"), r"not a valid float32"),
-        ("num_hidden_layers", "4", r"config\.json: qwen35\.block_count cannot be worked out"),
+        ("hidden_size", None, r"config\.json: text_config\.hidden_size is missing; qwen35\.embedding_length needs it"),
+        ("linear_value_head_dim", None, r"config\.json: text_config\.linear_value_head_dim is missing"),
+        ("intermediate_size", None, r"config\.json: text_config\.intermediate_size is missing"),
+        ("rope_parameters", {}, r"config\.json: text_config\.rope_parameters\.rope_theta is missing"),
+        ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e7}, r'rope_type is "llama3"; must be one of'),
+        ("layer_types", ["full_attention"], r"layer_types is \[.*\]; must be a list with num_hidden"),
+        ("num_attention_heads", "four", r'text_config\.num_attention_heads is "four"; must be a whole number'),
+        ("num_attention_heads", -1, r"num_attention_heads is -1; must be a whole number"),
+        ("rms_norm_eps", float("nan"), r"text_config\.rms_norm_eps is NaN; must be a number"),
+        ("num_hidden_layers", "4", r'text_config\.num_hidden_layers is "4"; must be a whole number'),
     ],
 )
 def test_config_errors(checkpoint: Factory, name: str, value: object, message: str) -> None:
@@ -229,8 +219,9 @@ def test_image_statistics(checkpoint: Factory, tmp_path: Path) -> None:
     assert vision(tmp_path, config)["clip.vision.image_mean"] == (["ARRAY", "FLOAT32"], [0.0, 0.25, 1.0])
     (tmp_path / "processor_config.json").write_text('{"image_processor": {"image_std": [0.5, 0.5, 0.5]}}')
     assert vision(tmp_path, config)["clip.vision.image_std"] == (["ARRAY", "FLOAT32"], [0.5, 0.5, 0.5])
+    assert vision(tmp_path, config)["clip.vision.image_mean"] == (["ARRAY", "FLOAT32"], [0.5, 0.5, 0.5])
     (tmp_path / "processor_config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"processor_config\.json: not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"processor_config\.json: is not valid JSON"):
         vision(tmp_path, config)
 
 
@@ -240,7 +231,9 @@ def test_deepstack_layers(checkpoint: Factory) -> None:
     config["vision_config"]["deepstack_visual_indexes"] = [1]
     assert vision(checkpoint(), config)["clip.vision.is_deepstack_layers"] == (["ARRAY", "BOOL"], [False, True])
     config["vision_config"]["deepstack_visual_indexes"] = [2]
-    with pytest.raises(CheckpointError, match=r"deepstack_visual_indexes \[2\] exceed depth = 2"):
+    with pytest.raises(
+        CheckpointError, match=r"deepstack_visual_indexes is \[2\]; must be a list of layers below depth = 2"
+    ):
         vision(checkpoint(), config)
 
 
