@@ -1,6 +1,6 @@
 """The published source of llama-cpp-python: fetched by pip, verified against a checksum, cached.
 
-The cache is $QWEN35_CACHE or ~/.cache/qwen35-gguf.
+The cache is $QWEN35_CACHE, or qwen35-gguf in $XDG_CACHE_HOME or ~/.cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def run(command: list[str], problem: str, env: dict[str, str] | None = None) -> 
 
 def cache_folder() -> Path:
     """Return the folder of cached downloads and builds; create it if absent."""
-    folder = Path(os.environ.get("QWEN35_CACHE") or Path.home() / ".cache" / "qwen35-gguf")
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    usual = (shared if shared.is_absolute() else Path.home() / ".cache") / "qwen35-gguf"
+    folder = Path(os.environ.get("QWEN35_CACHE") or usual)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -69,9 +69,9 @@ def test_sizes_are_exact(whole: int, thousandths: int, unit: str, byte: str) -> 
 
 @given(st.text(max_size=12))
 def test_any_text_is_a_size_or_one_line(text: str) -> None:
-    for parse in (units.parse_size, units.parse_duration):
+    for parse in (units.parse_size, units.parse_duration, units.parse_length):
         try:
-            assert parse(text) > 0
+            assert parse(text) >= 0
         except UnitError as error:
             assert len(str(error).splitlines()) == 1  # noqa: PT017 - most, but not all of them raise
 
@@ -97,11 +97,28 @@ def test_the_limits_of_a_duration_are_named(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "length"),
+    [("4096", 4096), ("32k", 32768), ("32K", 32768), ("1M", 1 << 20), ("1.5k", 1536), ("16,384", 16384),
+     (" 256 k ", 262144), ("1_000", 1000), ("0", 0)],
+)  # fmt: skip
+def test_lengths(text: str, length: int) -> None:
+    assert units.parse_length(text) == length
+
+
+@pytest.mark.parametrize("text", ["", "k", "-1", "1.5", "0.0001k", "1e3", "32kb", "32 ki", "many", "1G", "٣", ",5"])
+def test_what_is_not_a_length(text: str) -> None:
+    with pytest.raises(UnitError, match="is not a length; write it as 4096, 32k or 1M"):
+        units.parse_length(text)
+
+
+@pytest.mark.parametrize(
     ("size", "sentence", "column", "scale"),
     [
-        (0, "0 MB", "0.0 MB", (1.0, "B")),
-        (999, "0 MB", "0.0 MB", (1.0, "B")),
-        (1500, "0 MB", "0.0 MB", (1e3, "kB")),
+        (0, "0 bytes", "0 bytes", (1.0, "B")),
+        (999, "999 bytes", "999 bytes", (1.0, "B")),
+        (1500, "2 kB", "1.5 kB", (1e3, "kB")),
+        (999_000, "999 kB", "999.0 kB", (1e3, "kB")),
+        (1_000_000, "1 MB", "1.0 MB", (1e6, "MB")),
         (512_000_000, "512 MB", "512.0 MB", (1e6, "MB")),
         (GB, "1.0 GB", "1,000.0 MB", (1e9, "GB")),
         (1_234_567_890_123, "1,234.6 GB", "1,234,567.9 MB", (1e9, "GB")),

@@ -51,6 +51,7 @@ class Costs:
         fixed_bytes: of the tensors that no type is chosen for.
         costs: what was measured.
         measured: whether the divergences were; otherwise they are estimates from the errors.
+        imatrix: the file of the importance matrix that weighted the errors; empty: none.
 
     """
 
@@ -62,6 +63,7 @@ class Costs:
     fixed_bytes: int
     costs: list[Cost] = field(default_factory=list)
     measured: bool = True
+    imatrix: str = ""
 
     def by_tensor(self) -> dict[str, list[Cost]]:
         """Group them."""
@@ -98,7 +100,7 @@ def read(path: Path) -> Costs:
         rows: Iterable[Any] = data.pop("costs")
         found = Costs(**data, costs=[_cost(row) for row in rows])
         numbers = (found.layers, found.weights, found.header_bytes, found.fixed_bytes)
-        if not all(isinstance(n, int) and n >= 0 for n in numbers) or not found.weights:
+        if not all(isinstance(n, int) and n >= 0 for n in numbers) or not found.weights or not _is_text(found.imatrix):
             raise ValueError("invalid sizes")
     except OSError as error:
         raise CostsError(f"{path}: {error.strerror or error}; give a file made by `qwen35 sensitivity`") from None
@@ -107,6 +109,10 @@ def read(path: Path) -> Costs:
             f"{path}: is damaged, or was not made by `qwen35 sensitivity` ({error}); measure again"
         ) from None
     return found
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _cost(row: Any) -> Cost:

@@ -12,6 +12,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from qwen35_gguf.commands.option_names import as_typed
 from qwen35_gguf.errors import Qwen35Error
 
 P = ParamSpec("P")
@@ -36,7 +37,8 @@ def reports_errors(callback: Callable[P, R]) -> Callable[P, R]:
             return callback(*args, **kwargs)
         except Qwen35Error as error:
             # A file name or a library's text inside the message may hold line ends.
-            raise _CommandError(" ".join(str(error).splitlines())) from error
+            message = " ".join(str(error).splitlines())
+            raise _CommandError(as_typed(message, click.get_current_context(silent=True))) from error
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS, tokens
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
@@ -25,7 +26,7 @@ PATH = click.Path(path_type=Path)
 Callback = Callable[..., None]
 
 LOADING = [
-    click.option("--ctx", type=click.IntRange(min=256), help="Tokens of context; by default up to 16,384."),
+    click.option("--ctx", type=tokens(256), help="Tokens of context, such as 32k or 1M; by default up to 16,384."),
     click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core."),
     click.option("--gpu-layers", type=LAYERS, help="Layers on other devices; -1 for all; by default as planned."),
     click.option("--device", "devices", multiple=True, help="A GPU to use, or cpu for none; may be repeated."),
@@ -35,7 +36,7 @@ LOADING = [
     click.option("--no-profile", is_flag=True, help="Do not use the profile of `qwen35 tune`."),
     click.option("--mmproj", type=PATH, help="Vision encoder; by default mmproj-*.gguf beside FILE."),
     click.option("--state-dir", type=PATH, help="Keep states of long prompts here between runs."),
-    click.option("--max-pixels", type=click.IntRange(min=65536), help="Reduce larger images to N pixels."),
+    click.option("--max-pixels", type=tokens(65536), help="Reduce larger images to N pixels."),
     click.option("--fps", type=click.FloatRange(min=0.01), help="Frames to sample from each second of a video."),
     click.option("--allow-private", is_flag=True, help="Load media from private addresses and file:// URLs, too."),
 ]
@@ -44,11 +45,11 @@ GENERATION = [
     click.option(
         "--think/--no-think", default=None, help="Think before answering; by default as the file's template does."
     ),
-    click.option("--thinking-budget", type=click.IntRange(min=1), help="End the thinking after N tokens."),
+    click.option("--thinking-budget", type=tokens(), help="End the thinking after N tokens."),
     click.option(
         "-n",
         "--tokens",
-        type=click.IntRange(min=1),
+        type=tokens(),
         help="Generate at most N tokens; by default what the context holds.",
     ),
     click.option("--temp", "temperature", type=float, help="0 chooses the most probable token; by default the file's."),
@@ -124,12 +125,12 @@ def load(options: LoadOptions) -> Qwen35:
     """
     runtime = installed_runtime()
     if runtime and not runtime.patches:
-        click.echo(STOCK_NOTE, err=True)
+        output.note(STOCK_NOTE)
     model = Qwen35(options)
     if model.tuned:
-        click.echo(f"{model.tuned} (--no-profile: not)", err=True)
+        output.note(f"{model.tuned} (--no-profile: not)")
     if model.offload.devices:
-        click.echo(str(model.offload), err=True)
+        output.note(str(model.offload))
     return model
 
 

@@ -1,4 +1,4 @@
-"""Types of option values, for `type=` of click.option: SIZE, MEMORY, DURATION, LAYERS, ENDPOINTS.
+"""Types of option values, for `type=` of click.option: SIZE, MEMORY, DURATION, LAYERS, ENDPOINTS, tokens(least).
 
 They are functions and not subclasses of click.ParamType, whose type parameter exists since click 8.4 only.
 """
@@ -62,6 +62,28 @@ def _endpoints(text: str) -> tuple[str, ...]:
         except RpcServerError as error:
             raise click.BadParameter(str(error)) from None
     return found
+
+
+def tokens(least: int = 1, most: int | None = None) -> Any:
+    """Make the type of a length in tokens, such as 4096, 32k or 1M.
+
+    Args:
+        least: the smallest length.
+        most: the largest; None: any.
+
+    """
+
+    def read(text: str | int) -> int:
+        try:
+            length = text if isinstance(text, int) else units.parse_length(text)
+        except UnitError as error:
+            raise click.BadParameter(str(error)) from None
+        if length < least or (most is not None and length > most):
+            upper = f" to {most:,}" if most is not None else ""
+            raise click.BadParameter(f"{text} is not a length from {least:,}{upper}")
+        return length
+
+    return named_type("tokens", read)
 
 
 def named_type(name: str, read: Callable[[str], Any]) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import click
 
+from qwen35_gguf.commands import output
 from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletionChunk, Message, Timings
 
 LONG_PROMPT = 1024  # tokens to evaluate from which on progress is shown
@@ -23,7 +24,7 @@ class PromptProgress:
     def __call__(self, done: int, total: int) -> None:
         """Show the progress."""
         self._first = done if self._first is None else self._first
-        if total - self._first < LONG_PROMPT or not sys.stderr.isatty():
+        if total - self._first < LONG_PROMPT or not sys.stderr.isatty() or output.is_quiet():
             return
         self._shown = done < total
         text = f"\rprompt: {done:,} of {total:,} tokens" if self._shown else "\r\x1b[K"
@@ -35,6 +36,7 @@ def show(chunks: Iterable[ChatCompletionChunk]) -> tuple[Message, Timings | None
 
     Ctrl-C ends the answer: what was printed until then is returned, without timings.
     """
+    shown, thought = not output.is_json(), not output.is_quiet()
     content: list[str] = []
     reasoning: list[str] = []
     calls: list[Call] = []
@@ -44,17 +46,20 @@ def show(chunks: Iterable[ChatCompletionChunk]) -> tuple[Message, Timings | None
             delta = chunk.choices[0].delta
             if delta.reasoning_content:
                 reasoning.append(delta.reasoning_content)
-                click.secho(delta.reasoning_content, nl=False, err=True, dim=True)
-            if (delta.content or delta.tool_calls) and reasoning and not content and not calls:
+                if thought:
+                    click.secho(delta.reasoning_content, nl=False, err=True, dim=True)
+            if thought and (delta.content or delta.tool_calls) and reasoning and not content and not calls:
                 click.echo("\n", err=True)
             if delta.content:
                 content.append(delta.content)
-                click.echo(delta.content, nl=False)
+                if shown:
+                    click.echo(delta.content, nl=False)
             calls += delta.tool_calls or []
             timings = chunk.timings
     except KeyboardInterrupt:
         timings = None
-    if not content and reasoning:
+    if thought and not content and reasoning:
         click.echo(err=True)
-    click.echo()
+    if shown:
+        click.echo()
     return Message("".join(content), "".join(reasoning) or None, calls or None), timings

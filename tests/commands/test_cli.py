@@ -150,7 +150,10 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.unit
-def test_progress_without_a_terminal_is_eleven_lines_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_is_eleven_lines_at_most(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "DELAY", 0)
     with progress.progress(3_000_000_000, "converting") as advance:
         for _ in range(300):
             advance(10_000_000)
@@ -163,7 +166,10 @@ def test_progress_without_a_terminal_is_eleven_lines_at_most(capsys: pytest.Capt
 
 
 @pytest.mark.unit
-def test_progress_of_nothing_and_of_more_than_promised(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_of_nothing_and_of_more_than_promised(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "DELAY", 0)
     with progress.progress(0, "empty") as advance:
         advance(0)
     with progress.progress(10, "short") as advance:
@@ -178,6 +184,7 @@ def test_progress_of_nothing_and_of_more_than_promised(capsys: pytest.CaptureFix
 def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     console = progress.Console(stderr=True, force_terminal=True, width=120)
     monkeypatch.setattr(progress, "_console", console)
+    monkeypatch.setattr(progress, "DELAY", 0)
     with progress.progress(4_000_000, "[converting]") as advance:
         advance(4_000_000)
         progress.say("a note")
@@ -185,6 +192,33 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     assert "a note" in text
     assert "100%" in text
     assert "4.0/4.0 MB" in text
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("terminal", [False, True])
+def test_short_work_and_silent_work_show_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    console = progress.Console(stderr=True, force_terminal=terminal, width=120)
+    monkeypatch.setattr(progress, "_console", console)
+
+    def work() -> None:
+        with progress.progress(4_000_000, "bytes") as advance:
+            advance(4_000_000)
+        with progress.steps() as bar:
+            progress.counted(bar, "steps")(3, 3)
+
+    work()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "DELAY", 0)
+    with progress.silent():
+        work()
+        progress.say("a note")
+    assert capsys.readouterr().err == ""
+    work()
+    text = capsys.readouterr().err
+    assert "bytes" in text
+    assert "steps" in text
 
 
 def test_doctor_says_what_is_installed() -> None:

@@ -130,9 +130,9 @@ def test_no_more_tokens_than_the_context_holds(files: list[Path]) -> None:
     [
         (["--draft", "9"], "draft: 9 is not"),
         (["--draft", "some"], "draft: 'some' is not"),
-        (["--top-p", "2"], "top_p: 2.0 is not a number from 0.0 to 1.0"),
+        (["--top-p", "2"], "--top-p: 2.0 is not a number from 0.0 to 1.0"),
         (["--image", "absent.png"], "absent.png: "),
-        (["--image", "http://127.0.0.1:9/a.png"], "127.0.0.1"),
+        (["--image", "http://127.0.0.1:9/a.png"], "a public one, or --allow-private for your own"),
         (["--image", "file:///etc/passwd"], "file://"),
         (["--mmproj", "absent.gguf", "--image", "data:image/png;base64,AAAA"], "absent.gguf: "),
         (["--image", "data:image/png;base64,AAAA"], "data"),

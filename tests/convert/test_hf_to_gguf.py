@@ -269,15 +269,19 @@ def test_a_stopped_conversion_leaves_no_final_file(
 def test_the_script_and_the_dry_run_need_no_weights(checkpoint: Factory, tmp_path: Path) -> None:
     source = Path(shutil.copytree(checkpoint(), tmp_path / "source"))
     poke(source, "norm.weight", np.nan)
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT), str(source), "-q", "q4_k_m", "-o", str(tmp_path / "out"), "--dry-run"],
-        check=True,
-        capture_output=True,
-        text=True,
+    command = [sys.executable, str(SCRIPT), str(source), "-q", "q4_k_m", "-o", str(tmp_path / "out"), "--dry-run"]
+    short, long, record = (
+        subprocess.run([*command, *more], check=True, capture_output=True, text=True).stdout
+        for more in ([], ["--verbose"], ["--json"])
     )
-    assert "blk.0.ssm_out.weight" in run.stdout
-    assert "tile_value_heads" in run.stdout
-    assert "peak memory" in run.stdout
+    assert "blk.0.ssm_out.weight" in long
+    assert "tile_value_heads" in long
+    assert "peak memory" in long
+    assert "peak memory" in short
+    rows = {line.split()[0]: line.split() for line in short.splitlines() if line.strip()}
+    types = [tensor["type"] for tensor in json.loads(record)["files"][0]["tensors"]]
+    assert int(rows["Q6_K"][1]) == types.count("Q6_K") > 0
+    assert len(short.splitlines()) < 30
     assert not (tmp_path / "out").exists()
 
 

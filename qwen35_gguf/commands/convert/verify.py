@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from qwen35_gguf import progress
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.aliases import renamed_option
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hub, verify
 from qwen35_gguf.errors import MissingDependencyError, ModelError
-from qwen35_gguf.evaluation.parity import compare_with_checkpoint, oracle_installed
+from qwen35_gguf.evaluation.parity import Parity, compare_with_checkpoint, oracle_installed
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.cpu_threads import default_threads
 
 
-@click.command("verify")
+@click.command("verify", cls=Verb)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--against", required=True, help="The checkpoint: a directory or a Hub id.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
@@ -27,13 +28,12 @@ from qwen35_gguf.runtime.cpu_threads import default_threads
     default=None,
     help="Also compare outputs with transformers; by default if that is installed and memory suffices.",
 )
-@reports_errors
 def command(file: Path, against: str, revision: str | None, parity: bool | None) -> None:
     """Compare FILE with the checkpoint it was made from; exit code 0 if everything passes, 1 otherwise.
 
     Tensors through the inverses of the conversion; then logits, MTP drafts and image embeddings against transformers.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = output.console(highlight=False, soft_wrap=True)
     results = []
     for result in verify.verify(file, against, revision):
         results.append(result)
@@ -48,24 +48,35 @@ def command(file: Path, against: str, revision: str | None, parity: bool | None)
         equal = sum(result.exact for result in group)
         console.print(f"{type_:8} {len(group):4} tensors, {equal:4} equal to the bit, worst relative error {worst:.2e}")
     failed = sum(not result.passed for result in results)
-    different = _compare_outputs(console, file, against, revision, parity) if not failed and parity is not False else 0
+    outputs = _compare_outputs(console, file, against, revision, parity) if not failed and parity is not False else []
+    different = any(not one.passed for one in outputs)
     verdict = f"FAIL, {failed} tensors differ" if failed else "FAIL, its outputs differ" if different else "PASS"
-    progress.say(f"{file}: {verdict}")
+    output.echo(f"{file}: {verdict}")
+    output.emit(
+        {
+            "file": str(file),
+            "passed": not (failed or different),
+            "tensors": [asdict(one) | {"passed": one.passed} for one in results],
+            "outputs": [asdict(one) for one in outputs],
+        }
+    )
     if failed or different:
         raise SystemExit(1)
 
 
-def _compare_outputs(console: Console, file: Path, against: str, revision: str | None, wanted: bool | None) -> int:
-    """Print a line for each comparison; return how many failed. What is missing is an error only if `wanted`."""
+def _compare_outputs(
+    console: Console, file: Path, against: str, revision: str | None, wanted: bool | None
+) -> list[Parity]:
+    """Print a line for each comparison, and return them. What is missing is an error only if `wanted`."""
     if wanted is None and (not oracle_installed() or read_header(file).architecture == "clip"):
-        return 0
-    failed = 0
+        return []
+    found = []
     try:
         for one in compare_with_checkpoint(file, hub.resolve(against, revision)[0], threads=default_threads()):
-            failed += not one.passed
+            found.append(one)
             console.print(f"{'' if one.passed else 'FAIL '}{one.output}: {one.figures}", markup=False)
     except (MissingDependencyError, ModelError) as error:
         if wanted:
             raise
-        progress.say(f"parity not tested: {error}")
-    return failed
+        output.note(f"parity not tested: {error}")
+    return found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 import numpy as np
 
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.metadata_text import shorten
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.reader import tensor_data
 from qwen35_gguf.gguf_file.shards import read_set
@@ -19,20 +21,20 @@ SLAB = 1 << 22  # weights compared in one step
 SPLIT = "split."  # metadata of shards
 
 
-@click.command("diff")
+@click.command("diff", cls=Verb)
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--no-values", is_flag=True, help="Compare metadata, shapes and types only.")
-@reports_errors
 def command(first: Path, second: Path, no_values: bool) -> None:
     """List the differences of FIRST and SECOND; exit code 0 if there is none, 1 otherwise."""
     a, b = read_set(first), read_set(second)
-    count = 0
-    for line in [*metadata(a, b), *tensors(a, b, values=not no_values)]:
-        click.echo(line)
-        count += 1
-    click.echo(f"{count} differences" if count else "no difference")
-    if count:
+    differences = []
+    for line in itertools.chain(metadata(a, b), tensors(a, b, values=not no_values)):
+        output.echo(line)
+        differences.append(line)
+    output.echo(f"{len(differences)} differences" if differences else "no difference")
+    output.emit({"first": str(first), "second": str(second), "differences": differences})
+    if differences:
         raise SystemExit(1)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from qwen35_gguf.atomic_file import write_text
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.metadata_text import shorten
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.shards import read_set
@@ -22,13 +21,11 @@ from qwen35_gguf.release import bits_map
 from qwen35_gguf.units import format_file_size
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Verb)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--svg", type=click.Path(path_type=Path), help="Write the map as an SVG image.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@reports_errors
-def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
+def command(file: Path, tensors: bool, svg: Path | None) -> None:
     """Print FILE's metadata, and bits per weight of each role and layer; all shards of a set are read."""
     shards = read_set(file)
     entries = shards[0].entries
@@ -38,10 +35,8 @@ def command(file: Path, tensors: bool, svg: Path | None, as_json: bool) -> None:
     if svg is not None:
         title = f"{file.stem}: {8 * total / max(1, weights):.2f} bits per weight"
         write_text(svg, bits_map.svg(table, title))
-    if as_json:
-        click.echo(json.dumps(record(entries, listed, table, weights, total), indent=1, ensure_ascii=False))
-        return
-    console = Console(highlight=False)
+    output.emit(record(entries, listed, table, weights, total))
+    console = output.console(highlight=False)
     console.width = max(console.width, 120)
     for entry in entries:
         console.print(f"{entry.key} = {shorten(entry)}", markup=False, soft_wrap=True)

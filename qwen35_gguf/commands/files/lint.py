@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.release.lint import check_file
 
 FOUND = 1
 
 
-@click.command("lint")
+@click.command("lint", cls=Verb)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--mmproj", type=click.Path(path_type=Path), help="The vision encoder; by default those beside FILE.")
 @click.option("--no-values", is_flag=True, help="Read the headers only, not the weights.")
-@click.option("--json", "as_json", is_flag=True, help="Print an object instead of lines.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
-@reports_errors
-def command(file: Path, mmproj: Path | None, no_values: bool, as_json: bool, jobs: int) -> None:
+def command(file: Path, mmproj: Path | None, no_values: bool, jobs: int) -> None:
     """Find what would break FILE for its users; exit code 1 if there is an error, 0 otherwise."""
     model = check_file.read_subject(file, mmproj)
     if no_values:
@@ -32,13 +30,10 @@ def command(file: Path, mmproj: Path | None, no_values: bool, as_json: bool, job
         with progress.progress(total, file.name) as advance:
             diagnostics = check_file.lint(model, jobs=jobs, advance=advance)
     errors = sum(one.severity == "error" for one in diagnostics)
-    if as_json:
-        report = {"file": str(file), "errors": errors, "findings": [dataclasses.asdict(one) for one in diagnostics]}
-        click.echo(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        for one in diagnostics:
-            click.echo(f"{one.severity}: {one.check}: {one.where}: {one.what}; {one.advice}")
-        click.echo(f"{file}: {_summary(errors, len(diagnostics))}")
+    for one in diagnostics:
+        output.echo(f"{one.severity}: {one.check}: {one.where}: {one.what}; {one.advice}")
+    output.echo(f"{file}: {_summary(errors, len(diagnostics))}")
+    output.emit({"file": str(file), "errors": errors, "findings": [dataclasses.asdict(one) for one in diagnostics]})
     if errors:
         raise SystemExit(FOUND)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.metadata_text import shorten
+from qwen35_gguf.commands.verb import VerbGroup
 from qwen35_gguf.errors import MetadataError
-from qwen35_gguf.gguf_file.keyvalue import STRING
+from qwen35_gguf.gguf_file.keyvalue import STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
 
@@ -18,29 +19,31 @@ out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="
 force_option = click.option("--force", is_flag=True, help="Replace an existing copy.")
 
 
-@click.group("metadata", invoke_without_command=True)
+@click.group("metadata", cls=VerbGroup, invoke_without_command=True)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_context
-@reports_errors
 def command(ctx: click.Context, file: Path) -> None:
     """List the metadata of FILE, or change it with set and unset; `get` prints one whole value."""
     ctx.obj = file
     if ctx.invoked_subcommand is None:
-        for entry in read_header(file).entries:
-            click.echo(f"{entry.key}  {metadata_edit.Kind(entry.type, entry.element)}  {shorten(entry)}")
+        entries = read_header(file).entries
+        for entry in entries:
+            output.echo(f"{entry.key}  {_kind(entry)}  {shorten(entry)}")
+        output.emit({entry.key: {"type": _kind(entry), "value": entry.value} for entry in entries})
 
 
 @command.command("get")
 @click.argument("key")
 @click.pass_obj
-@reports_errors
 def get(file: Path, key: str) -> None:
     """Print the value of KEY: text unchanged, anything else as JSON."""
     entry = read_header(file).find(key)
     if entry is None:
         raise MetadataError(f"{file}: has no {key}; `qwen35 metadata FILE` lists what it has")
     value = entry.value
-    click.echo(value if entry.type == STRING else json.dumps(value, ensure_ascii=False), nl=entry.type != STRING)
+    text = value if entry.type == STRING else json.dumps(value, ensure_ascii=False)
+    output.echo(text, newline=entry.type != STRING)
+    output.emit({"key": key, "type": _kind(entry), "value": value})
 
 
 @command.command("set")
@@ -51,7 +54,6 @@ def get(file: Path, key: str) -> None:
 @out_option
 @force_option
 @click.pass_obj
-@reports_errors
 def set_value(
     file: Path, key: str, value: str, from_file: bool, kind: str | None, out: Path | None, force: bool
 ) -> None:
@@ -63,7 +65,7 @@ def set_value(
         except (OSError, UnicodeDecodeError) as error:
             raise MetadataError(f"{value}: cannot be read as text ({error})") from None
     entry = metadata_edit.new_entry(read_header(file), key, value, metadata_edit.parse_kind(kind) if kind else None)
-    click.echo(metadata_edit.change(file, replace=[entry], copy=out, force=force))
+    _report(metadata_edit.change(file, replace=[entry], copy=out, force=force))
 
 
 @command.command("unset")
@@ -71,7 +73,15 @@ def set_value(
 @out_option
 @force_option
 @click.pass_obj
-@reports_errors
 def unset(file: Path, key: str, out: Path | None, force: bool) -> None:
     """Remove KEY."""
-    click.echo(metadata_edit.change(file, remove=[key], copy=out, force=force))
+    _report(metadata_edit.change(file, remove=[key], copy=out, force=force))
+
+
+def _kind(entry: KeyValue) -> str:
+    return str(metadata_edit.Kind(entry.type, entry.element))
+
+
+def _report(changed: Path) -> None:
+    output.echo(changed)
+    output.emit({"file": str(changed)})

@@ -7,19 +7,19 @@ from pathlib import Path
 import click
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.parameter_types import SIZE
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.units import format_file_size
 
 
-@click.command("split")
+@click.command("split", cls=Verb)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the shards.")
 @click.option("--max-shard-size", type=SIZE, default="2GB", show_default=True, help="Such as 500MB or 2GiB.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
-@reports_errors
 def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
     """Split FILE into shards NAME-00001-of-0000N.gguf; llama.cpp loads them from the first one."""
     total = sum(tensor.nbytes for tensor in read_header(file).tensors)
@@ -27,6 +27,7 @@ def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
         paths = shards.split(file, out, max_shard_size, force=force, advance=advance)
     for path in paths:
         size = path.stat().st_size
-        click.echo(f"{path}  {format_file_size(size)}")
+        output.echo(f"{path}  {format_file_size(size)}")
         if size > max_shard_size:
-            progress.say(f"note: {path.name} is larger than --max-shard-size: a tensor is never split")
+            output.note(f"note: {path.name} is larger than --max-shard-size: a tensor is never split")
+    output.emit({"files": [{"file": str(path), "bytes": path.stat().st_size} for path in paths]})

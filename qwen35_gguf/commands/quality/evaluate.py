@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from pathlib import Path
@@ -13,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.parameter_types import tokens
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.evaluation import kl_divergence, logits_file
 from qwen35_gguf.evaluation.size_plot import Point, draw
 from qwen35_gguf.evaluation.texts.packaged import EVALUATION
@@ -25,13 +26,13 @@ from qwen35_gguf.runtime.model_files import read_model
 PATH = click.Path(path_type=Path)
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Verb)
 @click.argument("files", metavar="MODEL...", nargs=-1, type=PATH)
 @click.option("--reference", type=PATH, required=True, help="The GGUF to compare with, or a file of --save-logits.")
 @click.option("-f", "--text", type=PATH, help="Text to be predicted; by default the packaged one.")
 @click.option(
     "--chunk",
-    type=click.IntRange(16, 32768),
+    type=tokens(16, 32768),
     default=512,
     show_default=True,
     help="Tokens per chunk; half are scored.",
@@ -39,9 +40,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--chunks", type=click.IntRange(min=1), help="Number of chunks at most; by default the whole text.")
 @click.option("--save-logits", type=PATH, help="Keep the log-probabilities of the reference, as llama-perplexity does.")
 @click.option("--plot", type=PATH, help="Plot size against KL divergence: NAME.png and NAME.svg.")
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
-@reports_errors
 def command(
     files: tuple[Path, ...],
     reference: Path,
@@ -50,7 +49,6 @@ def command(
     chunks: int | None,
     save_logits: Path | None,
     plot: Path | None,
-    as_json: bool,
     threads: int | None,
 ) -> None:
     """Compare each MODEL with a reference: perplexity, KL divergence, and how often the most likely token is the same.
@@ -86,16 +84,16 @@ def command(
             for file in files
         ]
     records = [record(file, divergence) for file, divergence in found]
-    drawn = draw([point(one) for one in records], plot, f"KL divergence from {reference.name}") if plot else []
-    if as_json:
-        click.echo(json.dumps({"reference": str(reference), "models": records}, indent=1))
-        return
     if found:
-        console = Console()
+        console = output.console()
         console.width = max(console.width, 132)  # a wrapped table is hard to read
         show(console, found)
-    for path in [*([save_logits] if save_logits else []), *drawn]:
-        click.echo(path)
+    made = [save_logits] if save_logits else []
+    if plot:
+        made += draw([point(one) for one in records], plot, f"KL divergence from {reference.name}")
+    for path in made:
+        output.echo(path)
+    output.emit({"reference": str(reference), "models": records, "files": [str(path) for path in made]})
 
 
 def _is_logits(path: Path) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.parameter_types import tokens
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import ImatrixError, OutputError
 from qwen35_gguf.evaluation import collect_imatrix
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
@@ -18,16 +21,15 @@ from qwen35_gguf.runtime.cpu_threads import default_threads
 PATH = click.Path(path_type=Path)
 
 
-@click.command("imatrix")
+@click.command("imatrix", cls=Verb)
 @click.argument("file", metavar="MODEL", type=PATH)
 @click.option("-f", "--text", type=PATH, help="Calibration text; by default the packaged one.")
 @click.option("-o", "--out", type=PATH, required=True, help="The GGUF to be written.")
-@click.option("--chunk", type=click.IntRange(16, 32768), default=512, show_default=True, help="Tokens per chunk.")
+@click.option("--chunk", type=tokens(16, 32768), default=512, show_default=True, help="Tokens per chunk.")
 @click.option("--chunks", type=click.IntRange(min=1), help="Number of chunks at most; by default the whole text.")
 @click.option("--merge", "others", type=PATH, multiple=True, help="Add this matrix of the same model; may be repeated.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-@reports_errors
 def command(
     file: Path,
     text: Path | None,
@@ -62,5 +64,7 @@ def command(
         imatrix.write(found, out)
     if not found.entries:
         raise ImatrixError(f"{file}: no matmul was evaluated; use another model or a longer text")
-    click.echo(f"{out}  {len(found.entries)} tensors, {found.chunks} chunks of {found.chunk_size} tokens")
-    click.echo(f"Use it: qwen35 convert CHECKPOINT -q Q4_K_M --imatrix {out}")
+    output.echo(f"{out}  {len(found.entries)} tensors, {found.chunks} chunks of {found.chunk_size} tokens")
+    output.advise(f"Use it: qwen35 convert CHECKPOINT -q Q4_K_M --imatrix {shlex.quote(str(out))}")
+    size = {"chunks": found.chunks, "chunk_size": found.chunk_size}
+    output.emit({"file": str(out), "tensors": len(found.entries), "datasets": found.datasets} | size)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
 import click
 
 from qwen35_gguf.atomic_file import write_text
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.aliases import renamed_option
-from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.parameter_types import SIZE
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.quant import presets
 from qwen35_gguf.quant.search import costs as files
@@ -20,7 +22,7 @@ from qwen35_gguf.units import format_file_size
 PATH = click.Path(path_type=Path)
 
 
-@click.command("recipe")
+@click.command("recipe", cls=Verb)
 @click.argument("file", metavar="COSTS", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The recipe to write, for `qwen35 convert --recipe`.")
 @click.option("--target-size", type=SIZE, help="Size of the file: 5.0GB, 800MB, 4GiB.")
@@ -41,7 +43,6 @@ PATH = click.Path(path_type=Path)
 )
 @click.option("--name", default="", help="Name of the recipe; by default its bits per weight.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
-@reports_errors
 def command(
     file: Path,
     out: Path,
@@ -69,13 +70,26 @@ def command(
     text = solve.as_recipe(costs, found, name or f"{found.bits:.2f}bpw", base)
     write_text(out, text)
     used = Counter(type_.name for type_ in found.types.values())
-    click.echo(", ".join(f"{count} {type_}" for type_, count in used.most_common()))
+    output.echo(", ".join(f"{count} {type_}" for type_, count in used.most_common()))
     exact = "the optimum" if not found.gap else f"at most {found.gap:.1e} from the optimum"
-    click.echo(
+    output.echo(
         f"{out}  {format_file_size(found.size)}, {found.bits:.2f} bits per weight, "
         f"expected divergence {found.expected:.2e} nats ({exact})"
     )
-    click.echo(f"Use it: qwen35 convert CHECKPOINT --recipe {out}")
+    with_imatrix = f" --imatrix {shlex.quote(costs.imatrix)}" if costs.imatrix else ""
+    output.advise(f"Use it: qwen35 convert CHECKPOINT --recipe {shlex.quote(str(out))}{with_imatrix}")
+    output.emit(
+        {
+            "file": str(out),
+            "types": dict(used),
+            "bytes": found.size,
+            "bits_per_weight": found.bits,
+            "expected_divergence": found.expected,
+            "gap": found.gap,
+            "base": base,
+            "imatrix": costs.imatrix,
+        }
+    )
 
 
 def nearest(bits: float) -> str:

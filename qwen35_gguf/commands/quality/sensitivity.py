@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.parameter_types import named_type
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.parameter_types import named_type, tokens
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import CostsError, OutputError
 from qwen35_gguf.evaluation import sensitivity
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
@@ -42,7 +44,7 @@ def _weight_types(text: str) -> tuple[Type, ...]:
 TYPES = named_type("types", _weight_types)
 
 
-@click.command("sensitivity")
+@click.command("sensitivity", cls=Verb)
 @click.argument("file", metavar="REFERENCE", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The JSON to be written; an existing one is completed.")
 @click.option("-f", "--text", type=PATH, help="Text to measure on; by default the packaged calibration text.")
@@ -54,13 +56,10 @@ TYPES = named_type("types", _weight_types)
     show_default=True,
     help="Types to try, separated by commas.",
 )
-@click.option(
-    "--chunk", type=click.IntRange(16, 32768), default=256, show_default=True, help="Tokens per chunk; half count."
-)
+@click.option("--chunk", type=tokens(16, 32768), default=256, show_default=True, help="Tokens per chunk; half count.")
 @click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--estimate", is_flag=True, help="Estimate from the weighted errors of the weights, without evaluating.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
-@reports_errors
 def command(
     file: Path,
     out: Path,
@@ -81,6 +80,7 @@ def command(
     threads = threads or default_threads()
     weights = matrices.read(imatrix) if imatrix else None
     found = _begun(file, out, text, weights, (chunk, chunks), estimate=estimate)
+    found.imatrix = str(imatrix or "")
     known = {(cost.tensor, cost.type): cost for cost in found.costs}
     saved = time.monotonic()
     with progress.steps() as bar:
@@ -109,8 +109,10 @@ def command(
             files.write(found, out)
             raise
     files.write(found, out)
-    show(Console(), found)
-    click.echo(f"{out}\nUse it: qwen35 recipe {out} --target-bpw 4.5 -o recipe.yaml")
+    show(output.console(), found)
+    output.echo(out)
+    output.advise(f"Use it: qwen35 recipe {shlex.quote(str(out))} --target-bpw 4.5 -o recipe.yaml")
+    output.emit({"file": str(out), "measured": found.measured, "sums": sums_by_kind(found)})
 
 
 def _begun(
@@ -133,20 +135,24 @@ def _begun(
     return before
 
 
-def show(console: Console, found: Costs) -> None:
-    """Print the sum of each kind's costs, a column a type, the most sensitive kind first."""
-    types = sorted({cost.type for cost in found.costs}, key=lambda t: t.value)
-    sums: dict[str, dict[Type, float]] = {}
+def sums_by_kind(found: Costs) -> dict[str, dict[str, float]]:
+    """Sum the divergences of each kind of tensor, by type."""
+    sums: dict[str, dict[str, float]] = {}
     for cost in found.costs:
         kind, layer = split_name(cost.tensor, found.layers)
-        name = f"mtp.{kind}" if layer == -1 else kind
-        sums.setdefault(name, {}).setdefault(cost.type, 0.0)
-        sums[name][cost.type] += cost.divergence
+        row = sums.setdefault(f"mtp.{kind}" if layer == -1 else kind, {})
+        row[cost.type.name] = row.get(cost.type.name, 0.0) + cost.divergence
+    return sums
+
+
+def show(console: Console, found: Costs) -> None:
+    """Print the sum of each kind's costs, a column a type, the most sensitive kind first."""
+    types = [type_.name for type_ in sorted({cost.type for cost in found.costs}, key=lambda t: t.value)]
     table = Table(box=None, pad_edge=False)
     table.add_column("divergence, nats x 1000")
     for type_ in types:
-        table.add_column(type_.name, justify="right")
-    for name, row in sorted(sums.items(), key=lambda item: -max(item[1].values())):
+        table.add_column(type_, justify="right")
+    for name, row in sorted(sums_by_kind(found).items(), key=lambda item: -max(item[1].values())):
         table.add_row(name, *(f"{1000 * row[t]:.3f}" if t in row else "" for t in types))
     console.width = max(console.width, 110)
     console.print(table)

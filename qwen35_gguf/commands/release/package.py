@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
 from qwen35_gguf import progress
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.aliases import renamed_option
-from qwen35_gguf.commands.errors import reports_errors
 from qwen35_gguf.commands.parameter_types import SIZE
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.release import package
 from qwen35_gguf.release.from_gguf import FromGguf
 from qwen35_gguf.release.package import PackageOptions
@@ -21,7 +23,7 @@ PATH = click.Path(path_type=Path)
 OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision")
 
 
-@click.command("package")
+@click.command("package", cls=Verb)
 @click.argument("models", metavar="MODEL_OR_GGUFS...", nargs=-1, required=True)
 @click.option("-o", "--out", type=PATH, required=True, help="Folder of the release: empty, or of an interrupted one.")
 @click.option("--quants", default="Q4_K_M,Q5_K_M,Q8_0", show_default=True, help="Presets, separated by commas.")
@@ -41,7 +43,6 @@ OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files"
 @click.option("--name", default="", help="The model's name; by default derived from the checkpoint.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
 @click.pass_context
-@reports_errors
 def command(
     ctx: click.Context,
     models: tuple[str, ...],
@@ -106,8 +107,9 @@ def command(
         )
     made = package.package(source, out, options, jobs=jobs, say=progress.say)
     for path in made:
-        click.echo(f"{path}  {format_file_size(path.stat().st_size)}")
-    click.echo(f"Upload it: qwen35 publish {out} --repo USER/NAME")
+        output.echo(f"{path}  {format_file_size(path.stat().st_size)}")
+    output.advise(f"Upload it: qwen35 publish {shlex.quote(str(out))} --repo USER/NAME")
+    output.emit({"folder": str(out), "files": [{"file": str(p), "bytes": p.stat().st_size} for p in made]})
 
 
 def _listed(text: str) -> tuple[str, ...]:

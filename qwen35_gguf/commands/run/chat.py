@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import click
 
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.options import PATH, load, model_options
 from qwen35_gguf.commands.run.run import content
 from qwen35_gguf.commands.terminal import PromptProgress, show
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.runtime.model import Qwen35
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
@@ -45,10 +46,9 @@ class _Conversation:
         self.images = self.videos = ()
 
 
-@click.command("chat")
+@click.command("chat", cls=Verb)
 @click.argument("file", type=PATH)
 @click.option("--system", help="System message.")
-@reports_errors
 @model_options
 def command(system: str | None, loading: LoadOptions, generation: GenerateOptions) -> None:
     """Talk with the GGUF FILE; /help lists what can be typed."""
@@ -57,7 +57,7 @@ def command(system: str | None, loading: LoadOptions, generation: GenerateOption
     with load(loading) as model:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (lets input() edit lines and remember them)
-        click.echo(f"{model.name}, {model.n_ctx:,} tokens of context; /help for help", err=True)
+        output.note(f"{model.name}, {model.n_ctx:,} tokens of context; /help for help")
         while (line := _read()) is not None:
             try:
                 if line.startswith("/"):
@@ -110,7 +110,8 @@ def _run_command(line: str, conversation: _Conversation) -> bool:
     elif verb == "/history":
         for message in conversation.messages:
             message = message if isinstance(message, dict) else message.to_dict()
-            click.echo(f"{message['role']}: {_plain(message['content'])}")
+            output.echo(f"{message['role']}: {_plain(message['content'])}")
+            output.emit(message, indent=None)
     elif verb == "/help":
         click.echo(HELP)
     else:
@@ -155,4 +156,5 @@ def _ask(model: Qwen35, conversation: _Conversation, line: str, generation: Gene
     answer, timings = show(chunks)
     if answer.content or timings is not None:
         conversation.messages += [message, answer]
-    click.echo(str(timings) if timings is not None else "(stopped)", err=True)
+    output.emit(answer.to_dict() | {"timings": timings and asdict(timings)}, indent=None)
+    output.note(str(timings) if timings is not None else "(stopped)")

@@ -9,17 +9,20 @@ from importlib import metadata
 import click
 
 from qwen35_gguf import ggml_ops
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.runtime.llama.devices import find_devices
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 
 
-@click.command("doctor")
-@reports_errors
+@click.command("doctor", cls=Verb)
 def command() -> None:
     """Report what this installation can do: runtime and patches, processor, kernels, devices."""
+    found: dict[str, list[str]] = {}
     for name, value in report():
-        click.echo(f"{name:<12}{value}")
+        output.echo(f"{name:<12}{value}")
+        found.setdefault(name or list(found)[-1], []).append(value)
+    output.emit(found)
 
 
 def report() -> Iterator[tuple[str, str]]:

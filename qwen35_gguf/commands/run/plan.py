@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.parameter_types import ENDPOINTS, MEMORY
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.parameter_types import ENDPOINTS, MEMORY, tokens
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
@@ -52,20 +52,18 @@ COLOURS = {
 LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-forward": "f", "experts": "e"}
 
 
-@click.command("plan")
+@click.command("plan", cls=Verb)
 @click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
-@click.option("--ctx", type=int, help="Tokens of context; by default 16,384 or what is native.")
+@click.option("--ctx", type=tokens(), help="Tokens of context; by default 16,384 or what is native.")
 @click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(KV_TYPES)}.")
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
 @click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers as well: host:port, separated by commas.")
 @click.option("--ram", type=MEMORY, help="Plan for a machine with this much free RAM: 16GB, 8GiB, 512MB.")
 @click.option("--vram", type=MEMORY, multiple=True, help="And with a GPU with this much free memory; may be repeated.")
-@click.option("--parallel", type=int, default=1, show_default=True, help="Sequences that share the context.")
-@click.option("--batch", type=int, default=512, show_default=True, help="Tokens of one call.")
+@click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences in the context.")
+@click.option("--batch", type=tokens(), default=512, show_default=True, help="Tokens of one call.")
 @click.option("--no-mtp", is_flag=True, help="Without the multi-token-prediction head.")
 @click.option("--no-vision", is_flag=True, help="Without the mmproj-*.gguf beside MODEL.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, sizes in bytes.")
-@reports_errors
 def command(
     file: Path,
     ctx: int | None,
@@ -78,7 +76,6 @@ def command(
     batch: int,
     no_mtp: bool,
     no_vision: bool,
-    as_json: bool,
 ) -> None:
     """Show the memory that MODEL needs, where it goes, and the longest context that fits, from its header alone."""
     machine = read_machine(ram, vram, devices, rpc)
@@ -98,11 +95,11 @@ def command(
         longest = {"longest": largest_context(header, machine, request, measure=measure)}
     if machine.devices:
         longest["longest_on_gpus"] = largest_context(header, machine, request, on_devices=True)
-    if as_json:
-        click.echo(json.dumps(as_dict(plan) | longest, indent=2))
-        return
-    note = yarn_note(header, n_ctx, kv_type)
-    draw(Console(width=None if Console().is_terminal else 120), plan, longest, note)
+    output.emit(as_dict(plan) | longest)
+    console = output.console()
+    if not console.is_terminal:
+        console.width = 120
+    draw(console, plan, longest, yarn_note(header, n_ctx, kv_type))
 
 
 def read_machine(

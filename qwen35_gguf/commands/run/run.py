@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.options import PATH, load, model_options, read_schema
 from qwen35_gguf.commands.terminal import PromptProgress, show
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.chat.openai_types import Timings
 from qwen35_gguf.runtime.model import Qwen35
@@ -20,7 +21,7 @@ from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
 INTERRUPTED = 130
 
 
-@click.command("run")
+@click.command("run", cls=Verb)
 @click.argument("file", type=PATH)
 @click.argument("prompt")
 @click.option("--image", "images", multiple=True, help="Path or URL of an image; may be repeated.")
@@ -30,7 +31,6 @@ INTERRUPTED = 130
 @click.option("--grammar", type=PATH, help="Answer with what this GBNF grammar allows.")
 @click.option("--stop", multiple=True, help="End before this text; may be repeated.")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
-@reports_errors
 @model_options
 def command(
     prompt: str,
@@ -58,15 +58,18 @@ def command(
         response_format=None if schema is None else read_schema(schema),
     )
     with load(loading) as model:
-        timings = _continue(model, text, wanted) if raw else None
-        if not raw:
+        if raw:
+            answer, timings = _continue(model, text, wanted)
+        else:
             messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
             messages.append({"role": "user", "content": content(text, images, videos)})
-            _, timings = show(model.chat(messages, options=wanted, stream=True, on_progress=PromptProgress()))
+            message, timings = show(model.chat(messages, options=wanted, stream=True, on_progress=PromptProgress()))
+            answer = message.to_dict()
     if timings is None:
         click.echo("Interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED)
-    click.echo(str(timings), err=True)
+    output.emit(answer | {"timings": asdict(timings)})
+    output.note(str(timings))
 
 
 def content(text: str, images: tuple[str, ...], videos: tuple[str, ...]) -> str | list[dict[str, Any]]:
@@ -85,8 +88,10 @@ def _read_grammar(path: Path) -> str:
         raise GrammarError(f"{path}: cannot be read ({error}); name a file with a GBNF grammar") from None
 
 
-def _continue(model: Qwen35, prompt: str, options: GenerateOptions) -> Timings | None:
+def _continue(model: Qwen35, prompt: str, options: GenerateOptions) -> tuple[dict[str, Any], Timings | None]:
     raw = replace(options, thinking=None, thinking_budget=None)  # nothing is taken as reasoning
-    result = model.generate(prompt, raw, on_text=lambda text: click.echo(text, nl=False), on_progress=PromptProgress())
-    click.echo()
-    return result.timings
+    result = model.generate(
+        prompt, raw, on_text=lambda text: output.echo(text, newline=False), on_progress=PromptProgress()
+    )
+    output.echo()
+    return {"text": result.text, "finish_reason": result.finish_reason}, result.timings

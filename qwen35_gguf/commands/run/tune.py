@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -14,8 +13,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands import output
 from qwen35_gguf.commands.parameter_types import DURATION, ENDPOINTS
+from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.model_files import read_model
@@ -34,7 +34,7 @@ DRAFTS_PAY = 1.05  # what drafts must gain when all are right
 BAR = 32  # columns
 
 
-@click.command("tune")
+@click.command("tune", cls=Verb)
 @click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option("--budget", type=DURATION, default="5min", show_default=True, help="No trial starts after it.")
 @click.option("--goal", type=click.Choice(GOALS), default="balanced", show_default=True, help="What is to be fast.")
@@ -49,8 +49,6 @@ BAR = 32  # columns
 @click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers as well: host:port, separated by commas.")
 @click.option("--dry-run", is_flag=True, help="Print what would be tried.")
 @click.option("--no-save", is_flag=True, help="Do not keep the profile.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@reports_errors
 def command(
     file: Path,
     budget: float,
@@ -60,7 +58,6 @@ def command(
     rpc: tuple[str, ...],
     dry_run: bool,
     no_save: bool,
-    as_json: bool,
 ) -> None:
     """Measure which settings are fastest for MODEL on this machine; `run`, `chat` and `Qwen35` then use them.
 
@@ -84,14 +81,16 @@ def command(
         host_fits=needed <= ram,
     )
     if dry_run:
-        for coordinate in listed:
-            click.echo(f"{coordinate.name}: {', '.join(map(shown, coordinate.around(start)))}")
+        tried = {coordinate.name: list(coordinate.around(start)) for coordinate in listed}
+        for name, values in tried.items():
+            output.echo(f"{name}: {', '.join(map(shown, values))}")
+        output.emit({"tried": tried})
         return
     if gpus:
         trials.place(start)  # raises if no plan fits
     else:
         check_fits(header, request, ram)
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=output.is_quiet())
     with trials:
         console.print(f"{file.name}: {goal}, at most {budget:.0f} s", highlight=False)
         first = trials.measure(start)
@@ -115,12 +114,10 @@ def command(
     )
     path = None if no_save else profiles.save(profile, file, gpus)
     words = {"default": str(trials.place(start)), "tuned": str(trials.place(settings))} if gpus else {}
-    if as_json:
-        click.echo(json.dumps(as_record(result, settings, goal, path, words), indent=1))
-        return
-    draw(Console(), result, settings, goal, words)
+    output.emit(as_record(result, settings, goal, path, words))
+    draw(output.console(), result, settings, goal, words)
     if path is not None:
-        click.echo(f"kept as {path}; run, chat and Qwen35 use it (unless --no-profile)")
+        output.echo(f"kept as {path}; run, chat and Qwen35 use it (unless --no-profile)")
 
 
 def shown(value: Any) -> str:

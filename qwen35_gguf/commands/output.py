@@ -1,0 +1,83 @@
+"""What commands print: lines for people or JSON on stdout, notes on stderr, by `--json` and `--quiet`.
+
+A command prints its result both ways, `echo` for people and `emit` for programs; one of them prints nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import click
+from rich.console import Console
+
+_JSON, _QUIET = f"{__name__}.json", f"{__name__}.quiet"
+INDENT = 1
+
+
+def set_json(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    """Record `--json`, for the commands of a group as well."""
+    ctx.meta[_JSON] = value or ctx.meta.get(_JSON, False)
+
+
+def set_quiet(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+    """Record `--quiet`, for the commands of a group as well."""
+    ctx.meta[_QUIET] = value or ctx.meta.get(_QUIET, False)
+
+
+def is_json(ctx: click.Context | None = None) -> bool:
+    """Whether the result is wanted as JSON."""
+    return _is(_JSON, ctx)
+
+
+def is_quiet(ctx: click.Context | None = None) -> bool:
+    """Whether notes and advice are not wanted."""
+    return _is(_QUIET, ctx)
+
+
+def _is(key: str, ctx: click.Context | None) -> bool:
+    ctx = ctx or click.get_current_context(silent=True)
+    return bool(ctx and ctx.meta.get(key))
+
+
+def echo(text: object = "", *, newline: bool = True) -> None:
+    """Print a line of the result for people."""
+    if not is_json():
+        click.echo(text, nl=newline)
+
+
+def advise(text: str) -> None:
+    """Print what to do next, after the result for people."""
+    if not is_quiet():
+        echo(text)
+
+
+def note(text: str) -> None:
+    """Print a note on stderr."""
+    if not is_quiet():
+        click.echo(text, err=True)
+
+
+def emit(record: Any, *, indent: int | None = INDENT) -> None:
+    """Print the result as JSON, one object for a whole command."""
+    if is_json():
+        click.echo(json.dumps(_plain(record), indent=indent, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in types of JSON; a number that is not finite becomes null, and a NumPy scalar a number."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return _plain(value.item()) if hasattr(value, "item") else str(value)
+
+
+def console(**attributes: Any) -> Console:
+    """Return a console on stdout for tables and charts; it is silent where JSON is wanted."""
+    return Console(quiet=is_json(), **attributes)
