@@ -101,7 +101,7 @@ def split_prompt(text: str, media: Sequence[Image | Video]) -> list[str | Visual
         here these are part of the place and not written a second time, as in the processor that Qwen published.
 
     Raises:
-        MediaError: the places in the text are not those of `media`; a text may itself contain the special tokens.
+        MediaError: the places in the text are not those of `media`.
 
     """
     parts: list[str | Visual] = []
@@ -128,6 +128,6 @@ def split_prompt(text: str, media: Sequence[Image | Video]) -> list[str | Visual
 def _misplaced(text: str, media: Sequence[Image | Video]) -> str:
     places = text.count(IMAGE_PLACE) + text.count(VIDEO_PLACE)
     return (
-        f"prompt: {places} places for images and videos, {len(media)} given, or in another order; "
-        "a message's text may not contain <|image_pad|> or <|video_pad|>"
+        f"chat template: writes {places} places for images and videos, {len(media)} are given, or in another order; "
+        "use the template of the family"
     )

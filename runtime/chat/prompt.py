@@ -9,6 +9,7 @@ from typing import Any
 from qwen35_gguf.architecture.tags import TOOL_CALL
 from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
+from qwen35_gguf.runtime.chat.control_tokens import ControlTokens
 from qwen35_gguf.runtime.chat.message_media import split_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
@@ -48,6 +49,8 @@ def chat_prompt(
 ) -> Prompt:
     """Check messages and tools, load the media, render the template and tokenize.
 
+    Only the template writes control tokens: names of them in the messages and tools are text.
+
     Args:
         model: for its vocabulary.
         template: of the file.
@@ -67,12 +70,15 @@ def chat_prompt(
     """
     reduced, media = message_media.collect(check_messages(messages), media_limits, video_limits)
     checked = tool_calls.check_tools(tools) if tools else None
-    text = template.render(reduced, tools=checked, enable_thinking=enable_thinking)
+    control_tokens = ControlTokens(model.vocabulary)
+    text = template.render(
+        control_tokens.mark_messages(reduced), tools=control_tokens.mark(checked), enable_thinking=enable_thinking
+    )
     encoder = vision() if media else None
     items: list[int | MediaChunk] = []
     for part in split_prompt(text, media):
         if isinstance(part, str):
-            items += model.tokenize(part)
+            items += control_tokens.tokenize(part)
         elif encoder is not None:
             items.append(media_chunk(part, encoder))
     return Prompt(items, thinking.starts_inside(text), checked)

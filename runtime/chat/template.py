@@ -7,6 +7,7 @@ else. Source of the variables: `apply_chat_template` of transformers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,8 @@ from qwen35_gguf.errors import MessageError, MissingDependencyError
 from qwen35_gguf.runtime.chat import openai_types, tool_calls
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+# Of `control_tokens`, whose marks must survive; not after another backslash, and not the first half of a pair.
+_ESCAPED_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\u(d80[0-2])(?!\\ud[c-f])")
 PARTS = ("text", "image", "image_url", "video", "video_url")
 
 
@@ -148,7 +151,8 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     # jinja2's own escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return _ESCAPED_MARK.sub(lambda match: match[1] + chr(int(match[2], 16)), text) if ensure_ascii else text
 
 
 def _strftime_now(form: str) -> str:
