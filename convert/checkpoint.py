@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from qwen35_gguf.architecture import architecture_name, text_config
+from qwen35_gguf.architecture.config import tied as claims_tied
 from qwen35_gguf.convert.json_file import read_json
 from qwen35_gguf.convert.source_tensors import names, tied
 from qwen35_gguf.convert.source_tensors.names import canonical_name
@@ -39,6 +40,9 @@ FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
 PACKED_DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E8M0": 1} | {"U16": 2, "I16": 2, "U32": 4, "I32": 4}
 PACKED_DTYPES |= {"U64": 8, "I64": 8}
 COMPARED_ELEMENTS = 1 << 22
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Checkpoint:
     arch: str
     tensors: dict[str, StoredTensor]
     parts: Parts = ALL
+    files: tuple[Path, ...] = ()
     tied: bool = False
     norms_shifted: bool = False
     notes: list[str] = field(default_factory=list)
@@ -150,16 +155,24 @@ def open_checkpoint(directory: Path, parts: Parts = ALL) -> Checkpoint:
     shards, weight_map = _shards(directory, wanted)
     found = [tensor for shard in shards for tensor in read_header(shard, wanted)]
     _check_index(directory, weight_map, {tensor.name for tensor in found}, wanted)
-    checkpoint = Checkpoint(directory, config, arch, _join_scales(_by_name(directory, found)), wanted)
+    checkpoint = Checkpoint(directory, config, arch, _join_scales(_by_name(directory, found)), wanted, tuple(shards))
     checkpoint.notes += names.wrapper_notes(tensor.name for tensor in found)
     if parts.vision and not wanted.vision:
         checkpoint.notes += _left_over(config, shards, weight_map)
     _refuse_packed(checkpoint)
     _sniff_layout(checkpoint)
-    claimed = bool(config.get("tie_word_embeddings") or checkpoint.text_config.get("tie_word_embeddings"))
+    claimed = claims_tied(config, str(directory / "config.json"))
     checkpoint.tied, tied_notes = tied.settle(checkpoint.tensors, claimed=claimed, equal=checkpoint.equal)
     checkpoint.notes += tied_notes
     return checkpoint
+
+
+def index_entries(directory: Path) -> dict[str, str]:
+    """Read which tensor the index promises in which file. Raises CheckpointError if it is damaged."""
+    weight_map = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{directory / INDEX}: has no weight_map; download it again")
+    return weight_map
 
 
 def wanted_shards(weight_map: Mapping[str, str], parts: Parts) -> list[str]:
@@ -307,18 +320,16 @@ def _refuse_packed(checkpoint: Checkpoint) -> None:
 
 def _shards(directory: Path, parts: Parts) -> tuple[list[Path], dict[str, str]]:
     """Find the shards of the wanted parts, and with an index which tensor it promises in which."""
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if not index.is_file():
-        single = directory / "model.safetensors"
+        single = directory / SINGLE
         if single.is_file():
             return [single], {}
         found = sorted(directory.glob("*.safetensors"))
         if not found:
             raise CheckpointError(f"{directory}: no *.safetensors files; pickled checkpoints are not supported")
         return found, {}
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index}: has no weight_map; download it again")
+    weight_map = index_entries(directory)
     shards = wanted_shards(weight_map, parts)
     for name in shards:
         if Path(name).name != name or name in (".", ".."):

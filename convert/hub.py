@@ -5,28 +5,40 @@ Downloads resume where they stopped and are shared with every other tool that us
 
 from __future__ import annotations
 
+import glob
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from qwen35_gguf.convert.checkpoint import INDEX, SINGLE, index_entries, wanted_shards
+from qwen35_gguf.convert.json_file import read_json
+from qwen35_gguf.convert.model_name import absolute, repository_of, snapshot_in
+from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.errors import CheckpointError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "additional_chat_templates/*")
-# What transformers saves. Other safetensors beside them are second copies (consolidated) or adapters.
-USUAL_WEIGHTS = "model*.safetensors"
+# Without an index. Other safetensors beside what transformers reads are second copies (consolidated) or adapters.
 ANY_WEIGHTS = "*.safetensors"
 
 
-def resolve(model: str, revision: str | None = None) -> tuple[Path, str | None, str | None]:
+class Location(NamedTuple):
+    """Where a checkpoint is: its directory, and if it came from the Hub its repository and commit."""
+
+    directory: Path
+    repo: str | None = None
+    commit: str | None = None
+
+
+def resolve(model: str, revision: str | None = None, parts: Parts = ALL) -> Location:
     """Find the directory of a checkpoint, downloading it if `model` is a Hub id.
 
     Args:
         model: a directory, which wins, or `organisation/name` on the Hub.
         revision: branch, tag or commit on the Hub.
-
-    Returns:
-        The directory, and for a Hub id its repository and the commit that was downloaded.
+        parts: what is wanted of it; shards that hold only other parts are not downloaded.
 
     Raises:
         CheckpointError: there is no such directory or repository, or the Hub does not hand it out.
@@ -36,18 +48,36 @@ def resolve(model: str, revision: str | None = None) -> tuple[Path, str | None, 
     if directory.is_dir():
         if revision is not None:
             raise CheckpointError(f"{model}: is a local directory, so --revision {revision} cannot apply; leave it out")
-        return directory, None, None
+        return _local(directory)
     if directory.exists():
         raise CheckpointError(f"{model}: is a file; give the directory that holds config.json")
     if not HUB_ID.fullmatch(model):
         raise CheckpointError(f"{model}: no such directory, and not a Hub id such as Qwen/Qwen3.5-9B")
-    snapshot = _download(model, revision, USUAL_WEIGHTS)
-    if not any(snapshot.glob(USUAL_WEIGHTS)):
-        snapshot = _download(model, revision, ANY_WEIGHTS)
-    return snapshot, model, snapshot.name
+    snapshot = _download(model, revision, [*SIDE_FILES, SINGLE])
+    if not (snapshot / SINGLE).is_file():
+        _download(model, snapshot.name, _weights(snapshot, parts))
+    return Location(snapshot, model, snapshot.name)
 
 
-def _download(repo: str, revision: str | None, weights: str) -> Path:
+def _local(directory: Path) -> Location:
+    """Recognize folders of the Hub's cache, whose names are those of repositories and commits."""
+    whole = absolute(directory)
+    if not (directory / "config.json").is_file() and (snapshot := snapshot_in(whole)):
+        directory = whole = snapshot
+    # The name of a link was chosen, unless it is that of a commit, too.
+    found = repository_of(whole) or (repository_of(whole.resolve()) if whole.name == whole.resolve().name else None)
+    return Location(directory, found.id, found.commit) if found else Location(directory)
+
+
+def _weights(snapshot: Path, parts: Parts) -> list[str]:
+    """Return patterns for the weights that are wanted: the files that the index names, whatever they are called."""
+    if not (snapshot / INDEX).is_file():
+        return [ANY_WEIGHTS]
+    wanted = parts.of_config(read_json(snapshot / "config.json"))
+    return [glob.escape(name) for name in wanted_shards(index_entries(snapshot), wanted)]
+
+
+def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Download into the cache, `.../snapshots/COMMIT`, and return that directory."""
     # Here and not above: a conversion from a local directory does not need the Hub's client.
     import huggingface_hub
@@ -61,7 +91,7 @@ def _download(repo: str, revision: str | None, weights: str) -> Path:
     )
 
     try:
-        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=[*SIDE_FILES, weights]))
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
     except GatedRepoError:  # before RepositoryNotFoundError, of which it is a kind
         page = f"{huggingface_hub.constants.ENDPOINT}/{repo}"
         problem = f"gated; accept the licence on {page}, then log in with `hf auth login` or set HF_TOKEN"

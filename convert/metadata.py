@@ -7,7 +7,6 @@ from can be recorded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +14,10 @@ from typing import Any
 
 import yaml
 from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, Metadata
-from gguf.utility import naming_convention, size_label
 
 from qwen35_gguf.architecture import text_section
 from qwen35_gguf.architecture.config import Config
+from qwen35_gguf.convert import model_name
 from qwen35_gguf.convert.metadata_keys import (
     ARRAY,
     FEED_FORWARD_KEYS,
@@ -117,8 +116,7 @@ def output_name(
     See https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#gguf-naming-convention.
     """
     card = _describe(config, directory, name, parameters, source_repo)
-    size = card.size_label if with_size else None
-    return str(naming_convention(card.name, card.basename, card.finetune, card.version, size, None))
+    return model_name.file_stem(card, parameters, with_size=with_size)
 
 
 def _general(
@@ -168,8 +166,7 @@ def _describe(
     config: Config, directory: Path, name: str | None, parameters: Parameters, source_repo: str | None
 ) -> Metadata:
     """Return name, size, licence and so on, from the model card, the config, and the folder's name in that order."""
-    # `.` and `..` have no name of their own. Symbolic links are kept: their name was chosen, their target's was not.
-    directory = Path(os.path.abspath(directory))  # noqa: PTH100 - Path.absolute keeps `..`
+    directory = model_name.absolute(directory)
     try:
         card = Metadata.load_model_card(directory)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -177,15 +174,16 @@ def _describe(
         raise CheckpointError(
             f"{directory / 'README.md'}: the front matter cannot be read ({reason}); fix or remove it"
         ) from error
-    # A snapshot in the Hub's cache is a folder named after a commit: the repository's name is the better one.
-    hints = {**config, "_name_or_path": source_repo} if source_repo else dict(config)
-    found = Metadata.apply_metadata_heuristic(Metadata(), card, hints, directory, parameters[0])
+    hints = {**config, "_name_or_path": source_repo or model_name.usable_hint(config.get("_name_or_path"))}
+    named = Path(model_name.named_directory(directory))
+    found = Metadata.apply_metadata_heuristic(Metadata(), card, hints, named, parameters[0])
+    model_name.without_repeats(found, card)
     if name is not None:
         found.name = name
     elif found.name is None:
-        found.name = directory.name
-    if found.size_label is None and parameters[0] > 0:
-        found.size_label = size_label(*parameters)
+        found.name = named.name
+    if found.size_label is None:
+        found.size_label = model_name.computed_size(parameters)
     # An empty list has no element type in GGUF.
     found.tags, found.languages = found.tags or None, found.languages or None
     return found

@@ -173,7 +173,7 @@ def open_source(
 
     """
     weights = matrices.read(imatrix) if imatrix is not None else None
-    directory, repo, commit = hub.resolve(str(model), revision)
+    directory, repo, commit = hub.resolve(str(model), revision, parts)
     return Source(open_checkpoint(directory, parts), repo, commit, name, weights)
 
 

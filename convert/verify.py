@@ -57,10 +57,10 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
     path = Path(file)
     header = read_header(path)
     mapped = map_data(header)
-    directory, _, _ = hub.resolve(str(against), revision)
-    arch = header.architecture
+    arch, parts = header.architecture, parts_of(header)
     stored = {tensor.name: tensor for tensor in header.tensors}
-    checkpoint = open_checkpoint(directory, parts_of(header))
+    directory = hub.resolve(str(against), revision, parts).directory
+    checkpoint = open_checkpoint(directory, parts)
     if arch not in (checkpoint.arch, "clip"):
         raise CheckpointError(
             f"{path}: is {arch}, but {directory} is {checkpoint.arch}; compare it with its own source"

@@ -65,6 +65,4 @@ def is_text_model(config: Mapping[str, Any]) -> bool:
         return False
     named = config.get("architectures")
     names = [str(name) for name in named] if isinstance(named, list) else []
-    return any(name.endswith("ForCausalLM") for name in names) or (
-        not names and str(config.get("model_type", "")).endswith("_text")
-    )
+    return str(config.get("model_type")).endswith("_text") or any(name.endswith("ForCausalLM") for name in names)

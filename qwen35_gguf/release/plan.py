@@ -15,7 +15,7 @@ from qwen35_gguf import __version__
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import PlannedFile, Source
-from qwen35_gguf.convert.weights_digest import LENGTH
+from qwen35_gguf.convert.weights_digest import FILES, LENGTH
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.quant import recipe_file
@@ -271,9 +271,9 @@ def _origin(opened: OpenedCheckpoint, name: str) -> Origin:
     front = front_matter(directory / "README.md")
     languages = front.get("language") or ()
     return Origin(
-        name=name or directory.name,
+        name=name,
         license=str(front.get("license") or ""),
-        base_model=hub_id(opened.options.model),
+        base_model=opened.source.repo or "",
         languages=(languages,) if isinstance(languages, str) else tuple(map(str, languages)),
     )
 
@@ -295,17 +295,13 @@ def headers_sha256(checkpoint: Checkpoint) -> str:
     It is known before a weight is read, and tells whether a folder was begun with another checkpoint.
     """
     digest = hashlib.sha256()
-    for path in sorted(checkpoint.directory.iterdir()):
-        if path.name in ("config.json", "tokenizer.json"):
-            digest.update(path.name.encode() + path.read_bytes())
-        elif path.suffix == ".safetensors":
+    for path in sorted([*(checkpoint.directory / name for name in FILES), *checkpoint.files]):
+        if path.name in FILES:
+            if path.is_file():
+                digest.update(path.name.encode() + path.read_bytes())
+        else:
             with path.open("rb") as file:
                 length = int.from_bytes(file.read(LENGTH_BYTES), "little")
                 digest.update(file.read(min(length, LARGEST_HEADER)))
             digest.update(f"{path.name} {path.stat().st_size}".encode())
     return digest.hexdigest()
-
-
-def hub_id(model: str) -> str:
-    """Return the id of a model of the Hub, and "" for a directory."""
-    return "" if Path(model).expanduser().exists() else model

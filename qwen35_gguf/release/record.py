@@ -9,9 +9,10 @@ from typing import Any
 
 from qwen35_gguf import __version__
 from qwen35_gguf.atomic_file import write_text
+from qwen35_gguf.convert.model_name import absolute, named_directory
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.release import state as states
-from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, OpenedCheckpoint, ReleasePlan, hub_id
+from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, OpenedCheckpoint, ReleasePlan
 from qwen35_gguf.release.state import State
 
 RECIPE = "recipe.json"
@@ -54,7 +55,7 @@ def _of_checkpoint(plan: ReleasePlan, checkpoint: OpenedCheckpoint, state: State
     public = replace(
         options,
         imatrix=IMATRIX if options.imatrix else "",
-        model=hub_id(options.model) or Path(options.model).name,
+        model=checkpoint.source.repo or named_directory(absolute(Path(options.model))).name,
     )
     return {
         "tool": TOOL,

@@ -8,18 +8,31 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
 
 from qwen35_gguf.convert import hub
+from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.errors import CheckpointError
 
 pytestmark = pytest.mark.unit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FILES = {
+SHARDS = {
+    "model.language_model.norm.weight": "qwen-1.safetensors",
+    "_orig_mod.mtp.fc.weight": "mtp-head.safetensors",
+    "model.visual.pos_embed.weight": "vision [1].safetensors",
+}
+INDEXED = {
+    "config.json": b'{"vision_config": {}}',
+    "model.safetensors.index.json": json.dumps({"weight_map": SHARDS}).encode(),
+    "consolidated.safetensors": b"the same weights again",
+    **dict.fromkeys(SHARDS.values(), b"weights"),
+}
+TEXT_CONFIG = {"config.json": b'{"architectures": ["Qwen3_5ForCausalLM"]}'}
+FILES: dict[str, dict[str, bytes]] = {
     "org/tiny": {
         "config.json": b"{}",
         "model.safetensors": b"weights",
@@ -28,6 +41,10 @@ FILES = {
         "chat_template.jinja": b"{{ messages }}",
         "image.png": b"not wanted",
     },
+    "org/indexed": INDEXED,
+    "org/text": INDEXED | TEXT_CONFIG,
+    "org/both": INDEXED | {"model.safetensors": b"weights"},
+    "org/damaged": INDEXED | {"config.json": b"{"},
     "org/odd-names": {"config.json": b"{}", "qwen.safetensors": b"weights"},
 }
 
@@ -63,7 +80,7 @@ class FakeHub(BaseHTTPRequestHandler):
             ]
             self.answer_json(entries)
         else:
-            name = "/".join(what[2:])
+            name = unquote("/".join(what[2:]))
             etag = f'"{list(FILES[repo]).index(name):040x}"'
             self.answer(200, FILES[repo][name], {"ETag": etag, "X-Repo-Commit": COMMIT})
 
@@ -122,6 +139,45 @@ def test_a_hub_id_is_downloaded() -> None:
     wanted = FILES["org/tiny"].copy()
     del wanted["image.png"], wanted["consolidated.safetensors"]
     assert found == wanted
+
+
+def fetched(location: hub.Location) -> set[str]:
+    return {path.name for path in location.directory.glob("*.safetensors")}
+
+
+@pytest.mark.usefixtures("fake_hub")
+@pytest.mark.parametrize(
+    ("repo", "parts", "left_out"),
+    [
+        ("org/indexed", Parts(), set()),
+        ("org/indexed", Parts(mtp=False), {"mtp-head.safetensors"}),
+        ("org/indexed", Parts(vision=False), {"vision [1].safetensors"}),
+        ("org/indexed", Parts(text=False, mtp=False), {"mtp-head.safetensors", "qwen-1.safetensors"}),
+        ("org/text", Parts(), {"vision [1].safetensors"}),
+    ],
+)
+def test_the_files_of_the_index_are_downloaded_but_for_parts_that_are_left_out(
+    repo: str, parts: Parts, left_out: set[str]
+) -> None:
+    assert fetched(hub.resolve(repo, None, parts)) == set(SHARDS.values()) - left_out
+
+
+@pytest.mark.usefixtures("fake_hub")
+def test_a_part_that_was_left_out_is_downloaded_when_it_is_wanted() -> None:
+    assert len(fetched(hub.resolve("org/indexed", None, Parts(mtp=False)))) == 2
+    assert fetched(hub.resolve("org/indexed")) == set(SHARDS.values())
+
+
+@pytest.mark.usefixtures("fake_hub")
+def test_one_file_with_all_weights_is_taken_before_an_index() -> None:
+    assert fetched(hub.resolve("org/both")) == {"model.safetensors"}
+
+
+@pytest.mark.usefixtures("fake_hub")
+def test_no_weights_are_downloaded_for_a_damaged_config(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        hub.resolve("org/damaged")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 @pytest.mark.usefixtures("fake_hub")
