@@ -60,8 +60,20 @@ class ClosedError(Qwen35Error):
     """A model is used after it was closed."""
 
 
+class ForkError(Qwen35Error):
+    """A model is used in a process that was forked from the one that loaded llama.cpp."""
+
+
+class CopyError(Qwen35Error, TypeError):
+    """A loaded model, or a part of one, is copied or pickled."""
+
+
+class TimeLimitError(Qwen35Error, TimeoutError):
+    """A request takes longer than its `timeout`."""
+
+
 class BusyError(Qwen35Error):
-    """A model is used while a stream of the same thread is still open."""
+    """A model is used by its own callback, before the call that made it is over."""
 
 
 class MemoryLimitError(Qwen35Error):

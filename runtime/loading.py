@@ -10,7 +10,8 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat.template import ChatTemplate
 from qwen35_gguf.runtime.engine.draft_depth import Depth
-from qwen35_gguf.runtime.engine.sequence import CACHED_STATES, Engine
+from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
+from qwen35_gguf.runtime.engine.sequence import Engine
 from qwen35_gguf.runtime.engine.state_store import StateStore
 from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.llama.library import Closing

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
-import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from qwen35_gguf.errors import BusyError, ClosedError, MessageError, RpcServerError
+from qwen35_gguf.errors import MessageError, ModelError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime import loading
 from qwen35_gguf.runtime.chat import completion
 from qwen35_gguf.runtime.chat.completion import Answer, Request
@@ -18,6 +18,7 @@ from qwen35_gguf.runtime.chat.prompt import Prompt, called_tool, chat_prompt
 from qwen35_gguf.runtime.chat.structured_output import grammar_text
 from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
+from qwen35_gguf.runtime.engine.reuse import CacheInfo
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
 from qwen35_gguf.runtime.engine.sequence import Progress
 from qwen35_gguf.runtime.llama.devices import Offload
@@ -25,20 +26,26 @@ from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
 from qwen35_gguf.runtime.options import MANY_OPTIONS, RAW_OPTIONS, GenerateOptions, LoadOptions
+from qwen35_gguf.runtime.stream import Stream
 from qwen35_gguf.runtime.tuning.profiles import Profile
+from qwen35_gguf.runtime.turns import Call, Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from qwen35_gguf.runtime.options import GenerateKeywords, LoadKeywords
 
+log = logging.getLogger(__name__)
+
 MANY_TOKENS = 256
 
 
 class Qwen35(Closing):
-    """A Qwen3.5 from a GGUF file. Close it, or use it in a `with`.
+    """A Qwen3.5 from a GGUF file. Close it, or use it in a `with`; one that is dropped is freed, too.
 
-    Calls from several threads wait for one another.
+    Calls from several threads wait for one another, in the order of their arrival. While a stream is open, other calls
+    may run between two of its reads: from the thread that reads it at once, from others when it was not read for half a
+    second.
 
     Attributes:
         path: the GGUF.
@@ -64,11 +71,10 @@ class Qwen35(Closing):
 
         """
         options = LoadOptions.of(path, keywords)
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-        self._stream: weakref.ref[Generator[Any, None, None]] | None = None
-        self._closed = self._lost = False
+        self._lost = False
+        self._encoder_lock = threading.Lock()
         self._loaded = loading.load(options)
+        self._turns = Turns(str(options.path))
         plan = self._loaded.plan
         self.path, self.name, self.n_ctx = options.path, plan.name, plan.n_ctx
         self.tuned: Profile | None = plan.tuned
@@ -100,7 +106,7 @@ class Qwen35(Closing):
         stream: Literal[True],
         on_progress: Progress | None = None,
         **keywords: Unpack[GenerateKeywords],
-    ) -> Iterator[ChatCompletionChunk]: ...
+    ) -> Stream[ChatCompletionChunk]: ...
 
     def chat(
         self,
@@ -110,7 +116,7 @@ class Qwen35(Closing):
         stream: bool = False,
         on_progress: Progress | None = None,
         **keywords: Unpack[GenerateKeywords],
-    ) -> ChatCompletion | Iterator[ChatCompletionChunk]:
+    ) -> ChatCompletion | Stream[ChatCompletionChunk]:
         """Answer a conversation.
 
         What earlier calls evaluated is reused as far as the prompt begins with it.
@@ -119,7 +125,7 @@ class Qwen35(Closing):
             messages: OpenAI-style: role and content, with parts of type text, image_url and video_url; tool calls and
                 tool results; a `Message` of an earlier result is accepted as it is.
             options: see `GenerateOptions`.
-            stream: return an iterator of chunks, with reasoning and content apart. Close it to stop early.
+            stream: return a `Stream` of chunks, with reasoning and content apart. Close it to stop early.
             on_progress: is called with the tokens of the prompt that are evaluated, and those of the whole prompt.
             keywords: the fields of `GenerateOptions`, instead of `options`.
 
@@ -129,24 +135,27 @@ class Qwen35(Closing):
         Raises:
             MessageError, ToolError, MediaError, VisionError, GrammarError: the request is malformed, see there.
             ContextError: the prompt does not fit into the context.
-            BusyError: a stream of this thread is still open.
+            BusyError: the caller is a callback of a call that is running.
+            TimeLimitError: it takes longer than `timeout`.
             RpcServerError: an RPC server is gone; the next call loads the model again, if all servers answer then.
             ClosedError: the model was closed.
+            ForkError: this process was forked from the one that loaded the model.
 
         """
         wanted = GenerateOptions.of(options, keywords)
-        self._check_ready()
-        prompt = self._chat_prompt(messages, wanted, "use generate")
-        opening = called_tool(wanted.tool_choice, prompt.tools) or ""
-        grammar = grammar_text(wanted.response_format, wanted.grammar)
-        if opening and grammar is not None:
-            raise MessageError("tool_choice: cannot be forced together with a grammar; leave one of them out")
-        request = self._request(prompt, wanted, _preset(prompt), grammar=grammar, opening=opening)
-        if not stream:
-            return completion.chat_completion(self.name, completion.drain(self._answer(request, on_progress)))
-        chunks = completion.chunks(self.name, self._answer(request, on_progress))
-        self._stream = weakref.ref(chunks)
-        return chunks
+        call = Call.within(wanted.timeout, streaming=stream)
+        with self._ready():
+            prompt = self._chat_prompt(messages, wanted, "use generate")
+            opening = called_tool(wanted.tool_choice, prompt.tools) or ""
+            grammar = grammar_text(wanted.response_format, wanted.grammar)
+            if opening and grammar is not None:
+                raise MessageError("tool_choice: cannot be forced together with a grammar; leave one of them out")
+            request = self._request(prompt, wanted, _preset(prompt), grammar=grammar, opening=opening)
+            pieces = self._answer(request, call, on_progress)
+            if stream:
+                return Stream(completion.chunks(self.name, pieces), call, self._turns, self._turn)
+            with self._turn(call):
+                return completion.chat_completion(self.name, completion.drain(pieces))
 
     def generate(
         self,
@@ -163,9 +172,12 @@ class Qwen35(Closing):
         text as it comes.
         """
         wanted = GenerateOptions.of(options, keywords, RAW_OPTIONS)
-        self._check_ready()
-        request = self._request(self._raw_prompt(prompt), wanted, RAW, grammar=wanted.grammar, raw=True)
-        return completion.completion(completion.drain(self._answer(request, on_progress), on_text))
+        call = Call.within(wanted.timeout)
+        with self._ready():
+            request = self._request(self._raw_prompt(prompt), wanted, RAW, grammar=wanted.grammar, raw=True)
+            pieces = self._answer(request, call, on_progress)
+            with self._turn(call):
+                return completion.completion(completion.drain(pieces, on_text))
 
     def generate_many(
         self,
@@ -186,29 +198,37 @@ class Qwen35(Closing):
 
         """
         wanted = GenerateOptions.of(None, {"max_tokens": MANY_TOKENS, **keywords}, MANY_OPTIONS)
-        self._check_ready()
         if not isinstance(parallel, int) or not 1 <= parallel <= scheduler.MAX_PARALLEL:
             raise MessageError(f"parallel: {parallel!r} is not a whole number from 1 to {scheduler.MAX_PARALLEL}")
-        first = new_seed(wanted.seed)
-        requests, jobs = [], []
-        for number, prompt in enumerate(prompts):
-            raw = isinstance(prompt, str)
-            made = self._raw_prompt(prompt) if isinstance(prompt, str) else self._chat_prompt(prompt, wanted)
-            request = self._request(made, wanted, RAW if raw else _preset(made), seed=first + number, depth=0, raw=raw)
-            tokens = [item for item in made.items if isinstance(item, int)]
-            if len(tokens) != len(made.items):
-                raise MessageError(f"prompts[{number}]: has images; use chat")
-            requests.append(request)
-            jobs.append(scheduler.Job(tokens, request.sampling, request.seed, request.limit))
-        with self._turn():
-            model = self._loaded.model
-            results = scheduler.run(model, jobs, self._loaded.context_spec, parallel=parallel)
-            return [completion.completion_of(model, *pair) for pair in zip(requests, results, strict=True)]
+        first, call = new_seed(wanted.seed), Call.within(wanted.timeout)
+        with self._ready():
+            made = [self._job(number, prompt, wanted, first + number) for number, prompt in enumerate(prompts)]
+            jobs = [job for _, job in made]
+            with self._turn(call, engine=False):
+                model, spec = self._loaded.model, self._loaded.context_spec
+                check = self._checker(call)
+                results = scheduler.run(model, jobs, spec, parallel=parallel, check=check)
+                pairs = zip(made, results, strict=True)
+                return [completion.completion_of(model, request, result) for (request, _), result in pairs]
+
+    def _job(self, number: int, prompt: Any, wanted: GenerateOptions, seed: int) -> tuple[Request, scheduler.Job]:
+        raw = isinstance(prompt, str)
+        made = self._raw_prompt(prompt) if isinstance(prompt, str) else self._chat_prompt(prompt, wanted)
+        request = self._request(made, wanted, RAW if raw else _preset(made), seed=seed, depth=0, raw=raw)
+        tokens = [item for item in made.items if isinstance(item, int)]
+        if len(tokens) != len(made.items):
+            raise MessageError(f"prompts[{number}]: has images; use chat")
+        return request, scheduler.Job(tokens, request.sampling, request.seed, request.limit)
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text."""
-        self._check_open()
-        return len(self._loaded.model.tokenize(text))
+        with self._turns.use():
+            return len(self._loaded.model.tokenize(text))
+
+    def cache_info(self) -> CacheInfo:
+        """Return what the prefix cache holds, and how much of the last prompt was reused, and why no more."""
+        with self._turns.use(), self._turn(Call(), engine=False):
+            return self._loaded.engine.info()
 
     def _raw_prompt(self, text: str) -> Prompt:
         if not isinstance(text, str):
@@ -234,7 +254,7 @@ class Qwen35(Closing):
         )
 
     def _vision_encoder(self) -> VisionEncoder:
-        with self._turn():
+        with self._encoder_lock:
             return self._loaded.vision_encoder()
 
     def _request(
@@ -268,61 +288,80 @@ class Qwen35(Closing):
             raw=raw,
         )
 
-    def _answer(self, request: Request, on_progress: Progress | None) -> Generator[Delta, None, Answer]:
-        """Run a request; the thread holds the model until the generator ends or is closed."""
-        with self._turn():
-            loaded = self._loaded
-            return (yield from completion.answer(loaded.model, loaded.engine, request, on_progress))
+    def _answer(self, request: Request, call: Call, on_progress: Progress | None) -> Generator[Delta, None, Answer]:
+        """Make the generator of an answer, which runs in turns of the call; what is wrong is refused now."""
+        loaded = self._loaded
+        return completion.answer(loaded.model, loaded.engine, request, on_progress, self._checker(call))
 
     # ---- one at a time -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait until no other thread uses the model."""
-        me = threading.get_ident()
-        if self._owner == me:
-            raise BusyError("model: a stream of this thread is still open; read it to its end or close it first")
-        with self._lock:
-            self._check_open()
-            self._owner = me
-            try:
-                yield
-            except RpcServerError:
-                self._lost = True
-                raise
-            finally:
-                self._owner = None
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError(f"{self.path}: the model was closed; load it again")
-
-    def _check_ready(self) -> None:
-        """Load the model again if one of its RPC servers is gone."""
-        self._check_open()
-        if not self._lost:
-            return
-        with self._turn():
+    def _ready(self) -> Iterator[None]:
+        """Keep the model from being freed meanwhile, and load it again if one of its RPC servers is gone."""
+        with self._turns.use():
             if self._lost:
-                for endpoint in self.offload.endpoints:
-                    say_hello(endpoint)
-                self._loaded.close()
-                self._loaded = loading.LoadedModel(self._loaded.plan)
-                self._lost = False
+                with self._turns.turn(Call()):
+                    self._load_again()
+            yield
+
+    @contextlib.contextmanager
+    def _turn(self, call: Call, *, engine: bool = True) -> Iterator[None]:
+        """Wait until it is the call's turn, and let the engine hold its sequence."""
+        with self._turns.turn(call, engine=engine) as other:
+            if engine:
+                self._switch(call, other)
+            with self._noting_loss():
+                yield
+
+    @contextlib.contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except RpcServerError:
+            self._lost = True
+            raise
+
+    def _checker(self, call: Call) -> Callable[[], None]:
+        turns = self._turns
+        return lambda: turns.check(call)
+
+    def _switch(self, call: Call, other: Call | None) -> None:
+        """Let the engine hold the sequence of a call, and not that of another one; a stream's is kept for later.
+
+        Raises:
+            ModelError: it was lost, or cannot be restored.
+
+        """
+        if other is call:
+            return
+        engine = self._loaded.engine
+        if other is not None and other.streaming and other.started:
+            try:
+                other.saved = engine.suspend()
+            except Qwen35Error as error:
+                log.warning("a stream cannot go on: %s", error)
+        if call.saved is not None:
+            saved, call.saved = call.saved, None
+            engine.resume(saved)
+        elif call.started:
+            raise ModelError("stream: what the model had computed for it is lost; ask again")
+        call.started = True
+
+    def _load_again(self) -> None:
+        if self._lost:
+            for endpoint in self.offload.endpoints:
+                say_hello(endpoint)
+            self._loaded.close()
+            self._loaded = loading.LoadedModel(self._loaded.plan)
+            self._turns.forget()
+            self._lost = False
 
     def close(self) -> None:
-        """Free everything, after the calls of other threads; a second call does nothing.
+        """Free everything; a second call does nothing.
 
-        An open stream of this thread is ended.
+        Open streams end, calls that wait raise `ClosedError`, and calls that run are waited for.
         """
-        stream = self._stream() if self._stream is not None else None
-        if stream is not None and self._owner == threading.get_ident():
-            stream.close()
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._loaded.close()
+        self._turns.close(self._loaded.close)
 
 
 def _preset(prompt: Prompt) -> Sampling:

@@ -144,6 +144,7 @@ class GenerateOptions:
         thinking_budget: end the thinking after N tokens.
         tools: OpenAI-style functions that may be called.
         tool_choice: "auto", "none", "required", or `{"type": "function", "function": {"name": ...}}`.
+        timeout: seconds that the request may take, waiting for other calls and reading included.
         temperature: see `engine.sampling.Sampling`, as the fields that follow; by default those of the file, else those
             that Qwen recommends with thinking and without.
         top_p: see there.
@@ -168,6 +169,7 @@ class GenerateOptions:
     thinking_budget: int | None = None
     tools: Any = None
     tool_choice: Any = None
+    timeout: float | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -239,6 +241,7 @@ class GenerateKeywords(TypedDict, total=False):
     thinking_budget: int | None
     tools: Any
     tool_choice: Any
+    timeout: float | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -249,5 +252,5 @@ class GenerateKeywords(TypedDict, total=False):
 
 
 # The options of a call without chat template, and of one with several prompts.
-RAW_OPTIONS = ("max_tokens", "stop", "seed", "draft", "grammar", *LIMITS)
-MANY_OPTIONS = ("max_tokens", "seed", "thinking", *LIMITS)
+RAW_OPTIONS = ("max_tokens", "stop", "seed", "draft", "grammar", "timeout", *LIMITS)
+MANY_OPTIONS = ("max_tokens", "seed", "thinking", "timeout", *LIMITS)

@@ -67,9 +67,20 @@ class Answer:
 
 
 def answer(
-    model: Model, engine: Engine, request: Request, on_progress: Progress | None = None
+    model: Model,
+    engine: Engine,
+    request: Request,
+    on_progress: Progress | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Generator[Delta, None, Answer]:
     """Evaluate the prompt and sample; give the pieces, and return the whole.
+
+    Args:
+        model: of the engine.
+        engine: evaluates.
+        request: what is refused is refused now, and not when the first piece is read.
+        on_progress: is called with the tokens of the prompt that are evaluated, and those of the whole prompt.
+        check: is called after each call of llama.cpp; what it raises ends the answer.
 
     Raises:
         GrammarError: the grammar cannot be parsed.
@@ -77,12 +88,39 @@ def answer(
         ModelError, RpcServerError: llama.cpp fails.
 
     """
-    with Sampler(model, request.sampling, request.seed, request.grammar) as sampler:
-        return (yield from _generate(model, engine, sampler, request, on_progress))
+    engine.check_prompt(request.prompt.items)
+    sampler = Sampler(model, request.sampling, request.seed, request.grammar)
+    return _generate(model, engine, sampler, request, _checked(on_progress, check), check)
+
+
+def _checked(on_progress: Progress | None, check: Callable[[], None]) -> Progress:
+    def progress(done: int, total: int) -> None:
+        check()
+        if on_progress is not None:
+            on_progress(done, total)
+
+    return progress
 
 
 def _generate(
-    model: Model, engine: Engine, sampler: Sampler, request: Request, on_progress: Progress | None
+    model: Model,
+    engine: Engine,
+    sampler: Sampler,
+    request: Request,
+    on_progress: Progress | None,
+    check: Callable[[], None],
+) -> Generator[Delta, None, Answer]:
+    with sampler:
+        return (yield from _pieces(model, engine, sampler, request, on_progress, check))
+
+
+def _pieces(
+    model: Model,
+    engine: Engine,
+    sampler: Sampler,
+    request: Request,
+    on_progress: Progress | None,
+    check: Callable[[], None],
 ) -> Generator[Delta, None, Answer]:
     prompt = request.prompt
     parser = _parser(model, request)
@@ -103,6 +141,7 @@ def _generate(
     tokens = engine.generate(sampler, limit=request.limit, depth=request.depth)
     with contextlib.closing(tokens):
         for token in tokens:
+            check()
             count += 1
             if model.ends(token):
                 finish = "stop"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,23 @@ from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
 
 WINDOW = 1024  # rows that wait for the MTP head at most; it never sees older ones
+
+
+@dataclass
+class Drafts:
+    """The tokens that were drafted, and those of them that were accepted."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """What a step with drafts cost."""
+
+    drafts: int
+    verify_seconds: float
+    draft_seconds: float
 
 
 class Drafter(Closing):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from qwen35_gguf.errors import ContextError
@@ -65,7 +65,14 @@ class _Slot:
     tokens: list[int] = field(default_factory=list)
 
 
-def run(model: Model, jobs: Sequence[Job], spec: ContextSpec, *, parallel: int) -> list[JobResult]:
+def run(
+    model: Model,
+    jobs: Sequence[Job],
+    spec: ContextSpec,
+    *,
+    parallel: int,
+    check: Callable[[], None] = lambda: None,
+) -> list[JobResult]:
     """Run all jobs, up to `parallel` side by side; a sequence that ends makes room for the next job.
 
     Args:
@@ -73,6 +80,7 @@ def run(model: Model, jobs: Sequence[Job], spec: ContextSpec, *, parallel: int) 
         jobs: see `Job`.
         spec: of a context for one sequence; `n_ctx` is the most cells that each gets.
         parallel: sequences.
+        check: is called before each step; what it raises ends them all.
 
     Returns:
         The results in the order of the jobs.
@@ -96,6 +104,7 @@ def run(model: Model, jobs: Sequence[Job], spec: ContextSpec, *, parallel: int) 
     with Context(model, shared) as context:
         try:
             while waiting or slots:
+                check()
                 for seq in range(parallel):
                     if seq not in slots and waiting:
                         number, job = waiting.pop(0)

@@ -5,54 +5,42 @@ It does not depend on text, messages or images: an image is a `MediaChunk`.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
-from qwen35_gguf.errors import ContextError, ModelError, OutputError
+from qwen35_gguf.errors import ContextError, ModelError
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.draft_depth import Depth, DepthTuner, depth_limit
+from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES, LiveSequence
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
-from qwen35_gguf.runtime.engine.mtp import Drafter, measure_costs
-from qwen35_gguf.runtime.engine.prefix_cache import (
-    FloatArray,
-    Item,
-    PrefixCache,
-    RecurrentState,
-    SequenceState,
-    boundaries,
-    common_prefix,
-)
+from qwen35_gguf.runtime.engine.mtp import Drafter, Drafts, StepTiming, measure_costs
+from qwen35_gguf.runtime.engine.prefix_cache import EVERY, Item, PrefixCache, SequenceState, boundaries
+from qwen35_gguf.runtime.engine.reuse import CacheInfo, useful_stops
 from qwen35_gguf.runtime.engine.sampling import Sampler
 from qwen35_gguf.runtime.engine.state_store import StateStore
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
 
-log = logging.getLogger(__name__)
-
-CACHED_STATES = 8  # recurrent states that the cache holds by default
-NEWEST = 3  # boundaries at the end of a prompt after which a state is kept, beside the first
-SAVED_EVERY = 1024  # new tokens that make it worth writing a state to disk
-WORTH_KEEPING = 512  # tokens of a sequence that is about to be dropped
-
 Progress = Callable[[int, int], None]
 
 
-@dataclass
-class Drafts:
-    """The tokens that were drafted, and those of them that were accepted."""
-
-    drafted: int = 0
-    accepted: int = 0
-
-
 @dataclass(frozen=True)
-class _StepTiming:
-    drafts: int
-    verify_seconds: float
-    draft_seconds: float
+class Suspended:
+    """A generation that another one interrupted.
+
+    Attributes:
+        sequence: what the context held.
+        forced: tokens that follow next.
+        drafts: counts so far.
+
+    """
+
+    sequence: SequenceState
+    forced: list[int]
+    drafts: Drafts
 
 
 class Engine(Closing):
@@ -63,7 +51,7 @@ class Engine(Closing):
         main: the context of the main model.
         drafter: the MTP head; None without drafts.
         tuner: chooses the draft depth; None unless it is "auto".
-        cache: of states in memory.
+        live: what the main context holds.
         drafts: counts of the last generation.
 
     """
@@ -76,6 +64,7 @@ class Engine(Closing):
         draft: Depth = 0,
         message_start: int | None = None,
         cache_bytes: int | None = None,
+        cached_states: int = CACHED_STATES,
         store: StateStore | None = None,
     ) -> None:
         """Make the contexts.
@@ -85,7 +74,8 @@ class Engine(Closing):
             spec: of the context; what drafts need is added.
             draft: tokens drafted in each step, 0 to 4, or "auto".
             message_start: the token that begins a message: states are copied before it.
-            cache_bytes: of states in memory; None: of eight recurrent states.
+            cache_bytes: of states in memory; None: of `cached_states` recurrent states.
+            cached_states: see there.
             store: where states are kept between runs.
 
         Raises:
@@ -94,27 +84,25 @@ class Engine(Closing):
         """
         self.model = model
         self._message_start = message_start
-        self._store = store
         self._depth: Depth = draft
-        self._fit_cache = cache_bytes is None  # as soon as the size of a state is known
         depth = depth_limit(draft)
+        spec = replace(spec, n_batch=max(spec.n_batch, 1 + depth))  # a step is one call
         self.drafter: Drafter | None = None
         self.main = Context(model, replace(spec, n_rs_seq=depth, n_outputs=1 + depth), hidden=depth > 0)
         try:
             if depth:
                 self.drafter = Drafter(model, self.main)
             self.tuner = DepthTuner(depth) if draft == "auto" else None
-            self.cache = PrefixCache(cache_bytes or 0)
         except BaseException:
             self.close()
             raise
-        self._items: list[Item] = []
-        self._pos = self._cells = 0
-        self._in_step = False  # llama.cpp's memory may differ from what is recorded here
+        self.live = LiveSequence(
+            self.main, self.drafter, cache_bytes=cache_bytes, cached_states=cached_states, store=store
+        )
         self._forced: list[int] = []
         self._unverified: list[int] = []  # drafts that the main model evaluated and that are not sampled yet
         self._step: list[int] = []  # tokens of the last call that are part of the sequence
-        self._timing: _StepTiming | None = None  # of the last call
+        self._timing: StepTiming | None = None  # of the last call
         self.drafts = Drafts()
 
     def close(self) -> None:
@@ -124,19 +112,18 @@ class Engine(Closing):
         self.main.close()
 
     @property
+    def cache(self) -> PrefixCache:
+        """States in memory."""
+        return self.live.cache
+
+    def info(self) -> CacheInfo:
+        """Return what the prefix cache holds, and what became of the last prompt."""
+        return self.live.info()
+
+    @property
     def room(self) -> int:
         """The cells that are free."""
-        return self.main.n_ctx - self._cells
-
-    def clear(self) -> None:
-        """Empty the context; recurrent states of what it held are useless then without a sequence state."""
-        # Recorded first: an interrupt may come in between, and what is recorded must be in the context.
-        self._items, self._pos, self._cells = [], 0, 0
-        self._unverified, self._step = [], []
-        self.main.clear()
-        if self.drafter is not None:
-            self.drafter.clear()
-        self._in_step = False
+        return self.main.n_ctx - self.live.cells
 
     # ---- prompts -------------------------------------------------------------------------------------------------
 
@@ -155,6 +142,33 @@ class Engine(Closing):
             ModelError: llama.cpp fails.
 
         """
+        total = self.check_prompt(prompt)
+        self._settle()
+        self._measure()
+        items: list[Item] = [item.key if isinstance(item, MediaChunk) else item for item in prompt]
+        source = self.live.reuse(items, interrupted=self.live.in_step)
+        reused, start = self.live.cells, len(self.live.items)
+        stops = boundaries(items, self._message_start, max(EVERY, self.main.n_batch))
+        messages = [stop for stop in stops if items[stop] == self._message_start]
+        self.live.n_prompt = (messages or stops or [len(items)])[-1]
+        stops = [stop for stop in stops if stop > start]
+        kept = useful_stops(stops, items, self._message_start, start=start, shared=source.shared)
+        for stop in [*stops, len(items)]:
+            self._evaluate(prompt[len(self.live.items) : stop], last=stop == len(items), total=total, progress=progress)
+            if stop in kept:
+                self.live.keep_recurrent_state()
+            if stop in messages or (stop in kept and not messages):
+                self.live.save()
+        self.live.in_step = False
+        return reused
+
+    def check_prompt(self, prompt: Prompt) -> int:
+        """Count the cells of a prompt that can be evaluated.
+
+        Raises:
+            ContextError: it does not fit into the context, or does not end with a token.
+
+        """
         if not prompt or isinstance(prompt[-1], MediaChunk):
             raise ContextError("prompt: is empty or does not end with text; add some")
         total = n_cells(prompt)
@@ -162,33 +176,17 @@ class Engine(Closing):
             raise ContextError(
                 f"prompt: {total:,} tokens do not fit into a context of {self.main.n_ctx:,}; raise n_ctx"
             )
-        self._unverified, self._step, self._timing = [], [], None
-        self._measure()
-        items: list[Item] = [item.key if isinstance(item, MediaChunk) else item for item in prompt]
-        start = self._reuse(items, interrupted=self._in_step)
-        reused = self._cells
-        stops = [stop for stop in boundaries(items, self._message_start) if stop > start]
-        first = stops[:1] if not start else []
-        kept = {*first, *stops[-NEWEST:]}
-        for stop in [*stops, len(items)]:
-            self._evaluate(prompt[len(self._items) : stop], last=stop == len(items), total=total, progress=progress)
-            if stop in kept:
-                self._keep_recurrent_state()
-            if stop != len(items):
-                self._save()
-        self._in_step = False
-        return reused
+        return total
 
     def _evaluate(self, part: Prompt, *, last: bool, total: int, progress: Progress | None) -> None:
         at = 0
         while at < len(part):
             item = part[at]
             if isinstance(item, MediaChunk):
-                item.evaluate(self.main, self._pos)
-                self._items.append(item.key)
-                self._pos, self._cells = self._pos + item.n_pos, self._cells + item.n_cells
+                item.evaluate(self.main, self.live.pos)
+                self.live.append([item.key], item.n_pos, item.n_cells)
                 if self.drafter is not None:
-                    self.drafter.skip((item.n_cells - 1) % self.main.n_batch + 1, self._pos)
+                    self.drafter.skip((item.n_cells - 1) % self.main.n_batch + 1, self.live.pos)
                 at += 1
             else:
                 tokens: list[int] = []
@@ -197,111 +195,42 @@ class Engine(Closing):
                         break
                     tokens.append(following)
                 at += len(tokens)
-                self.main.evaluate(tokens, self._pos, outputs=int(last and at == len(part)))
+                self.main.evaluate(tokens, self.live.pos, outputs=int(last and at == len(part)))
                 if self.drafter is not None:
-                    self.drafter.sync(tokens, self._pos)
-                self._items += tokens
-                self._pos, self._cells = self._pos + len(tokens), self._cells + len(tokens)
+                    self.drafter.sync(tokens, self.live.pos)
+                self.live.append(tokens, len(tokens), len(tokens))
             if progress is not None:
-                progress(self._cells, total)
+                progress(self.live.cells, total)
 
     def _measure(self) -> None:
         """Measure the cost of a step, once, on the context that is still empty."""
-        if self.tuner is not None and not self.tuner.ready and self.drafter is not None and not self._items:
+        if self.tuner is not None and not self.tuner.ready and self.drafter is not None and not self.live.items:
             self.tuner.measured(*measure_costs(self.main, self.drafter, self.tuner.max_depth))
 
-    # ---- reuse of states -----------------------------------------------------------------------------------------
+    # ---- taking turns --------------------------------------------------------------------------------------------
 
-    def _reuse(self, items: Sequence[Item], *, interrupted: bool) -> int:
-        """Bring the context to the longest known prefix of `items`; return the length of it.
+    def suspend(self) -> Suspended:
+        """Copy what the generation needs to go on after another one.
 
-        After an interrupt the keys and values of the recorded items are there, but the recurrent states may be of any
-        position: a copy still serves, the states as they are do not.
+        Raises:
+            ModelError: llama.cpp fails, or failed in the middle of a step.
+
         """
-        found: list[tuple[int, RecurrentState | None, SequenceState | None]] = [
-            (*self._usable(self._items, items, as_it_is=not interrupted), None)
-        ]
-        for known in [*self.cache.sequence_states(), *(self._store.states if self._store else [])]:
-            found.append((*self._usable(known.items, items), known))
-        length, recurrent, whole = max(found, key=lambda entry: entry[0])
-        if not interrupted and len(self._items) - length >= WORTH_KEEPING and length < len(self._items) // 2:
-            self._keep_sequence_state()
-        self._in_step = True
-        if whole is not None and not self._load(whole):
-            return self._reuse(items, interrupted=True)  # that state is dropped now
-        if not length or (recurrent is not None and not self._restore(recurrent)):
-            self.clear()
-            self._in_step = True
-        self.cache.use_prefixes(items)
-        return len(self._items)
+        self._settle()
+        if self.live.in_step:
+            raise ModelError("generation: was interrupted and cannot go on; ask again")
+        return Suspended(self.live.state(), self._forced, self.drafts)
 
-    def _usable(
-        self, held: Sequence[Item], wanted: Sequence[Item], *, as_it_is: bool = True
-    ) -> tuple[int, RecurrentState | None]:
-        """Return how many items of `wanted` a context that holds `held` gives, and the state to restore for it.
+    def resume(self, suspended: Suspended) -> None:
+        """Go on with a generation that was suspended; what the context holds is kept if it is worth it.
 
-        At least one item must be evaluated, for its logits.
+        Raises:
+            ModelError: llama.cpp does not take the state back.
+
         """
-        common = common_prefix(held, wanted)
-        if as_it_is and common == len(held) < len(wanted):
-            return common, None
-        state = self.cache.recurrent_state(wanted, min(common, len(wanted) - 1))
-        return (len(state.items), state) if state else (0, None)
-
-    def _restore(self, state: RecurrentState) -> bool:
-        del self._items[len(state.items) :]
-        self._pos, self._cells = state.n_pos, state.n_cells
-        if not self.main.restore(state.state, partial=True) or not self.main.remove(state.n_pos):
-            return False
-        if self.drafter is not None:
-            self.drafter.rewind(self._pos, state.hidden)
-        return True
-
-    def _load(self, state: SequenceState) -> bool:
-        """Replace what the context holds by a state; False if that fails, and then the state is dropped."""
-        whole = state
-        if state.path is not None and self._store is not None:
-            whole = self._store.read(state) or state
-        self.clear()
-        self._in_step = True
-        if not whole.state.nbytes or not self.main.restore(whole.state, partial=False):
-            if state.path is not None and self._store is not None:
-                self._store.states.remove(state)
-            else:
-                self.cache.remove(state)
-            return False
-        self._items, self._pos, self._cells = list(whole.items), whole.n_pos, whole.n_cells
-        if self.drafter is not None:
-            self.drafter.rewind(self._pos, whole.hidden)
-        return True
-
-    def _keep_recurrent_state(self) -> None:
-        state = self.main.state(partial=True)
-        if self._fit_cache:
-            self.cache.max_bytes = CACHED_STATES * (state.nbytes + 8 * self.main.n_ctx)
-        self.cache.add(RecurrentState(list(self._items), self._pos, self._cells, state, self._hidden()))
-
-    def _keep_sequence_state(self) -> None:
-        """Keep the whole sequence, if it leaves room for recurrent states."""
-        if self.main.state_size(partial=False) <= self.cache.max_bytes // 2:
-            self.cache.add(self._sequence_state())
-
-    def _save(self) -> None:
-        """Write the sequence to disk if much of it is not there yet."""
-        if self._store is None or len(self._items) - self._store.covers(self._items) < SAVED_EVERY:
-            return
-        try:
-            self._store.save(self._sequence_state())
-        except OutputError as error:
-            log.warning("%s; states are no longer saved", error)
-            self._store = None
-
-    def _sequence_state(self) -> SequenceState:
-        return SequenceState(list(self._items), self._pos, self._cells, self.main.state(partial=False), self._hidden())
-
-    def _hidden(self) -> FloatArray | None:
-        drafter = self.drafter
-        return None if drafter is None or drafter.hidden is None else drafter.hidden.copy()
+        self._settle()
+        self.live.resume(suspended.sequence)
+        self._forced, self.drafts = suspended.forced, suspended.drafts
 
     # ---- generation ----------------------------------------------------------------------------------------------
 
@@ -327,30 +256,24 @@ class Engine(Closing):
         self.drafts, self._forced = Drafts(), []
         depth = self._depth if depth is None else depth
         row = -1
-        try:
-            for number in range(1, limit + 1):
-                token = sampler.sample(self.main, row)
-                yield token
-                forced, self._forced = self._forced, []
-                if self._unverified and token == self._unverified[0] and not forced:
-                    self._accept()
-                    row += 1
-                    continue
-                if number == limit or self.room < 1 + len(forced):
-                    return
-                row = self._advance(token, forced, min(limit - number - 1, self.room - 1), depth)
-                for known in forced:
-                    sampler.accept(known)
-        finally:
-            if not self._in_step:
-                self._timing = None  # the caller stopped, which tells nothing about the drafts
-                self._finish_step()
+        for number in range(1, limit + 1):
+            token = sampler.sample(self.main, row)
+            yield token
+            forced, self._forced = self._forced, []
+            if self._unverified and token == self._unverified[0] and not forced:
+                self._accept()
+                row += 1
+                continue
+            if number == limit or self.room < 1 + len(forced):
+                return
+            row = self._advance(token, forced, min(limit - number - 1, self.room - 1), depth)
+            for known in forced:
+                sampler.accept(known)
 
     def _accept(self) -> None:
         token = self._unverified.pop(0)
-        self._items.append(token)
+        self.live.append([token], 1, 1)
         self._step.append(token)
-        self._pos, self._cells = self._pos + 1, self._cells + 1
         self.drafts.accepted += 1
 
     def _advance(self, token: int, forced: list[int], most: int, depth: Depth) -> int:
@@ -361,37 +284,45 @@ class Engine(Closing):
         if self.drafter is not None and not forced:
             wanted = self.tuner.next() if depth == "auto" and self.tuner is not None else int(depth)
             if min(wanted, most) > 0:
-                drafts = self.drafter.draft(token, self._pos, min(wanted, most))
+                drafts = self.drafter.draft(token, self.live.pos, min(wanted, most))
         drafted = time.perf_counter()
-        self._in_step = True
+        self.live.in_step = True
         known = [token, *forced]
         for at in range(0, len(known), self.main.n_batch):
             part = known[at : at + self.main.n_batch]
             final = at + len(part) == len(known)
-            self.main.evaluate([*part, *drafts] if final else part, self._pos, outputs=1 + len(drafts) if final else 0)
+            rows, outputs = ([*part, *drafts], 1 + len(drafts)) if final else (part, 0)
+            self.main.evaluate(rows, self.live.pos, outputs=outputs)
             if self.drafter is not None and not final:
-                self.drafter.sync(part, self._pos)
-            self._items += part
-            self._pos, self._cells = self._pos + len(part), self._cells + len(part)
+                self.drafter.sync(part, self.live.pos)
+            self.live.append(part, len(part), len(part))
         self._step, self._unverified = part, drafts
-        self._in_step = False
+        self.live.in_step = False
         self.drafts.drafted += len(drafts)
         if depth == "auto" and not forced:
             self.main.logits(-1)  # waits for the device
-            self._timing = _StepTiming(len(drafts), time.perf_counter() - drafted, drafted - start)
+            self._timing = StepTiming(len(drafts), time.perf_counter() - drafted, drafted - start)
         else:
             self._timing = None
         return len(part) - 1
+
+    def _settle(self) -> None:
+        """Finish the last step of a generation that its caller left, possibly long ago."""
+        self._timing = None  # it tells nothing about the drafts
+        if not self.live.in_step:
+            with contextlib.suppress(ModelError):
+                self._finish_step()
+        self._step, self._unverified = [], []
 
     def _finish_step(self) -> None:
         """Roll back drafts that were not accepted, sync the MTP head with the rest, and record the step's costs."""
         if not self._step:
             return
-        if self._unverified and not self.main.remove(self._pos):
-            self._in_step = True
+        if self._unverified and not self.main.remove(self.live.pos):
+            self.live.in_step = True
             raise ModelError("llama.cpp cannot roll drafts back")
         if self.drafter is not None:
-            self.drafter.sync(self._step, self._pos - len(self._step))
+            self.drafter.sync(self._step, self.live.pos - len(self._step))
         if self._timing is not None and self.tuner is not None:
             timing = self._timing
             self.tuner.record(timing.drafts, len(self._step) - 1, timing.verify_seconds, timing.draft_seconds)

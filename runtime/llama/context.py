@@ -13,6 +13,7 @@ from qwen35_gguf.errors import ContextError, ModelError
 from qwen35_gguf.runtime.context_spec import KV_TYPES, ContextSpec
 from qwen35_gguf.runtime.llama.batch import Batch, FloatArray, IntArray
 from qwen35_gguf.runtime.llama.eval_callback import EvalCallback
+from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, clear_messages, extension_library, library, reason, set_fields
 from qwen35_gguf.runtime.llama.model import Model
 
@@ -50,7 +51,7 @@ class Context(Closing):
     """Memory (KV cache and recurrent states) and buffers for evaluating a model.
 
     Attributes:
-        pointer: `llama_context_p`.
+        handle: of `llama_context_p`.
         spec: what it was made with.
         n_ctx: cells.
         n_batch: rows of one call at most.
@@ -83,7 +84,6 @@ class Context(Closing):
         self._library = lib = library()
         self._model = model
         self._rpc = model.rpc
-        self.pointer: Any = None
         params = lib.llama_context_default_params()
         set_fields(params, context_fields(spec))
         if mtp_of is not None:
@@ -91,11 +91,13 @@ class Context(Closing):
         if eval_callback is not None:
             params.cb_eval, params.cb_eval_user_data = eval_callback.function, None
         clear_messages()
-        self.pointer = lib.llama_init_from_model(model.pointer, params)
-        if not self.pointer:
+        pointer = lib.llama_init_from_model(model.pointer, params)
+        if not pointer:
             self._rpc.check()
             raise ModelError(f"context of {spec.n_ctx} tokens: cannot be made ({reason('too little memory')})")
-        self.memory = lib.llama_get_memory(self.pointer)
+        needs = [model.handle, *([mtp_of.handle] if mtp_of is not None else [])]
+        self.handle: Handle = Handle(self, pointer, lib.llama_free, *needs)
+        self.memory = lib.llama_get_memory(pointer)
         self.spec, self.n_ctx, self.n_batch = spec, spec.n_ctx, spec.n_batch
         self.mtp = mtp_of is not None
         self._batch = Batch(spec.n_batch, model.n_embd if self.mtp else 0)
@@ -109,9 +111,12 @@ class Context(Closing):
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
-        if self.pointer:
-            self._library.llama_free(self.pointer)
-        self.pointer = None
+        self.handle.close()
+
+    @property
+    def pointer(self) -> Any:
+        """`llama_context_p`; errors as of `Handle.pointer`."""
+        return self.handle.pointer
 
     def evaluate(
         self, tokens: Sequence[int], pos: int, *, seq: int = 0, outputs: int = 0, embd: FloatArray | None = None
@@ -157,7 +162,8 @@ class Context(Closing):
     def _decode(self, batch: Batch) -> None:
         self._rows = batch.struct.n_tokens
         clear_messages()
-        result = self._library.llama_decode(self.pointer, batch.struct)
+        with self.handle.in_use() as pointer:
+            result = self._library.llama_decode(pointer, batch.struct)
         self._rpc.check()
         if result == NO_SLOT:
             raise ContextError(f"the context of {self.n_ctx} tokens is full; raise n_ctx")

@@ -8,6 +8,7 @@ each loaded model that uses the server, and for no other.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 import threading
@@ -15,9 +16,10 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, SupportsIndex, TypeVar
 
-from qwen35_gguf.errors import MissingDependencyError, ModelError, RpcServerError
+from qwen35_gguf.errors import CopyError, MissingDependencyError, ModelError, RpcServerError
+from qwen35_gguf.runtime.llama.handle import check_process
 from qwen35_gguf.runtime.llama.install import installed_runtime
 
 LOG_ERROR = 4  # of ggml_log_level
@@ -36,6 +38,7 @@ class _Messages(threading.local):
 _messages = _Messages()
 _log_callback: Any = None
 _connections_lock = threading.Lock()
+_process = 0  # the one that loaded the first model
 
 
 class RpcConnections:
@@ -123,6 +126,18 @@ def library() -> Any:
     return llama_cpp
 
 
+def note_process() -> None:
+    """Note that this process runs llama.cpp; one that is forked from it afterwards must not.
+
+    Raises:
+        ForkError: it is such a process. Its OpenMP waits for threads that only the parent has.
+
+    """
+    global _process
+    _process = _process or os.getpid()
+    check_process(_process)
+
+
 def extension_library() -> Any:
     """Import `llama_cpp_ext`, whose functions llama.cpp declares unstable; errors as of `library`."""
     library()
@@ -199,7 +214,7 @@ _Closing = TypeVar("_Closing", bound="Closing")
 
 
 class Closing:
-    """Something with a `close` that may be called twice and is called at the end of a `with`."""
+    """Something with a `close` that may be called twice and is called at the end of a `with`; it cannot be copied."""
 
     def close(self) -> None:
         """Free it."""
@@ -212,3 +227,7 @@ class Closing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse copies and pickles, which would share pointers of llama.cpp that each of them frees."""
+        raise CopyError(f"{type(self).__name__}: cannot be copied or pickled; load it again where it is needed")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.errors import DeviceError, ModelError
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
+from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import (
     Closing,
     RpcConnections,
     clear_messages,
     ggml_library,
     library,
+    note_process,
     reason,
     set_fields,
 )
@@ -88,11 +91,22 @@ def _buffer_type(offload: Offload, name: str) -> Any:
     return ggml.ggml_backend_dev_buffer_type(ctypes.c_void_p(device.pointer))
 
 
+def _free(lib: Any, rpc: RpcConnections, kept: list[Any]) -> Callable[[Any], None]:
+    """Return how a model is freed; `kept` must live until then."""
+
+    def free(pointer: Any) -> None:
+        lib.llama_model_free(pointer)
+        rpc.close()
+        kept.clear()
+
+    return free
+
+
 class Model(Closing):
     """A loaded text model with its vocabulary.
 
     Attributes:
-        pointer: `llama_model_p`.
+        handle: of `llama_model_p`.
         rpc: the RPC servers that hold layers of it.
         n_embd: width of the hidden state.
         n_vocab: rows of the output.
@@ -114,7 +128,7 @@ class Model(Closing):
 
         """
         self._library = lib = library()
-        self.pointer: Any = None
+        note_process()
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         fields, self._kept = offload_fields(spec.offload)
@@ -122,22 +136,25 @@ class Model(Closing):
         set_fields(params, fields)
         self.rpc = RpcConnections(spec.offload.endpoints)
         clear_messages()
-        self.pointer = lib.llama_model_load_from_file(str(path).encode(), params)
-        if not self.pointer:
+        pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not pointer:
             self.rpc.close()
             self.rpc.check_shared()
             raise ModelError(f"{path}: cannot be loaded ({reason()})")
+        self.handle = Handle(self, pointer, _free(lib, self.rpc, self._kept))
         self.vocab = lib.llama_model_get_vocab(self.pointer)
         self.n_embd = int(lib.llama_model_n_embd(self.pointer))
         self.vocabulary = Vocabulary(self.vocab)
         self.n_vocab = self.vocabulary.size
 
     def close(self) -> None:
-        """Free the weights; close the contexts first."""
-        if self.pointer:
-            self._library.llama_model_free(self.pointer)
-            self.rpc.close()
-        self.pointer = None
+        """Free the weights, after the contexts; a second call does nothing."""
+        self.handle.close()
+
+    @property
+    def pointer(self) -> Any:
+        """`llama_model_p`; errors as of `Handle.pointer`."""
+        return self.handle.pointer
 
     def metadata(self) -> dict[str, str]:
         """Read the key/values as llama.cpp gives them: all as text, arrays shortened."""

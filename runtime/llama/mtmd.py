@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from qwen35_gguf.errors import VisionError
 from qwen35_gguf.runtime.llama.batch import FloatArray
+from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, clear_messages, mtmd_library, reason
 from qwen35_gguf.runtime.llama.model import Model
 
@@ -42,21 +43,21 @@ class VisionContext(Closing):
         """
         self._mtmd = mtmd = mtmd_library()
         self.n_embd = model.n_embd
-        self.pointer: Any = None
         params = mtmd.mtmd_context_params_default()
         params.use_gpu, params.n_threads, params.print_timings, params.warmup = use_gpu, n_threads, False, False
         params.image_min_tokens, params.image_max_tokens = 1, NO_LIMIT_TOKENS
         clear_messages()
-        self.pointer = mtmd.mtmd_init_from_file(str(mmproj).encode(), model.pointer, params)
-        if not self.pointer or not mtmd.mtmd_support_vision(self.pointer):
-            self.close()
+        pointer = mtmd.mtmd_init_from_file(str(mmproj).encode(), model.pointer, params)
+        if pointer and not mtmd.mtmd_support_vision(pointer):
+            mtmd.mtmd_free(pointer)
+            pointer = None
+        if not pointer:
             raise VisionError(f"{mmproj}: cannot be loaded ({reason()}); convert or download it again")
+        self.handle = Handle(self, pointer, mtmd.mtmd_free, model.handle)
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
-        if self.pointer:
-            self._mtmd.mtmd_free(self.pointer)
-        self.pointer = None
+        self.handle.close()
 
     def encode(self, frames: Sequence[npt.NDArray[np.uint8]]) -> FloatArray:
         """Encode one image, or two frames that are merged into one: (tokens, n_embd) float32.
@@ -70,6 +71,10 @@ class VisionContext(Closing):
             VisionError: llama.cpp refuses the size, or fails.
 
         """
+        with self.handle.in_use() as pointer:
+            return self._encode(pointer, frames)
+
+    def _encode(self, context: Any, frames: Sequence[npt.NDArray[np.uint8]]) -> FloatArray:
         mtmd = self._mtmd
         marker = mtmd.mtmd_default_marker() * len(frames)
         text = mtmd.mtmd_input_text()
@@ -82,15 +87,15 @@ class VisionContext(Closing):
                 pointer = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
                 bitmaps[i] = mtmd.mtmd_bitmap_init(rgb.shape[1], rgb.shape[0], pointer)
                 mtmd.mtmd_bitmap_set_mergeable(bitmaps[i], len(frames) > 1)
-            if mtmd.mtmd_tokenize(self.pointer, chunks, ctypes.byref(text), bitmaps, len(frames)) != 0:
+            if mtmd.mtmd_tokenize(context, chunks, ctypes.byref(text), bitmaps, len(frames)) != 0:
                 size = f"{frames[0].shape[1]} x {frames[0].shape[0]}"
                 raise VisionError(f"vision encoder: does not take {size} pixels; use another size")
             found = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(mtmd.mtmd_input_chunks_size(chunks))]
             images = [c for c in found if mtmd.mtmd_input_chunk_get_type(c) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE]
-            if len(images) != 1 or mtmd.mtmd_encode_chunk(self.pointer, images[0]) != 0:
+            if len(images) != 1 or mtmd.mtmd_encode_chunk(context, images[0]) != 0:
                 raise VisionError("vision encoder: encoding failed; use a smaller image")
             shape = (mtmd.mtmd_input_chunk_get_n_tokens(images[0]), self.n_embd)
-            values: FloatArray = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(self.pointer), shape).copy()
+            values: FloatArray = np.ctypeslib.as_array(mtmd.mtmd_get_output_embd(context), shape).copy()
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             for bitmap in bitmaps:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.llama.batch import FloatArray
+from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, clear_messages, library, reason
 from qwen35_gguf.runtime.llama.model import Model
 
@@ -56,10 +57,9 @@ class Chain(Closing):
     ) -> None:
         """Build a chain; temperature 0 is greedy."""
         self._library = lib = library()
-        self.pointer: Any = None
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
-        self.pointer = lib.llama_sampler_chain_init(params)
+        self._handle = Handle(self, lib.llama_sampler_chain_init(params), lib.llama_sampler_free)
         self._best_only = temperature <= 0
         self._keep = 1 if self._best_only else top_k  # 0: all
         added = []
@@ -83,9 +83,12 @@ class Chain(Closing):
 
     def close(self) -> None:
         """Free the samplers."""
-        if self.pointer:
-            self._library.llama_sampler_free(self.pointer)
-        self.pointer = None
+        self._handle.close()
+
+    @property
+    def pointer(self) -> Any:
+        """`llama_sampler_p`; errors as of `Handle.pointer`."""
+        return self._handle.pointer
 
     def choose(self, logits: FloatArray) -> int:
         """Choose a token from (n_vocab,) float32 logits, of which -inf is never chosen; `accept` it afterwards."""
@@ -114,17 +117,20 @@ class Grammar(Closing):
 
         """
         self._library = lib = library()
-        self.pointer: Any = None
         clear_messages()
-        self.pointer = lib.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
-        if not self.pointer:
+        pointer = lib.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
+        if not pointer:
             raise GrammarError(f"grammar: cannot be parsed ({reason()})")
+        self._handle = Handle(self, pointer, lib.llama_sampler_free)
 
     def close(self) -> None:
         """Free it."""
-        if self.pointer:
-            self._library.llama_sampler_free(self.pointer)
-        self.pointer = None
+        self._handle.close()
+
+    @property
+    def pointer(self) -> Any:
+        """`llama_sampler_p`; errors as of `Handle.pointer`."""
+        return self._handle.pointer
 
     def choose(self, chain: Chain, logits: FloatArray) -> int:
         """Choose a token as the chain does, among those that the grammar allows.

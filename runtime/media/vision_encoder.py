@@ -106,7 +106,7 @@ class VisionEncoder(Closing):
 
         """
         with self._lock:
-            if not self._context.pointer:
+            if not self._context.handle:
                 raise VisionError("vision encoder: it was closed; load the model again")
             known = self._cache.get(visual.sha256)
             if known is not None:

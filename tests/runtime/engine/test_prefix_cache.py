@@ -66,5 +66,6 @@ def test_boundaries_depend_only_on_what_is_before(items: list[int], more: list[i
 
 
 def test_long_texts_and_raw_prompts_have_boundaries_of_their_own() -> None:
-    assert boundaries([1] * 9000, 3) == [4096, 8192, 8999]
+    assert boundaries([1] * 1500, 3) == [512, 1024, 1499]
+    assert boundaries([1] * 9000, 3, 4096) == [4096, 8192, 8999]
     assert boundaries([1], 3) == []

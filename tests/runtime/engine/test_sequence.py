@@ -12,8 +12,9 @@ import pytest
 from oracles import llama
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.sequence import CACHED_STATES, Engine
+from qwen35_gguf.runtime.engine.sequence import Engine
 from qwen35_gguf.runtime.engine.state_store import StateStore
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
