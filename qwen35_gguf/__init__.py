@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         ChecksumError,
         ClosedError,
         ContextError,
+        CopyError,
         CostsError,
         DeviceError,
+        ForkError,
         GgufError,
         GrammarError,
         ImatrixError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         RecipeError,
         RpcServerError,
         TextError,
+        TimeLimitError,
         ToolError,
         UnitError,
         UnknownTargetError,
@@ -62,14 +65,17 @@ if TYPE_CHECKING:
         Timings,
         Usage,
     )
+    from qwen35_gguf.runtime.engine.reuse import CacheInfo
     from qwen35_gguf.runtime.media.image import MediaLimits
     from qwen35_gguf.runtime.media.video import VideoLimits
     from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
+    from qwen35_gguf.runtime.stream import Stream
 
     __version__: str
 
 __all__ = [
     "BusyError",
+    "CacheInfo",
     "ChatCompletion",
     "ChatCompletionChunk",
     "CheckpointError",
@@ -79,9 +85,11 @@ __all__ = [
     "ClosedError",
     "Completion",
     "ContextError",
+    "CopyError",
     "CostsError",
     "Delta",
     "DeviceError",
+    "ForkError",
     "GenerateOptions",
     "GgufError",
     "GrammarError",
@@ -104,7 +112,9 @@ __all__ = [
     "Qwen35Error",
     "RecipeError",
     "RpcServerError",
+    "Stream",
     "TextError",
+    "TimeLimitError",
     "Timings",
     "ToolError",
     "UnitError",
@@ -134,9 +144,11 @@ _MODULES = {
         "Timings",
         "Usage",
     ),
+    "runtime.engine.reuse": ("CacheInfo",),
     "runtime.media.image": ("MediaLimits",),
     "runtime.media.video": ("VideoLimits",),
     "runtime.options": ("GenerateOptions", "LoadOptions"),
+    "runtime.stream": ("Stream",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

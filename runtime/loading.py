@@ -47,6 +47,7 @@ class LoadPlan:
         devices: that may hold layers.
         offload: what they hold.
         check_memory: whether the memory is checked; not where other devices hold layers.
+        cached_states: recurrent states for which the prefix cache has room, unless `cache_bytes` is given.
 
     """
 
@@ -60,6 +61,7 @@ class LoadPlan:
     devices: tuple[Device, ...]
     offload: Offload = field(default_factory=Offload)
     check_memory: bool = True
+    cached_states: int = CACHED_STATES
 
 
 class LoadedModel(Closing):
@@ -104,6 +106,7 @@ class LoadedModel(Closing):
                 draft=plan.draft,
                 message_start=starts[0] if len(starts) == 1 else None,
                 cache_bytes=options.cache_bytes,
+                cached_states=plan.cached_states,
                 store=store,
             )
         except BaseException:
@@ -220,7 +223,8 @@ def place(plan: LoadPlan) -> LoadPlan:
         fitting.check_fits(header, request)
     if note := yarn_note(header, plan.n_ctx, settings.kv_type):
         log.warning("%s", note)
-    return replace(plan, offload=placed, check_memory=check_memory)
+    states = fitting.affordable_states(header, request)
+    return replace(plan, offload=placed, check_memory=check_memory, cached_states=states)
 
 
 def _template(model: Model) -> ChatTemplate | None:

@@ -40,7 +40,8 @@ class LoadOptions:
         draft: tokens that the MTP head drafts in each step: 0 to 4, or "auto" (the default), which measures what is
             fastest. Without an MTP head in the file nothing is drafted.
         profile: use a profile if there is one.
-        cache_bytes: of states of prompts, so that only what is new is evaluated; by default eight states. 0: none.
+        cache_bytes: of states of prompts, so that of a conversation only what is new is evaluated; by default a quarter
+            of the memory that is left, at least 8 and at most 32 recurrent states. 0: none.
         state_dir: a folder in which states are kept between runs.
         media_limits: what may be loaded, and how large images become.
         video_limits: how videos are sampled.
@@ -183,6 +184,8 @@ class GenerateOptions:
             value = getattr(self, name)
             if value is not None and not _is_count(value):
                 raise MessageError(f"{name}: {value!r} is not a whole number from 1")
+        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
+            raise MessageError(f"timeout: {self.timeout!r} is not a number of seconds above 0")
         if not all(isinstance(text, str) and text for text in self.stop):
             raise MessageError("stop: is not a text or a list of texts, none of them empty")
 

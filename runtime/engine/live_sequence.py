@@ -29,7 +29,7 @@ from qwen35_gguf.runtime.llama.context import Context
 
 log = logging.getLogger(__name__)
 
-CACHED_STATES = 8  # recurrent states that the cache holds at least by default
+CACHED_STATES, MOST_STATES = 8, 32  # recurrent states for which the cache has room by default, at least and at most
 SAVED_EVERY = 1024  # new tokens that make it worth writing a state to disk
 
 

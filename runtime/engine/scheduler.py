@@ -108,7 +108,7 @@ def run(
                 for seq in range(parallel):
                     if seq not in slots and waiting:
                         number, job = waiting.pop(0)
-                        slots[seq] = _begin(model, context, seq, number, job, spec.n_batch)
+                        slots[seq] = _begin(model, context, seq, number, job, spec.n_batch, check)
                         _sample(model, context, seq, slots, done)
                 if slots:
                     _step(model, context, slots, done)
@@ -118,10 +118,13 @@ def run(
     return [done[number] for number in range(len(jobs))]
 
 
-def _begin(model: Model, context: Context, seq: int, number: int, job: Job, n_batch: int) -> _Slot:
+def _begin(
+    model: Model, context: Context, seq: int, number: int, job: Job, n_batch: int, check: Callable[[], None]
+) -> _Slot:
     """Evaluate the prompt of a job."""
     start = time.perf_counter()
     for at in range(0, len(job.tokens), n_batch):
+        check()
         part = job.tokens[at : at + n_batch]
         context.evaluate(part, at, seq=seq, outputs=int(at + len(part) == len(job.tokens)))
     now = time.perf_counter()

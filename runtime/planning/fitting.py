@@ -12,6 +12,7 @@ from qwen35_gguf.errors import MemoryLimitError, Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.quant import presets, tensor_types
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRequest
+from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES, MOST_STATES
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
 from qwen35_gguf.runtime.llama.memory_breakdown import PlannedModel
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
@@ -148,6 +149,16 @@ def check_vision_fits(mmproj: GgufHeader, image_pixels: int = IMAGE_PIXELS) -> N
 def states_in(header: GgufHeader, n_bytes: int) -> int:
     """Count the recurrent states that a prefix cache of this size holds, rounded up."""
     return -(-n_bytes // max(1, state_bytes(header)))
+
+
+def affordable_states(header: GgufHeader, request: MemoryRequest) -> int:
+    """Return for how many recurrent states the prefix cache gets room: a quarter of the memory that is left, in bounds.
+
+    Several conversations need the more of them the more there are; a state is as large as the keys and values of a few
+    thousand tokens.
+    """
+    spare = available_bytes() - estimate(header, request).total
+    return max(CACHED_STATES, min(MOST_STATES, spare // 4 // max(1, state_bytes(header))))
 
 
 def what_fits(header: GgufHeader, request: MemoryRequest, longest: Longest) -> list[str]:
