@@ -44,7 +44,7 @@ class Qwen35(Closing):
     """A Qwen3.5 from a GGUF file. Close it, or use it in a `with`; one that is dropped is freed, too.
 
     Calls from several threads wait for one another, in the order of their arrival. While a stream is open, other calls
-    may run between two of its reads: from the thread that reads it at once, from others when it was not read for half a
+    may run between two of its reads: from the thread that reads it without delay, from others when it was not read for half a
     second.
 
     Attributes:
@@ -339,7 +339,7 @@ class Qwen35(Closing):
             try:
                 other.saved = engine.suspend()
             except Qwen35Error as error:
-                log.warning("a stream cannot go on: %s", error)
+                log.warning("a stream cannot continue: %s", error)
         if call.saved is not None:
             saved, call.saved = call.saved, None
             engine.resume(saved)

@@ -16,7 +16,7 @@ Piece = TypeVar("Piece")
 class Stream(Iterator[Piece], Generic[Piece]):
     """An answer in pieces: iterate over it, and close it to stop early, at best with a `with`.
 
-    It belongs to the model, not to a thread. Other calls may run between two reads: what it needs to go on is kept
+    It belongs to the model, not to a thread. Other calls may run between two reads: what it needs to continue is kept
     meanwhile. Closing it, from any thread, frees the engine after at most one call of llama.cpp.
     """
 

@@ -39,7 +39,7 @@ class Call:
         reader: the thread that read it last.
         read_at: when that was over, of `time.monotonic`.
         started: whether it has used the engine.
-        saved: what it needs to go on, if another call has used the engine since.
+        saved: what it needs to continue, if another call has used the engine since.
 
     """
 
@@ -116,7 +116,7 @@ class Turns:
         """Wait until it is the call's turn; give the call that the engine served last, if it is still there.
 
         Args:
-            call: that wants to go on.
+            call: that wants to continue.
             engine: whether it uses the engine; afterwards the engine holds the call's sequence.
 
         Raises:
@@ -203,7 +203,7 @@ class Turns:
     def close(self, free: Callable[[], None]) -> None:
         """Let no call begin, end those that stream or wait, and free the model after those that run.
 
-        It returns when that is done; called by a callback of a running call, at once.
+        It returns when that is done; called by a callback of a running call, without waiting.
 
         Args:
             free: frees the model; it is called once.

@@ -28,7 +28,7 @@ class Source:
 
     Attributes:
         length: items that need not be evaluated.
-        recurrent: the recurrent states to restore; None: those that are there already.
+        recurrent: the recurrent states to restore; None: those of the sequence.
         whole: the sequence to load first; None: the live one.
         shared: items that the most similar of all known sequences shares with the prompt.
 

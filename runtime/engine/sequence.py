@@ -86,7 +86,8 @@ class Engine(Closing):
         self._message_start = message_start
         self._depth: Depth = draft
         depth = depth_limit(draft)
-        spec = replace(spec, n_batch=max(spec.n_batch, 1 + depth))  # a step is one call
+        # A step is one call, of which llama.cpp splits off less than what it can roll back, or ends the process.
+        spec = replace(spec, n_batch=max(spec.n_batch, 2 + depth if depth else 1))
         self.drafter: Drafter | None = None
         self.main = Context(model, replace(spec, n_rs_seq=depth, n_outputs=1 + depth), hidden=depth > 0)
         try:
@@ -210,7 +211,7 @@ class Engine(Closing):
     # ---- taking turns --------------------------------------------------------------------------------------------
 
     def suspend(self) -> Suspended:
-        """Copy what the generation needs to go on after another one.
+        """Copy what the generation needs to continue after another one.
 
         Raises:
             ModelError: llama.cpp fails, or failed in the middle of a step.
@@ -218,11 +219,11 @@ class Engine(Closing):
         """
         self._settle()
         if self.live.in_step:
-            raise ModelError("generation: was interrupted and cannot go on; ask again")
+            raise ModelError("generation: was interrupted and cannot continue; ask again")
         return Suspended(self.live.state(), self._forced, self.drafts)
 
     def resume(self, suspended: Suspended) -> None:
-        """Go on with a generation that was suspended; what the context holds is kept if it is worth it.
+        """Continue a generation that was suspended; what the context holds is kept if it is worth it.
 
         Raises:
             ModelError: llama.cpp does not take the state back.

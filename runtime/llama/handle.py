@@ -19,7 +19,7 @@ _lock = threading.RLock()  # reentrant: the garbage collector may free one objec
 
 
 def check_process(pid: int) -> None:
-    """Refuse to go on in a process that was forked from `pid`: it has none of llama.cpp's threads, and would hang.
+    """Refuse to continue in a process that was forked from `pid`: it has none of llama.cpp's threads, and would hang.
 
     Raises:
         ForkError: this is another process.

@@ -87,9 +87,9 @@ if not pid:
     sys.exit(0 if right else 1)
 _, status = os.waitpid(pid, 0)
 pieces += stream
-said = "".join(chunk.choices[0].delta.content or "" for chunk in pieces)
+found = "".join(chunk.choices[0].delta.content or "" for chunk in pieces)
 whole = model.chat(HELLO, max_tokens=30, thinking=False, temperature=0).text
-print("ok" if not status and said == whole else f"status {status}, {said!r}, {whole!r}")
+print("ok" if not status and found == whole else f"status {status}, {found!r}, {whole!r}")
 """
 
 FORK_WHILE_RUNNING = """
@@ -105,7 +105,7 @@ for _ in range(5):
         os._exit(1)
     right &= os.waitpid(pid, 0)[1] == 0
 thread.join()
-print("ok" if right else "a child went on")
+print("ok" if right else "a child continued")
 """
 
 MULTIPROCESSING = """

@@ -16,7 +16,7 @@ from qwen35_gguf import errors
 from qwen35_gguf.runtime import Qwen35
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk
 
-OTHER = [{"role": "user", "content": "Count to ten, and then go on counting."}]
+OTHER = [{"role": "user", "content": "Count to ten, and then count further."}]
 LONG = [{"role": "user", "content": "word " * 800}]
 
 

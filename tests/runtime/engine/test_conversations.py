@@ -182,7 +182,7 @@ def test_a_sequence_that_is_continued_is_not_kept_and_another_one_is() -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[list[Any]]:
-    """Prompts that share beginnings: each goes on from, cuts or changes an earlier one."""
+    """Prompts that share beginnings: each continues, shortens or changes an earlier one."""
     prompts: list[list[Any]] = [message(draw(st.integers(1, 60)), draw(st.integers(0, 3)))]
     for _ in range(draw(st.integers(1, 9))):
         base = draw(st.sampled_from(prompts))
