@@ -44,8 +44,8 @@ class Qwen35(Closing):
     """A Qwen3.5 from a GGUF file. Close it, or use it in a `with`; one that is dropped is freed, too.
 
     Calls from several threads wait for one another, in the order of their arrival. While a stream is open, other calls
-    may run between two of its reads: from the thread that reads it without delay, from others when it was not read for half a
-    second.
+    may run between two of its reads: from the thread that reads it without delay, from others when it was not read for
+    half a second.
 
     Attributes:
         path: the GGUF.

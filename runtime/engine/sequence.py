@@ -86,7 +86,7 @@ class Engine(Closing):
         self._message_start = message_start
         self._depth: Depth = draft
         depth = depth_limit(draft)
-        # A step is one call, of which llama.cpp splits off less than what it can roll back, or ends the process.
+        # A step is one call, of which llama.cpp splits off less than it can roll back, or ends the process.
         spec = replace(spec, n_batch=max(spec.n_batch, 2 + depth if depth else 1))
         self.drafter: Drafter | None = None
         self.main = Context(model, replace(spec, n_rs_seq=depth, n_outputs=1 + depth), hidden=depth > 0)
