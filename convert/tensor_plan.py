@@ -7,6 +7,7 @@ config.json gives.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -118,6 +119,41 @@ def plan_tensors(checkpoint: Checkpoint, parts: Parts | None = None) -> TensorPl
         resolved.add(held, vision_dimensions(encoder), {}, vision_rules(encoder))
     _check(checkpoint, held, architecture, resolved)
     return TensorPlan(architecture, text, tuple(resolved.outputs[len(text) :]), tuple(notes))
+
+
+def published_weights(checkpoint: Checkpoint) -> Iterator[tuple[str, Array]]:
+    """Read every tensor by its published name and in its published layout, whatever way the checkpoint stores it.
+
+    Experts are stacked, quantized weights are dequantized, and what an export did to the RMSNorm weights is undone.
+
+    Yields:
+        Canonical names (`layers.0...`, `mtp...`, `visual...`) and arrays, views of the mapped files where possible.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or has another shape than config.json gives.
+
+    """
+    plan = plan_tensors(checkpoint)
+    where, architecture = str(checkpoint.directory / "config.json"), plan.architecture
+    encoder = VisionEncoder.from_config(checkpoint.config, where) if plan.vision else None
+    dims = dimensions(architecture) | (vision_dimensions(encoder) if encoder else {})
+    rules = itertools.chain(text_rules(architecture) if plan.text else (), vision_rules(encoder) if encoder else ())
+    for source, group in itertools.groupby(sorted(rules, key=_source), key=_source):
+        parts = []
+        for bound in group:
+            names, _, part = _sources(bound.rule, source, checkpoint.tensors, dims)
+            parts.append([checkpoint.read(name) for name in names])
+            if part is not None or names == (source,):
+                break  # the other parts are of the same tensor
+        whole = [np.stack(arrays) if len(arrays) > 1 else arrays[0] for arrays in parts]
+        array = np.concatenate(whole, axis=1) if len(whole) > 1 else whole[0]
+        if checkpoint.norms_shifted and bound.rule.operations == ("plus_one",):
+            array = transforms.plus_one.invert(array.astype(np.float32))
+        yield source, array
+
+
+def _source(bound: BoundRule) -> str:
+    return bound.source
 
 
 def _without_mtp(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,10 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES
 
+from qwen35_gguf.convert.checkpoint import open_checkpoint
+from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.errors import MissingDependencyError, ModelError, Qwen35Error
+from qwen35_gguf.evaluation.oracle import Oracle, load_oracle
 from qwen35_gguf.evaluation.texts.packaged import EVALUATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.header import GgufHeader
@@ -56,6 +59,16 @@ def oracle_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
+def parts_needed(file: Path) -> Parts:
+    """Tell which parts of a checkpoint a comparison with a text model's file needs.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not a text model of Qwen3.5.
+
+    """
+    return Parts(mtp=memory.has_mtp(read_model(file)), vision=any(file.parent.glob("mmproj-*.gguf")))
+
+
 def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -> Iterator[Parity]:
     """Compare a text model, and the vision encoder beside it if there is one, with the checkpoint.
 
@@ -75,17 +88,12 @@ def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -
         raise ModelError(
             f"{checkpoint}: needs {needed / 1e9:.1f} GB in float32, and {there / 1e9:.1f} GB are free; use --no-parity"
         )
-    import torch
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(checkpoint)
-    model_class: Any = getattr(transformers, config.architectures[0])
-    oracle = model_class.from_pretrained(checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
+    oracle = load_oracle(open_checkpoint(checkpoint, parts_needed(file)))
     limit = _limit(header)
     mtp = memory.has_mtp(header)
     with Model(file, ModelSpec(mtp=mtp)) as loaded:
         ids = splitter(None, EVALUATION)(loaded)[:TOKENS]
-        wanted, drafts = _reference(oracle, config, checkpoint, ids, mtp=mtp)
+        wanted, drafts = _reference(oracle, ids)
         spec = ContextSpec(TOKENS, n_batch=TOKENS, n_threads=threads, kv_type="f32", n_outputs=TOKENS)
         with Context(loaded, spec, hidden=mtp) as main:
             main.evaluate(ids, 0, outputs=len(ids))
@@ -98,12 +106,14 @@ def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -
                     yield _compared("MTP drafts", drafts, head.last_logits(len(ids) - 1), limit)
                 finally:
                     head.close()
+        if not oracle.vision:
+            return
         try:
             mmproj = find_mmproj(file, loaded.n_embd)
         except Qwen35Error:
             return
         with VisionEncoder(mmproj, loaded, n_threads=threads) as vision:
-            yield _embeddings(oracle, vision, mmproj)
+            yield _embeddings(oracle.model, vision, mmproj)
 
 
 def _limit(header: GgufHeader) -> float:
@@ -124,30 +134,22 @@ def _compared(what: str, wanted: npt.NDArray[np.float32], found: npt.NDArray[np.
     return Parity(what, report, figures.mean.value <= limit)
 
 
-def _reference(oracle: Any, config: Any, checkpoint: Path, ids: list[int], *, mtp: bool) -> tuple[Any, Any]:
+def _reference(oracle: Oracle, ids: list[int]) -> tuple[Any, Any]:
     """Return the logits of all positions, and those of the drafts from token 2, or None."""
     import torch
 
     with torch.no_grad():
         row = torch.tensor([ids])
-        logits = oracle(input_ids=row).logits[0].numpy()
-        return logits, _drafts(oracle, config, checkpoint, row) if mtp else None
+        logits = oracle.model(input_ids=row).logits[0].numpy()
+        return logits, _drafts(oracle, row) if oracle.mtp else None
 
 
-def _drafts(oracle: Any, config: Any, checkpoint: Path, row: Any) -> Any:
+def _drafts(oracle: Oracle, row: Any) -> Any:
     import torch
-    from safetensors import safe_open
 
-    weights = {}
-    for path in sorted(checkpoint.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is not a dictionary)
-                if name.startswith("mtp."):
-                    weights[name.removeprefix("mtp.")] = file.get_tensor(name).float()
-    if "fc.weight" not in weights:
-        return None
-    text = getattr(config, "text_config", config)
-    main = getattr(oracle.model, "language_model", oracle.model)
+    weights = oracle.mtp
+    text = oracle.model.config.get_text_config()
+    main = getattr(oracle.model.model, "language_model", oracle.model.model)
 
     def norm(x: Any, name: str) -> Any:
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + text.rms_norm_eps) * (1 + weights[f"{name}.weight"])
@@ -162,7 +164,7 @@ def _drafts(oracle: Any, config: Any, checkpoint: Path, row: Any) -> Any:
     mask = torch.full((x.shape[1],) * 2, -torch.inf).triu(1)[None, None]
     rotary = main.rotary_emb(x, positions[None].expand(3, -1, -1))
     x = layer(x, position_embeddings=rotary, attention_mask=mask, position_ids=positions)
-    return oracle.lm_head(norm(x, "norm"))[0].numpy()
+    return oracle.model.lm_head(norm(x, "norm"))[0].numpy()
 
 
 def _embeddings(oracle: Any, vision: VisionEncoder, mmproj: Path) -> Parity:

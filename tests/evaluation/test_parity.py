@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from inputs import saved_layouts
 from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
@@ -33,6 +34,31 @@ def test_the_command_reports_everything(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for what in ("logits: mean KL divergence", "MTP drafts: mean KL", "image embeddings: mmproj-", "PASS"):
         assert what in result.output
+
+
+PUBLISHED: dict[str, saved_layouts.Layout] = {"published": lambda _: None}
+DENSE = PUBLISHED | saved_layouts.DENSE | {"FP8": saved_layouts.as_fp8}
+MLX = saved_layouts.rewritten(saved_layouts.as_mlx)
+
+
+@pytest.mark.parametrize(
+    ("moe", "layout"),
+    [
+        *(pytest.param(False, layout, id=name) for name, layout in (DENSE | {"MLX": MLX}).items()),
+        *(pytest.param(True, layout, id=f"experts, {n}") for n, layout in (PUBLISHED | saved_layouts.EXPERTS).items()),
+        pytest.param(True, saved_layouts.as_fp8, id="experts, FP8"),
+        pytest.param(True, MLX, id="experts, MLX"),
+    ],
+)
+def test_outputs_are_compared_however_the_weights_are_saved(
+    checkpoint: Factory, tmp_path: Path, moe: bool, layout: saved_layouts.Layout
+) -> None:
+    folder = Path(shutil.copytree(checkpoint(moe=moe, vision=False), tmp_path / "tiny"))
+    layout(folder)
+    (file,) = hf_to_gguf.convert(folder, "F32", tmp_path / "out")
+    found = {one.output: one for one in parity.compare_with_checkpoint(file, folder)}
+    assert set(found) == ({"logits"} if layout is MLX else {"logits", "MTP drafts"})
+    assert all(one.passed for one in found.values()), found
 
 
 @pytest.mark.parametrize(

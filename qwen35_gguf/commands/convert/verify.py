@@ -13,7 +13,7 @@ from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hub, verify
 from qwen35_gguf.errors import MissingDependencyError, ModelError
-from qwen35_gguf.evaluation.parity import Parity, compare_with_checkpoint, oracle_installed
+from qwen35_gguf.evaluation.parity import Parity, compare_with_checkpoint, oracle_installed, parts_needed
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.cpu_threads import default_threads
 
@@ -72,7 +72,8 @@ def _compare_outputs(
         return []
     found = []
     try:
-        for one in compare_with_checkpoint(file, hub.resolve(against, revision)[0], threads=default_threads()):
+        directory = hub.resolve(against, revision, parts_needed(file)).directory
+        for one in compare_with_checkpoint(file, directory, threads=default_threads()):
             found.append(one)
             console.print(f"{'' if one.passed else 'FAIL '}{one.output}: {one.figures}", markup=False)
     except (MissingDependencyError, ModelError) as error:
