@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # imported where it is needed: see run_step
     import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SIZES = ("tiny", "0.8b", "2b", "4b", "9b", "27b")
+SIZES = ("tiny", "0.8b", "2b", "4b", "9b", "27b", "35b-a3b")
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
 READ_BYTES = 1 << 20
 

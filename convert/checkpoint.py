@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from qwen35_gguf.architecture import architecture_name, text_config
-from qwen35_gguf.architecture.config import tied as claims_tied
-from qwen35_gguf.convert.json_file import read_json
+from qwen35_gguf.architecture import architecture_name, claims_tied, text_config
+from qwen35_gguf.convert.config.check import without
 from qwen35_gguf.convert.source_tensors import names, tied
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import ALL, VISION, Parts, part_of
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.json_file import read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -139,29 +139,32 @@ class Checkpoint:
         return int(rows), int(columns)
 
 
-def open_checkpoint(directory: Path, parts: Parts = ALL) -> Checkpoint:
+def open_checkpoint(directory: Path, parts: Parts = ALL, ignored: Collection[str] = ()) -> Checkpoint:
     """Read and check config.json and the safetensors headers of the wanted parts.
 
-    Shards that hold only other parts are not opened, and entries of other parts are not checked.
+    Shards that hold only other parts are not opened, and entries of other parts are not checked. Of config.json the
+    `ignored` keys are left out.
 
     Raises:
         CheckpointError: not Qwen3.5, quantized in a way that loses weights, damaged, or incomplete.
 
     """
-    config = read_json(directory / "config.json")
-    arch = architecture_name(config, str(directory))
+    path = directory / "config.json"
+    config, notes = without(read_json(path).values, ignored)
+    arch = architecture_name(config, str(path))
     _refuse_quantized(config, directory)
     wanted = parts.of_config(config)
     shards, weight_map = _shards(directory, wanted)
     found = [tensor for shard in shards for tensor in read_header(shard, wanted)]
     _check_index(directory, weight_map, {tensor.name for tensor in found}, wanted)
     checkpoint = Checkpoint(directory, config, arch, _join_scales(_by_name(directory, found)), wanted, tuple(shards))
+    checkpoint.notes += notes
     checkpoint.notes += names.wrapper_notes(tensor.name for tensor in found)
     if parts.vision and not wanted.vision:
         checkpoint.notes += _left_over(config, shards, weight_map)
     _refuse_packed(checkpoint)
     _sniff_layout(checkpoint)
-    claimed = claims_tied(config, str(directory / "config.json"))
+    claimed = claims_tied(config, str(path))
     checkpoint.tied, tied_notes = tied.settle(checkpoint.tensors, claimed=claimed, equal=checkpoint.equal)
     checkpoint.notes += tied_notes
     return checkpoint
@@ -169,7 +172,7 @@ def open_checkpoint(directory: Path, parts: Parts = ALL) -> Checkpoint:
 
 def index_entries(directory: Path) -> dict[str, str]:
     """Read which tensor the index promises in which file. Raises CheckpointError if it is damaged."""
-    weight_map = read_json(directory / INDEX).get("weight_map")
+    weight_map = read_json(directory / INDEX).values.get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{directory / INDEX}: has no weight_map; download it again")
     return weight_map

@@ -54,6 +54,7 @@ def convert(
     name: str | None = None,
     recipe: str | Path | None = None,
     imatrix: str | Path | None = None,
+    ignore_config: Sequence[str] = (),
     force: bool = False,
     jobs: int = 0,
 ) -> list[Path]:
@@ -71,6 +72,7 @@ def convert(
         recipe: types for single tensors: a file of `qwen35 recipe`, whose base counts instead of `quant`, or a name of
             recipe_file.BUILT_IN, in its variant for `quant`.
         imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
+        ignore_config: keys of config.json that are read as if they were not there, by name or path.
         force: replace existing files.
         jobs: threads; 0 for one per core.
 
@@ -82,7 +84,7 @@ def convert(
 
     """
     conversion = plan_conversion(
-        ConversionOptions(model, quant, out, mtp, vision, mmproj_type, revision, name, recipe, imatrix)
+        ConversionOptions(model, quant, out, mtp, vision, mmproj_type, revision, name, recipe, imatrix, ignore_config)
     )
     for note in conversion.notes:
         progress.say(f"note: {note}")

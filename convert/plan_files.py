@@ -19,6 +19,7 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert import hub, metadata, tokenizer
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
+from qwen35_gguf.convert.config.check import check_text, check_vision
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, plan_tensors
 from qwen35_gguf.errors import ImatrixError, QuantizationError
@@ -54,6 +55,7 @@ class ConversionOptions:
         recipe: types for single tensors: a file of `qwen35 recipe`, whose base counts instead of `quant`, or a name of
             recipe_file.BUILT_IN, in its variant for `quant`.
         imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
+        ignore_config: keys of config.json that are read as if they were not there, by name or path.
 
     """
 
@@ -67,6 +69,7 @@ class ConversionOptions:
     name: str | None = None
     recipe: str | Path | None = None
     imatrix: str | Path | None = None
+    ignore_config: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -165,16 +168,20 @@ def open_source(
     name: str | None = None,
     imatrix: str | Path | None = None,
     parts: Parts = ALL,
+    ignore_config: Sequence[str] = (),
 ) -> Source:
-    """Find a checkpoint, downloading it if it is a Hub id, and check the headers of the wanted parts.
+    """Find a checkpoint, downloading it if it is a Hub id; check config.json and the headers of the wanted parts.
 
     Raises:
-        Qwen35Error: it is missing, damaged, or not Qwen3.5; or the importance matrix cannot be read.
+        Qwen35Error: it is missing, damaged, not Qwen3.5, or config.json asks for what a GGUF would not compute; or the
+            importance matrix cannot be read.
 
     """
     weights = matrices.read(imatrix) if imatrix is not None else None
     directory, repo, commit = hub.resolve(str(model), revision, parts)
-    return Source(open_checkpoint(directory, parts), repo, commit, name, weights)
+    checkpoint = open_checkpoint(directory, parts, ignore_config)
+    checkpoint.notes += check_text(checkpoint.config, str(directory / "config.json"))
+    return Source(checkpoint, repo, commit, name, weights)
 
 
 def plan_conversion(options: ConversionOptions) -> Conversion:
@@ -182,7 +189,12 @@ def plan_conversion(options: ConversionOptions) -> Conversion:
     o, out = options, Path(options.out)
     check_names(o.quant, o.recipe, o.mmproj_type)  # before anything is downloaded
     source = open_source(
-        o.model, revision=o.revision, name=o.name, imatrix=o.imatrix, parts=Parts(mtp=o.mtp, vision=o.vision)
+        o.model,
+        revision=o.revision,
+        name=o.name,
+        imatrix=o.imatrix,
+        parts=Parts(mtp=o.mtp, vision=o.vision),
+        ignore_config=o.ignore_config,
     )
     files = [text_file(source, o.quant, out, mtp=o.mtp, recipe=o.recipe)]
     if source.tensors.vision:
@@ -260,6 +272,7 @@ def text_file(
 def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedFile:
     """Plan the vision encoder, whose matrices are F32, F16, BF16 or Q8_0; `stem` is the text model's name."""
     wanted, tensors = type_.upper(), source.tensors.vision
+    check_vision(source.checkpoint.config, str(source.checkpoint.directory / "config.json"))
     parameters = _parameters(tensors)
     return PlannedFile(
         out / f"mmproj-{stem}-{wanted}.gguf",

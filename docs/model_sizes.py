@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -28,18 +28,7 @@ from qwen35_gguf.convert.plan_files import ConversionOptions, PlannedFile, plan_
 from qwen35_gguf.gguf_file.format import DEFAULT_ALIGNMENT  # noqa: E402
 from qwen35_gguf.gguf_file.header import contiguous, encode_header  # noqa: E402
 
-# 35B-A3B: 256 experts of width 512, of which 8 are used per token. Its vision encoder is taken to be that of the 27B.
-SPECS = {name.upper(): spec for name, spec in make_checkpoint.SIZES.items() if name != "tiny"} | {
-    "35B-A3B": replace(
-        make_checkpoint.SIZES["27b"],
-        hidden_size=2048,
-        num_hidden_layers=40,
-        num_attention_heads=16,
-        num_key_value_heads=2,
-        linear_num_value_heads=32,
-        moe=make_checkpoint.MoeSpec(256, 8, 512, 512),
-    )
-}
+SPECS = {name.upper(): spec for name, spec in make_checkpoint.SIZES.items() if name != "tiny"}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ vocabulary peaks at 300 MB).
 
     python examples/make_checkpoint.py models/tiny --size tiny
     python examples/make_checkpoint.py models/9b --size 9b --shards 4
+    python examples/make_checkpoint.py models/35b --size 35b-a3b --layers 4   # 9 GB; 72 GB with all layers
 
 What it leaves out: the published chat template (a short one of our own stands in), vocab.json and merges.txt
 (tokenizer.json holds both), the MLX layout of a mixture of experts, and some merges: 247,556 are
@@ -141,6 +142,7 @@ class Spec:
     `ranks` is the number of BPE ranks of the real vocabulary that are kept; the special tokens follow them.
     `embedding_std` 1 with a tied head makes every prediction the input token itself, with certainty: keep it about
     hidden_size ** -0.5 where logits are compared.
+    `intermediate_size` is 0 in a mixture of experts, which has no dense feed-forward.
     `vision` or `moe` None leaves that part out; `mtp_num_hidden_layers` 0 leaves the MTP head out.
     """
 
@@ -194,6 +196,7 @@ SIZES: dict[str, Spec] = {
     "4b": Spec(2560, 9216, 32, 16, 4, 16, 32, True, VisionSpec(24, 1024, 4096, 16)),
     "9b": Spec(4096, 12288, 32, 16, 4, 16, 32, False, VisionSpec(27, 1152, 4304, 16)),
     "27b": Spec(5120, 17408, 64, 24, 4, 16, 48, False, VisionSpec(27, 1152, 4304, 16)),
+    "35b-a3b": Spec(2048, 0, 40, 16, 2, 16, 32, False, VisionSpec(27, 1152, 4304, 16), MoeSpec(256, 8, 512, 512)),
 }  # fmt: skip
 
 
@@ -796,7 +799,7 @@ def build_spec(
         spec,
         mtp_num_hidden_layers=spec.mtp_num_hidden_layers if mtp else 0,
         vision=spec.vision if vision else None,
-        moe=MoeSpec() if moe else None,
+        moe=spec.moe or (MoeSpec() if moe else None),
     )
 
 
@@ -818,7 +821,7 @@ def _vocab_option(_context: click.Context, _parameter: click.Parameter, value: s
 @click.option("--tied/--untied", default=None, help="Share the embedding with the output head.")
 @click.option("--mtp/--no-mtp", default=True, help="With the multi-token prediction head.")
 @click.option("--vision/--no-vision", default=True, help="With the vision encoder.")
-@click.option("--moe", is_flag=True, help="A small mixture of experts instead of the dense feed-forward.")
+@click.option("--moe", is_flag=True, help="A small mixture of experts instead of a dense feed-forward.")
 @click.option("--shards", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--text-only", is_flag=True, help="A ForCausalLM checkpoint with a flat configuration.")
 @click.option("--vocab", callback=_vocab_option, help="'full', or the number of BPE ranks to keep.")

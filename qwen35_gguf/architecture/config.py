@@ -70,7 +70,7 @@ def text_config(config: Config, where: str = "config.json") -> dict[str, Any]:
     return {**config, **JsonObject(config, where).section("text_config").values}
 
 
-def tied(config: Config, where: str = "config.json") -> bool:
+def claims_tied(config: Config, where: str = "config.json") -> bool:
     """Tell whether config.json claims that the embedding is also the output matrix.
 
     Of a nested config transformers reads the top level. Older saves have it in `text_config` alone, where it means the

@@ -16,11 +16,11 @@ from qwen35_gguf.architecture.config import (
     Config,
     LayerKind,
     architecture_name,
+    claims_tied,
     interval_of,
     layer_kinds,
     layer_kinds_of,
     text_section,
-    tied,
 )
 from qwen35_gguf.architecture.metadata import GgufReader
 from qwen35_gguf.errors import ModelError
@@ -186,7 +186,7 @@ class Architecture:
             mtp_blocks=text.get("mtp_num_hidden_layers", at_most(100, 0), 0),
             full_attention_interval=interval_of(text),
             vocab_size=text.need("vocab_size", SIZE),
-            tied=tied(config, where),
+            tied=claims_tied(config, where),
             context_length=text.get("max_position_embeddings", COUNT, 0),
             hidden_size=hidden,
             intermediate_size=0 if experts else text.need("intermediate_size", SIZE),

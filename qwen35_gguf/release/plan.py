@@ -49,6 +49,7 @@ class FromCheckpoint:
         mtp_files: also write files with the MTP head alone, as draft models.
         nomtp_files: also write files without the MTP head.
         max_shard_size: bytes; larger text models are split.
+        ignore_config: keys of config.json that are read as if they were not there, by name or path.
 
     """
 
@@ -62,6 +63,7 @@ class FromCheckpoint:
     mtp_files: bool = False
     nomtp_files: bool = False
     max_shard_size: int = MAX_SHARD_SIZE
+    ignore_config: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
         revision=options.revision or None,
         name=options.name or None,
         imatrix=options.imatrix or None,
+        ignore_config=options.ignore_config,
     )
     stem = source.stem(source.tensors.text)
     files: list[ReleaseFile] = []
@@ -191,7 +194,7 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
         | {"identity": opened.headers_sha256, "imatrix": _metadata(files, "quantize.imatrix.sha256")},
         origin=_origin(opened, _metadata(files, "general.name")),
         max_shard_size=options.max_shard_size,
-        vocabulary=int(source.checkpoint.text_config["vocab_size"]),
+        vocabulary=source.tensors.architecture.vocab_size,
         imatrix=options.imatrix,
         checkpoint=opened,
     )

@@ -115,6 +115,7 @@ def read_record(folder: Path) -> Record:
     try:
         stored = {RENAMED.get(name, name): value for name, value in content["options"].items()}
         stored |= {"quants": tuple(stored["quants"]), "mmproj_types": tuple(stored["mmproj_types"])}
+        stored["ignore_config"] = tuple(stored.get("ignore_config", ()))
         options = FromCheckpoint(**stored)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise PackageError(f"{path}: is damaged, or of another version; download it again") from None

@@ -150,10 +150,42 @@ def test_mlx_style_is_the_same_model(checkpoint: Checkpoint) -> None:
     assert not any("mtp" in key for key in read(mlx / "model.safetensors")[0])
 
 
-@pytest.mark.parametrize(("size", "billions"), [("0.8b", 0.87), ("2b", 2.27), ("4b", 4.66), ("9b", 9.65)])
+@pytest.mark.parametrize(
+    ("size", "billions"), [("0.8b", 0.87), ("2b", 2.27), ("4b", 4.66), ("9b", 9.65), ("27b", 27.8), ("35b-a3b", 36.0)]
+)
 def test_parameter_counts(make_checkpoint: ModuleType, size: str, billions: float) -> None:
     items = make_checkpoint.tensors(make_checkpoint.SIZES[size])
     assert sum(np.prod(item.shape, dtype=np.int64) for item in items) / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+def test_the_mixture_of_experts_has_the_shapes_that_transformers_has_by_default(make_checkpoint: ModuleType) -> None:
+    made = make_checkpoint.config_json(make_checkpoint.SIZES["35b-a3b"])["text_config"]
+    published = transformers.Qwen3_5MoeTextConfig()
+    sizes = [key for key in made if key.startswith(("num_", "linear_", "moe_", "shared_")) or key.endswith("_size")]
+    assert {key: made[key] for key in sizes} == {key: getattr(published, key) for key in sizes}
+    assert len(sizes) == 14
+    assert made["layer_types"] == published.layer_types
+
+
+@pytest.mark.slow
+def test_a_mixture_of_experts_with_real_layers_converts_and_loads(make_checkpoint: ModuleType, tmp_path: Path) -> None:
+    """All of 35B-A3B's shapes but for 16 of 256 experts, in four layers."""
+    from oracles import llama
+    from qwen35_gguf.convert import hf_to_gguf, verify
+
+    spec = make_checkpoint.build_spec("35b-a3b", layers=4, vocab=512, mtp=False)
+    spec = replace(spec, moe=replace(spec.moe, num_experts=16))
+    directory = make_checkpoint.make_checkpoint(tmp_path / "made", spec)
+    text, mmproj = hf_to_gguf.convert(directory, "Q8_0", tmp_path, mmproj_type="Q8_0")
+    for file in (text, mmproj):
+        assert all(result.passed for result in verify.verify(file, directory))
+    tokens = list(range(40, 72))
+    model = transformers.Qwen3_5MoeForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        reference = model(input_ids=torch.tensor([tokens])).logits[0].numpy()
+    with llama.loaded(text) as loaded, llama.context(loaded, 256) as ctx:
+        found = llama.decode(ctx, tokens, 0, reference.shape[1])
+    assert llama.mean_kl(reference, found) < 1e-2
 
 
 def reference_encode(ranks: dict[bytes, int], text: str) -> list[int]:

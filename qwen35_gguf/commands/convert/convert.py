@@ -36,6 +36,12 @@ from qwen35_gguf.units import format_file_size
 @click.option("--name", help="The model's name; derived from the checkpoint by default.")
 @click.option("--recipe", help="Types for single tensors: a file made by `qwen35 recipe`, or deltanet.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix, made by `qwen35 imatrix`.")
+@click.option(
+    "--ignore-config",
+    metavar="KEY",
+    multiple=True,
+    help="Read config.json as if it had no KEY (a name or a path); may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan, by type, without reading weights.")
 @click.option("--verbose", is_flag=True, help="With --dry-run: list every tensor.")
 @click.option("--force", is_flag=True, help="Replace existing files.")

@@ -20,7 +20,7 @@ from qwen35_gguf.release.plan import FromCheckpoint
 from qwen35_gguf.units import format_file_size
 
 PATH = click.Path(path_type=Path)
-OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision")
+OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision", "ignore_config")
 
 
 @click.command("package", cls=Verb)
@@ -41,6 +41,7 @@ OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files"
 @click.option("--base-model", default="", help="Id of the base model on the Hub; by default MODEL, if that is an id.")
 @click.option("--revision", default="", help="Branch, tag or commit on the Hub.")
 @click.option("--name", default="", help="The model's name; by default derived from the checkpoint.")
+@click.option("--ignore-config", metavar="KEY", multiple=True, help="Read config.json as if it had no KEY; repeatable.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
 @click.pass_context
 def command(
@@ -62,6 +63,7 @@ def command(
     base_model: str,
     revision: str,
     name: str,
+    ignore_config: tuple[str, ...],
     jobs: int,
 ) -> None:
     """Make a release of a checkpoint (a directory or a Hub id), or of existing GGUF files.
@@ -104,6 +106,7 @@ def command(
             mtp_files=mtp_files,
             nomtp_files=nomtp_files,
             max_shard_size=max_shard_size,
+            ignore_config=ignore_config,
         )
     made = package.package(source, out, options, jobs=jobs, say=progress.say)
     for path in made:
