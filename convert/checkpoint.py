@@ -1,22 +1,16 @@
 """What is in a checkpoint: config.json, the safetensors headers, and memory-mapped weights.
 
-Nothing here copies weights: `Checkpoint.read` returns views into the mapped shards. Every header is checked before
-any weight is touched, so that a damaged download is one clear line and not a half-written file.
-
-Format: https://github.com/huggingface/safetensors#format
+Nothing here copies weights: `Checkpoint.read` returns views into the mapped shards.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 import mmap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from qwen35_gguf.architecture import architecture_name, claims_tied, text_config
@@ -24,39 +18,22 @@ from qwen35_gguf.convert.config.check import without
 from qwen35_gguf.convert.source_tensors import names, tied
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import ALL, VISION, Parts, part_of
+from qwen35_gguf.convert.source_tensors.safetensors_header import (
+    DTYPES,
+    PACKED_DTYPES,
+    StoredTensor,
+    header_of,
+    read_header,
+)
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.json_file import read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-    "F64": np.dtype(np.float64),
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-}
-# Known to the format, but never a plain Qwen3.5 weight: their presence means a quantized export.
-PACKED_DTYPES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E8M0": 1} | {"U16": 2, "I16": 2, "U32": 4, "I32": 4}
-PACKED_DTYPES |= {"U64": 8, "I64": 8}
 COMPARED_ELEMENTS = 1 << 22
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """One tensor of a shard. `shape` is in the published layout, also when the file stores channels last."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    start: int
-    stop: int
-    channels_last: bool = False
-    scale: StoredTensor | None = None
 
 
 @dataclass
@@ -132,7 +109,7 @@ class Checkpoint:
         shape = stored.shape
         if stored.channels_last:
             shape = (shape[0], *shape[2:], shape[1])
-        return self.raw(stored).view(FLOAT_DTYPES[stored.dtype]).reshape(shape)
+        return self.raw(stored).view(DTYPES[stored.dtype]).reshape(shape)
 
     def _block_size(self) -> tuple[int, int]:
         rows, columns = self.config.get("quantization_config", {}).get("weight_block_size") or (128, 128)
@@ -210,7 +187,7 @@ def _by_name(directory: Path, found: Iterable[StoredTensor]) -> dict[str, Stored
 
 def _left_over(config: dict[str, Any], shards: list[Path], weight_map: Mapping[str, str]) -> list[str]:
     """Describe the vision encoder's tensors that a text model does not use."""
-    stored = list(weight_map) or [name for shard in shards for name in _header_of(shard)[0]]
+    stored = list(weight_map) or [name for shard in shards for name in header_of(shard)[0]]
     left = [name for name in stored if part_of(canonical_name(name)) == VISION]
     if not left:
         return []
@@ -219,41 +196,6 @@ def _left_over(config: dict[str, Any], shards: list[Path], weight_map: Mapping[s
         f"config.json is of a text model ({named}, no vision_config): {len(left)} tensors of a vision encoder are "
         f"left out, first {left[0]}"
     ]
-
-
-def read_header(path: Path, parts: Parts = ALL) -> list[StoredTensor]:
-    """Parse one shard's header and check the entries of the wanted parts: offsets, overlaps, dtypes against shapes."""
-    header, data, space = _header_of(path)
-    wanted = ((name, entry) for name, entry in header.items() if parts.wants(canonical_name(name)))
-    tensors = sorted((_parse_entry(path, name, entry, data, space) for name, entry in wanted), key=_by_start)
-    for before, after in itertools.pairwise(tensors):
-        if after.start < before.stop:
-            raise CheckpointError(f"{path}: tensors {before.name} and {after.name} overlap; download it again")
-    return tensors
-
-
-def _header_of(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Return the entries of a shard's header, where its data begin, and how many bytes they have."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            length = int.from_bytes(prefix, "little")
-            if len(prefix) < 8 or length > size - 8:
-                raise CheckpointError(
-                    f"{path}: truncated: the header claims {length} bytes, the file has {size}; download it again"
-                )
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
-        ) from None
-    except ValueError:
-        raise CheckpointError(f"{path}: its safetensors header is not JSON; download it again") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: its safetensors header is not a JSON object; download it again")
-    header.pop("__metadata__", None)
-    return header, 8 + length, size - 8 - length
 
 
 def dequantize_blocks(weights: Array, scale: Array, block: tuple[int, int]) -> Array:
@@ -267,33 +209,6 @@ def dequantize_blocks(weights: Array, scale: Array, block: tuple[int, int]) -> A
         raise CheckpointError(f"FP8 scales of shape {scale.shape} do not cover weights of shape {weights.shape}")
     result: Array = weights.astype(np.float32) * full
     return result
-
-
-def _by_start(tensor: StoredTensor) -> tuple[int, int]:
-    return tensor.start, tensor.stop
-
-
-def _parse_entry(path: Path, name: str, entry: Any, data: int, space: int) -> StoredTensor:
-    try:
-        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-        start, stop = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path}: tensor {name} has a malformed header entry; download it again") from None
-    if not 0 <= start <= stop <= space or min(shape, default=0) < 0:
-        raise CheckpointError(
-            f"{path}: truncated: tensor {name} is stored at bytes {start}..{stop} of {space}; download it again"
-        )
-    width = FLOAT_DTYPES[dtype].itemsize if dtype in FLOAT_DTYPES else PACKED_DTYPES.get(dtype)
-    if width is None:
-        raise CheckpointError(f"{path}: tensor {name} has the unknown dtype {dtype}")
-    count = 1
-    for n in shape:
-        count *= n
-    if count * width != stop - start:
-        raise CheckpointError(
-            f"{path}: tensor {name} {list(shape)} {dtype} needs {count * width} bytes but has {stop - start}"
-        )
-    return StoredTensor(name, dtype, shape, path, data + start, data + stop)
 
 
 def _refuse_quantized(config: dict[str, Any], directory: Path) -> None:
@@ -312,7 +227,7 @@ def _refuse_quantized(config: dict[str, Any], directory: Path) -> None:
 
 
 def _refuse_packed(checkpoint: Checkpoint) -> None:
-    packed = [t for t in checkpoint.tensors.values() if t.dtype in PACKED_DTYPES]
+    packed = [t for t in checkpoint.tensors.values() if t.dtype in PACKED_DTYPES and t.scale is None]
     if packed:
         first = packed[0]
         raise CheckpointError(

@@ -18,9 +18,10 @@ from gguf import GGMLQuantizationType
 
 from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.convert import transforms
-from qwen35_gguf.convert.checkpoint import Checkpoint, StoredTensor
+from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.source_tensors.misfit import Misfit
 from qwen35_gguf.convert.source_tensors.parts import MTP, OPTION, PREFIX, VISION, Parts, part_of
+from qwen35_gguf.convert.source_tensors.safetensors_header import StoredTensor
 from qwen35_gguf.convert.tensor_map import (
     IGNORED,
     BoundRule,

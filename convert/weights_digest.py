@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from qwen35_gguf.convert.checkpoint import Checkpoint, StoredTensor
+from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.source_tensors.safetensors_header import StoredTensor
 
 PIECE = 4 << 20  # bytes; small enough that few mapped pages are held
 LENGTH = 64  # hexadecimal digits
