@@ -43,7 +43,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-offload clean
+.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-busy bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -130,6 +130,9 @@ bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock
 bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llama and Qwen35, and what drafts gain
 	'$(BIN)/python' bench/chat.py --size '$(SIZE)'
 	'$(BIN)/python' bench/speculation.py --size '$(SIZE)'
+
+bench-busy: $(VENV)/.dev  ## decode on a quiet machine and beside two busy processes, by how threads wait
+	'$(BIN)/python' bench/threads/busy.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')
 
 bench-offload: $(VENV)/.dev  ## splits over a GPU: parity with the CPU, memory against the plan, tuned settings against the defaults
 	'$(BIN)/python' bench/offload.py $(if $(filter command,$(origin SIZE)),--size '$(SIZE)') --save

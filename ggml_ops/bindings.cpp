@@ -1,5 +1,7 @@
 #include <nanobind/nanobind.h>
 
+#include "spin_wait.h"
+
 void bind_delta_net(nanobind::module_& m);
 void bind_kquants(nanobind::module_& m);
 void bind_quantized_matmul(nanobind::module_& m);
@@ -9,4 +11,5 @@ NB_MODULE(_native, m) {
     bind_delta_net(m);
     bind_kquants(m);
     bind_quantized_matmul(m);
+    m.def("pause_nanoseconds", &pause_nanoseconds, "Times one step of a spinning wait.");
 }

@@ -14,13 +14,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, NoReturn, SupportsIndex, TypeVar
 
 from qwen35_gguf.errors import CopyError, MissingDependencyError, ModelError, RpcServerError
 from qwen35_gguf.runtime.llama.handle import check_process
 from qwen35_gguf.runtime.llama.install import installed_runtime
+from qwen35_gguf.runtime.llama.openmp import brief_spinning
 
 LOG_ERROR = 4  # of ggml_log_level
 MESSAGES_KEPT = 20
@@ -116,7 +117,8 @@ def library() -> Any:
     """
     global _log_callback
     try:
-        import llama_cpp
+        with nullcontext() if "llama_cpp" in sys.modules else brief_spinning():
+            import llama_cpp
     except ImportError:
         message = "llama-cpp-python is needed to run a model; install it with pip install 'qwen35-gguf[runtime]'"
         raise MissingDependencyError(message) from None
