@@ -84,6 +84,7 @@ class PlannedFile:
         metadata: in the order of the file.
         parameters: weights, for bits per weight.
         importance: (1 or experts, columns) float32 by tensor, of an importance matrix.
+        notes: what to tell the user, one line each.
 
     """
 
@@ -94,6 +95,7 @@ class PlannedFile:
     metadata: tuple[KeyValue, ...]
     parameters: int
     importance: dict[str, Array] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def infos(self) -> list[TensorInfo]:
@@ -199,7 +201,8 @@ def plan_conversion(options: ConversionOptions) -> Conversion:
     files = [text_file(source, o.quant, out, mtp=o.mtp, recipe=o.recipe)]
     if source.tensors.vision:
         files.append(vision_file(source, o.mmproj_type, out, stem=source.stem(files[0].tensors)))
-    return Conversion(source.checkpoint, tuple(files), source.tensors.notes)
+    notes = (*source.tensors.notes, *(note for file in files for note in file.notes))
+    return Conversion(source.checkpoint, tuple(files), notes)
 
 
 def check_names(quant: str, recipe: str | Path | None = None, mmproj_type: str = "BF16") -> None:
@@ -240,7 +243,7 @@ def text_file(
         tensor.name: source.importance[tensor.name] for tensor in found.text if tensor.name in source.importance
     }
     known = importance if source.weights is not None else None
-    types = tuple(_text_type(preset, chosen, tensor, found.architecture, known) for tensor in found.text)
+    types, lacking = _text_types(preset, chosen, found, known)
     parameters = _parameters(found.text)
     label = f"{chosen.name}-" if chosen else ""
     return PlannedFile(
@@ -266,6 +269,7 @@ def text_file(
         ),
         parameters[0],
         importance,
+        _importance_notes(source, found, types, lacking) if source.weights is not None else (),
     )
 
 
@@ -297,30 +301,68 @@ def _find_types(quant: str, recipe: str | Path | None) -> tuple[recipe_file.Reci
     return chosen, chosen.base if chosen else presets.find_preset(quant)
 
 
+def _text_types(
+    preset: presets.Preset, recipe: recipe_file.Recipe | None, plan: TensorPlan, importance: dict[str, Array] | None
+) -> tuple[tuple[GGMLQuantizationType, ...], list[str]]:
+    """Choose the types, and list the tensors that have another one because the importance matrix lacks them."""
+    types, lacking = [], []
+    for tensor in plan.text:
+        type_, needed = _text_type(preset, recipe, tensor, plan.architecture, imatrix=importance is not None)
+        if needed and importance is None:
+            raise QuantizationError(
+                f"{preset.name} needs an importance matrix for {tensor.name}: give one with --imatrix, "
+                "or choose Q2_K, Q3_K_S, IQ3_S or larger"
+            )
+        if needed and tensor.name not in (importance or {}):
+            lacking.append(tensor.name)
+            type_ = tensor_types.without_imatrix(type_, tensor.shape[-1])
+        types.append(type_)
+    return tuple(types), lacking
+
+
+def _importance_notes(
+    source: Source, plan: TensorPlan, types: Sequence[GGMLQuantizationType], lacking: Sequence[str]
+) -> tuple[str, ...]:
+    notes = []
+    if lacking:
+        used = sorted({type_.name for tensor, type_ in zip(plan.text, types, strict=True) if tensor.name in lacking})
+        head = f"blk.{plan.architecture.layers}."
+        advice = (
+            "make it with `qwen35 imatrix`, which has them for the MTP head, or leave the head out with --no-mtp"
+            if lacking[0].startswith(head)
+            else "make one of the whole model with `qwen35 imatrix`"
+        )
+        notes.append(
+            f"the importance matrix has no entry for {len(lacking)} tensors that need one, first {lacking[0]}: "
+            f"they are {', '.join(used)}, which needs none; {advice}"
+        )
+    if source.weights is not None and (unseen := source.weights.unseen(tensor.name for tensor in plan.text)):
+        name, count = next(iter(unseen.items()))
+        notes.append(
+            f"{count} experts of {name} (and some of {len(unseen) - 1} other tensors) saw no input when the importance "
+            "matrix was made: their columns count alike; a longer text reaches more of them"
+        )
+    return tuple(notes)
+
+
 def _text_type(
     preset: presets.Preset,
     recipe: recipe_file.Recipe | None,
     tensor: OutputTensor,
     architecture: Architecture,
-    importance: dict[str, Array] | None,
-) -> GGMLQuantizationType:
-    """Choose a tensor's type; `importance` is None without an importance matrix."""
+    *,
+    imatrix: bool,
+) -> tuple[GGMLQuantizationType, bool]:
+    """Choose a tensor's type, and tell whether that needs an importance matrix."""
     if tensor.fixed is not None:
-        return tensor.fixed
-    imatrix = importance is not None
+        return tensor.fixed, False
     ruled = recipe.type_of(tensor.name, tensor.shape, architecture.layers, tied=architecture.tied) if recipe else None
     if ruled:
         type_, needed = ruled, presets.FORMATS[ruled].imatrix != "optional"
     else:
         type_ = tensor_types.tensor_type(preset, tensor.name, tensor.shape, architecture, imatrix=imatrix)
         needed = tensor_types.needs_imatrix(preset, tensor.name, type_)
-    if needed and tensor.name not in (importance or {}):
-        what = "the importance matrix has none" if imatrix else "give one with --imatrix"
-        raise QuantizationError(
-            f"{preset.name} needs an importance matrix for {tensor.name}: {what}, "
-            "or choose Q2_K, Q3_K_S, IQ3_S or larger"
-        )
-    return type_
+    return type_, needed
 
 
 def _importance(weights: matrices.Imatrix, tensors: Sequence[OutputTensor]) -> dict[str, Array]:

@@ -46,9 +46,10 @@ class Entry:
     counts: npt.NDArray[np.float64]
 
     def means(self) -> Float:
-        """Return (matrices, columns) float32; ones for a matrix without inputs."""
+        """Return (matrices, columns) float32; ones for a matrix without inputs, or whose inputs were all zero."""
         counts = self.counts[:, None]
-        means = np.divide(self.sums, counts, out=np.ones_like(self.sums), where=counts > 0)
+        known = (counts > 0) & self.sums.any(axis=1, keepdims=True)
+        means = np.divide(self.sums, counts, out=np.ones_like(self.sums), where=known)
         return means.astype(np.float32)
 
 
@@ -92,22 +93,29 @@ class Imatrix:
             shape: (rows, columns) or (experts, rows, columns).
 
         Returns:
-            (1 or experts, columns) float32; None if there is no entry.
+            (1 or experts, columns) float32; None if there is no entry, or one that saw no input.
 
         Raises:
             ImatrixError: the entry has another shape: it belongs to another model.
 
         """
         entry = self.entries.get(name)
-        if entry is None:
+        if entry is None or not entry.counts.any():
             return None
         matrices, columns = (shape[0] if len(shape) == 3 else 1), shape[-1]
+        if entry.sums.shape == (1, matrices * columns):  # a .dat file has the experts one after the other
+            entry = Entry(entry.sums.reshape(matrices, columns), np.repeat(entry.counts, matrices))
         if entry.sums.shape != (matrices, columns):
             found, expected = " x ".join(map(str, entry.sums.shape)), f"{matrices} x {columns}"
             raise ImatrixError(
                 f"{self.path}: {name} has {found} values, expected {expected}; it belongs to another model"
             )
         return entry.means()
+
+    def unseen(self, names: Iterable[str]) -> dict[str, int]:
+        """Count the experts without inputs, of the named tensors of which others had some."""
+        found = {name: self.entries[name].counts for name in names if name in self.entries}
+        return {name: int((counts == 0).sum()) for name, counts in found.items() if 0 < (counts == 0).mean() < 1}
 
 
 def read(path: str | Path) -> Imatrix:

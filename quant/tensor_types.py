@@ -40,6 +40,10 @@ CATEGORIES = (
     (re.compile(r"ffn_down"), FFN_DOWN),
 )
 
+# The smallest type that needs no importance matrix and is not coarser.
+SUBSTITUTES = dict.fromkeys((Type.IQ1_S, Type.IQ1_M, Type.IQ2_XXS, Type.IQ2_XS, Type.IQ2_S), Type.Q2_K)
+SUBSTITUTES[Type.IQ3_XXS] = Type.IQ3_S
+
 # What stays F32 in every file: vectors, norms, routers, the convolution, and whatever is not called a weight.
 KEPT_F32 = re.compile(r"_norm\.weight$|ffn_gate_inp(_shexp)?\.weight$|ssm_conv1d\.weight$|(?<!\.weight)$")
 
@@ -81,6 +85,11 @@ def needs_imatrix(preset: Preset, tensor: str, type: Type) -> bool:  # noqa: A00
     if tensor in ("token_embd.weight", "output.weight"):
         return False
     return FORMATS[type].imatrix != "optional" or (type is Type.Q2_K and preset.name == "Q2_K_S")
+
+
+def without_imatrix(type_: Type, columns: int) -> Type:
+    """Return the type that a tensor gets instead if the importance matrix has no entry for it: one that needs none."""
+    return type_for_rows(SUBSTITUTES.get(type_, type_), columns)
 
 
 def type_for_rows(type_: Type, columns: int) -> Type:

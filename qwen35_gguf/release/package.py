@@ -83,6 +83,8 @@ def package(
     """
     options = options or PackageOptions()
     plan = plan_release(source, folder)
+    for note in plan.notes:
+        say(f"note: {note}")
     state = states.begin(folder, plan.inputs, [file.name for file in plan.files], OTHERS)
     unmeasured = [file.name for file in plan.models if file.name not in state.figures] if options.measure else []
     reference: Reference | None = choose_reference(plan) if unmeasured else None

@@ -145,6 +145,13 @@ class ReleasePlan:
         """The files that run alone: neither a vision encoder nor an MTP head."""
         return tuple(file for file in self.files if file.role == MODEL)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell the user about the checkpoint and its conversion, one line each."""
+        shared = self.checkpoint.source.tensors.notes if self.checkpoint else ()
+        own = (note for file in self.files if file.conversion for note in file.conversion.notes)
+        return tuple(dict.fromkeys((*shared, *own)))
+
     def metadata(self, key: str) -> str:
         """Look up a metadata entry that some of the converted files have; "" if none has it."""
         return _metadata(self.files, key)

@@ -39,15 +39,17 @@ def test_the_command_reports_everything(tmp_path: Path) -> None:
 PUBLISHED: dict[str, saved_layouts.Layout] = {"published": lambda _: None}
 DENSE = PUBLISHED | saved_layouts.DENSE | {"FP8": saved_layouts.as_fp8}
 MLX = saved_layouts.rewritten(saved_layouts.as_mlx)
+EXPERTS = PUBLISHED | saved_layouts.EXPERTS | {"FP8": saved_layouts.as_fp8, "MLX": MLX}
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("moe", "layout"),
     [
-        *(pytest.param(False, layout, id=name) for name, layout in (DENSE | {"MLX": MLX}).items()),
-        *(pytest.param(True, layout, id=f"experts, {n}") for n, layout in (PUBLISHED | saved_layouts.EXPERTS).items()),
-        pytest.param(True, saved_layouts.as_fp8, id="experts, FP8"),
-        pytest.param(True, MLX, id="experts, MLX"),
+        *(pytest.param(False, layout, id=name, marks=SLOW) for name, layout in DENSE.items()),
+        *(pytest.param(True, one, id=f"experts, {name}", marks=SLOW) for name, one in EXPERTS.items()),
+        pytest.param(False, MLX, id="MLX"),
+        pytest.param(True, saved_layouts.rewritten(saved_layouts.experts_one_by_one), id="experts one by one"),
     ],
 )
 def test_outputs_are_compared_however_the_weights_are_saved(
