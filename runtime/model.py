@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -21,11 +21,12 @@ from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.reuse import CacheInfo
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
 from qwen35_gguf.runtime.engine.sequence import Progress
+from qwen35_gguf.runtime.field_checks import flag, function, optional, refuse, whole
 from qwen35_gguf.runtime.llama.devices import Offload
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
-from qwen35_gguf.runtime.options import MANY_OPTIONS, RAW_OPTIONS, GenerateOptions, LoadOptions
+from qwen35_gguf.runtime.options import MANY_OPTIONS, RAW_OPTIONS, GenerateOptions, LoadOptions, with_fields_of
 from qwen35_gguf.runtime.stream import Stream
 from qwen35_gguf.runtime.tuning.profiles import Profile
 from qwen35_gguf.runtime.turns import Call, Turns
@@ -55,6 +56,7 @@ class Qwen35(Closing):
 
     """
 
+    @with_fields_of(LoadOptions)
     def __init__(self, path: str | Path | LoadOptions, **keywords: Unpack[LoadKeywords]) -> None:
         """Load a model.
 
@@ -108,6 +110,18 @@ class Qwen35(Closing):
         **keywords: Unpack[GenerateKeywords],
     ) -> Stream[ChatCompletionChunk]: ...
 
+    @overload
+    def chat(
+        self,
+        messages: Any,
+        options: GenerateOptions | None = None,
+        *,
+        stream: bool,
+        on_progress: Progress | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> ChatCompletion | Stream[ChatCompletionChunk]: ...
+
+    @with_fields_of(GenerateOptions)
     def chat(
         self,
         messages: Any,
@@ -143,7 +157,8 @@ class Qwen35(Closing):
 
         """
         wanted = GenerateOptions.of(options, keywords)
-        call = Call.within(wanted.timeout, streaming=stream)
+        call = Call.within(wanted.timeout, streaming=flag("stream", stream))
+        optional(function)("on_progress", on_progress)
         with self._ready():
             prompt = self._chat_prompt(messages, wanted, "use generate")
             opening = called_tool(wanted.tool_choice, prompt.tools) or ""
@@ -157,6 +172,7 @@ class Qwen35(Closing):
             with self._turn(call):
                 return completion.chat_completion(self.name, completion.drain(pieces))
 
+    @with_fields_of(GenerateOptions, RAW_OPTIONS)
     def generate(
         self,
         prompt: str,
@@ -173,15 +189,18 @@ class Qwen35(Closing):
         """
         wanted = GenerateOptions.of(options, keywords, RAW_OPTIONS)
         call = Call.within(wanted.timeout)
+        for name, given in (("on_text", on_text), ("on_progress", on_progress)):
+            optional(function)(name, given)
         with self._ready():
             request = self._request(self._raw_prompt(prompt), wanted, RAW, grammar=wanted.grammar, raw=True)
             pieces = self._answer(request, call, on_progress)
             with self._turn(call):
                 return completion.completion(completion.drain(pieces, on_text))
 
+    @with_fields_of(GenerateOptions, MANY_OPTIONS)
     def generate_many(
         self,
-        prompts: Sequence[str | Sequence[Mapping[str, Any]]],
+        prompts: Iterable[str | Any],
         *,
         parallel: int = 4,
         **keywords: Unpack[GenerateKeywords],
@@ -198,8 +217,9 @@ class Qwen35(Closing):
 
         """
         wanted = GenerateOptions.of(None, {"max_tokens": MANY_TOKENS, **keywords}, MANY_OPTIONS)
-        if not isinstance(parallel, int) or not 1 <= parallel <= scheduler.MAX_PARALLEL:
-            raise MessageError(f"parallel: {parallel!r} is not a whole number from 1 to {scheduler.MAX_PARALLEL}")
+        parallel = whole(1, scheduler.MAX_PARALLEL)("parallel", parallel)
+        if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+            raise refuse("prompts", prompts, "a list of texts and conversations; give [prompt] for one")
         first, call = new_seed(wanted.seed), Call.within(wanted.timeout)
         with self._ready():
             made = [self._job(number, prompt, wanted, first + number) for number, prompt in enumerate(prompts)]
@@ -221,7 +241,14 @@ class Qwen35(Closing):
         return request, scheduler.Job(tokens, request.sampling, request.seed, request.limit)
 
     def count_tokens(self, text: str) -> int:
-        """Count the tokens of a text."""
+        """Count the tokens of a text.
+
+        Raises:
+            MessageError: it is not a text.
+
+        """
+        if not isinstance(text, str):
+            raise refuse("text", text, "a text")
         with self._turns.use():
             return len(self._loaded.model.tokenize(text))
 
@@ -232,7 +259,7 @@ class Qwen35(Closing):
 
     def _raw_prompt(self, text: str) -> Prompt:
         if not isinstance(text, str):
-            raise MessageError("prompt: is not a text; use chat for messages")
+            raise refuse("prompt", text, "a text; use chat for messages")
         items = self._loaded.model.tokenize(text)
         if not items:
             raise MessageError("prompt: is empty; give some text to continue")

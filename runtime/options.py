@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.sampling import LIMITS
+from qwen35_gguf.runtime.field_checks import (
+    FOREVER,
+    Check,
+    anything,
+    bytes_of,
+    check_fields,
+    checked,
+    choice,
+    either,
+    file_path,
+    flag,
+    instance,
+    mapping,
+    number,
+    optional,
+    refuse,
+    required,
+    text,
+    texts,
+    tokens,
+    whole,
+)
 from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 
+MAX_THREADS = 512  # GGML_MAX_N_THREADS
+MAX_BATCH = 1 << 16
+MAX_CHOICES = 128
+BIAS = 100.0
+STOP = "a text or a list of texts, none of them empty"
 
-def _is_count(value: object, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+_layers = either("auto", whole(-1))
+_depth = either("auto", whole(0, MAX_DEPTH))
 
 
 @dataclass(frozen=True)
@@ -28,7 +56,7 @@ class LoadOptions:
         path: the GGUF of the text model.
         mmproj: the GGUF of the vision encoder; by default one that fits is searched beside the model when the first
             image is used.
-        n_ctx: tokens of context. By default 16,384; beyond 262,144 YaRN is switched on.
+        n_ctx: tokens of context, also as "32k" or "1M". By default 16,384; beyond 262,144 YaRN is switched on.
         n_batch: tokens of a prompt that are evaluated in one call, by default 512.
         n_threads: by default one for each physical core.
         n_gpu_layers: layers on other devices, where llama.cpp was built for some; -1 for all. "auto", the default,
@@ -41,7 +69,7 @@ class LoadOptions:
             fastest. Without an MTP head in the file nothing is drafted.
         profile: use a profile if there is one.
         cache_bytes: of states of prompts, so that of a conversation only what is new is evaluated; by default a quarter
-            of the memory that is left, at least 8 and at most 32 recurrent states. 0: none.
+            of the memory that is left, at least 8 and at most 32 recurrent states. 0: none. Also as "2GB".
         state_dir: a folder in which states are kept between runs.
         media_limits: what may be loaded, and how large images become.
         video_limits: how videos are sampled.
@@ -52,39 +80,29 @@ class LoadOptions:
 
     """
 
-    path: Path
-    mmproj: Path | None = None
-    n_ctx: int | None = None
-    n_batch: int | None = None
-    n_threads: int | None = None
-    n_gpu_layers: Layers | None = None
-    devices: tuple[str, ...] = ()
-    rpc: tuple[str, ...] = ()
-    kv_type: str | None = None
-    draft: Depth | None = None
-    profile: bool = True
-    cache_bytes: int | None = None
-    state_dir: Path | None = None
-    media_limits: MediaLimits | None = None
-    video_limits: VideoLimits | None = None
-    check_memory: bool = True
+    path: Path = required(file_path)
+    mmproj: Path | None = checked(optional(file_path))
+    n_ctx: int | None = checked(optional(tokens()))
+    n_batch: int | None = checked(optional(whole(1, MAX_BATCH)))
+    n_threads: int | None = checked(optional(whole(1, MAX_THREADS)))
+    n_gpu_layers: Layers | None = checked(optional(_layers))
+    devices: tuple[str, ...] = checked(texts("a name or a list of names, none of them empty"), ())
+    rpc: tuple[str, ...] = checked(texts("host:port or a list of them"), ())
+    kv_type: str | None = checked(optional(choice(KV_TYPES)))
+    draft: Depth | None = checked(optional(_depth))
+    profile: bool = checked(flag, True)
+    cache_bytes: int | None = checked(optional(bytes_of()))
+    state_dir: Path | None = checked(optional(file_path))
+    media_limits: MediaLimits | None = checked(optional(instance(MediaLimits)))
+    video_limits: VideoLimits | None = checked(optional(instance(VideoLimits)))
+    check_memory: bool = checked(flag, True)
 
     def __post_init__(self) -> None:
-        for name in ("n_ctx", "n_batch"):
-            value = getattr(self, name)
-            if value is not None and not _is_count(value):
-                raise MessageError(f"{name}: {value!r} is not a whole number from 1")
-        if self.kv_type is not None and self.kv_type not in KV_TYPES:
-            raise MessageError(f"kv_type: {self.kv_type!r} is not one of {', '.join(KV_TYPES)}")
-        if self.n_gpu_layers not in (None, "auto") and not _is_count(self.n_gpu_layers, -1):
-            raise MessageError(f'n_gpu_layers: {self.n_gpu_layers!r} is not "auto", -1 or a whole number from 0')
-        draft = self.draft
-        if draft not in (None, "auto") and not (isinstance(draft, int) and _is_count(draft, 0) and draft <= MAX_DEPTH):
-            raise MessageError(f'draft: {draft!r} is not "auto" or a whole number from 0 to {MAX_DEPTH}')
+        check_fields(self)
 
     @classmethod
     def of(cls, path: str | Path | LoadOptions, keywords: Mapping[str, Any]) -> LoadOptions:
-        """Make options of the arguments of `Qwen35`: ready ones, or keywords, where paths and lists may vary in type.
+        """Make options of the arguments of `Qwen35`: ready ones, or keywords.
 
         Raises:
             TypeError: there is no option of a name, as for any function.
@@ -95,14 +113,7 @@ class LoadOptions:
             if keywords:
                 raise TypeError("give LoadOptions or keywords, not both")
             return path
-        exact = dict(keywords)
-        for name in ("mmproj", "state_dir"):
-            if exact.get(name) is not None:
-                exact[name] = Path(exact[name])
-        for name in ("devices", "rpc"):
-            if name in exact:
-                exact[name] = tuple(exact[name])
-        return cls(Path(path), **exact)
+        return cls(path, **keywords)  # type: ignore[arg-type]
 
     @property
     def image_pixels(self) -> int:
@@ -114,20 +125,37 @@ class LoadKeywords(TypedDict, total=False):
     """The keywords of `Qwen35`; see `LoadOptions`."""
 
     mmproj: str | Path | None
-    n_ctx: int | None
+    n_ctx: int | str | None
     n_batch: int | None
     n_threads: int | None
     n_gpu_layers: Layers | None
-    devices: Sequence[str]
-    rpc: Sequence[str]
+    devices: str | Sequence[str]
+    rpc: str | Sequence[str]
     kv_type: str | None
     draft: Depth | None
     profile: bool
-    cache_bytes: int | None
+    cache_bytes: int | str | None
     state_dir: str | Path | None
     media_limits: MediaLimits | None
     video_limits: VideoLimits | None
     check_memory: bool
+
+
+def _sampled(name: str) -> Check:
+    low, high = LIMITS[name]
+    return optional(whole(int(low), int(high)) if name == "top_k" else number(low, high))
+
+
+def _biases(name: str, value: Any) -> dict[int, float]:
+    """Check a bias for each of some tokens; in JSON their ids are texts."""
+    if not isinstance(value, Mapping):
+        raise refuse(name, value, "an object with ids of tokens and numbers")
+    bias = number(-BIAS, BIAS)
+    found = {}
+    for token, amount in value.items():
+        known = int(token) if isinstance(token, str) and token.isdecimal() and token.isascii() else token
+        found[whole(0)(f"{name}: token", known)] = bias(f"{name}[{known}]", amount)
+    return found
 
 
 @dataclass(frozen=True)
@@ -135,9 +163,12 @@ class GenerateOptions:
     """How an answer is generated. None leaves a decision to the file or to Qwen's preset.
 
     Attributes:
-        max_tokens: generated at most, reasoning included; by default as many as the context holds.
+        max_tokens: generated at most, reasoning included; by default as many as the context holds. As a keyword also
+            `max_completion_tokens`.
         stop: texts before which the content ends.
         seed: repeats an answer; by default a new one each time.
+        n: answers to the same messages, each with a seed of its own.
+        logit_bias: is added to the logits of tokens: ids and numbers from -100 to 100.
         draft: as of the model; what is not loaded cannot be switched on.
         grammar: GBNF of llama.cpp that the content obeys, after the thinking.
         response_format: OpenAI-style; a JSON schema is enforced, after the thinking.
@@ -145,6 +176,8 @@ class GenerateOptions:
         thinking_budget: end the thinking after N tokens.
         tools: OpenAI-style functions that may be called.
         tool_choice: "auto", "none", "required", or `{"type": "function", "function": {"name": ...}}`.
+        include_usage: give the usage in a last chunk of its own, without choices, as OpenAI's `stream_options` does; by
+            default it is in the chunk with the finish reason, and if False in none.
         timeout: seconds that the request may take, waiting for other calls and reading included.
         temperature: see `engine.sampling.Sampling`, as the fields that follow; by default those of the file, else those
             that Qwen recommends with thinking and without.
@@ -160,34 +193,30 @@ class GenerateOptions:
 
     """
 
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-    draft: Depth | None = None
-    grammar: str | None = None
-    response_format: Mapping[str, Any] | None = None
-    thinking: bool | None = None
-    thinking_budget: int | None = None
-    tools: Any = None
-    tool_choice: Any = None
-    timeout: float | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repeat_penalty: float | None = None
+    max_tokens: int | None = checked(optional(whole()))
+    stop: tuple[str, ...] = checked(texts(STOP), ())
+    seed: int | None = checked(optional(whole(0, (1 << 64) - 1)))
+    n: int = checked(whole(1, MAX_CHOICES), 1)
+    logit_bias: Mapping[int, float] | None = checked(optional(_biases))
+    draft: Depth | None = checked(optional(_depth))
+    grammar: str | None = checked(optional(text))
+    response_format: Any = checked(anything)
+    thinking: bool | None = checked(optional(flag))
+    thinking_budget: int | None = checked(optional(whole()))
+    tools: Any = checked(anything)
+    tool_choice: Any = checked(anything)
+    timeout: float | None = checked(optional(number(0, FOREVER, above=True)))
+    include_usage: bool | None = checked(optional(flag))
+    temperature: float | None = checked(_sampled("temperature"))
+    top_p: float | None = checked(_sampled("top_p"))
+    top_k: int | None = checked(_sampled("top_k"))
+    min_p: float | None = checked(_sampled("min_p"))
+    presence_penalty: float | None = checked(_sampled("presence_penalty"))
+    frequency_penalty: float | None = checked(_sampled("frequency_penalty"))
+    repeat_penalty: float | None = checked(_sampled("repeat_penalty"))
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "thinking_budget"):
-            value = getattr(self, name)
-            if value is not None and not _is_count(value):
-                raise MessageError(f"{name}: {value!r} is not a whole number from 1")
-        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
-            raise MessageError(f"timeout: {self.timeout!r} is not a number of seconds above 0")
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise MessageError("stop: is not a text or a list of texts, none of them empty")
+        check_fields(self)
 
     @classmethod
     def of(
@@ -210,20 +239,16 @@ class GenerateOptions:
         if options is not None:
             if keywords:
                 raise TypeError("give GenerateOptions or keywords, not both")
+            if not isinstance(options, cls):
+                raise refuse("options", options, "a GenerateOptions; give single options by name")
             default = cls()
             keywords = {name: getattr(options, name) for name in every if name not in names}
             keywords = {name: value for name, value in keywords.items() if value != getattr(default, name)}
+        else:
+            keywords = _openai(keywords)
         if unknown := sorted(set(keywords) - set(names)):
             raise MessageError(f"{', '.join(unknown)}: not an option; use {', '.join(names)}")
-        if options is not None:
-            return options
-        exact = dict(keywords)
-        if "stop" in exact:
-            stop = exact["stop"]
-            if not isinstance(stop, str | Sequence | None):
-                raise MessageError("stop: is not a text or a list of texts, none of them empty")
-            exact["stop"] = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        return cls(**exact)
+        return cls(**keywords) if options is None else options
 
     @property
     def sampling(self) -> dict[str, float | None]:
@@ -232,19 +257,24 @@ class GenerateOptions:
 
 
 class GenerateKeywords(TypedDict, total=False):
-    """The keywords of `Qwen35.chat`; see `GenerateOptions`."""
+    """The keywords of `Qwen35.chat`; see `GenerateOptions` for the first, OpenAI's API for the last."""
 
     max_tokens: int | None
+    max_completion_tokens: int | None
     stop: str | Sequence[str] | None
     seed: int | None
+    n: int | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | None
     draft: Depth | None
     grammar: str | None
-    response_format: Mapping[str, Any] | None
+    response_format: Any
     thinking: bool | None
     thinking_budget: int | None
     tools: Any
     tool_choice: Any
     timeout: float | None
+    include_usage: bool | None
+    stream_options: Mapping[str, Any] | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
@@ -252,8 +282,62 @@ class GenerateKeywords(TypedDict, total=False):
     presence_penalty: float | None
     frequency_penalty: float | None
     repeat_penalty: float | None
+    user: str | None
+    metadata: Mapping[str, Any] | None
+    store: bool | None
+    service_tier: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+
+
+# Of OpenAI's API: they concern its accounts, and change no answer.
+IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+
+
+def _openai(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate OpenAI's names of options to ours.
+
+    Raises:
+        MessageError: two names of one option have different values.
+
+    """
+    exact = {name: value for name, value in keywords.items() if name not in IGNORED}
+    if "max_completion_tokens" in exact:
+        value = exact.pop("max_completion_tokens")
+        if value is not None and exact.get("max_tokens") not in (None, value):
+            raise MessageError("max_tokens, max_completion_tokens: are two names of one option; give one of them")
+        exact["max_tokens"] = exact.get("max_tokens") if value is None else value
+    if "stream_options" in exact:
+        given = exact.pop("stream_options")
+        found = {} if given is None else dict(mapping("stream_options", given))
+        if unknown := sorted(set(found) - {"include_usage", "include_obfuscation"}):
+            raise MessageError(f"stream_options: {unknown[0]} is not an option; use include_usage")
+        exact.setdefault("include_usage", found.get("include_usage"))
+    if exact.get("n", 1) is None:
+        del exact["n"]
+    return exact
 
 
 # The options of a call without chat template, and of one with several prompts.
-RAW_OPTIONS = ("max_tokens", "stop", "seed", "draft", "grammar", "timeout", *LIMITS)
-MANY_OPTIONS = ("max_tokens", "seed", "thinking", "timeout", *LIMITS)
+RAW_OPTIONS = ("max_tokens", "stop", "seed", "logit_bias", "draft", "grammar", "timeout", "include_usage", *LIMITS)
+MANY_OPTIONS = ("max_tokens", "stop", "seed", "logit_bias", "thinking", "timeout", "response_format", *LIMITS)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def with_fields_of(options: type, names: Sequence[str] | None = None) -> Callable[[Function], Function]:
+    """Let `inspect.signature` and `help` of a function show the fields of options in place of `**keywords`."""
+
+    def decorate(function: Function) -> Function:
+        shown = inspect.signature(function)
+        own = [each for each in shown.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        wanted = [each for each in fields(options) if each.name not in shown.parameters]
+        added = [
+            inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+            for each in wanted
+            if names is None or each.name in names
+        ]
+        function.__signature__ = shown.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+        return function
+
+    return decorate

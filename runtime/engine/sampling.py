@@ -5,12 +5,14 @@ Source of the presets: the model cards of Qwen3.5 ("Best Practices", the general
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from qwen35_gguf.errors import MessageError
+from qwen35_gguf.runtime.field_checks import number
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
@@ -84,9 +86,7 @@ def choose(preset: Sampling, metadata: Mapping[str, str], wanted: Mapping[str, f
     if unknown:
         raise MessageError(f"{', '.join(sorted(unknown))}: not an option of sampling; use {', '.join(LIMITS)}")
     for key, value in given.items():
-        low, high = LIMITS[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise MessageError(f"{key}: {value!r} is not a number from {low} to {high}")
+        number(*LIMITS[key])(key, value)
     if given.get("temperature") == 0:
         result = replace(result, presence_penalty=0.0, frequency_penalty=0.0, repeat_penalty=1.0)
     exact: dict[str, Any] = {key: int(value) if key == "top_k" else float(value) for key, value in given.items()}
@@ -94,10 +94,13 @@ def choose(preset: Sampling, metadata: Mapping[str, str], wanted: Mapping[str, f
 
 
 def _number(key: str, text: str) -> float | int:
+    """Read a number of the file; one that nobody could ask for counts as missing."""
+    low, high = LIMITS[key]
     try:
-        return int(text) if key == "top_k" else float(text)
+        found = int(text) if key == "top_k" else float(text)
     except ValueError:
-        return getattr(THINKING, key)  # type: ignore[no-any-return]
+        found = math.nan
+    return found if low <= found <= high else getattr(THINKING, key)
 
 
 def new_seed(seed: int | None) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.errors import MediaError, MissingDependencyError
+from qwen35_gguf.runtime.field_checks import FOREVER, bytes_of, check_fields, checked, file_paths, flag, number, whole
 from qwen35_gguf.runtime.media.fetch import fetch, shorten
 
 Pixels = npt.NDArray[np.uint8]
@@ -44,17 +45,26 @@ class MediaLimits:
         max_bytes: of a downloaded or opened file (a video on disk is not limited).
         timeout: seconds for a download.
         allow_private: also download from private, loopback and link-local addresses, and accept file:// URLs.
+        local_files: load files of this machine that a request names; switch it off for requests of others.
+        roots: folders in which these files must be, links resolved; empty: anywhere.
         min_pixels: a smaller image is enlarged; 65,536 (64 tokens) is Qwen3.5's own.
         max_pixels: a larger image is reduced. 4,194,304 (4,096 tokens) is llama.cpp's default; Qwen3.5's own is
             16,777,216 (16,384 tokens), which takes a CPU many minutes.
 
     """
 
-    max_bytes: int = 64 << 20
-    timeout: float = 30.0
-    allow_private: bool = False
-    min_pixels: int = PROCESSOR_MIN_PIXELS
-    max_pixels: int = PROCESSOR_MAX_PIXELS // 4
+    max_bytes: int = checked(bytes_of(1), 64 << 20)
+    timeout: float = checked(number(0, FOREVER, above=True), 30.0)
+    allow_private: bool = checked(flag, False)
+    local_files: bool = checked(flag, True)
+    roots: tuple[Path, ...] = checked(file_paths, ())
+    min_pixels: int = checked(whole(1), PROCESSOR_MIN_PIXELS)
+    max_pixels: int = checked(whole(FACTOR * FACTOR), PROCESSOR_MAX_PIXELS // 4)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.max_pixels < self.min_pixels:
+            object.__setattr__(self, "min_pixels", self.max_pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,11 +244,11 @@ def local_path(source: Source, limits: MediaLimits) -> Path | None:
     """Return the path that a source names, or None when it is a URL, a data URI or bytes.
 
     Raises:
-        MediaError: a file:// URL that is not allowed, or a URL that is neither file nor http(s).
+        MediaError: a file:// URL or path that is not allowed, or a URL that is neither file nor http(s).
 
     """
     if isinstance(source, Path):
-        return source
+        return _permitted(source, limits)
     if not isinstance(source, str) or is_data_uri(source):
         return None
     scheme = urlsplit(source).scheme.lower() if "://" in source[:16] else ""
@@ -247,10 +257,26 @@ def local_path(source: Source, limits: MediaLimits) -> Path | None:
     if scheme == "file":
         if not limits.allow_private:
             raise MediaError(f"{shorten(source)}: file:// is refused; give a path, or allow_private=True")
-        return Path(url2pathname(urlsplit(source).path))
+        return _permitted(Path(url2pathname(urlsplit(source).path)), limits)
     if scheme:
         raise MediaError(f"{shorten(source)}: {scheme}:// is not supported; give a path, http(s), a data URI or bytes")
-    return Path(source)
+    return _permitted(Path(source), limits)
+
+
+def _permitted(path: Path, limits: MediaLimits) -> Path:
+    """Return a path, links resolved where folders are prescribed, if files there may be loaded."""
+    if not limits.local_files:
+        raise MediaError(f"{shorten(str(path))}: is a local path, which is off; give a URL, data URI or bytes")
+    if not limits.roots:
+        return path
+    try:
+        real = path.resolve()
+        inside = any(real.is_relative_to(root.resolve()) for root in limits.roots)
+    except (OSError, ValueError, RuntimeError):  # a null character, or links in a circle
+        inside = False
+    if not inside:
+        raise MediaError(f"{shorten(str(path))}: is in none of the folders of roots; move it there")
+    return real
 
 
 def read_source(source: Source, limits: MediaLimits) -> bytes:

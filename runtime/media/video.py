@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from qwen35_gguf.errors import MediaError, MissingDependencyError
+from qwen35_gguf.runtime.field_checks import FOREVER, check_fields, checked, number, optional, whole
 from qwen35_gguf.runtime.media.fetch import shorten
 from qwen35_gguf.runtime.media.image import (
     FACTOR,
@@ -57,13 +58,16 @@ class VideoLimits:
 
     """
 
-    fps: float = 2.0
-    min_frames: int = 4
-    max_frames: int = 768
-    min_pixels: int = 4096
-    max_pixels: int = 25165824
-    max_frame_tokens: int | None = 768
-    seconds: float = 300.0
+    fps: float = checked(number(0, 1000, above=True), 2.0)
+    min_frames: int = checked(whole(1), 4)
+    max_frames: int = checked(whole(1), 768)
+    min_pixels: int = checked(whole(1), 4096)
+    max_pixels: int = checked(whole(FACTOR * FACTOR), 25165824)
+    max_frame_tokens: int | None = checked(optional(whole(1)), 768)
+    seconds: float = checked(number(0, FOREVER), 300.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from inputs.clips import clip
 from oracles import multimodal
-from qwen35_gguf.errors import MediaError
+from qwen35_gguf.errors import MediaError, MessageError
 from qwen35_gguf.runtime.media.video import VideoLimits, load_video, sample_indices
 
 SMALL = VideoLimits(min_pixels=1024)
@@ -44,5 +44,5 @@ def test_what_is_no_video_is_refused_in_a_line() -> None:
         assert "\n" not in str(error.value)
     with pytest.raises(MediaError, match="longer than 0 s"):
         load_video(whole, sampling=VideoLimits(seconds=0))
-    with pytest.raises(MediaError, match="above 0"):
+    with pytest.raises(MessageError, match="fps: 0 is not a number above 0"):
         load_video(whole, sampling=VideoLimits(fps=0))
