@@ -37,9 +37,10 @@ class Hostile:
 SCALARS: list[Any] = [
     True, False, 0, 1, -1, 3, 10**30, -(10**30), 2**31, 0.5, 1.0, -0.0, 1e-310, 1e308, math.inf, -math.inf, math.nan,
     "", "2", "auto", "32k", "2GB", "a\0b", "\ud800", "line\nline", b"bytes", b"", bytearray(b"a"), 1j, Path("a"),
-    Path(), (), [], {}, set(), [1], ["a"], ("a", ""), {"a": 1}, {1: 2.0}, {"7": -3}, {"x": 1}, {1: "2"}, range(3), object(),
-    Hostile, Hostile(), print, np.int64(3), np.uint8(2), np.int8(-1), np.float32(0.5), np.float64("nan"), np.bool_(True),
-    np.str_("f16"), np.array(3), np.array([3]), np.array([]), np.zeros((2, 2)), np.datetime64("2026-01-01"), "x" * 5000,
+    Path(), (), [], {}, set(), [1], ["a"], ("a", ""), {"a": 1}, {1: 2.0}, {"7": -3}, {"x": 1}, {1: "2"}, range(3),
+    object(), Hostile, Hostile(), print, np.int64(3), np.uint8(2), np.int8(-1), np.float32(0.5), np.float64("nan"),
+    np.bool_(True), np.str_("f16"), np.array(3), np.array([3]), np.array([]), np.zeros((2, 2)),
+    np.datetime64("2026-01-01"), "x" * 5000,
     MediaLimits(), VideoLimits(), GenerateOptions(),
 ]  # fmt: skip
 VALUES = st.one_of(
