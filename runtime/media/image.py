@@ -22,7 +22,7 @@ from urllib.request import url2pathname
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import MediaError, MissingDependencyError
+from qwen35_gguf.errors import MediaError, MessageError, MissingDependencyError
 from qwen35_gguf.runtime.field_checks import FOREVER, bytes_of, check_fields, checked, file_paths, flag, number, whole
 from qwen35_gguf.runtime.media.fetch import fetch, shorten
 
@@ -64,6 +64,8 @@ class MediaLimits:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.max_pixels < self.min_pixels:
+            if self.min_pixels != PROCESSOR_MIN_PIXELS:
+                raise MessageError(f"min_pixels: {self.min_pixels:,} is more than max_pixels, {self.max_pixels:,}")
             object.__setattr__(self, "min_pixels", self.max_pixels)
 
 
