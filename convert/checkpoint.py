@@ -15,7 +15,7 @@ import numpy as np
 
 from qwen35_gguf.architecture import architecture_name, claims_tied, text_config
 from qwen35_gguf.convert.config.check import without
-from qwen35_gguf.convert.source_tensors import names, tied
+from qwen35_gguf.convert.source_tensors import names, norms, tied
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import ALL, VISION, Parts, part_of
 from qwen35_gguf.convert.source_tensors.safetensors_header import (
@@ -48,6 +48,7 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     tied: bool = False
     norms_shifted: bool = False
+    mtp_norms_shifted: bool = False
     notes: list[str] = field(default_factory=list)
     _maps: dict[Path, tuple[mmap.mmap, Array]] = field(default_factory=dict)
 
@@ -279,11 +280,7 @@ def _join_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 
 def _sniff_layout(checkpoint: Checkpoint) -> None:
-    """Recognize an MLX export by its channels-last convolutions.
-
-    MLX moves a convolution's channels last and adds the 1 of the RMSNorm weights in the same step of its export
-    (mlx-lm, models/qwen3_5.py, sanitize), so the shape of conv1d (C, K, 1) instead of (C, 1, K) decides for both.
-    """
+    """Recognize an MLX export by its channels-last convolutions, (C, K, 1) instead of (C, 1, K)."""
     kernel = checkpoint.text_config.get("linear_conv_kernel_dim")
     moved = [n for n, t in checkpoint.tensors.items() if n.endswith("conv1d.weight") and t.shape[1:] == (kernel, 1)]
     for name in moved:
@@ -294,9 +291,11 @@ def _sniff_layout(checkpoint: Checkpoint) -> None:
     if patch is not None and len(patch.shape) == 5 and patch.shape[1] != channels == patch.shape[-1]:
         shape = (patch.shape[0], patch.shape[-1], *patch.shape[1:-1])
         checkpoint.tensors["visual.patch_embed.proj.weight"] = replace(patch, shape=shape, channels_last=True)
-    if moved:
-        checkpoint.norms_shifted = True
-        checkpoint.notes.append(
-            f"MLX export: {len(moved)} conv1d tensors are stored channels last, so the RMSNorm weights "
-            "are taken to have the +1 applied already"
-        )
+    held = [
+        (part_of(name), checkpoint.read(name))
+        for name, stored in checkpoint.tensors.items()
+        if norms.is_shifted_norm(name) and stored.dtype not in PACKED_DTYPES and not stored.scale
+    ]
+    form = norms.sniff(held, len(moved))
+    checkpoint.norms_shifted, checkpoint.mtp_norms_shifted = form.text_shifted, form.mtp_shifted
+    checkpoint.notes += form.notes

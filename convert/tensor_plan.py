@@ -20,7 +20,7 @@ from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.convert import transforms
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.source_tensors.misfit import Misfit
-from qwen35_gguf.convert.source_tensors.parts import MTP, OPTION, PREFIX, VISION, Parts, part_of
+from qwen35_gguf.convert.source_tensors.parts import MTP, OPTION, PREFIX, TEXT, VISION, Parts, part_of
 from qwen35_gguf.convert.source_tensors.safetensors_header import StoredTensor
 from qwen35_gguf.convert.tensor_map import (
     IGNORED,
@@ -113,8 +113,10 @@ def plan_tensors(checkpoint: Checkpoint, parts: Parts | None = None) -> TensorPl
     encoder = _vision_encoder(checkpoint, held, where, notes) if wanted.vision else None
     resolved = Resolved()
     if wanted.text:
-        operations = transforms.operation_table(architecture, norms_shifted=checkpoint.norms_shifted)
-        resolved.add(held, dimensions(architecture), operations, text_rules(architecture))
+        dims, rules = dimensions(architecture), list(text_rules(architecture))
+        for part, shifted in ((TEXT, checkpoint.norms_shifted), (MTP, checkpoint.mtp_norms_shifted)):
+            operations = transforms.operation_table(architecture, norms_shifted=shifted)
+            resolved.add(held, dims, operations, (rule for rule in rules if part_of(rule.source) == part))
     text = tuple(resolved.outputs)
     if encoder:
         resolved.add(held, vision_dimensions(encoder), {}, vision_rules(encoder))
@@ -148,7 +150,8 @@ def published_weights(checkpoint: Checkpoint) -> Iterator[tuple[str, Array]]:
                 break  # the other parts are of the same tensor
         whole = [np.stack(arrays) if len(arrays) > 1 else arrays[0] for arrays in parts]
         array = np.concatenate(whole, axis=1) if len(whole) > 1 else whole[0]
-        if checkpoint.norms_shifted and bound.rule.operations == ("plus_one",):
+        shifted = checkpoint.mtp_norms_shifted if part_of(source) == MTP else checkpoint.norms_shifted
+        if shifted and bound.rule.operations == ("plus_one",):
             array = transforms.plus_one.invert(array.astype(np.float32))
         yield source, array
 
