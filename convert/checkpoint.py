@@ -6,7 +6,7 @@ Nothing here copies weights: `Checkpoint.read` returns views into the mapped sha
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,10 @@ INDEX = "model.safetensors.index.json"
 
 @dataclass
 class Checkpoint:
-    """A checked checkpoint: its parsed config and its tensors by canonical name, those of the wanted parts."""
+    """A checked checkpoint: its parsed config and its tensors by canonical name, those of the wanted parts.
+
+    `changes` is what adapters do to tensors when they are read, `origin` what else than the files decides the weights.
+    """
 
     directory: Path
     config: dict[str, Any]
@@ -50,6 +53,8 @@ class Checkpoint:
     norms_shifted: bool = False
     mtp_norms_shifted: bool = False
     notes: list[str] = field(default_factory=list)
+    changes: Mapping[str, Callable[[Array], Array]] = field(default_factory=dict)
+    origin: tuple[str, ...] = ()
     _maps: dict[Path, tuple[mmap.mmap, Array]] = field(default_factory=dict)
 
     @property
@@ -65,7 +70,8 @@ class Checkpoint:
             array = np.moveaxis(array, -1, 1)
         if stored.scale is not None:
             array = dequantize_blocks(array, self._view(stored.scale), self._block_size())
-        return array
+        change = self.changes.get(name)
+        return array if change is None else change(array)
 
     def release(self, array: Array) -> None:
         """Give back the mapped pages that a contiguous view covers, so that resident memory stays bounded."""

@@ -55,6 +55,8 @@ def convert(
     recipe: str | Path | None = None,
     imatrix: str | Path | None = None,
     ignore_config: Sequence[str] = (),
+    adapters: Sequence[str | Path] = (),
+    adapter_scales: Sequence[float] = (),
     force: bool = False,
     jobs: int = 0,
 ) -> list[Path]:
@@ -73,6 +75,8 @@ def convert(
             recipe_file.BUILT_IN, in its variant for `quant`.
         imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
         ignore_config: keys of config.json that are read as if they were not there, by name or path.
+        adapters: PEFT LoRAs, directories or Hub ids, to be merged in this order.
+        adapter_scales: one for each adapter; by default 1.
         force: replace existing files.
         jobs: threads; 0 for one per core.
 
@@ -84,7 +88,21 @@ def convert(
 
     """
     conversion = plan_conversion(
-        ConversionOptions(model, quant, out, mtp, vision, mmproj_type, revision, name, recipe, imatrix, ignore_config)
+        ConversionOptions(
+            model,
+            quant,
+            out,
+            mtp,
+            vision,
+            mmproj_type,
+            revision,
+            name,
+            recipe,
+            imatrix,
+            ignore_config,
+            tuple(adapters),
+            tuple(adapter_scales),
+        )
     )
     for note in conversion.notes:
         progress.say(f"note: {note}")
@@ -148,8 +166,10 @@ def peak_memory(conversion: Conversion, jobs: int = 0) -> int:
     """Estimate the peak of resident memory in bytes: the interpreter, the slabs in flight, one permuted tensor."""
     threads = jobs if jobs > 0 else os.cpu_count() or 1
     slabs = threads * SLABS_PER_THREAD * SLAB_ELEMENTS * 8
-    permuted = [t.sources for file in conversion.files for t in file.tensors if t.operations]
-    stored = conversion.checkpoint.tensors
+    checkpoint = conversion.checkpoint
+    stored, changed = checkpoint.tensors, checkpoint.changes.keys()
+    planned = (tensor for file in conversion.files for tensor in file.tensors)
+    permuted = [t.sources for t in planned if t.operations or not changed.isdisjoint(t.sources)]
     largest = max((stored[s].stop - stored[s].start for sources in permuted for s in sources), default=0)
     return 250_000_000 + slabs + 3 * largest
 

@@ -18,6 +18,9 @@ from gguf import GGMLQuantizationType, LlamaFileType
 
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert import hub, metadata, tokenizer
+from qwen35_gguf.convert.adapters.adapter_folder import Adapter, open_adapters
+from qwen35_gguf.convert.adapters.adapter_metadata import file_label, with_adapters
+from qwen35_gguf.convert.adapters.merging import merge_adapters
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.config.check import check_text, check_vision
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
@@ -56,6 +59,8 @@ class ConversionOptions:
             recipe_file.BUILT_IN, in its variant for `quant`.
         imatrix: an importance matrix of this model, made by `qwen35 imatrix` or llama-imatrix.
         ignore_config: keys of config.json that are read as if they were not there, by name or path.
+        adapters: PEFT LoRAs, directories or Hub ids, to be merged in this order.
+        adapter_scales: one for each adapter; by default 1.
 
     """
 
@@ -70,6 +75,8 @@ class ConversionOptions:
     recipe: str | Path | None = None
     imatrix: str | Path | None = None
     ignore_config: Sequence[str] = ()
+    adapters: tuple[str | Path, ...] = ()
+    adapter_scales: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ class Source:
         commit: the revision that was downloaded.
         name: of the model; None: derived from the checkpoint.
         weights: an importance matrix, None without one.
+        adapters: that are merged into the checkpoint.
 
     """
 
@@ -135,6 +143,7 @@ class Source:
     commit: str | None = None
     name: str | None = None
     weights: matrices.Imatrix | None = None
+    adapters: tuple[Adapter, ...] = ()
 
     @functools.cached_property
     def tensors(self) -> TensorPlan:
@@ -160,7 +169,12 @@ class Source:
         """Name the text model of these tensors by the GGUF naming convention, without what it is quantized to."""
         parameters = _parameters(tensors)
         directory, config = self.checkpoint.directory, self.checkpoint.config
-        return metadata.output_name(directory, self.name, config, parameters, source_repo=self.repo)
+        stem = metadata.output_name(directory, self.name, config, parameters, source_repo=self.repo)
+        return f"{stem}-{file_label(self.adapters)}" if self.adapters and self.name is None else stem
+
+    def described(self, entries: Sequence[KeyValue]) -> tuple[KeyValue, ...]:
+        """Add what was merged to the metadata of a file."""
+        return with_adapters(entries, self.adapters, repo=self.repo, named=self.name is not None)
 
 
 def open_source(
@@ -171,6 +185,8 @@ def open_source(
     imatrix: str | Path | None = None,
     parts: Parts = ALL,
     ignore_config: Sequence[str] = (),
+    adapters: Sequence[str | Path] = (),
+    adapter_scales: Sequence[float] = (),
 ) -> Source:
     """Find a checkpoint, downloading it if it is a Hub id; check config.json and the headers of the wanted parts.
 
@@ -180,10 +196,11 @@ def open_source(
 
     """
     weights = matrices.read(imatrix) if imatrix is not None else None
+    merged = open_adapters(adapters, adapter_scales)
     directory, repo, commit = hub.resolve(str(model), revision, parts)
     checkpoint = open_checkpoint(directory, parts, ignore_config)
     checkpoint.notes += check_text(checkpoint.config, str(directory / "config.json"))
-    return Source(checkpoint, repo, commit, name, weights)
+    return Source(merge_adapters(checkpoint, merged, repo or ""), repo, commit, name, weights, tuple(merged))
 
 
 def plan_conversion(options: ConversionOptions) -> Conversion:
@@ -197,6 +214,8 @@ def plan_conversion(options: ConversionOptions) -> Conversion:
         imatrix=o.imatrix,
         parts=Parts(mtp=o.mtp, vision=o.vision),
         ignore_config=o.ignore_config,
+        adapters=o.adapters,
+        adapter_scales=o.adapter_scales,
     )
     files = [text_file(source, o.quant, out, mtp=o.mtp, recipe=o.recipe)]
     if source.tensors.vision:
@@ -252,16 +271,18 @@ def text_file(
         found.text,
         types,
         (
-            *metadata.text_metadata(
-                checkpoint.config,
-                checkpoint.directory,
-                arch=checkpoint.arch,
-                mtp_blocks=found.architecture.mtp_blocks,
-                file_type=int(preset.file_type),
-                name=source.name,
-                parameters=parameters,
-                source_repo=source.repo,
-                revision=source.commit,
+            *source.described(
+                metadata.text_metadata(
+                    checkpoint.config,
+                    checkpoint.directory,
+                    arch=checkpoint.arch,
+                    mtp_blocks=found.architecture.mtp_blocks,
+                    file_type=int(preset.file_type),
+                    name=source.name,
+                    parameters=parameters,
+                    source_repo=source.repo,
+                    revision=source.commit,
+                )
             ),
             *source.vocabulary,
             *(metadata.recipe_metadata(chosen) if chosen is not None else ()),
@@ -283,7 +304,7 @@ def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedF
         "clip",
         tensors,
         tuple(_vision_type(tensor, wanted) for tensor in tensors),
-        tuple(
+        source.described(
             metadata.vision_metadata(
                 source.checkpoint.config,
                 source.checkpoint.directory,

@@ -7,7 +7,7 @@ quantized types must stay within a relative root-mean-square error, far below wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from qwen35_gguf.convert import hub
+from qwen35_gguf.convert.adapters.adapter_folder import open_adapters
+from qwen35_gguf.convert.adapters.merging import merge_adapters
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, plan_tensors
@@ -46,10 +48,18 @@ class Comparison:
         return not self.problem and (self.exact or self.error <= self.limit)
 
 
-def verify(file: str | Path, against: str | Path, revision: str | None = None) -> Iterator[Comparison]:
-    """Compare every tensor of a text or mmproj GGUF with its checkpoint.
+def verify(
+    file: str | Path,
+    against: str | Path,
+    revision: str | None = None,
+    *,
+    adapters: Sequence[str | Path] = (),
+    adapter_scales: Sequence[float] = (),
+) -> Iterator[Comparison]:
+    """Compare every tensor of a text or mmproj GGUF with its checkpoint, into which adapters may have been merged.
 
     Raises:
+        AdapterError: an adapter does not fit the checkpoint.
         GgufError: the file is missing or damaged.
         CheckpointError: the file is not a GGUF of this checkpoint's architecture, or the checkpoint is damaged.
 
@@ -59,8 +69,9 @@ def verify(file: str | Path, against: str | Path, revision: str | None = None) -
     mapped = map_data(header)
     arch, parts = header.architecture, parts_of(header)
     stored = {tensor.name: tensor for tensor in header.tensors}
+    merged = open_adapters(adapters, adapter_scales)
     directory = hub.resolve(str(against), revision, parts).directory
-    checkpoint = open_checkpoint(directory, parts)
+    checkpoint = merge_adapters(open_checkpoint(directory, parts), merged)
     if arch not in (checkpoint.arch, "clip"):
         raise CheckpointError(
             f"{path}: is {arch}, but {directory} is {checkpoint.arch}; compare it with its own source"

@@ -47,6 +47,8 @@ class WeightsDigest:
             path = self._checkpoint.directory / name
             if path.is_file():
                 total.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        for line in self._checkpoint.origin:
+            total.update(f"{line}\n".encode())
         for name in sorted(self._found):
             total.update(f"{self._found[name]}\n".encode())
         return total.hexdigest()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qwen35_gguf import errors, ggml_ops, quant
     from qwen35_gguf.convert.hf_to_gguf import convert  # at run time the subpackage, which is callable
     from qwen35_gguf.errors import (
+        AdapterError,
         BusyError,
         CheckpointError,
         ChecksumError,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AdapterError",
     "BusyError",
     "CacheInfo",
     "ChatCompletion",

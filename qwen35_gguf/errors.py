@@ -116,6 +116,10 @@ class PublishError(Qwen35Error):
     """The Hub refuses an upload, or is not reachable."""
 
 
+class AdapterError(Qwen35Error):
+    """An adapter is missing, damaged, of a kind that is not supported, or does not fit the model."""
+
+
 class ImatrixError(Qwen35Error):
     """An importance matrix is missing, damaged, or of another model."""
 

@@ -12,6 +12,7 @@ import click
 from rich.table import Table
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.adapter_options import adapter_options
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.gguf_file.header import TensorInfo
@@ -42,6 +43,7 @@ from qwen35_gguf.units import format_file_size
     multiple=True,
     help="Read config.json as if it had no KEY (a name or a path); may be repeated.",
 )
+@adapter_options
 @click.option("--dry-run", is_flag=True, help="Print the plan, by type, without reading weights.")
 @click.option("--verbose", is_flag=True, help="With --dry-run: list every tensor.")
 @click.option("--force", is_flag=True, help="Replace existing files.")

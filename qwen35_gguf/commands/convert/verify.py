@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.adapter_options import adapter_options
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hub, verify
@@ -22,20 +23,28 @@ from qwen35_gguf.runtime.cpu_threads import default_threads
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--against", required=True, help="The checkpoint: a directory or a Hub id.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
+@adapter_options
 @renamed_option(
     "--parity/--no-parity",
     old=["--behaviour/--no-behaviour"],
     default=None,
     help="Also compare outputs with transformers; by default if that is installed and memory suffices.",
 )
-def command(file: Path, against: str, revision: str | None, parity: bool | None) -> None:
+def command(
+    file: Path,
+    against: str,
+    revision: str | None,
+    adapters: tuple[str, ...],
+    adapter_scales: tuple[float, ...],
+    parity: bool | None,
+) -> None:
     """Compare FILE with the checkpoint it was made from; exit code 0 if everything passes, 1 otherwise.
 
     Tensors through the inverses of the conversion; then logits, MTP drafts and image embeddings against transformers.
     """
     console = output.console(highlight=False, soft_wrap=True)
     results = []
-    for result in verify.verify(file, against, revision):
+    for result in verify.verify(file, against, revision, adapters=adapters, adapter_scales=adapter_scales):
         results.append(result)
         if not result.passed:
             reason = result.problem or f"relative error {result.error:.3g} exceeds {result.limit:.3g}"
@@ -48,6 +57,8 @@ def command(file: Path, against: str, revision: str | None, parity: bool | None)
         equal = sum(result.exact for result in group)
         console.print(f"{type_:8} {len(group):4} tensors, {equal:4} equal to the bit, worst relative error {worst:.2e}")
     failed = sum(not result.passed for result in results)
+    if adapters:  # transformers runs the checkpoint without them
+        parity = False
     outputs = _compare_outputs(console, file, against, revision, parity) if not failed and parity is not False else []
     different = any(not one.passed for one in outputs)
     verdict = f"FAIL, {failed} tensors differ" if failed else "FAIL, its outputs differ" if different else "PASS"
