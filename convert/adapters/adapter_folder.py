@@ -28,7 +28,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 WEIGHTS = "adapter_model.safetensors"
 PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 TO_SAFETENSORS = "load it once with PEFT and save it again: save_pretrained writes adapter_model.safetensors"
-# Names of folders that say nothing about what is in them.
+# Names of folders that tell nothing about what is in them.
 NAMELESS = re.compile(r"checkpoint-\d+|default|adapter|adapters|lora|output|outputs|final|last|best|[0-9a-f]{40}", re.I)
 
 
@@ -57,7 +57,7 @@ class Adapter:
 
     @property
     def name(self) -> str:
-        """The name of the repository or the folder; of the folder above, where that says nothing."""
+        """The name of the repository or the folder; of the folder above, where that tells nothing."""
         if self.repo:
             return self.repo.rpartition("/")[2]
         folder = self.folder.resolve()

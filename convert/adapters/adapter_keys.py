@@ -36,7 +36,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], Role], ...] = (
 )
 # Copies from before the training.
 _BEFORE = re.compile(r"\.(?:original_module|token_adapter\.base_layer|trainable_tokens_original)\b")
-# Parts of other methods (LoHa, LoKr, IA3, VeRA, OFT and so on), which are no weights of the model.
+# Parts of other methods (LoHa, LoKr, IA3, VeRA, OFT and so on), none of which is a weight of the model.
 _FOREIGN = re.compile(
     r"\.(?:lora_|hada_|lokr_|ia3_|vera_|oft_|boft_|hra_|adaption_|prompt_|ln_tuning|randlora_|shira_|fourierft_|"
     r"road_|bone_|miss_|c3a_|delora_|gralora_|trainable_tokens)"

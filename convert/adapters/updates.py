@@ -28,7 +28,7 @@ class LowRank:
         scale: the factor.
         magnitude: DoRA's norms, of the rows or of the columns; None without DoRA.
         of_columns: the norms are those of the columns, as for an embedding.
-        rounded: the product is rounded to the base's type before it is added, as PEFT does for embeddings and for
+        rounded: what is added is rounded to the base's type first, as PEFT does for embeddings and for
             parameters of experts.
         expert: the one matrix of a stack that is changed.
         first_row: of the matrix that is changed, as for half of gate_up_proj.
