@@ -20,7 +20,7 @@ from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.adapters import adapter_config
 from qwen35_gguf.convert.adapters.adapter_config import AdapterConfig, read_config
 from qwen35_gguf.convert.adapters.adapter_keys import FOREIGN, Entry, parse
-from qwen35_gguf.convert.checkpoint import FLOAT_DTYPES, StoredTensor, read_header
+from qwen35_gguf.convert.source_tensors.safetensors_header import FLOAT_DTYPES, StoredTensor, read_header
 from qwen35_gguf.errors import AdapterError, CheckpointError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -170,7 +170,7 @@ def _tensors(folder: Path) -> dict[str, StoredTensor]:
     if not tensors:
         raise AdapterError(f"{path}: holds no tensors; save the adapter again, with its weights gathered")
     for tensor in tensors.values():
-        if tensor.dtype not in FLOAT_DTYPES or tensor.dtype.startswith("F8"):
+        if tensor.dtype not in FLOAT_DTYPES:
             raise AdapterError(f"{path}: {tensor.name} is {tensor.dtype}; must be F32, F16 or BF16")
         if 0 in tensor.shape or not tensor.shape:
             raise AdapterError(
