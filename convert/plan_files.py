@@ -7,7 +7,6 @@ all files share (`Source`: headers, vocabulary, importance) is read once, then e
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from qwen35_gguf.convert.adapters.merging import merge_adapters
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.config.check import check_text, check_vision
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
-from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, plan_tensors
+from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, count_parameters, plan_tensors
 from qwen35_gguf.errors import ImatrixError, QuantizationError
 from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
@@ -32,7 +31,6 @@ from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant import presets, recipe_file, tensor_types
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Parameters = tuple[int, int, int, int]  # total, shared, one expert's, experts
 
 VISION_TYPES = {
     "F32": LlamaFileType.ALL_F32,
@@ -167,7 +165,7 @@ class Source:
 
     def stem(self, tensors: Sequence[OutputTensor]) -> str:
         """Name the text model of these tensors by the GGUF naming convention, without what it is quantized to."""
-        parameters = _parameters(tensors)
+        parameters = count_parameters(tensors)
         directory, config = self.checkpoint.directory, self.checkpoint.config
         stem = metadata.output_name(directory, self.name, config, parameters, source_repo=self.repo)
         return f"{stem}-{file_label(self.adapters)}" if self.adapters and self.name is None else stem
@@ -263,7 +261,7 @@ def text_file(
     }
     known = importance if source.weights is not None else None
     types, lacking = _text_types(preset, chosen, found, known)
-    parameters = _parameters(found.text)
+    parameters = count_parameters(found.text)
     label = f"{chosen.name}-" if chosen else ""
     return PlannedFile(
         out / f"{source.stem(found.text)}-{label}{preset.name}.gguf",
@@ -298,12 +296,12 @@ def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedF
     """Plan the vision encoder, whose matrices are F32, F16, BF16 or Q8_0; `stem` is the text model's name."""
     wanted, tensors = type_.upper(), source.tensors.vision
     check_vision(source.checkpoint.config, str(source.checkpoint.directory / "config.json"))
-    parameters = _parameters(tensors)
+    parameters = count_parameters(tensors)
     return PlannedFile(
         out / f"mmproj-{stem}-{wanted}.gguf",
         "clip",
         tensors,
-        tuple(_vision_type(tensor, wanted) for tensor in tensors),
+        tuple(tensor_types.vision_type(tensor.name, tensor.shape, wanted, tensor.fixed) for tensor in tensors),
         source.described(
             metadata.vision_metadata(
                 source.checkpoint.config,
@@ -398,23 +396,3 @@ def _importance(weights: matrices.Imatrix, tensors: Sequence[OutputTensor]) -> d
     if not known:
         raise ImatrixError(f"{weights.path}: has no entry for any tensor of this model; give one that was made of it")
     return known
-
-
-def _vision_type(tensor: OutputTensor, wanted: str) -> GGMLQuantizationType:
-    """Choose as the stock converter: patch embeddings stay F32 (F16 in an F16 file), odd rows fall back to F16."""
-    if tensor.name.startswith("v.patch_embd.weight"):
-        return GGMLQuantizationType.F16 if wanted == "F16" else GGMLQuantizationType.F32
-    if tensor.fixed is not None:
-        return tensor.fixed
-    if wanted == "Q8_0" and tensor.shape[-1] % 32:
-        return GGMLQuantizationType.F16
-    return GGMLQuantizationType[wanted]
-
-
-def _parameters(tensors: Sequence[OutputTensor]) -> Parameters:
-    """Count the weights as the gguf package does (GGUFWriter.get_total_parameter_count), which `size_label` takes."""
-    merged = [tensor.shape for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) > 2]
-    total = sum(math.prod(tensor.shape) for tensor in tensors)
-    experts = sum(math.prod(shape) for shape in merged)
-    count = sum(shape[0] for shape in merged) // max(1, len(merged))
-    return total, total - experts, sum(math.prod(shape[1:]) for shape in merged), count

@@ -8,8 +8,9 @@ config.json gives.
 from __future__ import annotations
 
 import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -307,3 +308,15 @@ def _check_coverage(outputs: list[OutputTensor]) -> None:
         )
         if not complete:
             raise CheckpointError(f"{source} is not used exactly once by the tensor map: {parts}")
+
+
+def count_parameters(tensors: Sequence[OutputTensor]) -> tuple[int, int, int, int]:
+    """Count the weights as the gguf package does (GGUFWriter.get_total_parameter_count), which `size_label` takes.
+
+    All, shared, those of one expert, and how many experts.
+    """
+    merged = [tensor.shape for tensor in tensors if "_exps." in tensor.name and len(tensor.shape) > 2]
+    total = sum(math.prod(tensor.shape) for tensor in tensors)
+    experts = sum(math.prod(shape) for shape in merged)
+    count = sum(shape[0] for shape in merged) // max(1, len(merged))
+    return total, total - experts, sum(math.prod(shape[1:]) for shape in merged), count

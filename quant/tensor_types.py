@@ -97,3 +97,17 @@ def type_for_rows(type_: Type, columns: int) -> Type:
     if columns % GGML_QUANT_SIZES[type_][0]:
         type_ = FORMATS[type_].fallback or type_
     return Type.F16 if columns % GGML_QUANT_SIZES[type_][0] else type_
+
+
+def vision_type(name: str, shape: tuple[int, ...], wanted: str, fixed: Type | None) -> Type:
+    """Choose the type of a tensor of a vision encoder, whose matrices are to be F32, F16, BF16 or Q8_0.
+
+    As the stock converter: patch embeddings stay F32 (F16 in an F16 file), odd rows fall back to F16.
+    """
+    if name.startswith("v.patch_embd.weight"):
+        return Type.F16 if wanted == "F16" else Type.F32
+    if fixed is not None:
+        return fixed
+    if wanted == "Q8_0" and shape[-1] % 32:
+        return Type.F16
+    return Type[wanted]
