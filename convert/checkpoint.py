@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen35_gguf.architecture import architecture_name, claims_tied, text_config
+from qwen35_gguf.architecture import architecture_name, claims_tied, text_config, text_section
 from qwen35_gguf.convert.config.check import without
 from qwen35_gguf.convert.source_tensors import names, norms, tied
 from qwen35_gguf.convert.source_tensors.names import canonical_name
@@ -25,15 +25,13 @@ from qwen35_gguf.convert.source_tensors.safetensors_header import (
     header_of,
     read_header,
 )
+from qwen35_gguf.convert.source_tensors.weight_files import check_index, find_weight_files
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.json_file import read_json
+from qwen35_gguf.json_file import SIZE, TEXT, list_of, read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 COMPARED_ELEMENTS = 1 << 22
-
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass
@@ -119,7 +117,7 @@ class Checkpoint:
         return self.raw(stored).view(DTYPES[stored.dtype]).reshape(shape)
 
     def _block_size(self) -> tuple[int, int]:
-        rows, columns = self.config.get("quantization_config", {}).get("weight_block_size") or (128, 128)
+        rows, columns = (self.config.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
         return int(rows), int(columns)
 
 
@@ -138,11 +136,11 @@ def open_checkpoint(directory: Path, parts: Parts = ALL, ignored: Collection[str
     arch = architecture_name(config, str(path))
     _refuse_quantized(config, directory)
     wanted = parts.of_config(config)
-    shards, weight_map = _shards(directory, wanted)
+    shards, weight_map, file_notes = find_weight_files(directory, config, wanted)
     found = [tensor for shard in shards for tensor in read_header(shard, wanted)]
-    _check_index(directory, weight_map, {tensor.name for tensor in found}, wanted)
+    check_index(directory, weight_map, {tensor.name for tensor in found}, wanted)
     checkpoint = Checkpoint(directory, config, arch, _join_scales(_by_name(directory, found)), wanted, tuple(shards))
-    checkpoint.notes += notes
+    checkpoint.notes += [*notes, *file_notes]
     checkpoint.notes += names.wrapper_notes(tensor.name for tensor in found)
     if parts.vision and not wanted.vision:
         checkpoint.notes += _left_over(config, shards, weight_map)
@@ -152,19 +150,6 @@ def open_checkpoint(directory: Path, parts: Parts = ALL, ignored: Collection[str
     checkpoint.tied, tied_notes = tied.settle(checkpoint.tensors, claimed=claimed, equal=checkpoint.equal)
     checkpoint.notes += tied_notes
     return checkpoint
-
-
-def index_entries(directory: Path) -> dict[str, str]:
-    """Read which tensor the index promises in which file. Raises CheckpointError if it is damaged."""
-    weight_map = read_json(directory / INDEX).values.get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{directory / INDEX}: has no weight_map; download it again")
-    return weight_map
-
-
-def wanted_shards(weight_map: Mapping[str, str], parts: Parts) -> list[str]:
-    """List the files of an index that hold tensors of the wanted parts."""
-    return sorted({str(file) for name, file in weight_map.items() if parts.wants(canonical_name(name))})
 
 
 def _by_name(directory: Path, found: Iterable[StoredTensor]) -> dict[str, StoredTensor]:
@@ -194,7 +179,7 @@ def _by_name(directory: Path, found: Iterable[StoredTensor]) -> dict[str, Stored
 
 def _left_over(config: dict[str, Any], shards: list[Path], weight_map: Mapping[str, str]) -> list[str]:
     """Describe the vision encoder's tensors that a text model does not use."""
-    stored = list(weight_map) or [name for shard in shards for name in header_of(shard)[0]]
+    stored = list(weight_map) or [name for shard in shards for name in header_of(shard)[0].values]
     left = [name for name in stored if part_of(canonical_name(name)) == VISION]
     if not left:
         return []
@@ -219,13 +204,14 @@ def dequantize_blocks(weights: Array, scale: Array, block: tuple[int, int]) -> A
 
 
 def _refuse_quantized(config: dict[str, Any], directory: Path) -> None:
-    quantization = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "an unknown method")
+    section = text_section(config, str(directory / "config.json")).section("quantization_config")
+    if quantization := section.values:
+        method = section.get("quant_method", TEXT, "an unknown method")
         if method != "fp8":
             raise CheckpointError(
                 f"{directory}: weights are quantized with {method}; convert the original BF16 checkpoint instead"
             )
+        section.get("weight_block_size", list_of(SIZE))
         config["quantization_config"] = quantization
     elif "quantization" in config:
         raise CheckpointError(
@@ -240,36 +226,6 @@ def _refuse_packed(checkpoint: Checkpoint) -> None:
         raise CheckpointError(
             f"{first.file}: {len(packed)} tensors hold packed integers ({first.name} is {first.dtype}): a quantized "
             "checkpoint (GPTQ, AWQ, bitsandbytes or MLX); convert the original BF16 checkpoint instead"
-        )
-
-
-def _shards(directory: Path, parts: Parts) -> tuple[list[Path], dict[str, str]]:
-    """Find the shards of the wanted parts, and with an index which tensor it promises in which."""
-    index = directory / INDEX
-    if not index.is_file():
-        single = directory / SINGLE
-        if single.is_file():
-            return [single], {}
-        found = sorted(directory.glob("*.safetensors"))
-        if not found:
-            raise CheckpointError(f"{directory}: no *.safetensors files; pickled checkpoints are not supported")
-        return found, {}
-    weight_map = index_entries(directory)
-    shards = wanted_shards(weight_map, parts)
-    for name in shards:
-        if Path(name).name != name or name in (".", ".."):
-            raise CheckpointError(f"{index}: shard {name!r} points outside the directory; do not trust this checkpoint")
-        if not (directory / name).is_file():
-            raise CheckpointError(f"{directory}: shard {name} is named in the index but absent; download it again")
-    return [directory / name for name in shards], weight_map
-
-
-def _check_index(directory: Path, weight_map: dict[str, str], held: set[str], parts: Parts) -> None:
-    missing = sorted(name for name in weight_map if name not in held and parts.wants(canonical_name(name)))
-    if missing:
-        raise CheckpointError(
-            f"{directory}: {len(missing)} tensors of the index are in no shard, first {missing[0]} "
-            f"(expected in {weight_map[missing[0]]}); download that shard again"
         )
 
 

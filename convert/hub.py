@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from qwen35_gguf.convert.checkpoint import INDEX, SINGLE, index_entries, wanted_shards
-from qwen35_gguf.convert.json_file import read_json
 from qwen35_gguf.convert.model_name import absolute, repository_of, snapshot_in
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
+from qwen35_gguf.convert.source_tensors.weight_files import INDEX, SINGLE, index_entries, wanted_shards
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.json_file import read_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -73,7 +73,7 @@ def _weights(snapshot: Path, parts: Parts) -> list[str]:
     """Return patterns for the weights that are wanted: the files that the index names, whatever they are called."""
     if not (snapshot / INDEX).is_file():
         return [ANY_WEIGHTS]
-    wanted = parts.of_config(read_json(snapshot / "config.json"))
+    wanted = parts.of_config(read_json(snapshot / "config.json").values)
     return [glob.escape(name) for name in wanted_shards(index_entries(snapshot), wanted)]
 
 

@@ -248,7 +248,7 @@ def _again(where: object) -> str:
 
 def _join(path: str, key: str) -> str:
     key = key if key.isprintable() else ascii(key)
-    key = key if len(key) <= 60 else f"{key[:57]}..."
+    key = key if len(key) <= 100 else f"{key[:97]}..."
     return f"{path}.{key}" if path else key
 
 

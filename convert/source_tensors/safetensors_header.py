@@ -9,9 +9,8 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.json_file import COUNT, TEXT, JsonObject, list_of, parse_json
 
 FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -44,6 +44,7 @@ PACKED_DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype(np.int64),
 }
 DTYPES = FLOAT_DTYPES | PACKED_DTYPES
+LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,15 @@ class StoredTensor:
 def read_header(path: Path, parts: Parts = ALL) -> list[StoredTensor]:
     """Parse one shard's header and check the entries of the wanted parts: offsets, overlaps, dtypes against shapes."""
     header, data, space = header_of(path)
-    wanted = ((name, entry) for name, entry in header.items() if parts.wants(canonical_name(name)))
-    tensors = sorted((_parse_entry(path, name, entry, data, space) for name, entry in wanted), key=_by_start)
+    wanted = (name for name in header.values if parts.wants(canonical_name(name)))
+    tensors = sorted((_parse_entry(path, name, header.section(name), data, space) for name in wanted), key=_by_start)
     for before, after in itertools.pairwise(tensors):
         if after.start < before.stop:
             raise CheckpointError(f"{path}: tensors {before.name} and {after.name} overlap; download it again")
     return tensors
 
 
-def header_of(path: Path) -> tuple[dict[str, Any], int, int]:
+def header_of(path: Path) -> tuple[JsonObject, int, int]:
     """Return the entries of a shard's header, where its data begin, and how many bytes they have."""
     try:
         size = path.stat().st_size
@@ -82,30 +83,28 @@ def header_of(path: Path) -> tuple[dict[str, Any], int, int]:
                 raise CheckpointError(
                     f"{path}: truncated: the header claims {length} bytes, the file has {size}; download it again"
                 )
-            header = json.loads(file.read(length))
+            if length > LARGEST_HEADER:
+                raise CheckpointError(f"{path}: its header claims {length:,} bytes; download it again")
+            header = parse_json(file.read(length), f"{path}: its safetensors header")
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be read ({error.strerror}); check the path and its permissions"
         ) from None
-    except ValueError:
-        raise CheckpointError(f"{path}: its safetensors header is not JSON; download it again") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: its safetensors header is not a JSON object; download it again")
-    header.pop("__metadata__", None)
-    return header, 8 + length, size - 8 - length
+    entries = {name: entry for name, entry in header.values.items() if name != "__metadata__"}
+    return replace(header, values=entries), 8 + length, size - 8 - length
 
 
 def _by_start(tensor: StoredTensor) -> tuple[int, int]:
     return tensor.start, tensor.stop
 
 
-def _parse_entry(path: Path, name: str, entry: Any, data: int, space: int) -> StoredTensor:
-    try:
-        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
-        start, stop = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path}: tensor {name} has a malformed header entry; download it again") from None
-    if not 0 <= start <= stop <= space or min(shape, default=0) < 0:
+def _parse_entry(path: Path, name: str, entry: JsonObject, data: int, space: int) -> StoredTensor:
+    dtype, shape = entry.need("dtype", TEXT), tuple(entry.need("shape", list_of(COUNT)))
+    offsets = entry.need("data_offsets", list_of(COUNT))
+    if len(offsets) != 2:
+        raise entry.mistake("data_offsets", "where the data start and stop")
+    start, stop = offsets
+    if not start <= stop <= space:
         raise CheckpointError(
             f"{path}: truncated: tensor {name} is stored at bytes {start}..{stop} of {space}; download it again"
         )

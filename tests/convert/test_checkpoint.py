@@ -71,7 +71,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty file": (lambda d: (d / "model.safetensors").write_bytes(b""), "truncated"),
     "header is not JSON": (
         lambda d: (d / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"abcd"),
-        "header is not JSON",
+        r"its safetensors header: is not valid JSON",
     ),
     "offsets out of range": (
         lambda d: edit_header(d, lambda h: h[NORM].update(data_offsets=[0, 1 << 50])),
@@ -87,7 +87,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "overlap",
     ),
     "unknown dtype": (lambda d: edit_header(d, lambda h: h[NORM].update(dtype="F13")), "unknown dtype F13"),
-    "malformed entry": (lambda d: edit_header(d, lambda h: h[NORM].pop("shape")), "malformed header entry"),
+    "malformed entry": (
+        lambda d: edit_header(d, lambda h: h[NORM].pop("shape")),
+        r"header: model\.language_model\.norm\.weight\.shape is missing; must be a list",
+    ),
     "wrong length": (lambda d: edit_header(d, lambda h: h[NORM].update(shape=[128])), "needs 256 bytes but has 512"),
     "wrong shape": (
         lambda d: edit_config(d, lambda c: c["text_config"].update(hidden_size=512)),
