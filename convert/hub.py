@@ -48,15 +48,35 @@ def resolve(model: str, revision: str | None = None, parts: Parts = ALL) -> Loca
     if directory.is_dir():
         if revision is not None:
             raise CheckpointError(f"{model}: is a local directory, so --revision {revision} cannot apply; leave it out")
-        return _local(directory)
+        location = _local(directory)
+        _check_kind(location.directory, model)
+        return location
     if directory.exists():
         raise CheckpointError(f"{model}: is a file; give the directory that holds config.json")
+    model = model.rstrip("/")
     if not HUB_ID.fullmatch(model):
         raise CheckpointError(f"{model}: no such directory, and not a Hub id such as Qwen/Qwen3.5-9B")
     snapshot = _download(model, revision, [*SIDE_FILES, SINGLE])
+    _check_kind(snapshot, model)
     if not (snapshot / SINGLE).is_file():
         _download(model, snapshot.name, _weights(snapshot, parts))
     return Location(snapshot, model, snapshot.name)
+
+
+def _check_kind(directory: Path, model: str) -> None:
+    """Tell what a directory without config.json is. Raises CheckpointError."""
+    if (directory / "config.json").is_file():
+        return
+    inside = sorted(path.parent.name for path in directory.glob("*/config.json"))
+    if (directory / "adapter_config.json").is_file():
+        problem = "is an adapter, not a checkpoint; give its base model, and the adapter with --adapter"
+    elif any(directory.glob("*.gguf")):
+        problem = "has GGUF files, not a checkpoint; run them as they are, or give the checkpoint they were made of"
+    elif inside:
+        problem = f"has no config.json, but its folder {inside[-1]} has; give that one"
+    else:
+        problem = "has no config.json; give the directory or the Hub id of a Hugging Face checkpoint"
+    raise CheckpointError(f"{model}: {problem}")
 
 
 def _local(directory: Path) -> Location:

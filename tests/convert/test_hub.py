@@ -45,6 +45,8 @@ FILES: dict[str, dict[str, bytes]] = {
     "org/text": INDEXED | TEXT_CONFIG,
     "org/both": INDEXED | {"model.safetensors": b"weights"},
     "org/damaged": INDEXED | {"config.json": b"{"},
+    "org/adapter": {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights"},
+    "org/gguf": {"model-Q4_K_M.gguf": b"GGUF", "README.md": b""},
     "org/odd-names": {"config.json": b"{}", "qwen.safetensors": b"weights"},
 }
 
@@ -181,6 +183,30 @@ def test_no_weights_are_downloaded_for_a_damaged_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fake_hub")
+def test_a_slash_at_the_end_does_not_matter() -> None:
+    assert hub.resolve("org/tiny/") == hub.resolve("org/tiny")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["adapter_config.json"], "is an adapter, not a checkpoint"),
+        (["a-Q4_K_M.gguf", "b-Q4_K_M.gguf"], "has GGUF files"),
+        (["checkpoint-500/config.json", "trainer_state.json"], "its folder checkpoint-500 has"),
+        (["tokenizer.json"], "has no config.json; give the directory"),
+        ([], "has no config.json; give the directory"),
+    ],
+)
+def test_a_folder_without_config_json_is_told_apart(tmp_path: Path, files: list[str], words: str) -> None:
+    for name in files:
+        (tmp_path / "it" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "it" / name).write_text("{}")
+    (tmp_path / "it").mkdir(exist_ok=True)
+    with pytest.raises(CheckpointError, match=words):
+        hub.resolve(str(tmp_path / "it"))
+
+
+@pytest.mark.usefixtures("fake_hub")
 @pytest.mark.parametrize("revision", ["main", COMMIT])
 def test_unusual_names_of_weights_and_a_revision(revision: str) -> None:
     directory, _, commit = hub.resolve("org/odd-names", revision)
@@ -196,6 +222,8 @@ def test_unusual_names_of_weights_and_a_revision(revision: str) -> None:
         ("org/absent", None, ["org/absent", "no such model", "check the spelling", "hf auth login"]),
         ("org/tiny", "v9", ["org/tiny", "no revision v9", "--revision"]),
         ("org/broken", None, ["org/broken", "answers", "418"]),
+        ("org/adapter", None, ["org/adapter: is an adapter", "--adapter"]),
+        ("org/gguf", None, ["org/gguf: has no config.json"]),
         ("org/a--b", None, ["org/a--b", "not a Hub id"]),
         ("./absent", None, ["./absent", "no such directory"]),
         ("absent", None, ["absent: no such directory", "Qwen/Qwen3.5-9B"]),
@@ -229,6 +257,7 @@ def test_what_was_downloaded_is_used_without_the_hub(fake_hub: str, monkeypatch:
 
 def test_a_local_directory_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org" / "tiny").mkdir(parents=True)
+    (tmp_path / "org" / "tiny" / "config.json").write_text("{}")
     (tmp_path / "org" / "file").touch()
     monkeypatch.chdir(tmp_path)
     assert hub.resolve("org/tiny", None) == (Path("org/tiny"), None, None)
