@@ -89,7 +89,7 @@ def report(name: str, model: Model, off: Engine, auto: Engine, options: argparse
 
 def generate(model: Model, engine: Engine, depth: Depth, count: int) -> tuple[list[int], float]:
     """Generate greedily after one token; return the tokens and the seconds from the first to the last."""
-    with Sampler(model, choose(RAW, {}, {"temperature": 0.0}), 0, None) as sampler:
+    with Sampler(model, choose(RAW, {}, {"temperature": 0.0}), 0) as sampler:
         engine.prefill([1000])
         tokens, start = [], 0.0
         for token in engine.generate(sampler, limit=count, depth=depth):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qwen35_gguf.convert.hf_to_gguf import convert  # at run time the subpackage, which is callable
     from qwen35_gguf.errors import (
         AdapterError,
+        AnswerError,
         BusyError,
         CheckpointError,
         ChecksumError,
@@ -63,10 +64,12 @@ if TYPE_CHECKING:
         Completion,
         Delta,
         Message,
+        ParsedChatCompletion,
         Timings,
         Usage,
     )
     from qwen35_gguf.runtime.engine.reuse import CacheInfo
+    from qwen35_gguf.runtime.engine.token_mask import Grammar
     from qwen35_gguf.runtime.media.image import MediaLimits
     from qwen35_gguf.runtime.media.video import VideoLimits
     from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterError",
+    "AnswerError",
     "BusyError",
     "CacheInfo",
     "ChatCompletion",
@@ -94,6 +98,7 @@ __all__ = [
     "ForkError",
     "GenerateOptions",
     "GgufError",
+    "Grammar",
     "GrammarError",
     "ImatrixError",
     "LoadOptions",
@@ -108,6 +113,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "PackageError",
+    "ParsedChatCompletion",
     "PublishError",
     "QuantizationError",
     "Qwen35",
@@ -143,10 +149,12 @@ _MODULES = {
         "Completion",
         "Delta",
         "Message",
+        "ParsedChatCompletion",
         "Timings",
         "Usage",
     ),
     "runtime.engine.reuse": ("CacheInfo",),
+    "runtime.engine.token_mask": ("Grammar",),
     "runtime.media.image": ("MediaLimits",),
     "runtime.media.video": ("VideoLimits",),
     "runtime.options": ("GenerateOptions", "LoadOptions"),

@@ -56,6 +56,10 @@ class GrammarError(Qwen35Error):
     """A JSON schema or grammar cannot be used."""
 
 
+class AnswerError(Qwen35Error):
+    """An answer is valid by its JSON schema, but refused by the type that was asked for."""
+
+
 class ClosedError(Qwen35Error):
     """A model is used after it was closed."""
 

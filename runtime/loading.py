@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
 from qwen35_gguf.runtime.chat.template import ChatTemplate
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
@@ -72,6 +73,7 @@ class LoadedModel(Closing):
         model: weights and vocabulary.
         metadata: of the file, as text.
         template: the file's chat template; None if it has none.
+        grammars: compiled for its vocabulary.
         engine: the live sequence.
         vision: the vision encoder; None until it is used.
 
@@ -99,6 +101,7 @@ class LoadedModel(Closing):
         try:
             self.metadata = self.model.metadata()
             self.template = _template(self.model)
+            self.grammars = TokenGrammars(self.model.vocabulary)
             starts = self.model.tokenize(MESSAGE_START)
             self.engine = Engine(
                 self.model,

@@ -14,8 +14,8 @@ from qwen35_gguf.runtime import loading
 from qwen35_gguf.runtime.chat import completion
 from qwen35_gguf.runtime.chat.completion import Answer, Request
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Completion, Delta
-from qwen35_gguf.runtime.chat.prompt import Prompt, called_tool, chat_prompt
-from qwen35_gguf.runtime.chat.structured_output import grammar_text
+from qwen35_gguf.runtime.chat.prompt import Prompt, chat_prompt
+from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_form, answer_mask, call_form
 from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.reuse import CacheInfo
@@ -159,18 +159,16 @@ class Qwen35(Closing):
         wanted = GenerateOptions.of(options, keywords)
         call = Call.within(wanted.timeout, streaming=flag("stream", stream))
         optional(function)("on_progress", on_progress)
+        form = answer_form(wanted.response_format, wanted.grammar)
         with self._ready():
             prompt = self._chat_prompt(messages, wanted, "use generate")
-            opening = called_tool(wanted.tool_choice, prompt.tools) or ""
-            grammar = grammar_text(wanted.response_format, wanted.grammar)
-            if opening and grammar is not None:
-                raise MessageError("tool_choice: cannot be forced together with a grammar; leave one of them out")
-            request = self._request(prompt, wanted, _preset(prompt), grammar=grammar, opening=opening)
+            calls = call_form(prompt.tools, wanted.tool_choice, wanted.parallel_tool_calls)
+            request = self._request(prompt, wanted, _preset(prompt), form=form, calls=calls)
             pieces = self._answer(request, call, on_progress)
             if stream:
                 return Stream(completion.chunks(self.name, pieces), call, self._turns, self._turn)
             with self._turn(call):
-                return completion.chat_completion(self.name, completion.drain(pieces))
+                return completion.chat_completion(self.name, completion.drain(pieces), request.answer_type)
 
     @with_fields_of(GenerateOptions, RAW_OPTIONS)
     def generate(
@@ -191,11 +189,12 @@ class Qwen35(Closing):
         call = Call.within(wanted.timeout)
         for name, given in (("on_text", on_text), ("on_progress", on_progress)):
             optional(function)(name, given)
+        form = answer_form(wanted.response_format, wanted.grammar)
         with self._ready():
-            request = self._request(self._raw_prompt(prompt), wanted, RAW, grammar=wanted.grammar, raw=True)
+            request = self._request(self._raw_prompt(prompt), wanted, RAW, form=form, raw=True)
             pieces = self._answer(request, call, on_progress)
             with self._turn(call):
-                return completion.completion(completion.drain(pieces, on_text))
+                return completion.completion(completion.drain(pieces, on_text), request.answer_type)
 
     @with_fields_of(GenerateOptions, MANY_OPTIONS)
     def generate_many(
@@ -221,8 +220,9 @@ class Qwen35(Closing):
         if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
             raise refuse("prompts", prompts, "a list of texts and conversations; give [prompt] for one")
         first, call = new_seed(wanted.seed), Call.within(wanted.timeout)
+        form = answer_form(wanted.response_format, wanted.grammar)
         with self._ready():
-            made = [self._job(number, prompt, wanted, first + number) for number, prompt in enumerate(prompts)]
+            made = [self._job(at, prompt, wanted, first + at, form) for at, prompt in enumerate(prompts)]
             jobs = [job for _, job in made]
             with self._turn(call, engine=False):
                 model, spec = self._loaded.model, self._loaded.context_spec
@@ -231,14 +231,18 @@ class Qwen35(Closing):
                 pairs = zip(made, results, strict=True)
                 return [completion.completion_of(model, request, result) for (request, _), result in pairs]
 
-    def _job(self, number: int, prompt: Any, wanted: GenerateOptions, seed: int) -> tuple[Request, scheduler.Job]:
+    def _job(
+        self, number: int, prompt: Any, wanted: GenerateOptions, seed: int, form: AnswerForm | None
+    ) -> tuple[Request, scheduler.Job]:
         raw = isinstance(prompt, str)
         made = self._raw_prompt(prompt) if isinstance(prompt, str) else self._chat_prompt(prompt, wanted)
-        request = self._request(made, wanted, RAW if raw else _preset(made), seed=seed, depth=0, raw=raw)
+        preset = RAW if raw else _preset(made)
+        request = self._request(made, wanted, preset, seed=seed, depth=0, raw=raw, form=form)
         tokens = [item for item in made.items if isinstance(item, int)]
         if len(tokens) != len(made.items):
             raise MessageError(f"prompts[{number}]: has images; use chat")
-        return request, scheduler.Job(tokens, request.sampling, request.seed, request.limit)
+        start = completion.mask_start(self._loaded.model, request)
+        return request, scheduler.Job(tokens, request.sampling, request.seed, request.limit, request.mask, *start)
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text.
@@ -292,8 +296,8 @@ class Qwen35(Closing):
         *,
         seed: int | None = None,
         depth: Depth | None = None,
-        grammar: str | None = None,
-        opening: str = "",
+        form: AnswerForm | None = None,
+        calls: CallForm | None = None,
         raw: bool = False,
     ) -> Request:
         loaded_depth = self._loaded.plan.draft
@@ -309,8 +313,8 @@ class Qwen35(Closing):
             limit=self.n_ctx if options.max_tokens is None else options.max_tokens,
             stop=options.stop,
             depth=depth,
-            grammar=grammar,
-            opening=opening,
+            mask=answer_mask(self._loaded.grammars, form, calls),
+            answer_type=form.type if form is not None else None,
             thinking_budget=options.thinking_budget,
             raw=raw,
         )

@@ -12,6 +12,7 @@ from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.sampling import LIMITS
+from qwen35_gguf.runtime.engine.token_mask import Grammar
 from qwen35_gguf.runtime.field_checks import (
     FOREVER,
     Check,
@@ -158,6 +159,10 @@ def _biases(name: str, value: Any) -> dict[int, float]:
     return found
 
 
+def _grammar(name: str, value: Any) -> Any:
+    return value if isinstance(value, Grammar) else text(name, value)
+
+
 @dataclass(frozen=True)
 class GenerateOptions:
     """How an answer is generated. None leaves a decision to the file or to Qwen's preset.
@@ -170,12 +175,14 @@ class GenerateOptions:
         n: answers to the same messages, each with a seed of its own.
         logit_bias: is added to the logits of tokens: ids and numbers from -100 to 100.
         draft: as of the model; what is not loaded cannot be switched on.
-        grammar: GBNF of llama.cpp that the content obeys, after the thinking.
-        response_format: OpenAI-style; a JSON schema is enforced, after the thinking.
+        grammar: rules that the content obeys, after the thinking: a `Grammar`, or a text in GBNF of llama.cpp.
+        response_format: the form of the content, after the thinking: OpenAI-style; or a class of pydantic, or another
+            type, in which the result's `parsed` is given.
         thinking: think before answering; by default as the file's template does.
         thinking_budget: end the thinking after N tokens.
         tools: OpenAI-style functions that may be called.
         tool_choice: "auto", "none", "required", or `{"type": "function", "function": {"name": ...}}`.
+        parallel_tool_calls: an answer may have more than one call; by default it may.
         include_usage: give the usage in a last chunk of its own, without choices, as OpenAI's `stream_options` does; by
             default it is in the chunk with the finish reason, and if False in none.
         timeout: seconds that the request may take, waiting for other calls and reading included.
@@ -199,12 +206,13 @@ class GenerateOptions:
     n: int = checked(whole(1, MAX_CHOICES), 1)
     logit_bias: Mapping[int, float] | None = checked(optional(_biases))
     draft: Depth | None = checked(optional(_depth))
-    grammar: str | None = checked(optional(text))
+    grammar: str | Grammar | None = checked(optional(_grammar))
     response_format: Any = checked(anything)
     thinking: bool | None = checked(optional(flag))
     thinking_budget: int | None = checked(optional(whole()))
     tools: Any = checked(anything)
     tool_choice: Any = checked(anything)
+    parallel_tool_calls: bool | None = checked(optional(flag))
     timeout: float | None = checked(optional(number(0, FOREVER, above=True)))
     include_usage: bool | None = checked(optional(flag))
     temperature: float | None = checked(_sampled("temperature"))
@@ -266,12 +274,13 @@ class GenerateKeywords(TypedDict, total=False):
     n: int | None
     logit_bias: Mapping[int, float] | Mapping[str, float] | None
     draft: Depth | None
-    grammar: str | None
+    grammar: str | Grammar | None
     response_format: Any
     thinking: bool | None
     thinking_budget: int | None
     tools: Any
     tool_choice: Any
+    parallel_tool_calls: bool | None
     timeout: float | None
     include_usage: bool | None
     stream_options: Mapping[str, Any] | None
@@ -319,8 +328,29 @@ def _openai(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # The options of a call without chat template, and of one with several prompts.
-RAW_OPTIONS = ("max_tokens", "stop", "seed", "logit_bias", "draft", "grammar", "timeout", "include_usage", *LIMITS)
-MANY_OPTIONS = ("max_tokens", "stop", "seed", "logit_bias", "thinking", "timeout", "response_format", *LIMITS)
+RAW_OPTIONS = (
+    "max_tokens",
+    "stop",
+    "seed",
+    "logit_bias",
+    "draft",
+    "grammar",
+    "response_format",
+    "timeout",
+    "include_usage",
+    *LIMITS,
+)
+MANY_OPTIONS = (
+    "max_tokens",
+    "stop",
+    "seed",
+    "logit_bias",
+    "thinking",
+    "grammar",
+    "response_format",
+    "timeout",
+    *LIMITS,
+)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

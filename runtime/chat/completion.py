@@ -15,14 +15,18 @@ from qwen35_gguf.runtime.chat.openai_types import (
     Completion,
     Delta,
     FinishReason,
+    ParsedChatCompletion,
     Timings,
 )
 from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
 from qwen35_gguf.runtime.chat.prompt import Prompt
+from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
+from qwen35_gguf.runtime.chat.structured.masks import TriggeredMask
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.engine.scheduler import JobResult
 from qwen35_gguf.runtime.engine.sequence import Engine, Progress
+from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.llama.model import Model
 
 
@@ -37,8 +41,8 @@ class Request:
         limit: tokens generated at most.
         stop: texts before which the content ends.
         depth: tokens drafted in each step.
-        grammar: GBNF that the content obeys.
-        opening: how the content must begin.
+        mask: of the content; None: it is any text.
+        answer_type: how the content is read.
         thinking_budget: tokens after which the thinking is ended.
         raw: the output is text and nothing else: without thinking and tool calls.
 
@@ -50,8 +54,8 @@ class Request:
     limit: int
     stop: tuple[str, ...] = ()
     depth: Depth = 0
-    grammar: str | None = None
-    opening: str = ""
+    mask: TokenMask | None = None
+    answer_type: AnswerType | None = None
     thinking_budget: int | None = None
     raw: bool = False
 
@@ -83,13 +87,14 @@ def answer(
         check: is called after each call of llama.cpp; what it raises ends the answer.
 
     Raises:
-        GrammarError: the grammar cannot be parsed.
+        GrammarError: the mask allows nothing.
         ContextError: the prompt does not fit into the context.
         ModelError, RpcServerError: llama.cpp fails.
 
     """
     engine.check_prompt(request.prompt.items)
-    sampler = Sampler(model, request.sampling, request.seed, request.grammar)
+    after, lead = mask_start(model, request)
+    sampler = Sampler(model, request.sampling, request.seed, request.mask, after=after, lead=lead)
     return _generate(model, engine, sampler, request, _checked(on_progress, check), check)
 
 
@@ -126,12 +131,6 @@ def _pieces(
     parser = _parser(model, request)
     items = list(prompt.items)
     count = 0
-    if not parser.inside:
-        opening = model.tokenize(request.opening) if request.opening else []
-        items += opening
-        for token in opening:
-            yield from parser.feed(token, model.piece(token))
-        sampler.constrain()
     start = time.perf_counter()
     reused = engine.prefill(items, on_progress)
     evaluated = time.perf_counter()
@@ -152,19 +151,15 @@ def _pieces(
             if parser.stopped:
                 finish = "stop"
                 break
-            forced = ""
-            if was_reasoning and not parser.inside:  # the think block ended
-                forced = thinking.AFTER + request.opening if request.opening or sampler.waits else ""
+            if was_reasoning and not parser.inside:  # the think block ended, perhaps without a token of its own
+                sampler.start()
             elif parser.inside and request.thinking_budget is not None and reasoning >= request.thinking_budget:
-                forced = thinking.OUT_OF_BUDGET + END_THINK + thinking.AFTER + request.opening
-            if forced:
-                following = model.tokenize(forced)
+                following = model.tokenize(thinking.OUT_OF_BUDGET + END_THINK + thinking.AFTER)
                 engine.force(following)
                 count += len(following)
                 for known in following:
                     yield from parser.feed(known, model.piece(known))
-                sampler.constrain()
-    yield from parser.finish()
+    yield from parser.finish(truncated=finish == "length")
     message = parser.message()
     if message.tool_calls and finish == "stop":
         finish = "tool_calls"
@@ -172,6 +167,18 @@ def _pieces(
     drafts = engine.drafts
     timings = Timings(total, reused, evaluated - start, count, seconds, drafts.drafted, drafts.accepted)
     return Answer(message, finish, timings, reasoning)
+
+
+def mask_start(model: Model, request: Request) -> tuple[int | None, tuple[int, ...]]:
+    """Return the token after which the mask of a request applies, None for the beginning, and what comes between.
+
+    The token is -1 if the vocabulary has none that ends a think block: there its text does.
+    """
+    if not request.prompt.inside or request.mask is None:
+        return None, ()
+    token = next((token for token, tag in model.vocabulary.tags.items() if tag == END_THINK), -1)
+    free = isinstance(request.mask, TriggeredMask)
+    return token, () if free else tuple(model.tokenize(thinking.AFTER))
 
 
 def _parser(model: Model, request: Request) -> RawText | ReplyParser:
@@ -195,11 +202,13 @@ def drain(pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None]
                 on_text(delta.content)
 
 
-def chat_completion(name: str, whole: Answer) -> ChatCompletion:
+def chat_completion(name: str, whole: Answer, answer_type: AnswerType | None = None) -> ChatCompletion:
     """Give an answer OpenAI's form; `name` is the model's."""
     choice = openai_types.Choice(whole.message, whole.finish_reason)
     usage = openai_types.usage(whole.timings, whole.reasoning_tokens)
-    return ChatCompletion(name, [choice], usage, whole.timings)
+    if answer_type is None:
+        return ChatCompletion(name, [choice], usage, whole.timings)
+    return ParsedChatCompletion(name, [choice], usage, whole.timings, answer_type=answer_type)
 
 
 def chunks(name: str, pieces: Generator[Delta, None, Answer]) -> Generator[ChatCompletionChunk, None, None]:
@@ -223,9 +232,9 @@ def chunks(name: str, pieces: Generator[Delta, None, Answer]) -> Generator[ChatC
     )
 
 
-def completion(whole: Answer) -> Completion:
+def completion(whole: Answer, answer_type: AnswerType | None = None) -> Completion:
     """Give the form of a continued text."""
-    return Completion(whole.message.content or "", whole.finish_reason, whole.timings)
+    return Completion(whole.message.content or "", whole.finish_reason, whole.timings, answer_type)
 
 
 def completion_of(model: Model, request: Request, result: JobResult) -> Completion:
@@ -235,4 +244,5 @@ def completion_of(model: Model, request: Request, result: JobResult) -> Completi
         parser.feed(token, model.piece(token))
     parser.finish()
     timings = Timings(len(request.prompt.items), 0, result.prompt_seconds, len(result.tokens), result.seconds)
-    return Completion(parser.message().content or "", "stop" if result.ended else "length", timings)
+    text = parser.message().content or ""
+    return Completion(text, "stop" if result.ended else "length", timings, request.answer_type)

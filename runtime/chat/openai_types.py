@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Generic, Literal, TypeVar
 
+from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
 from qwen35_gguf.runtime.chat.tool_calls import ToolCall
 
+T = TypeVar("T")
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -167,15 +170,42 @@ class ChatCompletion:
     id: str = field(default_factory=new_id)
     created: int = field(default_factory=_now)
     object: Literal["chat.completion"] = "chat.completion"
+    answer_type: AnswerType | None = field(default=None, repr=False, compare=False)
 
     @property
     def text(self) -> str:
         """The content of the message."""
         return self.choices[0].message.content or ""
 
+    @cached_property
+    def parsed(self) -> Any:
+        """The content as a value of the type that `response_format` asked for.
+
+        None if nothing was asked for, the answer is truncated (`finish_reason` "length"), or tools were called.
+
+        Raises:
+            AnswerError: the type refuses the answer, for a reason that its JSON schema does not have.
+
+        """
+        complete = self.choices[0].finish_reason == "stop"
+        return self.answer_type.read(self.text) if self.answer_type is not None and complete else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything in types of JSON."""
-        return asdict(self)
+        made = asdict(replace(self, answer_type=None))
+        del made["answer_type"]
+        return made
+
+
+@dataclass(frozen=True)
+class ParsedChatCompletion(ChatCompletion, Generic[T]):
+    """The answer to a chat with a class as its form."""
+
+    @cached_property
+    def parsed(self) -> T | None:
+        """The content as an object of that class; see `ChatCompletion`."""
+        found: T | None = super().parsed
+        return found
 
 
 @dataclass(frozen=True)
@@ -202,3 +232,10 @@ class Completion:
     text: str
     finish_reason: FinishReason
     timings: Timings
+    answer_type: AnswerType | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def parsed(self) -> Any:
+        """The text as a value of the type that `response_format` asked for; see `ChatCompletion`."""
+        complete = self.finish_reason == "stop"
+        return self.answer_type.read(self.text) if self.answer_type is not None and complete else None

@@ -75,7 +75,7 @@ class RawText:
         """Take a token with its bytes."""
         return self._give(self._stop.feed(self._decoder.decode(data)))
 
-    def finish(self) -> list[Delta]:
+    def finish(self, *, truncated: bool = False) -> list[Delta]:  # noqa: ARG002 (as of `ReplyParser`)
         """Return the rest, since no more tokens come."""
         return self._give(self._stop.finish())
 
@@ -139,12 +139,12 @@ class ReplyParser:
         """Take a token with its bytes."""
         return self._deltas(self._splitter.feed(self._decoder.feed(token, data)))
 
-    def finish(self) -> list[Delta]:
-        """Return the rest, since no more tokens come."""
+    def finish(self, *, truncated: bool = False) -> list[Delta]:
+        """Return the rest, since no more tokens come; of a truncated answer without the beginning of a call."""
         deltas = self._deltas(self._splitter.feed(self._decoder.finish()))
         deltas += self._answer(self._stop.finish())
         if self._tools is not None:
-            deltas += self._found(self._tools.finish())
+            deltas += self._found(self._tools.finish(truncated=truncated))
         return deltas
 
     def message(self) -> Message:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qwen35_gguf.architecture.tags import TOOL_CALL
-from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
 from qwen35_gguf.runtime.chat.control_tokens import ControlTokens
 from qwen35_gguf.runtime.chat.message_media import split_prompt
@@ -93,21 +91,3 @@ def media_chunk(visual: Visual, encoder: VisionEncoder) -> MediaChunk:
         evaluate_image(context, encoder.embed(visual), pos)
 
     return MediaChunk(visual.sha256, rows * columns, max(rows, columns), evaluate)
-
-
-def called_tool(tool_choice: Any, tools: Sequence[Mapping[str, Any]] | None) -> str | None:
-    """Return how the answer must begin for `tool_choice`: None where the model is free.
-
-    Raises:
-        ToolError: it is not one of OpenAI's choices, or names a tool that is not in the request.
-
-    """
-    if tool_choice in (None, "auto", "none"):
-        return None
-    if tool_choice == "required" and tools:
-        return f"{TOOL_CALL}\n<function="
-    inner = tool_choice.get("function") if isinstance(tool_choice, Mapping) else None
-    name = inner.get("name") if isinstance(inner, Mapping) else None
-    if name is not None and any(tool["function"]["name"] == name for tool in tools or ()):
-        return f"{TOOL_CALL}\n<function={name}>\n"
-    raise ToolError(f"tool_choice: {str(tool_choice)[:80]} is not auto, none, required or one of the tools")

@@ -81,8 +81,15 @@ class ToolCallParser:
         self._pending += text
         return self._advance(final=False)
 
-    def finish(self) -> list[str | ToolCall]:
-        """Return the rest, since no more text comes; a call that lacks only `</tool_call>` is accepted."""
+    def finish(self, *, truncated: bool = False) -> list[str | ToolCall]:
+        """Return the rest, since no more text comes; a call that lacks only `</tool_call>` is accepted.
+
+        The beginning of a call is dropped if the text was truncated, since it would have become one.
+        """
+        if truncated and (start := self._pending.rfind(OPEN)) >= 0 and CLOSE not in self._pending[start:]:
+            length, call = self._call(start + len(OPEN), final=True)
+            if call is None or length is None:
+                self._pending = self._pending[:start].rstrip()
         return self._advance(final=True)
 
     def _advance(self, *, final: bool) -> list[str | ToolCall]:

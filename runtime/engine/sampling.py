@@ -1,4 +1,4 @@
-"""How the next token is chosen: Qwen3.5's presets, the overrides of a file or a request, seeds and grammars.
+"""How the next token is chosen: Qwen3.5's presets, the overrides of a file or a request, seeds and masks.
 
 Source of the presets: the model cards of Qwen3.5 ("Best Practices", the general tasks of each mode).
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from qwen35_gguf.errors import MessageError
+from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.field_checks import number
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.llama.samplers import Chain, Grammar
+from qwen35_gguf.runtime.llama.samplers import Chain
 
 MAX_SEED = 0xFFFFFFFE  # the next one means "random" to llama.cpp
 
@@ -118,17 +119,33 @@ def new_seed(seed: int | None) -> int:
 
 
 class Sampler(Closing):
-    """Chooses tokens by the settings and, once `constrain` was called, by the grammar."""
+    """Chooses tokens by the settings and, from some token on, among those that a mask allows."""
 
-    def __init__(self, model: Model, settings: Sampling, seed: int, grammar: str | None = None) -> None:
-        """Build the chain and compile the grammar.
+    def __init__(
+        self,
+        model: Model,
+        settings: Sampling,
+        seed: int,
+        mask: TokenMask | None = None,
+        *,
+        after: int | None = None,
+        lead: Sequence[int] = (),
+    ) -> None:
+        """Build the chain.
 
-        Raises:
-            GrammarError: the grammar cannot be parsed.
+        Args:
+            model: for the size of its vocabulary.
+            settings: see `Sampling`.
+            seed: of the random numbers.
+            mask: of the answer; closed with the sampler.
+            after: the token after which the mask applies; None: from the beginning.
+            lead: tokens that come between that token and the masked ones.
 
         """
-        self._grammar = Grammar(model, grammar) if grammar is not None else None
-        self._constrained = False
+        self._mask = mask
+        self._waits = after is not None
+        self._after = after
+        self._lead = list(lead) if mask is not None and after is not None else []
         self._chain = Chain(
             model.n_vocab,
             temperature=settings.temperature,
@@ -144,29 +161,49 @@ class Sampler(Closing):
     def close(self) -> None:
         """Free both."""
         self._chain.close()
-        if self._grammar is not None:
-            self._grammar.close()
+        if self._mask is not None:
+            self._mask.close()
 
-    @property
-    def waits(self) -> bool:
-        """Whether there is a grammar that is not applied yet."""
-        return self._grammar is not None and not self._constrained
-
-    def constrain(self) -> None:
-        """Apply the grammar, if there is one, from the next token on."""
-        self._constrained = self._grammar is not None
+    def start(self) -> None:
+        """Apply the mask from now on, whether or not its token came."""
+        self._waits = False
 
     def sample(self, context: Context, row: int) -> int:
-        """Choose a token from a row of the context's last call, and count it."""
+        """Choose a token from a row of the context's last call, and count it.
+
+        Raises:
+            GrammarError: the mask allows nothing.
+
+        """
         logits = context.logits(row)
-        if self._constrained and self._grammar is not None:
-            token = self._grammar.choose(self._chain, logits)
-            self._grammar.accept(token)
-        else:
+        if self._mask is None:
             token = self._chain.choose(logits)
-        self._chain.accept(token)
+            self._chain.accept(token)
+            return token
+        if self._waits:
+            token = self._chain.choose(logits)
+        else:
+            token = self._lead[0] if self._lead else self._mask.choose(self._chain, logits)
+        self.accept(token)
         return token
 
-    def accept(self, token: int) -> None:
-        """Count a token that was not sampled."""
-        self._chain.accept(token)
+    def accept(self, *tokens: int) -> None:
+        """Count tokens, sampled or not."""
+        for token in tokens:
+            self._chain.accept(token)
+            if self._mask is None:
+                continue
+            if self._waits:
+                self._waits = token != self._after
+            elif self._lead:
+                del self._lead[0]
+            else:
+                self._mask.accept(token)
+
+    def forced(self) -> list[int]:
+        """Return tokens that certainly follow, counted like sampled ones."""
+        if self._mask is None or self._waits:
+            return []
+        found = [*self._lead] or self._mask.forced()
+        self.accept(*found)
+        return found

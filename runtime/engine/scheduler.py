@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
+from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
 
@@ -24,6 +25,9 @@ class Job:
         sampling: how tokens are chosen.
         seed: of the sampler.
         limit: tokens generated at most.
+        mask: of the answer; None: any.
+        after: the token after which the mask applies; None: from the beginning.
+        lead: tokens that come between.
 
     """
 
@@ -31,6 +35,9 @@ class Job:
     sampling: Sampling
     seed: int
     limit: int
+    mask: TokenMask | None = None
+    after: int | None = None
+    lead: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,8 @@ def _begin(
         part = job.tokens[at : at + n_batch]
         context.evaluate(part, at, seq=seq, outputs=int(at + len(part) == len(job.tokens)))
     now = time.perf_counter()
-    return _Slot(number, job, Sampler(model, job.sampling, job.seed), now - start, now, len(job.tokens))
+    sampler = Sampler(model, job.sampling, job.seed, job.mask, after=job.after, lead=job.lead)
+    return _Slot(number, job, sampler, now - start, now, len(job.tokens))
 
 
 def _step(model: Model, context: Context, slots: dict[int, _Slot], done: dict[int, JobResult]) -> None:

@@ -256,20 +256,23 @@ class Engine(Closing):
         """
         self.drafts, self._forced = Drafts(), []
         depth = self._depth if depth is None else depth
-        row = -1
-        for number in range(1, limit + 1):
+        row, number = -1, 0
+        while number < limit:
             token = sampler.sample(self.main, row)
             yield token
             forced, self._forced = self._forced, []
-            if self._unverified and token == self._unverified[0] and not forced:
+            sampler.accept(*forced)
+            following = sampler.forced()[: limit - number - 1]  # what the mask leaves no choice about
+            yield from following
+            number += 1 + len(following)
+            known = [token, *forced, *following]
+            while known and known[:1] == self._unverified[:1]:
                 self._accept()
-                row += 1
-                continue
-            if number == limit or self.room < 1 + len(forced):
-                return
-            row = self._advance(token, forced, min(limit - number - 1, self.room - 1), depth)
-            for known in forced:
-                sampler.accept(known)
+                row, known = row + 1, known[1:]
+            if known:
+                if number == limit or self.room < len(known):
+                    return
+                row = self._advance(known[0], known[1:], min(limit - number - 1, self.room - 1), depth)
 
     def _accept(self) -> None:
         token = self._unverified.pop(0)
@@ -300,11 +303,10 @@ class Engine(Closing):
         self._step, self._unverified = part, drafts
         self.live.in_step = False
         self.drafts.drafted += len(drafts)
+        self._timing = None
         if depth == "auto" and not forced:
             self.main.logits(-1)  # waits for the device
             self._timing = StepTiming(len(drafts), time.perf_counter() - drafted, drafted - start)
-        else:
-            self._timing = None
         return len(part) - 1
 
     def _settle(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,12 @@ from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, clear_messages, library, reason
-from qwen35_gguf.runtime.llama.model import Model
+from qwen35_gguf.runtime.llama.stderr import captured_stderr
+from qwen35_gguf.runtime.llama.vocabulary import Vocabulary
 
 PENALTY_WINDOW = 1024
+PARSE_ERROR = re.compile(r"error parsing grammar: (.+)")  # printed by llama-grammar.cpp
+MAX_REASON = 200
 BLOCK = 64  # logits whose maximum stands for them in the preselection
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -31,7 +35,8 @@ def preselect(logits: FloatArray, count: int) -> npt.NDArray[np.intp]:
     if count >= len(maxima):
         return np.arange(len(logits))
     bound = np.partition(maxima, len(maxima) - count)[len(maxima) - count]
-    found: npt.NDArray[np.intp] = np.flatnonzero(logits >= bound)
+    # Of masked logits only the finite ones are candidates.
+    found: npt.NDArray[np.intp] = np.flatnonzero(logits >= bound if bound > -np.inf else logits > bound)
     return found
 
 
@@ -90,11 +95,18 @@ class Chain(Closing):
         """`llama_sampler_p`; errors as of `Handle.pointer`."""
         return self._handle.pointer
 
-    def choose(self, logits: FloatArray) -> int:
-        """Choose a token from (n_vocab,) float32 logits, of which -inf is never chosen; `accept` it afterwards."""
+    def choose(self, logits: FloatArray, ids: npt.NDArray[np.intp] | None = None) -> int:
+        """Choose a token, and `accept` it afterwards.
+
+        Args:
+            logits: (n_vocab,) float32, of which -inf is never chosen.
+            ids: the tokens to choose from; None: all.
+
+        """
         if self._best_only:
-            return int(logits.argmax())
-        ids = preselect(logits, self._keep) if self._keep else np.arange(len(logits))
+            return int(logits.argmax() if ids is None else ids[logits[ids].argmax()])
+        if ids is None:
+            ids = preselect(logits, self._keep) if self._keep else np.arange(len(logits))
         candidates = np.empty(len(ids), CANDIDATE)
         candidates["id"], candidates["logit"] = ids, logits[ids]
         array = candidate_array(self._library, candidates)
@@ -106,10 +118,10 @@ class Chain(Closing):
         self._library.llama_sampler_accept(self.pointer, token)
 
 
-class Grammar(Closing):
-    """A grammar in GBNF: which tokens may come next."""
+class GbnfMask(Closing):
+    """A grammar in GBNF: which tokens may come next; see `engine.token_mask`."""
 
-    def __init__(self, model: Model, text: str) -> None:
+    def __init__(self, vocabulary: Vocabulary, text: str) -> None:
         """Compile a grammar whose start is `root`.
 
         Raises:
@@ -117,10 +129,14 @@ class Grammar(Closing):
 
         """
         self._library = lib = library()
+        if "\0" in text:
+            raise GrammarError("grammar: cannot be parsed (it has a null character); remove it")
         clear_messages()
-        pointer = lib.llama_sampler_init_grammar(model.vocab, text.encode(), b"root")
+        with captured_stderr() as printed:
+            pointer = lib.llama_sampler_init_grammar(vocabulary.pointer, text.encode("utf-8", "replace"), b"root")
         if not pointer:
-            raise GrammarError(f"grammar: cannot be parsed ({reason()})")
+            why = next((found[1] for line in printed if (found := PARSE_ERROR.search(line))), reason())
+            raise GrammarError(f"grammar: cannot be parsed ({why[:MAX_REASON]}); correct the GBNF")
         self._handle = Handle(self, pointer, lib.llama_sampler_free)
 
     def close(self) -> None:
@@ -163,6 +179,10 @@ class Grammar(Closing):
         """Advance by a token that the grammar allows."""
         self._library.llama_sampler_accept(self.pointer, token)
 
+    def forced(self) -> list[int]:
+        """Return no tokens: llama.cpp does not know any that certainly follow."""
+        return []
+
 
 def candidate_array(lib: Any, candidates: npt.NDArray[Any]) -> Any:
     """Wrap an array of `CANDIDATE` for llama.cpp, which may reorder it."""
@@ -170,22 +190,3 @@ def candidate_array(lib: Any, candidates: npt.NDArray[Any]) -> Any:
     array.data = candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
     array.size, array.selected, array.sorted = len(candidates), -1, False
     return array
-
-
-def schema_grammar(schema: str) -> str:
-    """Convert a JSON schema, as JSON text, to a grammar.
-
-    Raises:
-        GrammarError: it is not a schema, or the converter does not support it.
-
-    """
-    library()
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
-
-    try:
-        return str(json_schema_to_gbnf(schema))
-    except RecursionError:
-        raise GrammarError("JSON schema: is nested too deeply") from None
-    except Exception as error:  # the converter raises many types
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        raise GrammarError(f"JSON schema: cannot be converted to a grammar ({what})") from None

@@ -118,6 +118,18 @@ class Vocabulary:
             size = self._library.llama_token_to_piece(self.pointer, token, buffer, len(buffer), 0, False)
         return buffer.raw[:size]
 
+    def pieces(self) -> list[bytes]:
+        """Return the bytes of all tokens; control tokens have none, and tags neither."""
+        to_piece: Callable[..., int] = self._library.llama_token_to_piece
+        buffer = ctypes.create_string_buffer(1024)
+        found = []
+        for token in range(self.size):
+            length = to_piece(self.pointer, token, buffer, 1024, 0, False)
+            found.append(self._piece(token) if length < 0 else buffer.raw[:length])
+        for token in self.tags:
+            found[token] = b""
+        return found
+
     def text_of(self, token: int) -> str:
         """Return how the vocabulary writes a token, "" for none (-1)."""
         text = self._library.llama_vocab_get_text(self.pointer, token) if token >= 0 else b""

@@ -255,8 +255,10 @@ class MockChain:
     def close(self) -> None:
         """Do nothing."""
 
-    def choose(self, logits: Array) -> int:
-        """Choose a token."""
+    def choose(self, logits: Array, ids: Array | None = None) -> int:
+        """Choose a token among all, or among some."""
+        if ids is not None:
+            return int(ids[self.choose(logits[ids])])
         if self.temperature <= 0:
             return int(logits.argmax())
         noise = self._random.gumbel(size=len(logits))

@@ -186,6 +186,15 @@ def test_a_call_that_lacks_only_its_last_tag_is_taken() -> None:
     )
 
 
+def test_the_beginning_of_a_truncated_call_is_not_content() -> None:
+    text = "I look.\n\n<tool_call>\n<function=order>\n<parameter=note>\nso"
+    parser = ToolCallParser(TOOLS, counted())
+    assert "".join(str(item) for item in [*parser.feed(marked(text)), *parser.finish(truncated=True)]) == "I look."
+    parser = ToolCallParser(TOOLS, counted())
+    parser.feed(marked("<tool_call>\n<function=now>\n</function>\n"))
+    assert [item.name for item in parser.finish(truncated=True) if isinstance(item, ToolCall)] == ["now"]
+
+
 def test_openai_objects() -> None:
     call = ToolCall("call_1", "order", {"note": "é", "count": 2})
     function = {"name": "order", "arguments": '{"note": "é", "count": 2}'}

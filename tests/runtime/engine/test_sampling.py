@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from qwen35_gguf.errors import GrammarError, MessageError
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, new_seed
 from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, Grammar, candidate_array, preselect
+from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, GbnfMask, candidate_array, preselect
 
 N = 5000
 
@@ -116,7 +116,7 @@ def test_a_grammar_chooses_the_likeliest_of_what_it_allows(model: Model) -> None
     words = [model.tokenize(text)[0] for text in ("a", "b", "c")]
     logits = np.full(model.n_vocab, 5, np.float32)
     logits[words] = [1, 3, 4]
-    with chain, Grammar(model, 'root ::= "a" | "b"') as grammar:
+    with chain, GbnfMask(model.vocabulary, 'root ::= "a" | "b"') as grammar:
         assert grammar.choose(chain, logits) == words[1]
         grammar.accept(words[1])
         assert model.ends(grammar.choose(chain, logits))
@@ -125,5 +125,5 @@ def test_a_grammar_chooses_the_likeliest_of_what_it_allows(model: Model) -> None
 @pytest.mark.parametrize("text", ["root ::= (", "nothing", 'other ::= "a"', "root ::= missing"])
 def test_a_bad_grammar(model: Model, text: str) -> None:
     with pytest.raises(GrammarError, match="grammar: cannot be parsed") as caught:
-        Grammar(model, text)
+        GbnfMask(model.vocabulary, text)
     assert "\n" not in str(caught.value)
