@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from qwen35_gguf.atomic_file import disk_errors, pending_file
-from qwen35_gguf.errors import ChecksumError
+from qwen35_gguf.errors import ChecksumError, OutputError
 
 LIST = "SHA256SUMS"
 LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
@@ -45,22 +45,31 @@ def listed_files(folder: Path) -> list[Path]:
 
 
 def write(
-    folder: Path, *, known: Mapping[str, str] | None = None, jobs: int = 0, advance: Advance = lambda _: None
+    folder: Path,
+    *,
+    known: Mapping[str, str] | None = None,
+    force: bool = False,
+    jobs: int = 0,
+    advance: Advance = lambda _: None,
 ) -> Path:
-    """Write or replace the folder's SHA256SUMS.
+    """Write the folder's SHA256SUMS.
 
     Args:
         folder: with the files.
         known: checksums of files that are not read again, by name.
+        force: replace an existing list.
         jobs: threads; 0 for one a core.
         advance: is called with the bytes of each part that was read.
 
     Raises:
         ChecksumError: there is no file, a name cannot be listed, or a file cannot be read.
-        OutputError: the list cannot be written.
+        OutputError: the list exists already, or cannot be written.
 
     """
     files = listed_files(folder)
+    target = folder / LIST
+    if not force and os.path.lexists(target):
+        raise OutputError(f"{target}: exists already; use --force to replace it")
     if not files:
         raise ChecksumError(f"{folder}: has no files to list; name the folder with the GGUF files")
     names = [path.relative_to(folder).as_posix() for path in files]
@@ -71,7 +80,6 @@ def write(
     unknown = [(name, path) for name, path in zip(names, files, strict=True) if name not in found]
     taken = digests([path for _, path in unknown], jobs, advance)
     found |= dict(zip((name for name, _ in unknown), taken, strict=True))
-    target = folder / LIST
     with pending_file(target, force=True) as made:
         with disk_errors(made.part):
             made.file.writelines(f"{found[name]}  {name}\n".encode() for name in names)

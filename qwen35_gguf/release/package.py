@@ -6,23 +6,24 @@ complete, so that an interrupted release resumes.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qwen35_gguf.atomic_file import disk_errors, write_text
+from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.plan_files import PlannedFile
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.release import checksums, from_gguf, model_card, record
+from qwen35_gguf.release import checksums, extend, folder_check, from_gguf, place, record
 from qwen35_gguf.release import plan as planning
 from qwen35_gguf.release import state as states
+from qwen35_gguf.release.card import model_card
+from qwen35_gguf.release.card.model_card import Card
 from qwen35_gguf.release.from_gguf import FromGguf
 from qwen35_gguf.release.lint import check_file
 from qwen35_gguf.release.measure import logits_bytes, measure
-from qwen35_gguf.release.model_card import Card
 from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, OpenedCheckpoint, ReleaseFile, ReleasePlan
 from qwen35_gguf.release.state import State
 from qwen35_gguf.release.write_files import Scratch, write_files
@@ -30,7 +31,6 @@ from qwen35_gguf.release.write_files import Scratch, write_files
 # What KL divergence may be measured from, the most exact first. A checkpoint can be converted to BF16 at any time.
 UNQUANTIZED = ("F32", "BF16", "F16")
 EXACT = ("F32", "BF16")
-OTHERS = (record.RECIPE, IMATRIX, checksums.LIST, *model_card.NAMES)
 
 Say = Callable[[str], None]
 Reference = ReleaseFile | PlannedFile | Path  # a file of the release; one that is converted for this; an existing GGUF
@@ -46,6 +46,7 @@ class PackageOptions:
         lint: refuse files that would break for their users.
         license: of the model; empty: what the weights declare.
         base_model: its id on the Hub; empty: where the weights came from.
+        force: replace files of the release that were changed, or that it did not make.
 
     """
 
@@ -54,6 +55,7 @@ class PackageOptions:
     lint: bool = True
     license: str = ""
     base_model: str = ""
+    force: bool = False
 
 
 def package(
@@ -82,15 +84,63 @@ def package(
 
     """
     options = options or PackageOptions()
+    inputs = [source.imatrix, *(source.files if isinstance(source, FromGguf) else ())]  # refused with better words
+    folder_check.refuse_foreign_folder(folder, [Path(one) for one in inputs if one], force=options.force)
     plan = plan_release(source, folder)
+    state = states.begin(folder, plan.inputs)
+    return _make(plan, folder, state, options, jobs=jobs, say=say)
+
+
+def add(
+    folder: Path,
+    model: str,
+    quants: Sequence[str],
+    options: PackageOptions | None = None,
+    *,
+    revision: str = "",
+    jobs: int = 0,
+    say: Say = lambda _: None,
+) -> list[Path]:
+    """Add quants to a finished release of a checkpoint, which keeps its options, files, and edited card.
+
+    Args:
+        folder: of the release.
+        model: its checkpoint.
+        quants: names of quantization presets that it does not have.
+        options: what is done with the files.
+        revision: on the Hub; by default the one of the release.
+        jobs: threads; 0 for one a core.
+        say: is called with what is done.
+
+    Returns:
+        All files of the release.
+
+    Raises:
+        PackageError: the folder is not such a release, or the checkpoint is another one.
+        Qwen35Error: something cannot be made.
+
+    """
+    plan = plan_release(extend.extended(folder, model, quants, revision=revision), folder)
+    made_here = (folder / states.STATE).exists()
+    state = states.begin(folder, plan.inputs, extends=True) if made_here else extend.adopt(folder, plan)
+    extend.check_finished(folder, plan, state)
+    if not made_here:
+        states.save(folder, state)
+    return _make(plan, folder, state, options or PackageOptions(), jobs=jobs, say=say)
+
+
+def _make(plan: ReleasePlan, folder: Path, state: State, options: PackageOptions, *, jobs: int, say: Say) -> list[Path]:
+    """Make what is missing of a release."""
     for note in plan.notes:
         say(f"note: {note}")
-    state = states.begin(folder, plan.inputs, [file.name for file in plan.files], OTHERS)
+    folder_check.check(folder, plan, state, force=options.force)
+    state.license, state.base_model = options.license or state.license, options.base_model or state.base_model
     unmeasured = [file.name for file in plan.models if file.name not in state.figures] if options.measure else []
     reference: Reference | None = choose_reference(plan) if unmeasured else None
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-reference-") as name:
+    with (
+        _begun(folder, plan, state),
+        tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-reference-") as name,
+    ):
         scratch = Path(name)
         if reference is None and plan.checkpoint is not None and unmeasured:
             reference = _convert_reference(plan.checkpoint, scratch)
@@ -104,7 +154,23 @@ def package(
             measure(unmeasured, path, folder, state, text=options.text, scratch=scratch, jobs=jobs, say=say)
         elif unmeasured:
             say("note: KL divergence was not measured: no file is in BF16, F16 or F32; name one with --reference")
-    return describe(plan, folder, state, options, jobs=jobs)
+        return describe(plan, folder, state, options, scratch, jobs=jobs, say=say)
+
+
+@contextlib.contextmanager
+def _begun(folder: Path, plan: ReleasePlan, state: State) -> Iterator[None]:
+    """Record which files are being made; after an error before the first is complete, nothing of it is left."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    first = not (folder / states.STATE).exists()
+    state.begun = sorted({*state.begun, *(file.name for file in plan.files)})
+    states.save(folder, state)
+    try:
+        yield
+    except BaseException:
+        if first and not state.files and not any(folder.glob("*.gguf")):
+            (folder / states.STATE).unlink(missing_ok=True)
+        raise
 
 
 def plan_release(source: FromCheckpoint | FromGguf, folder: Path) -> ReleasePlan:
@@ -174,23 +240,30 @@ def lint(folder: Path, names: Sequence[str], state: State, *, jobs: int = 0, say
         states.save(folder, state)
 
 
-def describe(plan: ReleasePlan, folder: Path, state: State, options: PackageOptions, *, jobs: int = 0) -> list[Path]:
+def describe(
+    plan: ReleasePlan,
+    folder: Path,
+    state: State,
+    options: PackageOptions,
+    scratch: Path,
+    *,
+    jobs: int = 0,
+    say: Say = lambda _: None,
+) -> list[Path]:
     """Include the importance matrix; write recipe.json, the card, the Modelfile and the checksums; return all files.
 
     Raises:
         OutputError: a file cannot be written.
 
     """
-    target = folder / IMATRIX
-    if plan.imatrix and not target.exists():
-        with disk_errors(target):
-            shutil.copy(plan.imatrix, target)
-    record.write_record(plan, folder, state)
+    made: dict[str, bytes] = {record.RECIPE: record.content(plan, state)}
+    if plan.imatrix and not (folder / IMATRIX).exists():
+        made[IMATRIX] = Path(plan.imatrix).read_bytes()
     card = Card(
         origin=replace(
             plan.origin,
-            license=options.license or plan.origin.license,
-            base_model=options.base_model or plan.origin.base_model,
+            license=state.license or plan.origin.license,
+            base_model=state.base_model or plan.origin.base_model,
         ),
         files=tuple((file, tuple(states.parts_of(folder, file.name))) for file in plan.files),
         figures=state.figures,
@@ -198,7 +271,7 @@ def describe(plan: ReleasePlan, folder: Path, state: State, options: PackageOpti
         reproducible=plan.checkpoint is not None,
         imatrix=bool(plan.imatrix),
     )
-    for name, content in model_card.texts(card, folder).items():
-        write_text(folder / name, content)
-    checksums.write(folder, known=state.files, jobs=jobs)
+    made |= model_card.contents(card, scratch)
+    place.place(folder, state, made, force=options.force, say=say)
+    checksums.write(folder, known=state.files, jobs=jobs, force=True)
     return checksums.listed_files(folder)

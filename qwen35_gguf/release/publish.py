@@ -37,7 +37,8 @@ def listed(folder: Path) -> list[Path]:
     unlisted = [path for path in files if path.relative_to(folder).as_posix() not in known]
     if unlisted:
         raise PublishError(
-            f"{unlisted[0]}: is not in {checksums.LIST}; remove it, or list it with `qwen35 checksum {folder} --write`"
+            f"{unlisted[0]}: is not in {checksums.LIST}; remove it, or list it: "
+            f"`qwen35 checksum {folder} --write --force`"
         )
     return [*files, folder / checksums.LIST]
 

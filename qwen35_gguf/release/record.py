@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_gguf import __version__
-from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.convert.model_name import absolute, named_directory
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.release import state as states
@@ -28,26 +27,34 @@ class Record:
         options: the importance matrix is that of the release's folder.
         headers_sha256: of the checkpoint; see `plan.headers_sha256`.
         weights_sha256: of the checkpoint.
+        commit: of the checkpoint on the Hub; empty: it was a directory.
+        tool: that made it, with its version.
 
     """
 
     options: FromCheckpoint
     headers_sha256: str
     weights_sha256: str
+    commit: str = ""
+    tool: str = TOOL
 
 
-def write_record(plan: ReleasePlan, folder: Path, state: State) -> None:
-    """Write `recipe.json`.
-
-    Raises:
-        OutputError: it cannot be written.
-
-    """
+def content(plan: ReleasePlan, state: State) -> bytes:
+    """Make the content of `recipe.json`."""
     if plan.checkpoint is not None:
-        content = _of_checkpoint(plan, plan.checkpoint, state)
+        found = _of_checkpoint(plan, plan.checkpoint, state)
     else:
-        content = {"tool": TOOL, "files": _of_files(plan, state)}
-    write_text(folder / RECIPE, json.dumps(content, indent=2) + "\n")
+        found = {"tool": TOOL, "files": _of_files(plan, state)}
+    return (json.dumps(found, indent=2) + "\n").encode()
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a `recipe.json` of this project, of any version."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and str(found.get("tool")).startswith("qwen35-gguf ")
 
 
 def _of_checkpoint(plan: ReleasePlan, checkpoint: OpenedCheckpoint, state: State) -> dict[str, Any]:
@@ -123,4 +130,6 @@ def read_record(folder: Path) -> Record:
         replace(options, imatrix=str(folder / IMATRIX)) if options.imatrix else options,
         str(content.get("checkpoint_headers_sha256")),
         str(content.get("checkpoint_sha256")),
+        str(content.get("checkpoint_revision") or ""),
+        str(content.get("tool")),
     )

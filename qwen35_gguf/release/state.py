@@ -6,7 +6,7 @@ An interrupted release resumes from it. A folder with other files, or begun with
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.shards import SHARD_NAME
-from qwen35_gguf.release import checksums
 
 STATE = ".qwen35-package.json"
+EXTENDED = ("quants", "model", "revision")  # inputs that may differ when a release is extended
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class State:
         files: checksums of complete files, by name.
         figures: KL divergence, by the name of the file before it is split.
         linted: complete files without an error.
+        begun: files that were being made, by name; those of them without a checksum are remains.
+        written: checksums of the other files, as they were made.
+        card: the model card, as it was made; "" if that is not known.
+        license: of the model, as it was given.
+        base_model: as it was given.
 
     """
 
@@ -57,38 +62,33 @@ class State:
     files: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)
     linted: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    written: dict[str, str] = field(default_factory=dict)
+    card: str = ""
+    license: str = ""
+    base_model: str = ""
 
 
-def begin(folder: Path, inputs: Mapping[str, Any], names: Collection[str], others: Collection[str]) -> State:
-    """Read what an interrupted release recorded, and forget files that changed since.
+def begin(folder: Path, inputs: Mapping[str, Any], *, extends: bool = False) -> State:
+    """Read what an interrupted release recorded.
 
     Args:
         folder: of the release; it need not exist.
         inputs: what decides about the bytes, as JSON.
-        names: of the release's GGUF files, before they are split.
-        others: names of other files of a release.
+        extends: the release may have fewer quants, and its checkpoint may be in another place.
 
     Raises:
-        PackageError: the folder has foreign files, or was begun with other options.
-        ChecksumError: a file cannot be read.
+        PackageError: the folder was begun with other options.
 
     """
     wanted = json.loads(json.dumps(inputs))
-    state = State(wanted)
-    path = folder / STATE
-    if path.exists():
-        state = _read(path)
-        if state.inputs != wanted:
-            raise PackageError(f"{folder}: was begun with other options or from other weights; choose another folder")
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        hidden = path.name.startswith(".")  # records of downloads and uploads, among others
-        if not (hidden or path.name in others or whole_name(path) in names or path.name.endswith(".part")):
-            raise PackageError(f"{folder}: has {path.name}, which does not belong there; choose an empty folder")
-    for name, digest in list(state.files.items()):
-        path = folder / name
-        if not path.is_file() or checksums.digest(path) != digest:
-            del state.files[name]
-            state.linted = [one for one in state.linted if one != whole_name(path)]
+    if not (folder / STATE).exists():
+        return State(wanted)
+    state = _read(folder / STATE)
+    free = EXTENDED if extends else ()
+    if any(state.inputs.get(key) != wanted.get(key) for key in {*state.inputs, *wanted} if key not in free):
+        raise PackageError(f"{folder}: was begun with other options or from other weights; choose another folder")
+    state.inputs = wanted
     return state
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.release import checksums
-from qwen35_gguf.release.plan import IMATRIX, plan_release
+from qwen35_gguf.release.folder_check import OTHERS
+from qwen35_gguf.release.plan import plan_release
 from qwen35_gguf.release.record import RECIPE, read_record
 from qwen35_gguf.release.state import State
 from qwen35_gguf.release.write_files import write_files
@@ -52,7 +53,12 @@ def verify(
                 problems.append(f"{name}: is not what this checkpoint gives")
             else:
                 say(f"{name}: identical")
-        for path in sorted(folder.glob("*.gguf")):
-            if path.name not in state.files and path.name != IMATRIX:
-                problems.append(f"{path.name}: is not part of the release")
+        for path in checksums.listed_files(folder):
+            name = path.relative_to(folder).as_posix()
+            if name in state.files or name in OTHERS:
+                continue
+            if path.suffix == ".gguf":
+                problems.append(f"{name}: is not part of the release")
+            else:
+                say(f"note: {name}: is not part of the release")
     return list(dict.fromkeys(problems))

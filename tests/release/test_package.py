@@ -121,7 +121,7 @@ def test_a_change_is_found(release: Path, tmp_path: Path) -> None:
     result = run("verify-release", tmp_path, "--against", TINY)
     assert (result.exit_code, f"{file.name}: differs" in result.output) == (1, True), result.output
     assert run("publish", tmp_path, "--repo", "a/b", "--dry-run").exit_code == 2
-    assert run("checksum", tmp_path, "--write").exit_code == 0  # now the list agrees with the change
+    assert run("checksum", tmp_path, "--write", "--force").exit_code == 0  # now the list agrees with the change
     result = run("verify-release", tmp_path, "--against", TINY)
     assert (result.exit_code, f"{file.name}: is not what this checkpoint gives" in result.output) == (1, True)
     (tmp_path / "other-Q8_0.gguf").write_bytes(raw)
@@ -359,7 +359,7 @@ def test_bad_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("package", TINY, "-o", tmp_path / "a", "--quants", "Q9"), "Q9"),
         (("package", TINY, "-o", tmp_path / "a", "--recipe", "x.yaml"), "a release takes one of deltanet"),
         (("package", TINY, "-o", tmp_path / "a", "--mmproj-types", "BF16,bf16"), "BF16 is named twice"),
-        (("package", TINY, "-o", tmp_path / "a", "--mmproj-types", "Q4_0"), "--mmproj-type Q4_0: unknown"),
+        (("package", TINY, "-o", tmp_path / "a", "--mmproj-types", "Q4_0"), "--mmproj-types Q4_0: unknown"),
         (("verify-release", tmp_path, "--against", TINY), "has no recipe.json"),
     ):
         result = run(*arguments)

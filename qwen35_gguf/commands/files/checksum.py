@@ -17,13 +17,14 @@ DIFFERENT = 1
 @click.command("checksum", cls=Verb)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--write", is_flag=True, help="Write SHA256SUMS instead of verifying it.")
+@click.option("--force", is_flag=True, help="With --write: replace an existing SHA256SUMS.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
-def command(folder: Path, write: bool, jobs: int) -> None:
+def command(folder: Path, write: bool, force: bool, jobs: int) -> None:
     """Verify the files of FOLDER against its SHA256SUMS; exit code 0 if none differs, 1 otherwise."""
     files = checksums.listed_files(folder)
     if write:
         with progress.progress(sum(path.stat().st_size for path in files), folder.name) as advance:
-            written = checksums.write(folder, jobs=jobs, advance=advance)
+            written = checksums.write(folder, force=force, jobs=jobs, advance=advance)
         output.echo(written)
         output.emit({"list": str(written), "files": len(files)})
         return

@@ -6,10 +6,9 @@ import shlex
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands import output
+from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.verb import Verb
@@ -21,12 +20,14 @@ from qwen35_gguf.units import format_file_size
 
 PATH = click.Path(path_type=Path)
 OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision", "ignore_config")
+OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in OF_CHECKPOINTS if one != "revision"))
 
 
 @click.command("package", cls=Verb)
 @click.argument("models", metavar="MODEL_OR_GGUFS...", nargs=-1, required=True)
 @click.option("-o", "--out", type=PATH, required=True, help="Folder of the release: empty, or of an interrupted one.")
 @click.option("--quants", default="Q4_K_M,Q5_K_M,Q8_0", show_default=True, help="Presets, separated by commas.")
+@click.option("--add", "added", help="Add these presets to the finished release in the folder; its options stay.")
 @click.option("--imatrix", type=PATH, help="Importance matrix, made by `qwen35 imatrix`.")
 @click.option("--recipe", default="", help="deltanet: for all quants that it has a table for.")
 @click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, separated by commas.")
@@ -42,6 +43,7 @@ OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files"
 @click.option("--revision", default="", help="Branch, tag or commit on the Hub.")
 @click.option("--name", default="", help="The model's name; by default derived from the checkpoint.")
 @click.option("--ignore-config", metavar="KEY", multiple=True, help="Read config.json as if it had no KEY; repeatable.")
+@click.option("--force", is_flag=True, help="Replace files of the release that were changed, or came from elsewhere.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
 @click.pass_context
 def command(
@@ -49,6 +51,7 @@ def command(
     models: tuple[str, ...],
     out: Path,
     quants: str,
+    added: str | None,
     imatrix: Path | None,
     recipe: str,
     mmproj_types: str,
@@ -64,24 +67,33 @@ def command(
     revision: str,
     name: str,
     ignore_config: tuple[str, ...],
+    force: bool,
     jobs: int,
 ) -> None:
     """Make a release of a checkpoint (a directory or a Hub id), or of existing GGUF files.
 
     A checkpoint is converted to all quants in one pass; with vision encoder, model card, plot and checksums. Existing
     GGUF files are named by the convention, split if they are too large, and described; their bytes stay. Run the same
-    command again to resume an interrupted release.
+    command again to resume an interrupted release. Files that the release did not make are refused, and an edited card
+    is kept: only its parts between marks are made again.
     """
     options = PackageOptions(
-        text=text, measure=not no_measure, lint=not no_lint, license=license_, base_model=base_model
+        text=text, measure=not no_measure, lint=not no_lint, license=license_, base_model=base_model, force=force
     )
+    if added is not None:
+        if len(models) > 1 or models[0].endswith(".gguf"):
+            raise click.UsageError("--add is for the release of a checkpoint: give that checkpoint")
+        given.refuse(ctx, OF_RELEASE, "with --add: the release has its options already")
+        made = package.add(out, models[0], _listed(added), options, revision=revision, jobs=jobs, say=progress.say)
+        _report(out, made)
+        return
     source: FromCheckpoint | FromGguf
     ggufs = [model for model in models if model.endswith(".gguf")]
     if ggufs:
         if len(ggufs) < len(models):
             raise click.UsageError("give one checkpoint, or GGUF files, not both")
         for option in OF_CHECKPOINTS:
-            if ctx.get_parameter_source(option) is not ParameterSource.DEFAULT:
+            if given.is_given(ctx, option):
                 raise click.UsageError(f"--{option.replace('_', '-')} is for a checkpoint: GGUF files stay as they are")
         source = FromGguf(
             files=models,
@@ -108,7 +120,10 @@ def command(
             max_shard_size=max_shard_size,
             ignore_config=ignore_config,
         )
-    made = package.package(source, out, options, jobs=jobs, say=progress.say)
+    _report(out, package.package(source, out, options, jobs=jobs, say=progress.say))
+
+
+def _report(out: Path, made: list[Path]) -> None:
     for path in made:
         output.echo(f"{path}  {format_file_size(path.stat().st_size)}")
     output.advise(f"Upload it: qwen35 publish {shlex.quote(str(out))} --repo USER/NAME")

@@ -14,14 +14,17 @@ from qwen35_gguf.errors import MissingDependencyError
 from qwen35_gguf.evaluation.size_plot import Point, draw
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.release.card.parts import part
 from qwen35_gguf.release.ollama.modelfile import modelfile
 from qwen35_gguf.release.plan import MMPROJ, MODEL, MTP, Origin, ReleaseFile, Role
 from qwen35_gguf.release.state import Figures
 from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.planning.memory import estimate, has_mtp
 from qwen35_gguf.runtime.planning.yarn import native_context
+from qwen35_gguf.units import format_file_size
 
-NAMES = ("README.md", "Modelfile", "size-quality.png", "size-quality.svg")
+CARD_NAME, MODELFILE, PLOTS = "README.md", "Modelfile", ("size-quality.png", "size-quality.svg")
+NAMES = (CARD_NAME, MODELFILE, *PLOTS)
 CONTEXTS = (8192, 32768, 262144)
 PREFERRED = ("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q6_K", "Q8_0")
 KINDS: dict[Role, str] = {MTP: "MTP head", MMPROJ: "vision encoder"}
@@ -33,18 +36,31 @@ CARD = """---
 
 # {name} in GGUF
 
-{base} for llama.cpp and programs built on it. {contents}
+{contents}
 
 ## Files
 
-| File | Type | MB | Bits per weight | KL divergence | Same top token | Memory at {contexts} tokens, GB |
+{files}
+
+## How to run it
+
+{run}
+
+LM Studio: put the files into one folder below its models folder; it finds the vision encoder by its name.
+
+## How it was made
+
+{made}
+"""
+FILES = """
+| File | Type | Size | Bits per weight | KL divergence | Same top token | Memory at {contexts} tokens, GB |
 |---|---|--:|--:|--:|--:|--:|
 {rows}
 
 {measured}Memory is what `qwen35 plan` computes for the CPU: with the weights, without images.
 {plot}
-## How to run it
-
+"""
+RUN = """
 ```sh
 # llama.cpp
 llama-server -m {first}{mmproj}
@@ -59,12 +75,6 @@ from qwen35_gguf.runtime import Qwen35
 
 print(Qwen35("{first}").chat([{{"role": "user", "content": "Hello"}}]).choices[0].message.content)
 ```
-
-LM Studio: put the files into one folder below its models folder; it finds the vision encoder by its name.
-
-## How it was made
-
-{how}. {again}`qwen35 checksum .` verifies a download.
 """
 MEASURED = """KL divergence is from the unquantized weights, in nats: the mean over {tokens:,} tokens, with its 95 %
 confidence interval.
@@ -105,8 +115,12 @@ class Card:
         return [parts[0] for file, parts in self.files if file.role == MMPROJ]
 
 
-def texts(card: Card, folder: Path) -> dict[str, str]:
-    """Write the card and the Modelfile, and draw the plot if anything was measured.
+def contents(card: Card, scratch: Path) -> dict[str, bytes]:
+    """Make the card and the Modelfile, and draw the plot if anything was measured.
+
+    Args:
+        card: what they are made of.
+        scratch: a folder that the plot is drawn in.
 
     Returns:
         The content of each file, by its name.
@@ -119,27 +133,35 @@ def texts(card: Card, folder: Path) -> dict[str, str]:
     origin, models, mmproj = card.origin, card.models, card.mmproj
     preferred = (parts for quant in PREFERRED for file, parts in models if file.quant == quant)
     start = next(preferred, models[0][1])
-    rows = [_model_row(file, parts, card.figures.get(file.name)) for file, parts in models]
+    in_order = sorted(models, key=lambda model: _size(model[1]))
+    rows = [_model_row(file, parts, card.figures.get(file.name)) for file, parts in in_order]
     rows += [_other_row(file, path) for file, parts in card.files if file.role != MODEL for path in parts]
-    plot = _plot(card, folder)
+    plots = _plots(card, scratch)
     tokens = next((one.tokens for one in card.figures.values()), 0)
     license_ = origin.license or "other"
-    text = CARD.format(
-        front=_front_matter(card, license_),
-        name=origin.name,
-        base=f"[{origin.base_model}]({HUB}/{origin.base_model})" if origin.base_model else origin.name,
-        contents=_contents(card),
+    base = f"[{origin.base_model}]({HUB}/{origin.base_model})" if origin.base_model else origin.name
+    files = FILES.format(
         contexts=" / ".join(f"{n // 1024}k" for n in CONTEXTS),
         rows="\n".join(rows),
         measured=MEASURED.format(tokens=tokens) if _points(card) else "",
-        plot=plot,
+        plot="\n![size against KL divergence](size-quality.svg)\n" if plots else "",
+    )
+    run = RUN.format(
         first=start[0].name,
         mmproj=f" --mmproj {mmproj[0].name}" if mmproj else "",
         tag=origin.name.lower().replace(" ", "-"),
-        how=card.how,
-        again=AGAIN if card.reproducible else "",
     )
-    return {"README.md": text, "Modelfile": modelfile(start, mmproj, license_ if license_ != "other" else "")}
+    made = f"{card.how}. {AGAIN if card.reproducible else ''}`qwen35 checksum .` verifies a download."
+    text = CARD.format(
+        front=_front_matter(card, license_),
+        name=origin.name,
+        contents=part("contents", f"{base} for llama.cpp and programs built on it. {_contents(card)}"),
+        files=part("files", files),
+        run=part("run", run),
+        made=part("made", made),
+    )
+    model_file = modelfile(start, mmproj, license_ if license_ != "other" else "")
+    return {CARD_NAME: text.encode(), MODELFILE: model_file.encode()} | plots
 
 
 def _front_matter(card: Card, license_: str) -> str:
@@ -168,16 +190,16 @@ def _contents(card: Card) -> str:
     return text + (". The vision encoder is a separate file." if card.mmproj else ".")
 
 
-def _plot(card: Card, folder: Path) -> str:
-    """Draw size against KL divergence; return the card's line for it, "" without figures or without matplotlib."""
+def _plots(card: Card, scratch: Path) -> dict[str, bytes]:
+    """Draw size against KL divergence; return the images by name, none without figures or without matplotlib."""
     points = _points(card)
     if not points:
-        return ""
+        return {}
     try:
-        draw(points, folder / "size-quality.png", card.origin.name)
+        drawn = draw(points, scratch / PLOTS[0], card.origin.name)
     except MissingDependencyError:
-        return ""
-    return "\n![size against KL divergence](size-quality.svg)\n"
+        return {}
+    return {path.name: path.read_bytes() for path in drawn}
 
 
 def _points(card: Card) -> list[Point]:
@@ -202,18 +224,21 @@ def _bits_per_weight(parts: Sequence[Path]) -> float:
     return 8 * sum(t.nbytes for t in tensors) / max(1, sum(math.prod(t.shape) for t in tensors))
 
 
+def _size(parts: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in parts)
+
+
 def _model_row(file: ReleaseFile, parts: Sequence[Path], figures: Figures | None) -> str:
-    size = sum(path.stat().st_size for path in parts) / 1e6
     divergence = f"{figures.mean:.5f} ({figures.low:.5f} to {figures.high:.5f})" if figures else ""
     same = f"{100 * figures.same_top:.2f} %" if figures else ""
     label = parts[0].name if len(parts) == 1 else f"{parts[0].name} and {len(parts) - 1} more"
-    bits = _bits_per_weight(parts)
-    return f"| {label} | {file.quant} | {size:,.1f} | {bits:.2f} | {divergence} | {same} | {_memory(parts)} |"
+    size = f"{format_file_size(_size(parts))} | {_bits_per_weight(parts):.2f}"
+    return f"| {label} | {file.quant} | {size} | {divergence} | {same} | {_memory(parts)} |"
 
 
 def _other_row(file: ReleaseFile, path: Path) -> str:
     """Write the row of a file that does not run alone."""
-    return f"| {path.name} | {KINDS[file.role]} | {path.stat().st_size / 1e6:,.1f} | | | | |"
+    return f"| {path.name} | {KINDS[file.role]} | {format_file_size(path.stat().st_size)} | | | | |"
 
 
 def _memory(parts: Sequence[Path]) -> str:
