@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, LlamaFileType
 
 from qwen35_gguf.architecture import Architecture
-from qwen35_gguf.convert import hub, metadata, tokenizer
+from qwen35_gguf.convert import hub, metadata
 from qwen35_gguf.convert.adapters.adapter_folder import Adapter, open_adapters
 from qwen35_gguf.convert.adapters.adapter_metadata import file_label, with_adapters
 from qwen35_gguf.convert.adapters.merging import merge_adapters
@@ -24,6 +24,7 @@ from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.config.check import check_text, check_vision
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, count_parameters, plan_tensors
+from qwen35_gguf.convert.tokenizer.vocabulary import Vocabulary, read_vocabulary
 from qwen35_gguf.errors import ImatrixError, QuantizationError
 from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
@@ -149,9 +150,9 @@ class Source:
         return plan_tensors(self.checkpoint)
 
     @functools.cached_property
-    def vocabulary(self) -> tuple[KeyValue, ...]:
+    def vocabulary(self) -> Vocabulary:
         """The tokenizer's metadata; for the vocabulary of Qwen3.5 this takes most of a second."""
-        return tuple(tokenizer.vocabulary(self.checkpoint.directory, self.tensors.architecture.vocab_size))
+        return read_vocabulary(self.checkpoint.directory, self.tensors.architecture.vocab_size)
 
     @functools.cached_property
     def importance(self) -> dict[str, Array]:
@@ -218,7 +219,7 @@ def plan_conversion(options: ConversionOptions) -> Conversion:
     files = [text_file(source, o.quant, out, mtp=o.mtp, recipe=o.recipe)]
     if source.tensors.vision:
         files.append(vision_file(source, o.mmproj_type, out, stem=source.stem(files[0].tensors)))
-    notes = (*source.tensors.notes, *(note for file in files for note in file.notes))
+    notes = (*source.tensors.notes, *source.vocabulary.notes, *(note for file in files for note in file.notes))
     return Conversion(source.checkpoint, tuple(files), notes)
 
 
@@ -282,7 +283,7 @@ def text_file(
                     revision=source.commit,
                 )
             ),
-            *source.vocabulary,
+            *source.vocabulary.entries,
             *(metadata.recipe_metadata(chosen) if chosen is not None else ()),
             *(metadata.imatrix_metadata(source.weights) if source.weights is not None else ()),
         ),

@@ -231,9 +231,8 @@ def place(plan: LoadPlan) -> LoadPlan:
 
 
 def _template(model: Model) -> ChatTemplate | None:
-    source = model.chat_template()
-    return (
-        None
-        if source is None
-        else ChatTemplate(source, bos_token=model.vocabulary.bos_token, eos_token=model.vocabulary.eos_token)
-    )
+    source, vocabulary = model.chat_template(), model.vocabulary
+    if source is None:
+        return None
+    tool_use = model.chat_template("tool_use")
+    return ChatTemplate(source, tool_use=tool_use, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token)

@@ -22,7 +22,7 @@ from gguf import GGUFValueType
 
 from qwen35_gguf.atomic_file import check_space, disk_errors, pending_file
 from qwen35_gguf.convert import metadata_keys as tables
-from qwen35_gguf.convert.tokenizer import ADD_TOKEN, SPECIAL_IDS
+from qwen35_gguf.convert.tokenizer.special_ids import ADD_TOKEN, SPECIAL_IDS
 from qwen35_gguf.errors import GgufError, MetadataError
 from qwen35_gguf.gguf_file.format import ALIGNMENT_KEY
 from qwen35_gguf.gguf_file.header import GgufHeader, encode_header

@@ -148,7 +148,8 @@ class ReleasePlan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What to tell the user about the checkpoint and its conversion, one line each."""
-        shared = self.checkpoint.source.tensors.notes if self.checkpoint else ()
+        source = self.checkpoint.source if self.checkpoint else None
+        shared = (*source.tensors.notes, *source.vocabulary.notes) if source else ()
         own = (note for file in self.files if file.conversion for note in file.conversion.notes)
         return tuple(dict.fromkeys((*shared, *own)))
 

@@ -1,7 +1,6 @@
 """Render the file's chat template as transformers does, after checking the messages.
 
-Templates come from untrusted files: they run in jinja2's sandbox, where they can read their variables and nothing
-else. Source of the variables: `apply_chat_template` of transformers.
+Source of the variables: `apply_chat_template` of transformers.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from qwen35_gguf.errors import MessageError, MissingDependencyError
+from qwen35_gguf.errors import MessageError
+from qwen35_gguf.jinja_environment import jinja_environment
 from qwen35_gguf.runtime.chat import openai_types, tool_calls
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -64,33 +64,26 @@ def _check_parts(content: Any, where: str) -> None:
 
 
 class ChatTemplate:
-    """A compiled chat template."""
+    """A compiled chat template, and the one for requests with tools, if the file has two."""
 
-    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
-        """Compile a template.
+    def __init__(self, source: str, *, tool_use: str | None = None, bos_token: str = "", eos_token: str = "") -> None:
+        """Compile a template; `tool_use` is rendered instead of it where there are tools.
 
         Raises:
             MessageError: it cannot be compiled.
             MissingDependencyError: jinja2 is not installed.
 
         """
-        try:
-            import jinja2
-            import jinja2.ext
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError:
-            message = "jinja2 is needed for chat templates; install it with pip install 'qwen35-gguf[runtime]'"
-            raise MissingDependencyError(message) from None
+        environment = jinja_environment()
+        import jinja2
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:
             self._template = environment.from_string(source)
+            self._tool_use = self._template if tool_use is None else environment.from_string(tool_use)
         except jinja2.TemplateError as error:
             raise MessageError(f"chat template: cannot be compiled ({_short(error)}); use a raw prompt") from None
 
@@ -121,7 +114,7 @@ class ChatTemplate:
         if enable_thinking is not None:
             options["enable_thinking"] = enable_thinking
         try:
-            return self._template.render(
+            return (self._tool_use if tools else self._template).render(
                 messages=messages,
                 tools=tools or None,
                 documents=None,

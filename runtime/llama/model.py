@@ -170,9 +170,9 @@ class Model(Closing):
             found[key] = buffer.value.decode("utf-8", errors="replace")
         return found
 
-    def chat_template(self) -> str | None:
-        """Return the file's chat template, None if it has none."""
-        template = self._library.llama_model_chat_template(self.pointer, None)
+    def chat_template(self, name: str | None = None) -> str | None:
+        """Return the file's chat template, or the one of a name; None if it has none."""
+        template = self._library.llama_model_chat_template(self.pointer, name.encode() if name else None)
         return template.decode("utf-8", errors="replace") if template else None
 
     def tokenize(self, text: str) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 from gguf import GGUFReader, GGUFValueType, LlamaFileType
 
 from qwen35_gguf.convert.metadata import output_name, text_metadata, vision_metadata
-from qwen35_gguf.convert.tokenizer import vocabulary
+from qwen35_gguf.convert.tokenizer.vocabulary import read_vocabulary
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 
@@ -98,7 +98,7 @@ def test_text_keys_equal_the_stock_converter(
         mtp_blocks=int(options.get("mtp", True)),
         parameters=parameters_of(stock),
     )
-    found += vocabulary(directory, {**config, **config.get("text_config", {})}["vocab_size"])
+    found += read_vocabulary(directory, {**config, **config.get("text_config", {})}["vocab_size"]).entries
     assert [entry.key for entry in found[:2]] == ["general.architecture", "general.type"]
 
     expected, actual = of_file(stock), of_list(found)

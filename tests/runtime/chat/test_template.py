@@ -77,6 +77,17 @@ def test_a_template_that_is_none() -> None:
         ChatTemplate("{% if %}")
 
 
+def test_requests_with_tools_have_a_template_of_their_own() -> None:
+    template = ChatTemplate("plain", tool_use="tools {{ tools | length }}")
+    assert (template.render([USER]), template.render([USER], tools=TOOLS)) == ("plain", "tools 1")
+    with pytest.raises(MessageError, match="chat template: cannot be compiled"):
+        ChatTemplate("plain", tool_use="{% if %}")
+
+
+def test_a_block_for_training_is_rendered_as_its_content() -> None:
+    assert ChatTemplate("a{% generation %}b{% endgeneration %}c").render([USER]) == "abc"
+
+
 def test_developer_is_system_and_no_content_is_empty() -> None:
     checked = check_messages([{"role": "developer", "content": "x"}, {"role": "assistant", "content": None}])
     assert [message["role"] for message in checked] == ["system", "assistant"]

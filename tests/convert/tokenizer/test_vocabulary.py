@@ -1,4 +1,4 @@
-"""The vocabulary's entries; those of BPE checkpoints are compared with the stock converter in test_metadata.py."""
+"""The entries of a vocabulary; those of BPE checkpoints are compared with the stock converter in test_metadata.py."""
 
 from __future__ import annotations
 
@@ -14,57 +14,15 @@ import pytest
 import sentencepiece
 from gguf import GGUFReader, GGUFValueType, TokenType
 
-from qwen35_gguf.convert.tokenizer import PRE_TOKENIZERS, vocabulary
+from qwen35_gguf.convert.tokenizer.vocabulary import read_vocabulary
 from qwen35_gguf.errors import CheckpointError, MissingDependencyError
 
-QWEN35, QWEN2 = PRE_TOKENIZERS
 Json = dict[str, Any]
 Write = Callable[..., Path]
 
 
-def split(pattern: str) -> Json:
-    return {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
-        ],
-    }
-
-
-def added(token_id: int, content: str, *, special: bool) -> Json:
-    return {"id": token_id, "content": content, "special": special, "normalized": False}
-
-
-def small_tokenizer() -> Json:
-    return {
-        "added_tokens": [
-            added(4, "<|im_end|>", special=False),
-            added(5, "<think>", special=False),
-            added(6, "[X]", special=True),
-            added(7, "[Y]", special=False),
-        ],
-        "pre_tokenizer": split(QWEN35),
-        "post_processor": {"type": "ByteLevel"},
-        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "Ġ": 2, "ab": 3}, "merges": [["a", "b"]]},
-    }
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """A function that writes a small BPE checkpoint; keywords are the files' contents, by stem."""
-
-    def write_files(**files: object) -> Path:
-        for stem, content in ({"tokenizer": small_tokenizer()} | files).items():
-            text = content if isinstance(content, str) else json.dumps(content)
-            (tmp_path / f"{stem}.json").write_text(text, encoding="utf-8")
-        return tmp_path
-
-    return write_files
-
-
 def entries(directory: Path, vocab_size: int = 10) -> dict[str, Any]:
-    return {entry.key: entry.value for entry in vocabulary(directory, vocab_size)}
+    return {entry.key: entry.value for entry in read_vocabulary(directory, vocab_size).entries}
 
 
 @pytest.mark.unit
@@ -91,31 +49,16 @@ def test_tokens_that_only_the_settings_know(write: Write) -> None:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(("pattern", "name"), PRE_TOKENIZERS.items())
-def test_known_pre_tokenizers(write: Write, pattern: str, name: str) -> None:
-    assert entries(write(tokenizer=small_tokenizer() | {"pre_tokenizer": split(pattern)}))["tokenizer.ggml.pre"] == name
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("pre_tokenizer", [None, split(r"\p{L}+"), split(QWEN35 + r"|\p{M}"), {"type": "ByteLevel"}])
-def test_unknown_pre_tokenizers_are_quoted(write: Write, pre_tokenizer: Json | None) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: the pre-tokenizer has .*known are qwen35") as caught:
-        entries(write(tokenizer=small_tokenizer() | {"pre_tokenizer": pre_tokenizer}))
-    if pre_tokenizer and pre_tokenizer["type"] == "Sequence":
-        assert repr(pre_tokenizer["pretokenizers"][0]["pattern"]["Regex"]) in str(caught.value)
-
-
-@pytest.mark.unit
 @pytest.mark.parametrize("merges", [["a b"], [["a", "b"]]])
-def test_merges_in_both_forms(write: Write, merges: list[object]) -> None:
-    tokenizer = small_tokenizer()
+def test_merges_in_both_forms(write: Write, small_tokenizer: Json, merges: list[object]) -> None:
+    tokenizer = small_tokenizer
     tokenizer["model"]["merges"] = merges
     assert entries(write(tokenizer=tokenizer))["tokenizer.ggml.merges"] == ["a b"]
 
 
 @pytest.mark.unit
-def test_spaces_inside_merges(write: Write) -> None:
-    tokenizer = small_tokenizer()
+def test_spaces_inside_merges(write: Write, small_tokenizer: Json) -> None:
+    tokenizer = small_tokenizer
     tokenizer["model"]["merges"] = [["a ", "b"]]
     assert entries(write(tokenizer=tokenizer))["tokenizer.ggml.merges"] == ["aĠ b"]
 
@@ -124,10 +67,10 @@ def test_spaces_inside_merges(write: Write) -> None:
 def test_special_ids(write: Write) -> None:
     settings = {"eos_token": {"content": "<|im_end|>"}, "pad_token": "a", "add_bos_token": True, "add_sep_token": True}
     config = {"eos_token_id": 1, "pad_token_id": 2, "text_config": {"bos_token_id": 3, "unk_token_id": [1, 2]}}
-    found = vocabulary(write(tokenizer_config=settings, config=config), 10)
+    found = read_vocabulary(write(tokenizer_config=settings, config=config), 10).entries
     assert {e.key.removeprefix("tokenizer.ggml."): (e.value, e.type) for e in found if e.key.endswith("token_id")} == {
         "eos_token_id": (4, GGUFValueType.UINT32),  # the settings name it
-        "padding_token_id": (2, GGUFValueType.UINT32),  # not an added token: config.json
+        "padding_token_id": (0, GGUFValueType.UINT32),  # any token may be named
         "bos_token_id": (3, GGUFValueType.UINT32),  # only there
     }
     flags = {e.key.removeprefix("tokenizer.ggml."): e.value for e in found if ".add_" in e.key}
@@ -136,67 +79,69 @@ def test_special_ids(write: Write) -> None:
 
 
 @pytest.mark.unit
-def test_a_template_that_adds_bos(write: Write) -> None:
+def test_a_template_that_adds_bos(write: Write, small_tokenizer: Json) -> None:
     single = [{"SpecialToken": {"id": "[X]"}}, {"Sequence": {"id": "A"}}]
-    tokenizer = small_tokenizer() | {"post_processor": {"type": "TemplateProcessing", "single": single}}
+    tokenizer = small_tokenizer | {"post_processor": {"type": "TemplateProcessing", "single": single}}
     assert entries(write(tokenizer=tokenizer, tokenizer_config={"bos_token": "[X]"}))["tokenizer.ggml.add_bos_token"]
 
 
-@pytest.mark.unit
-def test_chat_template_precedence(write: Write) -> None:
-    key = "tokenizer.chat_template"
-    directory = write(chat_template={"chat_template": "json"}, tokenizer_config={"eos_token": "a"})
-    assert entries(directory)[key] == "json"
-    (directory / "chat_template.jinja").write_text("jinja")
-    assert entries(directory)[key] == "jinja"
-    write(tokenizer_config={"chat_template": "settings"})
-    assert entries(directory)[key] == "settings"
-
-
-@pytest.mark.unit
-def test_named_chat_templates(write: Write) -> None:
-    directory = write()
-    (directory / "chat_template.jinja").write_text("main")
-    (directory / "additional_chat_templates").mkdir()
-    (directory / "additional_chat_templates" / "tool-use.jinja").write_text("tools")
-    assert {k: v for k, v in entries(directory).items() if "chat_template" in k} == {
-        "tokenizer.chat_templates": ["tool_use"],
-        "tokenizer.chat_template.tool_use": "tools",
-        "tokenizer.chat_template": "main",
-    }
-
-
-def changed(path: str, value: object) -> Json:
-    """The small tokenizer with one value changed; the path is separated by slashes."""
-    tokenizer: Any = small_tokenizer()
+def change(tokenizer: Json, path: str, value: object) -> None:
+    """Change one value; the path is separated by slashes."""
     *parents, last = path.split("/")
-    node = tokenizer
+    node: Any = tokenizer
     for part in parents:
         node = node[int(part)] if isinstance(node, list) else node[part]
     node[last] = value
-    return tokenizer
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model/type", "Unigram", r'tokenizer\.json: model\.type is "Unigram"; must be BPE'),
+        ("model/vocab/c", 3, r"the tokens 'ab' and 'c' share the id 3"),
+        ("model/vocab/c", 10, r"token 'c' has the id 10, outside the vocabulary of 10"),
+        ("model/vocab/c", "8", r"token 'c' has the id '8'"),
+        ("model/vocab/c", None, r"token 'c' has the id None"),
+        ("added_tokens/1/id", 4, r"added_tokens\[1\]\.id is 4; must be different from that of '<\|im_end\|>'"),
+        ("added_tokens/0/id", 2, r"the tokens 'Ġ' and '<\|im_end\|>' share the id 2"),
+        ("added_tokens/0/content", None, r"added_tokens\[0\]\.content is missing; must be a text"),
+        ("added_tokens/0/special", "yes", r'added_tokens\[0\]\.special is "yes"; must be true or false'),
+        ("added_tokens", {}, r"added_tokens is \{\}; must be a list"),
+        ("model/merges", [["a"]], r'model\.merges\[0\] is \["a"\]; must be a merge'),
+        ("normalizer", [], r"normalizer is \[\]; must be an object"),
+        ("pre_tokenizer/pretokenizers", 1, r"pre_tokenizer\.pretokenizers is 1; must be a list"),
+        ("post_processor", "x", r'post_processor is "x"; must be an object'),
+    ],
+)
+def test_errors_in_tokenizer_json(write: Write, small_tokenizer: Json, path: str, value: object, message: str) -> None:
+    change(small_tokenizer, path, value)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        entries(write())
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"tokenizer": "{"}, r"tokenizer\.json: not valid JSON"),
-        ({"tokenizer": "[]"}, r"tokenizer\.json: holds a list, expected an object"),
-        ({"tokenizer_config": "{"}, r"tokenizer_config\.json: not valid JSON"),
-        ({"tokenizer": changed("model/type", "Unigram")}, r"model\.type is not BPE"),
-        ({"tokenizer": changed("model/vocab/c", 3)}, r"the tokens 'ab' and 'c' share the id 3"),
-        ({"tokenizer": changed("model/vocab/c", 10)}, r"token 'c' has the id 10, outside the vocabulary of 10"),
-        ({"tokenizer": changed("model/vocab/c", "8")}, r"token 'c' has the id '8'"),
-        ({"tokenizer": changed("added_tokens/1/id", 4)}, r"the tokens '<\|im_end\|>' and '<think>' share the id 4"),
-        ({"tokenizer": changed("added_tokens/0/id", 2)}, r"the tokens 'Ġ' and '<\|im_end\|>' share the id 2"),
-        ({"tokenizer": changed("added_tokens/0/content", None)}, r"an entry without an id or content"),
-        ({"tokenizer": changed("model/merges", [["a"]])}, r"\['a'\] is not a merge"),
+        ({"tokenizer": "{"}, r"tokenizer\.json: is not valid JSON"),
+        ({"tokenizer": "[]"}, r"tokenizer\.json: is \[\]; must be an object"),
+        ({"tokenizer_config": "{"}, r"tokenizer_config\.json: is not valid JSON"),
         (
-            {"tokenizer_config": {"added_tokens_decoder": {"4": {"content": "other"}}}},
-            r"id 4 is '<\|im_end\|>' here and 'other' in tokenizer_config\.json",
+            {"tokenizer_config": {"added_tokens_decoder": {"x": {}}}},
+            r"added_tokens_decoder\.x is \{\}",
         ),
-        ({"tokenizer_config": {"added_tokens_decoder": {"x": {}}}}, r"added_tokens_decoder has a malformed entry 'x'"),
+        ({"tokenizer_config": {"added_tokens_decoder": [1]}}, r"added_tokens_decoder is \[1\]; must be an object"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"4": 5}}}, r"added_tokens_decoder\.4 is 5; must be an object"),
+        ({"tokenizer_config": {"eos_token": 5}}, r"eos_token is 5; must be a token"),
+        ({"tokenizer_config": {"additional_special_tokens": 5}}, r"additional_special_tokens is 5; must be a list"),
+        ({"tokenizer_config": {"extra_special_tokens": [5]}}, r"extra_special_tokens is \[5\]; must be a list"),
+        ({"added_tokens": {"<x>": "9"}}, r'added_tokens\.json: <x> is "9"; must be a count'),
+        (
+            {"special_tokens_map": {"pad_token": ["x"]}},
+            r'special_tokens_map\.json: pad_token is \["x"\]; must be a token',
+        ),
         ({"config": {"eos_token_id": 10}}, r"config\.json: eos_token_id is 10, outside the vocabulary of 10"),
     ],
 )
@@ -204,6 +149,21 @@ def test_errors(write: Write, files: Json, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         entries(write(**files))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.unit
+def test_vocab_json_with_merges(write: Write, small_tokenizer: Json) -> None:
+    settings = {"added_tokens_decoder": {"4": {"content": "<|im_end|>", "special": True}}}
+    small_tokenizer["added_tokens"] = []
+    expected = entries(write(tokenizer_config=settings))
+    (directory := write(tokenizer_config=settings)).joinpath("tokenizer.json").unlink()
+    (directory / "vocab.json").write_text(json.dumps(small_tokenizer["model"]["vocab"]))
+    with pytest.raises(CheckpointError, match="no tokenizer found"):
+        entries(directory)
+    (directory / "merges.txt").write_text("#version: 0.2\na b\n")
+    assert {k: v for k, v in entries(directory).items() if "add_" not in k} == {
+        k: v for k, v in expected.items() if "add_" not in k
+    }
 
 
 @pytest.mark.unit
