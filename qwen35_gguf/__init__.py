@@ -55,7 +55,8 @@ if TYPE_CHECKING:
         VisionError,
     )
     from qwen35_gguf.quant import quantize
-    from qwen35_gguf.runtime import Qwen35
+    from qwen35_gguf.runtime import AsyncQwen35, Qwen35
+    from qwen35_gguf.runtime.async_model import AsyncStream
     from qwen35_gguf.runtime.chat.openai_types import (
         ChatCompletion,
         ChatCompletionChunk,
@@ -80,6 +81,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterError",
     "AnswerError",
+    "AsyncQwen35",
+    "AsyncStream",
     "BusyError",
     "CacheInfo",
     "ChatCompletion",
@@ -140,7 +143,8 @@ __all__ = [
 
 _MODULES = {
     "quant": ("quantize",),
-    "runtime": ("Qwen35",),
+    "runtime": ("AsyncQwen35", "Qwen35"),
+    "runtime.async_model": ("AsyncStream",),
     "runtime.chat.openai_types": (
         "ChatCompletion",
         "ChatCompletionChunk",

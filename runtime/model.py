@@ -76,7 +76,7 @@ class Qwen35(Closing):
         self._lost = False
         self._encoder_lock = threading.Lock()
         self._loaded = loading.load(options)
-        self._turns = Turns(str(options.path))
+        self.turns = Turns(str(options.path))
         plan = self._loaded.plan
         self.path, self.name, self.n_ctx = options.path, plan.name, plan.n_ctx
         self.tuned: Profile | None = plan.tuned
@@ -166,7 +166,7 @@ class Qwen35(Closing):
             request = self._request(prompt, wanted, _preset(prompt), form=form, calls=calls)
             pieces = self._answer(request, call, on_progress)
             if stream:
-                return Stream(completion.chunks(self.name, pieces), call, self._turns, self._turn)
+                return Stream(completion.chunks(self.name, pieces), call, self.turns, self._turn)
             with self._turn(call):
                 return completion.chat_completion(self.name, completion.drain(pieces), request.answer_type)
 
@@ -253,12 +253,12 @@ class Qwen35(Closing):
         """
         if not isinstance(text, str):
             raise refuse("text", text, "a text")
-        with self._turns.use():
+        with self.turns.use():
             return len(self._loaded.model.tokenize(text))
 
     def cache_info(self) -> CacheInfo:
         """Return what the prefix cache holds, and how much of the last prompt was reused, and why no more."""
-        with self._turns.use(), self._turn(Call(), engine=False):
+        with self.turns.use(), self._turn(Call(), engine=False):
             return self._loaded.engine.info()
 
     def _raw_prompt(self, text: str) -> Prompt:
@@ -329,16 +329,16 @@ class Qwen35(Closing):
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
         """Keep the model from being freed meanwhile, and load it again if one of its RPC servers is gone."""
-        with self._turns.use():
+        with self.turns.use():
             if self._lost:
-                with self._turns.turn(Call()):
+                with self.turns.turn(Call()):
                     self._load_again()
             yield
 
     @contextlib.contextmanager
     def _turn(self, call: Call, *, engine: bool = True) -> Iterator[None]:
         """Wait until it is the call's turn, and let the engine hold its sequence."""
-        with self._turns.turn(call, engine=engine) as other:
+        with self.turns.turn(call, engine=engine) as other:
             if engine:
                 self._switch(call, other)
             with self._noting_loss():
@@ -353,7 +353,7 @@ class Qwen35(Closing):
             raise
 
     def _checker(self, call: Call) -> Callable[[], None]:
-        turns = self._turns
+        turns = self.turns
         return lambda: turns.check(call)
 
     def _switch(self, call: Call, other: Call | None) -> None:
@@ -384,7 +384,7 @@ class Qwen35(Closing):
                 say_hello(endpoint)
             self._loaded.close()
             self._loaded = loading.LoadedModel(self._loaded.plan)
-            self._turns.forget()
+            self.turns.forget()
             self._lost = False
 
     def close(self) -> None:
@@ -392,7 +392,7 @@ class Qwen35(Closing):
 
         Open streams end, calls that wait raise `ClosedError`, and calls that run are waited for.
         """
-        self._turns.close(self._loaded.close)
+        self.turns.close(self._loaded.close)
 
 
 def _preset(prompt: Prompt) -> Sampling:

@@ -28,6 +28,36 @@ class Cancelled(Exception):  # noqa: N818 (never leaves the runtime)
 
 
 @dataclass(eq=False)
+class Scope:
+    """What ends together: all calls that a thread begins in it.
+
+    Attributes:
+        cancelled: whether they end.
+
+    """
+
+    cancelled: bool = False
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let the calls of this thread belong to the scope."""
+        _thread.scope = self
+        try:
+            yield
+        finally:
+            _thread.scope = None
+
+
+class _Thread(threading.local):
+    """The scope of each thread."""
+
+    scope: Scope | None = None
+
+
+_thread = _Thread()
+
+
+@dataclass(eq=False)
 class Call:
     """A request, from its first token to its last.
 
@@ -39,6 +69,7 @@ class Call:
         reader: the thread that read it last.
         read_at: when that was over, of `time.monotonic`.
         started: whether it has used the engine.
+        scope: in which it began.
         saved: what it needs to continue, if another call has used the engine since.
 
     """
@@ -51,6 +82,7 @@ class Call:
     read_at: float = 0.0
     started: bool = False
     saved: Any = None
+    scope: Scope | None = field(default_factory=lambda: _thread.scope)
 
     @classmethod
     def within(cls, timeout: float | None, *, streaming: bool = False) -> Call:
@@ -185,7 +217,7 @@ class Turns:
 
     def check(self, call: Call) -> None:
         """Raise what ends a call: it was closed or is late, or it is a stream or waits, and the model was closed."""
-        if call.cancelled:
+        if call.cancelled or (call.scope is not None and call.scope.cancelled):
             raise Cancelled
         if call.streaming or self._running is not call:
             self.check_open()
@@ -197,6 +229,14 @@ class Turns:
     def cancel(self, call: Call) -> None:
         """End a call where it is: it does not begin any more, or ends after what llama.cpp computes now."""
         call.cancelled, call.streaming, call.saved = True, False, None
+        self._notify()
+
+    def cancel_scope(self, scope: Scope) -> None:
+        """End all calls of a scope, now and later."""
+        scope.cancelled = True
+        self._notify()
+
+    def _notify(self) -> None:
         with self._condition:
             self._condition.notify_all()
 
