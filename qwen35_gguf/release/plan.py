@@ -15,6 +15,7 @@ from qwen35_gguf import __version__
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import PlannedFile, Source
+from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.convert.weights_digest import FILES, LENGTH
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
@@ -45,7 +46,8 @@ class FromCheckpoint:
         name: of the model; empty: derived from the checkpoint.
         recipe: deltanet, for all quants that it has a table for; empty: the presets as they are.
         imatrix: an importance matrix; empty: none.
-        mmproj_types: types of the vision encoder's files.
+        mtp: with the MTP head, if the checkpoint has one.
+        mmproj_types: types of the vision encoder's files; none: the vision encoder is left out.
         mtp_files: also write files with the MTP head alone, as draft models.
         nomtp_files: also write files without the MTP head.
         max_shard_size: bytes; larger text models are split.
@@ -59,6 +61,7 @@ class FromCheckpoint:
     name: str = ""
     recipe: str = ""
     imatrix: str = ""
+    mtp: bool = True
     mmproj_types: tuple[str, ...] = ("BF16",)
     mtp_files: bool = False
     nomtp_files: bool = False
@@ -174,6 +177,7 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
         name=options.name or None,
         imatrix=options.imatrix or None,
         ignore_config=options.ignore_config,
+        parts=Parts(mtp=options.mtp, vision=bool(options.mmproj_types)),
     )
     stem = source.stem(source.tensors.text)
     files: list[ReleaseFile] = []
@@ -215,6 +219,8 @@ def _check(options: FromCheckpoint, quants: list[str]) -> None:
     for name, given in (("--quants", quants), ("--mmproj-types", [type_.upper() for type_ in options.mmproj_types])):
         if twice := sorted({one for one in given if given.count(one) > 1}):
             raise PackageError(f"{name}: {twice[0]} is named twice; name it once")
+    if options.nomtp_files and not options.mtp:
+        raise PackageError("--nomtp-files: with --no-mtp every file is without the MTP head; leave one of them out")
     if options.recipe and options.recipe not in recipe_file.BUILT_IN:
         raise PackageError(f"--recipe {options.recipe}: a release takes one of {', '.join(recipe_file.BUILT_IN)}")
     for quant in quants:

@@ -19,7 +19,10 @@ from qwen35_gguf.release.plan import FromCheckpoint
 from qwen35_gguf.units import format_file_size
 
 PATH = click.Path(path_type=Path)
-OF_CHECKPOINTS = ("quants", "recipe", "mmproj_types", "mtp_files", "nomtp_files", "revision", "ignore_config")
+OF_CHECKPOINTS = (
+    *("quants", "recipe", "mmproj_types", "no_mtp", "no_vision", "mtp_files", "nomtp_files"),
+    *("revision", "ignore_config"),
+)
 OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in OF_CHECKPOINTS if one != "revision"))
 
 
@@ -31,6 +34,8 @@ OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in
 @click.option("--imatrix", type=PATH, help="Importance matrix, made by `qwen35 imatrix`.")
 @click.option("--recipe", default="", help="deltanet: for all quants that it has a table for.")
 @click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, separated by commas.")
+@click.option("--no-mtp", is_flag=True, help="Leave out the multi-token-prediction head.")
+@click.option("--no-vision", is_flag=True, help="Leave out the vision encoder.")
 @renamed_option("--mtp-files", old=["--heads"], is_flag=True, help="Also write mtp-*.gguf: the MTP head alone.")
 @renamed_option("--nomtp-files", old=["--plain"], is_flag=True, help="Also write *-nomtp-*.gguf: no MTP head.")
 @click.option("--max-shard-size", type=SIZE, default="48GB", show_default=True, help="Split larger files.")
@@ -55,6 +60,8 @@ def command(
     imatrix: Path | None,
     recipe: str,
     mmproj_types: str,
+    no_mtp: bool,
+    no_vision: bool,
     mtp_files: bool,
     nomtp_files: bool,
     max_shard_size: int,
@@ -114,7 +121,8 @@ def command(
             name=name,
             recipe=recipe,
             imatrix=str(imatrix or ""),
-            mmproj_types=tuple(type_.upper() for type_ in _listed(mmproj_types)),
+            mtp=not no_mtp,
+            mmproj_types=() if no_vision else tuple(type_.upper() for type_ in _listed(mmproj_types)),
             mtp_files=mtp_files,
             nomtp_files=nomtp_files,
             max_shard_size=max_shard_size,
