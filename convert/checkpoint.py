@@ -5,6 +5,7 @@ Nothing here copies weights: `Checkpoint.read` returns views into the mapped sha
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from qwen35_gguf.architecture import architecture_name, claims_tied, text_config, text_section
+from qwen35_gguf.architecture import architecture_name, claims_tied, text_config
 from qwen35_gguf.convert.config.check import without
+from qwen35_gguf.convert.dequantize.assemble import assemble
+from qwen35_gguf.convert.dequantize.methods import find_method
+from qwen35_gguf.convert.dequantize.quantized_tensor import QuantizedTensor
 from qwen35_gguf.convert.source_tensors import names, norms, tied
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import ALL, VISION, Parts, part_of
@@ -27,7 +31,7 @@ from qwen35_gguf.convert.source_tensors.safetensors_header import (
 )
 from qwen35_gguf.convert.source_tensors.weight_files import check_index, find_weight_files
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.json_file import SIZE, TEXT, list_of, read_json
+from qwen35_gguf.json_file import read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -38,6 +42,7 @@ COMPARED_ELEMENTS = 1 << 22
 class Checkpoint:
     """A checked checkpoint: its parsed config and its tensors by canonical name, those of the wanted parts.
 
+    `quantized` has those that are dequantized when they are read, by their names in the files.
     `changes` is what adapters do to tensors when they are read, `origin` what else than the files decides the weights.
     """
 
@@ -50,6 +55,7 @@ class Checkpoint:
     tied: bool = False
     norms_shifted: bool = False
     mtp_norms_shifted: bool = False
+    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     changes: Mapping[str, Callable[[Array], Array]] = field(default_factory=dict)
     origin: tuple[str, ...] = ()
@@ -61,13 +67,15 @@ class Checkpoint:
         return text_config(self.config)
 
     def read(self, name: str) -> Array:
-        """Return the weights in the published layout: a view of the mapped file, or F32 for block-scaled FP8."""
+        """Return the weights in the published layout: a view of the mapped file, or F32 for quantized ones."""
         stored = self.tensors[name]
-        array = self._view(stored)
-        if stored.channels_last:
-            array = np.moveaxis(array, -1, 1)
-        if stored.scale is not None:
-            array = dequantize_blocks(array, self._view(stored.scale), self._block_size())
+        quantized = self.quantized.get(stored.name)
+        if quantized is not None:
+            array = quantized.read()
+        else:
+            array = self.view(stored)
+            if stored.channels_last:
+                array = np.moveaxis(array, -1, 1)
         change = self.changes.get(name)
         return array if change is None else change(array)
 
@@ -82,10 +90,19 @@ class Checkpoint:
 
     def release_source(self, name: str) -> None:
         """Give back all mapped pages of a tensor, after it was copied or written."""
-        stored = self.tensors[name]
-        self.release(self._view(stored))
-        if stored.scale is not None:
-            self.release(self._view(stored.scale))
+        for stored in self.stored(name):
+            self.release(self.raw(stored))
+
+    def stored(self, name: str) -> tuple[StoredTensor, ...]:
+        """List what the files hold of a tensor: itself, or the weights and companions of a quantized one."""
+        tensor = self.tensors[name]
+        quantized = self.quantized.get(tensor.name)
+        return (tensor,) if quantized is None else quantized.stored
+
+    def read_bytes(self, name: str) -> int:
+        """Return how many bytes `read` returns."""
+        tensor = self.tensors[name]
+        return math.prod(tensor.shape) * 4 if tensor.name in self.quantized else tensor.stop - tensor.start
 
     def raw(self, stored: StoredTensor) -> Array:
         """Return the bytes of a tensor as the file has them: a view of the mapped file."""
@@ -100,25 +117,27 @@ class Checkpoint:
         a, b = self.tensors[one], self.tensors[other]
         if a.shape != b.shape:
             return False
-        left, right = self.read(one), self.read(other)
-        step = max(1, COMPARED_ELEMENTS // max(1, left[:1].size))
-        for start in range(0, len(left), step):
-            rows = left[start : start + step], right[start : start + step]
+        step = max(1, COMPARED_ELEMENTS // max(1, math.prod(a.shape[1:])))
+        for start in range(0, a.shape[0] if a.shape else 0, step):
+            rows = self._rows(a, start, start + step), self._rows(b, start, start + step)
             if not np.array_equal(rows[0].astype(np.float32), rows[1].astype(np.float32), equal_nan=True):
                 return False
         self.release_source(one)
         self.release_source(other)
         return True
 
-    def _view(self, stored: StoredTensor) -> Array:
+    def view(self, stored: StoredTensor) -> Array:
+        """Return the numbers of a tensor as the file has them: a view of the mapped file."""
         shape = stored.shape
         if stored.channels_last:
             shape = (shape[0], *shape[2:], shape[1])
         return self.raw(stored).view(DTYPES[stored.dtype]).reshape(shape)
 
-    def _block_size(self) -> tuple[int, int]:
-        rows, columns = (self.config.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
-        return int(rows), int(columns)
+    def _rows(self, stored: StoredTensor, start: int, stop: int) -> Array:
+        quantized = self.quantized.get(stored.name)
+        if quantized is None:
+            return self.view(stored)[start:stop]
+        return quantized.rows(start, min(stop, stored.shape[0]))
 
 
 def open_checkpoint(directory: Path, parts: Parts = ALL, ignored: Collection[str] = ()) -> Checkpoint:
@@ -128,19 +147,21 @@ def open_checkpoint(directory: Path, parts: Parts = ALL, ignored: Collection[str
     `ignored` keys are left out.
 
     Raises:
-        CheckpointError: not Qwen3.5, quantized in a way that loses weights, damaged, or incomplete.
+        CheckpointError: not Qwen3.5, quantized in a way that is not read, damaged, or incomplete.
 
     """
     path = directory / "config.json"
     config, notes = without(read_json(path).values, ignored)
     arch = architecture_name(config, str(path))
-    _refuse_quantized(config, directory)
+    method = find_method(config, directory)
     wanted = parts.of_config(config)
     shards, weight_map, file_notes = find_weight_files(directory, config, wanted)
     found = [tensor for shard in shards for tensor in read_header(shard, wanted)]
     check_index(directory, weight_map, {tensor.name for tensor in found}, wanted)
-    checkpoint = Checkpoint(directory, config, arch, _join_scales(_by_name(directory, found)), wanted, tuple(shards))
-    checkpoint.notes += [*notes, *file_notes]
+    checkpoint = Checkpoint(directory, config, arch, _by_name(directory, found), wanted, tuple(shards))
+    assembled = assemble(checkpoint.tensors, method, checkpoint.view)
+    checkpoint.tensors, checkpoint.quantized = assembled.tensors, assembled.quantized
+    checkpoint.notes += [*assembled.notes, *notes, *file_notes]
     checkpoint.notes += names.wrapper_notes(tensor.name for tensor in found)
     if parts.vision and not wanted.vision:
         checkpoint.notes += _left_over(config, shards, weight_map)
@@ -190,55 +211,16 @@ def _left_over(config: dict[str, Any], shards: list[Path], weight_map: Mapping[s
     ]
 
 
-def dequantize_blocks(weights: Array, scale: Array, block: tuple[int, int]) -> Array:
-    """FP8 block-scaled weights (rows, columns) times their scale per block -> F32 (rows, columns).
-
-    Source: the `fp8` quantization method of transformers (weight_scale_inv, one scale per 128 x 128 block).
-    """
-    rows, columns = weights.shape
-    full = np.repeat(np.repeat(scale.astype(np.float32), block[0], axis=0)[:rows], block[1], axis=1)[:, :columns]
-    if full.shape != weights.shape:
-        raise CheckpointError(f"FP8 scales of shape {scale.shape} do not cover weights of shape {weights.shape}")
-    result: Array = weights.astype(np.float32) * full
-    return result
-
-
-def _refuse_quantized(config: dict[str, Any], directory: Path) -> None:
-    section = text_section(config, str(directory / "config.json")).section("quantization_config")
-    if quantization := section.values:
-        method = section.get("quant_method", TEXT, "an unknown method")
-        if method != "fp8":
-            raise CheckpointError(
-                f"{directory}: weights are quantized with {method}; convert the original BF16 checkpoint instead"
-            )
-        section.get("weight_block_size", list_of(SIZE))
-        config["quantization_config"] = quantization
-    elif "quantization" in config:
-        raise CheckpointError(
-            f"{directory}: weights are quantized by MLX; convert the original BF16 checkpoint instead"
-        )
-
-
 def _refuse_packed(checkpoint: Checkpoint) -> None:
-    packed = [t for t in checkpoint.tensors.values() if t.dtype in PACKED_DTYPES and t.scale is None]
+    quantized = checkpoint.quantized
+    packed = [t for t in checkpoint.tensors.values() if t.dtype in PACKED_DTYPES and t.name not in quantized]
     if packed:
         first = packed[0]
         raise CheckpointError(
-            f"{first.file}: {len(packed)} tensors hold packed integers ({first.name} is {first.dtype}): a quantized "
-            "checkpoint (GPTQ, AWQ, bitsandbytes or MLX); convert the original BF16 checkpoint instead"
+            f"{first.file}: {len(packed)} tensors hold packed integers ({first.name} is {first.dtype}), and "
+            "config.json does not tell how they are quantized; restore its quantization_config, or convert the "
+            "original BF16 checkpoint"
         )
-
-
-def _join_scales(tensors: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Attach each FP8 weight's `weight_scale_inv` to it; refuse FP8 weights without one."""
-    joined = dict(tensors)
-    for name, tensor in tensors.items():
-        if tensor.dtype == "F8_E4M3":
-            scale = joined.pop(f"{name}_scale_inv", None)
-            if scale is None or len(tensor.shape) != 2:
-                raise CheckpointError(f"{tensor.file}: FP8 tensor {tensor.name} has no block scales ({name}_scale_inv)")
-            joined[name] = replace(tensor, scale=scale)
-    return joined
 
 
 def _sniff_layout(checkpoint: Checkpoint) -> None:
@@ -256,7 +238,7 @@ def _sniff_layout(checkpoint: Checkpoint) -> None:
     held = [
         (part_of(name), checkpoint.read(name))
         for name, stored in checkpoint.tensors.items()
-        if norms.is_shifted_norm(name) and stored.dtype not in PACKED_DTYPES and not stored.scale
+        if norms.is_shifted_norm(name) and stored.dtype not in PACKED_DTYPES
     ]
     form = norms.sniff(held, len(moved))
     checkpoint.norms_shifted, checkpoint.mtp_norms_shifted = form.text_shifted, form.mtp_shifted

@@ -167,10 +167,10 @@ def peak_memory(conversion: Conversion, jobs: int = 0) -> int:
     threads = jobs if jobs > 0 else os.cpu_count() or 1
     slabs = threads * SLABS_PER_THREAD * SLAB_ELEMENTS * 8
     checkpoint = conversion.checkpoint
-    stored, changed = checkpoint.tensors, checkpoint.changes.keys()
+    changed = checkpoint.changes.keys()
     planned = (tensor for file in conversion.files for tensor in file.tensors)
     permuted = [t.sources for t in planned if t.operations or not changed.isdisjoint(t.sources)]
-    largest = max((stored[s].stop - stored[s].start for sources in permuted for s in sources), default=0)
+    largest = max((checkpoint.read_bytes(source) for sources in permuted for source in sources), default=0)
     return 250_000_000 + slabs + 3 * largest
 
 
@@ -276,16 +276,12 @@ def in_order(files: Sequence[PlannedFile]) -> list[OutputTensor]:
 
 
 def _slabs(checkpoint: Checkpoint, tensor: OutputTensor) -> Iterator[Slab]:
-    number = 0
-    for block in tensor.blocks(checkpoint):
-        # A matrix per leading index, so that slicing rows never copies a strided view of the mapped file.
-        for matrix in [block] if block.ndim <= 2 else list(block.reshape(-1, *block.shape[-2:])):
-            rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
-            step = max(1, SLAB_ELEMENTS // rows.shape[1])
-            for start in range(0, rows.shape[0], step):
-                yield Slab(tensor.name, rows[start : start + step], number)
-            number += 1
-    # Operations and FP8 scales made copies, whose slabs cannot be traced back to the mapped pages.
+    for number, matrix in tensor.matrices(checkpoint):
+        rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
+        step = max(1, SLAB_ELEMENTS // rows.shape[1])
+        for start in range(0, rows.shape[0], step):
+            yield Slab(tensor.name, rows[start : start + step], number)
+    # Operations and dequantizing made copies, whose slabs cannot be traced back to the mapped pages.
     for source in tensor.sources:
         checkpoint.release_source(source)
 

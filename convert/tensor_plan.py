@@ -20,6 +20,7 @@ from gguf import GGMLQuantizationType
 from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.convert import transforms
 from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.dequantize.quantized_tensor import QuantizedTensor
 from qwen35_gguf.convert.source_tensors.misfit import Misfit
 from qwen35_gguf.convert.source_tensors.parts import MTP, OPTION, PREFIX, TEXT, VISION, Parts, part_of
 from qwen35_gguf.convert.source_tensors.safetensors_header import StoredTensor
@@ -60,6 +61,28 @@ class OutputTensor:
             for operation in self.operations:
                 array = operation.apply(array)
             yield array
+
+    def matrices(self, checkpoint: Checkpoint) -> Iterator[tuple[int, Array]]:
+        """Yield (number, rows) of matrices in order, the rows of one in several pieces where they are dequantized.
+
+        A matrix for each leading index, so that slicing rows never copies a strided view of the mapped file.
+        """
+        if (quantized := self._streamed(checkpoint)) is not None:
+            yield from quantized.pieces(*((self.part.index, self.part.count) if self.part else ()))
+            return
+        number = 0
+        for block in self.blocks(checkpoint):
+            for matrix in [block] if block.ndim <= 2 else list(block.reshape(-1, *block.shape[-2:])):
+                yield number, matrix
+                number += 1
+
+    def _streamed(self, checkpoint: Checkpoint) -> QuantizedTensor | None:
+        """Return the source if it is one quantized tensor whose rows stay in their order."""
+        if len(self.sources) > 1 or self.operations or self.sources[0] in checkpoint.changes:
+            return None
+        quantized = checkpoint.quantized.get(checkpoint.tensors[self.sources[0]].name)
+        rows_axis = len(quantized.shape) - 2 if quantized else 0
+        return None if self.part and (self.part.axis != rows_axis or self.part.drop) else quantized
 
     def select(self, array: Array) -> Array:
         """Return the part of a source that this output takes."""

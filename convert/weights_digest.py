@@ -8,10 +8,8 @@ files, and no second read of the checkpoint is needed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 from qwen35_gguf.convert.checkpoint import Checkpoint
-from qwen35_gguf.convert.source_tensors.safetensors_header import StoredTensor
 
 PIECE = 4 << 20  # bytes; small enough that few mapped pages are held
 LENGTH = 64  # hexadecimal digits
@@ -26,8 +24,8 @@ class WeightsDigest:
         self._found: dict[str, str] = {}
 
     def add(self, source: str) -> None:
-        """Hash a tensor, with its scales if it has some."""
-        for stored in _parts(self._checkpoint.tensors[source]):
+        """Hash a tensor; of a quantized one all that it is computed from."""
+        for stored in self._checkpoint.stored(source):
             total = hashlib.sha256()
             raw = self._checkpoint.raw(stored)
             for start in range(0, raw.size, PIECE):
@@ -52,9 +50,3 @@ class WeightsDigest:
         for name in sorted(self._found):
             total.update(f"{self._found[name]}\n".encode())
         return total.hexdigest()
-
-
-def _parts(stored: StoredTensor) -> Iterator[StoredTensor]:
-    yield stored
-    if stored.scale is not None:
-        yield stored.scale

@@ -58,7 +58,6 @@ class StoredTensor:
     start: int
     stop: int
     channels_last: bool = False
-    scale: StoredTensor | None = None
 
 
 def read_header(path: Path, parts: Parts = ALL) -> list[StoredTensor]:

@@ -22,8 +22,13 @@ TYPES = {
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
     "I32": np.dtype(np.int32),
     "U32": np.dtype(np.uint32),
+    "I64": np.dtype(np.int64),
 }
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 
