@@ -1,6 +1,6 @@
 """Join the tensors of quantized modules: from what the files hold to weights that can be read.
 
-The tensors that are there decide which modules are quantized, and how; what config.json tells differently is a note
+The tensors decide which modules are quantized, and how; what config.json tells differently is a note
 where the tensors leave no doubt, and an error where they do.
 """
 
@@ -123,8 +123,8 @@ def _format(method: Method, roles: Mapping[str, StoredTensor], module: str) -> F
         companion = _companion(rows, roles)
         beside = f" beside {companion.name} ({companion.dtype})" if companion else ""
         raise CheckpointError(
-            f"{weight.file}: {weight.name} is {weight.dtype}{beside}, which is no format of {TITLES[method.name]} that "
-            "is read; convert the original BF16 checkpoint instead"
+            f"{weight.file}: {weight.name} is {weight.dtype}{beside}, which {TITLES[method.name]} "
+            "does not store in a way that is read; convert the original BF16 checkpoint instead"
         )
     if weight is None and (companion := _companion(rows, roles)):
         wanted = " or ".join(dict.fromkeys(row.weight for row in rows))

@@ -1,6 +1,6 @@
 """The formats that are read: one table, first match wins.
 
-Which row a module has is decided by the tensors that are there and their dtypes, among the rows of the method that
+The tensors of a module and their dtypes decide which row it has, among the rows of the method that
 config.json names. `docs/sources.md` lists the same rows with what each was compared with.
 """
 

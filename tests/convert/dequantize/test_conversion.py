@@ -42,7 +42,7 @@ def assert_same_tensors(file: Path, other: Path) -> None:
         np.testing.assert_array_equal(found, expected, err_msg=a.name)
 
 
-# One of each way that rows are cut into pieces; what each format's numbers are is tested beside.
+# One of each way that rows are read in pieces; what each format's numbers are is tested beside.
 CONVERTED = (
     "compressed-tensors FP8_BLOCK", "compressed-tensors W4A16, zero points", "compressed-tensors NVFP4", "GPTQ 3 bits",
     "AWQ", "bitsandbytes NF4, double", "MXFP4", "MLX 6 bits",
