@@ -63,6 +63,22 @@ def resolve(model: str, revision: str | None = None, parts: Parts = ALL) -> Loca
     return Location(snapshot, model, snapshot.name)
 
 
+def resolve_files(name: str, patterns: Sequence[str], revision: str | None = None) -> Location:
+    """Find a directory of anything, or download the files of a Hub id that match the patterns.
+
+    Raises:
+        CheckpointError: there is no such directory or repository, or the Hub does not hand it out.
+
+    """
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return _local(directory)
+    if not HUB_ID.fullmatch(name):
+        raise CheckpointError(f"{name}: no such directory, and not a Hub id such as Qwen/Qwen3.5-9B")
+    snapshot = _download(name, revision, patterns)
+    return Location(snapshot, name, snapshot.name)
+
+
 def _check_kind(directory: Path, model: str) -> None:
     """Tell what a directory without config.json is. Raises CheckpointError."""
     if (directory / "config.json").is_file():

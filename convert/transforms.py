@@ -18,12 +18,17 @@ Shape = tuple[int, ...]
 
 
 class Operation(NamedTuple):
-    """A named, invertible step from a source tensor to its GGUF tensor."""
+    """A named, invertible step from a source tensor to its GGUF tensor.
+
+    `axis` is the one whose entries it reorders, None if it does something else. What reorders rows (0) does so to the
+    left factor of a matmul, what reorders columns (1) to the right one.
+    """
 
     name: str
     apply: Callable[[Array], Array]
     invert: Callable[[Array], Array]
     shape: Callable[[Shape], Shape] = lambda shape: shape
+    axis: int | None = None
 
 
 def _add_one(x: Array) -> Array:
@@ -79,6 +84,7 @@ def tile_value_heads(axis: int, key_heads: int, per_key: int, head_dim: int, off
         "tile_value_heads" + (f"(columns, {head_dim})" if axis else f"(rows from {offset}, {head_dim})"),
         apply=lambda x: permute(x, key_heads, per_key),
         invert=lambda y: permute(y, per_key, key_heads),
+        axis=axis,
     )
 
 

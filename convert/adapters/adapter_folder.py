@@ -26,6 +26,7 @@ from qwen35_gguf.errors import AdapterError, CheckpointError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WEIGHTS = "adapter_model.safetensors"
+HUB_FILES = ("*.json", "README.md", WEIGHTS, f"*/{WEIGHTS}")
 PICKLED = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 TO_SAFETENSORS = "load it once with PEFT and save it again: save_pretrained writes adapter_model.safetensors"
 # Names of folders that tell nothing about what is in them.
@@ -119,7 +120,7 @@ def open_adapter(adapter: str | Path, scale: float = 1.0, revision: str | None =
     if given.is_file() and given.name in (WEIGHTS, adapter_config.FILE):
         given = given.parent
     try:
-        directory, repo, _ = hub.resolve(str(given) if given.exists() else str(adapter), revision)
+        directory, repo, _ = hub.resolve_files(str(given) if given.exists() else str(adapter), HUB_FILES, revision)
     except CheckpointError as error:
         raise AdapterError(f"adapter {error}") from None
     folder, notes = _folder_of(directory)
