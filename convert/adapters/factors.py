@@ -122,7 +122,7 @@ def _of_rule(
     updates: Sequence[LowRank],
     operations: dict[str, tuple[Operation, ...]],
 ) -> Iterator[tuple[Factors, float]]:
-    """Yield the factors of a GGUF tensor, if it has some, and what their alpha has to be."""
+    """Yield the factors of a GGUF tensor, if it has some, and the alpha that they need."""
     rule, name, source = bound
     shape = shapes[source]
     rows = range(shape[-2]) if len(shape) > 1 else range(0)
