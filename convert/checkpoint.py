@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen35_gguf.architecture import architecture_name, claims_tied, text_config
+from qwen35_gguf.architecture import architecture_name, claims_tied, text_config, text_section
 from qwen35_gguf.convert.config.check import without
 from qwen35_gguf.convert.dequantize.assemble import assemble
 from qwen35_gguf.convert.dequantize.methods import find_method
@@ -31,7 +31,7 @@ from qwen35_gguf.convert.source_tensors.safetensors_header import (
 )
 from qwen35_gguf.convert.source_tensors.weight_files import check_index, find_weight_files
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.json_file import read_json
+from qwen35_gguf.json_file import SIZE, JsonObject, read_json
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -225,13 +225,15 @@ def _refuse_packed(checkpoint: Checkpoint) -> None:
 
 def _sniff_layout(checkpoint: Checkpoint) -> None:
     """Recognize an MLX export by its channels-last convolutions, (C, K, 1) instead of (C, 1, K)."""
-    kernel = checkpoint.text_config.get("linear_conv_kernel_dim")
+    where = str(checkpoint.directory / "config.json")
+    kernel = text_section(checkpoint.config, where).get("linear_conv_kernel_dim", SIZE)
     moved = [n for n, t in checkpoint.tensors.items() if n.endswith("conv1d.weight") and t.shape[1:] == (kernel, 1)]
     for name in moved:
         t = checkpoint.tensors[name]
         checkpoint.tensors[name] = replace(t, shape=(t.shape[0], t.shape[2], t.shape[1]), channels_last=True)
     patch = checkpoint.tensors.get("visual.patch_embed.proj.weight")
-    channels = (checkpoint.config.get("vision_config") or {}).get("in_channels", 3) if patch else 0
+    vision = JsonObject(checkpoint.config if patch else {}, where).section("vision_config")
+    channels = vision.get("in_channels", SIZE, 3)
     if patch is not None and len(patch.shape) == 5 and patch.shape[1] != channels == patch.shape[-1]:
         shape = (patch.shape[0], patch.shape[-1], *patch.shape[1:-1])
         checkpoint.tensors["visual.patch_embed.proj.weight"] = replace(patch, shape=shape, channels_last=True)

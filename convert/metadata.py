@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, Metadata
 
 from qwen35_gguf.architecture import text_section
 from qwen35_gguf.architecture.config import Config
 from qwen35_gguf.convert import model_name
+from qwen35_gguf.convert.front_matter import read_front_matter
 from qwen35_gguf.convert.metadata_keys import (
     ARRAY,
     FEED_FORWARD_KEYS,
@@ -167,13 +167,7 @@ def _describe(
 ) -> Metadata:
     """Return name, size, licence and so on, from the model card, the config, and the folder's name in that order."""
     directory = model_name.absolute(directory)
-    try:
-        card = Metadata.load_model_card(directory)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{directory / 'README.md'}: the front matter cannot be read ({reason}); fix or remove it"
-        ) from error
+    card = read_front_matter(directory)
     hints = {**config, "_name_or_path": source_repo or model_name.usable_hint(config.get("_name_or_path"))}
     named = Path(model_name.named_directory(directory))
     found = Metadata.apply_metadata_heuristic(Metadata(), card, hints, named, parameters[0])

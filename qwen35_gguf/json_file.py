@@ -184,8 +184,20 @@ class JsonObject:
         return self.error(f"{self.where}: {path} is {shown(value)}; must be {must}; {self.advice}")
 
 
-def read_json(path: Path, *, optional: bool = False, error: type[Qwen35Error] = CheckpointError) -> JsonObject:
+def read_json(
+    path: Path,
+    *,
+    optional: bool = False,
+    error: type[Qwen35Error] = CheckpointError,
+    advice: str = ADVICE,
+) -> JsonObject:
     """Read the object in a JSON file; an empty one if the file is optional and absent.
+
+    Args:
+        path: the file.
+        optional: whether it may be absent.
+        error: what is raised.
+        advice: what to do about a damaged one.
 
     Raises:
         Qwen35Error: `error`: the file is missing, cannot be read, is not JSON, or holds something else than an object.
@@ -193,13 +205,15 @@ def read_json(path: Path, *, optional: bool = False, error: type[Qwen35Error] = 
     """
     if not path.is_file():
         if optional:
-            return JsonObject({}, str(path), error=error)
+            return JsonObject({}, str(path), error=error, advice=advice)
         raise error(f"{path.parent}: no {path.name}; give the directory of a Hugging Face checkpoint")
-    return parse_json(read_text(path, error), str(path), error)
+    return parse_json(read_text(path, error, advice), str(path), error, advice)
 
 
-def parse_json(text: str | bytes, where: str, error: type[Qwen35Error] = CheckpointError) -> JsonObject:
-    """Parse an object; `where` is the file that messages name. Raises as `read_json`."""
+def parse_json(
+    text: str | bytes, where: str, error: type[Qwen35Error] = CheckpointError, advice: str = ADVICE
+) -> JsonObject:
+    """Parse an object; `where` is the file that messages name. Arguments and errors as of `read_json`."""
     try:
         text = text.decode() if isinstance(text, bytes) else text
         if text.startswith("\ufeff"):
@@ -208,23 +222,23 @@ def parse_json(text: str | bytes, where: str, error: type[Qwen35Error] = Checkpo
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # half a pair cannot be written as UTF-8
     except UnicodeError as problem:
-        raise error(f"{where}: is not UTF-8 ({problem.reason}); {_again(where)}") from None  # type: ignore[attr-defined]
+        raise error(f"{where}: is not UTF-8 ({getattr(problem, 'reason', problem)}); {advice}") from None
     except ValueError as problem:
         reason = " ".join(str(problem).split()) if text.strip() else "it is empty"
-        raise error(f"{where}: is not valid JSON ({reason}); {_again(where)}") from None
+        raise error(f"{where}: is not valid JSON ({reason}); {advice}") from None
     except RecursionError:
-        raise error(f"{where}: is not valid JSON (nested too deep); {_again(where)}") from None
+        raise error(f"{where}: is not valid JSON (nested too deep); {advice}") from None
     if not isinstance(value, dict):
-        raise error(f"{where}: is {shown(value)}; must be an object; {_again(where)}")
-    return JsonObject(value, where, error=error)
+        raise error(f"{where}: is {shown(value)}; must be an object; {advice}")
+    return JsonObject(value, where, error=error, advice=advice)
 
 
-def read_text(path: Path, error: type[Qwen35Error] = CheckpointError) -> str:
+def read_text(path: Path, error: type[Qwen35Error] = CheckpointError, advice: str = ADVICE) -> str:
     """Return the text of a UTF-8 file. Raises `error` if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
-        raise error(f"{path}: is not UTF-8 ({problem.reason} at byte {problem.start:,}); {_again(path)}") from None
+        raise error(f"{path}: is not UTF-8 ({problem.reason} at byte {problem.start:,}); {advice}") from None
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror or problem}); check the path and permissions") from None
 
@@ -242,14 +256,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _again(where: object) -> str:
-    return "download it again" if where else "correct it"
+def printable(name: str) -> str:
+    """Return a name of a file as messages show it: on one line, in up to 100 characters."""
+    name = name if name.isprintable() else ascii(name)
+    return name if len(name) <= 100 else f"{name[:97]}..."
 
 
 def _join(path: str, key: str) -> str:
-    key = key if key.isprintable() else ascii(key)
-    key = key if len(key) <= 100 else f"{key[:97]}..."
-    return f"{path}.{key}" if path else key
+    return f"{path}.{printable(key)}" if path else printable(key)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

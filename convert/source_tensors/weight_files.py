@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.json_file import OBJECT, TEXT, JsonObject, map_of, read_json
+from qwen35_gguf.json_file import OBJECT, TEXT, JsonObject, map_of, printable, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -68,8 +68,8 @@ def check_index(directory: Path, weight_map: Mapping[str, str], held: set[str], 
     missing = sorted(name for name in weight_map if name not in held and parts.wants(canonical_name(name)))
     if missing:
         raise CheckpointError(
-            f"{directory}: {len(missing)} tensors of the index are in no shard, first {missing[0]} "
-            f"(expected in {weight_map[missing[0]]}); download that shard again"
+            f"{directory}: {len(missing)} tensors of the index are in no shard, first {printable(missing[0])} "
+            f"(expected in {printable(weight_map[missing[0]])}); download that shard again"
         )
 
 
@@ -78,8 +78,8 @@ def _named(directory: Path, name: str, parts: Parts) -> WeightFiles:
     _check_inside(directory / "config.json", "transformers_weights", name)
     if not (directory / name).is_file():
         raise CheckpointError(
-            f"{directory / 'config.json'}: transformers_weights is {name}, which is absent; download it, or remove the "
-            "entry"
+            f"{directory / 'config.json'}: transformers_weights is {printable(name)}, which is absent; "
+            "download it, or remove the entry"
         )
     if name.endswith(".index.json"):
         return _indexed(directory, name, parts)
@@ -99,7 +99,11 @@ def _index_beside(directory: Path) -> list[str]:
     files = sorted({str(file) for file in entries.values()} - {SINGLE})
     if not files and entries:
         return []
-    what = f"names {', '.join(files[:2])}{' and others' if len(files) > 2 else ''}" if files else "is damaged"
+    what = (
+        f"names {', '.join(map(printable, files[:2]))}{' and others' if len(files) > 2 else ''}"
+        if files
+        else "is damaged"
+    )
     return [f"{SINGLE} counts, as in transformers, not {INDEX}, which {what}: remove the one that is out of date"]
 
 
@@ -109,7 +113,9 @@ def _indexed(directory: Path, name: str, parts: Parts) -> WeightFiles:
     for shard in shards:
         _check_inside(directory / name, "weight_map", shard)
         if not (directory / shard).is_file():
-            raise CheckpointError(f"{directory}: shard {shard} is named in the index but absent; download it again")
+            raise CheckpointError(
+                f"{directory}: shard {printable(shard)} is named in the index but absent; download it again"
+            )
     return WeightFiles([directory / shard for shard in shards], weight_map)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,12 @@ from gguf import GGMLQuantizationType
 
 from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.errors import CostsError
+from qwen35_gguf.json_file import COUNT, FLAG, LIST, NUMBER, SIZE, TEXT, JsonObject, Kind, list_of, one_of, read_json
 
 Type = GGMLQuantizationType
 FORMAT = "qwen35 costs 1"
+ADVICE = "give a file made by `qwen35 sensitivity`, or measure again"
+NOT_NEGATIVE = Kind[float]("a number, 0 or more", lambda value: NUMBER.accepts(value) and value >= 0)
 
 
 @dataclass(frozen=True)
@@ -93,31 +94,31 @@ def read(path: Path) -> Costs:
         CostsError: the file is missing, damaged or something else.
 
     """
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("format") != FORMAT:
-            raise ValueError("another format")
-        rows: Iterable[Any] = data.pop("costs")
-        found = Costs(**data, costs=[_cost(row) for row in rows])
-        numbers = (found.layers, found.weights, found.header_bytes, found.fixed_bytes)
-        if not all(isinstance(n, int) and n >= 0 for n in numbers) or not found.weights or not _is_text(found.imatrix):
-            raise ValueError("invalid sizes")
-    except OSError as error:
-        raise CostsError(f"{path}: {error.strerror or error}; give a file made by `qwen35 sensitivity`") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CostsError(
-            f"{path}: is damaged, or was not made by `qwen35 sensitivity` ({error}); measure again"
-        ) from None
-    return found
+    if not path.is_file():
+        raise CostsError(f"{path}: No such file; {ADVICE}")
+    data = read_json(path, error=CostsError, advice=ADVICE)
+    if data.need("format", TEXT) != FORMAT:
+        raise data.mistake("format", f'"{FORMAT}"')
+    return Costs(
+        model=data.need("model", TEXT),
+        identity=data.need("identity", TEXT),
+        layers=data.need("layers", COUNT),
+        weights=data.need("weights", SIZE),
+        header_bytes=data.need("header_bytes", COUNT),
+        fixed_bytes=data.need("fixed_bytes", COUNT),
+        costs=[_cost(row, number, data) for number, row in enumerate(data.need("costs", list_of(LIST)))],
+        measured=data.get("measured", FLAG, True),
+        imatrix=data.get("imatrix", TEXT, ""),
+    )
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _cost(row: Any) -> Cost:
-    tensor, name, size, error, divergence = row
-    sensible = isinstance(size, int) and size > 0 and math.isfinite(error) and math.isfinite(divergence)
-    if not sensible or divergence < 0:
-        raise ValueError(f"invalid costs of {tensor}")
-    return Cost(str(tensor), Type.__members__[name], size, float(error), float(divergence))
+def _cost(row: list[Any], number: int, data: JsonObject) -> Cost:
+    named = dict(zip(("tensor", "type", "bytes", "error", "divergence"), row, strict=False))
+    read = data.inner(named, f"costs[{number}]")
+    return Cost(
+        read.need("tensor", TEXT),
+        Type.__members__[read.need("type", one_of(*Type.__members__))],
+        read.need("bytes", SIZE),
+        float(read.need("error", NUMBER)),
+        float(read.need("divergence", NOT_NEGATIVE)),
+    )
