@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from qwen35_gguf import __version__
 from qwen35_gguf.convert.model_name import absolute, named_directory
 from qwen35_gguf.errors import PackageError
+from qwen35_gguf.json_file import FLAG, SIZE, TEXT, JsonObject, list_of, read_json
 from qwen35_gguf.release import state as states
-from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, OpenedCheckpoint, ReleasePlan
+from qwen35_gguf.release.plan import IMATRIX, MAX_SHARD_SIZE, FromCheckpoint, OpenedCheckpoint, ReleasePlan
 from qwen35_gguf.release.state import State
 
 RECIPE = "recipe.json"
@@ -109,27 +110,43 @@ def read_record(folder: Path) -> Record:
 
     """
     path = folder / RECIPE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not ("options" in content or "files" in content):
+    if not path.is_file():
         raise PackageError(f"{folder}: has no {RECIPE} that records how it was made; name the folder of a release")
-    if "options" not in content:
+    read = read_json(path, error=PackageError, advice="download it again")
+    if "options" not in read:
+        if "files" not in read:
+            raise PackageError(f"{folder}: has no {RECIPE} that records how it was made; name the folder of a release")
         raise PackageError(
             f"{folder}: was made of GGUF files, not of a checkpoint; `qwen35 checksum` verifies that it is complete"
         )
-    try:
-        stored = {RENAMED.get(name, name): value for name, value in content["options"].items()}
-        stored |= {"quants": tuple(stored["quants"]), "mmproj_types": tuple(stored["mmproj_types"])}
-        stored["ignore_config"] = tuple(stored.get("ignore_config", ()))
-        options = FromCheckpoint(**stored)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise PackageError(f"{path}: is damaged, or of another version; download it again") from None
+    options = _options(read.section("options"))
     return Record(
         replace(options, imatrix=str(folder / IMATRIX)) if options.imatrix else options,
-        str(content.get("checkpoint_headers_sha256")),
-        str(content.get("checkpoint_sha256")),
-        str(content.get("checkpoint_revision") or ""),
-        str(content.get("tool")),
+        read.get("checkpoint_headers_sha256", TEXT, ""),
+        read.get("checkpoint_sha256", TEXT, ""),
+        read.get("checkpoint_revision", TEXT, ""),
+        read.get("tool", TEXT, ""),
+    )
+
+
+def _options(read: JsonObject) -> FromCheckpoint:
+    """Read the options of a release; those of other versions have other names."""
+    read = replace(read, values={RENAMED.get(name, name): value for name, value in read.values.items()})
+    if unknown := set(read.values) - {field.name for field in fields(FromCheckpoint)}:
+        raise PackageError(
+            f"{read.where}: {read.path} has {sorted(unknown)[0]}, of another version; make it with that version"
+        )
+    texts = list_of(TEXT)
+    return FromCheckpoint(
+        model=read.need("model", TEXT),
+        quants=tuple(read.need("quants", texts)),
+        revision=read.get("revision", TEXT, ""),
+        name=read.get("name", TEXT, ""),
+        recipe=read.get("recipe", TEXT, ""),
+        imatrix=read.get("imatrix", TEXT, ""),
+        mmproj_types=tuple(read.need("mmproj_types", texts)),
+        mtp_files=read.get("mtp_files", FLAG, False),
+        nomtp_files=read.get("nomtp_files", FLAG, False),
+        max_shard_size=read.get("max_shard_size", SIZE, MAX_SHARD_SIZE),
+        ignore_config=tuple(read.get("ignore_config", texts, [])),
     )

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.shards import SHARD_NAME
+from qwen35_gguf.json_file import COUNT, NUMBER, OBJECT, TEXT, JsonObject, list_of, map_of, read_json
 
 STATE = ".qwen35-package.json"
+ADVICE = "remove it, and the files that are to be made again"
 EXTENDED = ("quants", "model", "revision")  # inputs that may differ when a release is extended
 
 
@@ -93,14 +95,27 @@ def begin(folder: Path, inputs: Mapping[str, Any], *, extends: bool = False) -> 
 
 
 def _read(path: Path) -> State:
-    try:
-        state = State(**json.loads(path.read_text(encoding="utf-8")))
-        state.figures = {name: Figures(**one) for name, one in state.figures.items()}  # type: ignore[arg-type]
-    except (AttributeError, OSError, ValueError, TypeError):
-        raise PackageError(
-            f"{path}: is damaged, or of another version; remove it, and the files that are to be made again"
-        ) from None
-    return state
+    read = read_json(path, error=PackageError, advice=ADVICE)
+    if unknown := set(read.values) - {field.name for field in fields(State)}:
+        raise PackageError(f"{path}: has {sorted(unknown)[0]}, of another version; {ADVICE}")
+    figures = read.section("figures")
+    return State(
+        inputs=read.need("inputs", OBJECT),
+        weights=read.get("weights", TEXT, ""),
+        files=read.get("files", map_of(TEXT), {}),
+        figures={name: _figures(figures.section(name)) for name in figures.values},
+        linted=read.get("linted", list_of(TEXT), []),
+        begun=read.get("begun", list_of(TEXT), []),
+        written=read.get("written", map_of(TEXT), {}),
+        card=read.get("card", TEXT, ""),
+        license=read.get("license", TEXT, ""),
+        base_model=read.get("base_model", TEXT, ""),
+    )
+
+
+def _figures(read: JsonObject) -> Figures:
+    mean, low, high, same_top = (read.need(name, NUMBER) for name in ("mean", "low", "high", "same_top"))
+    return Figures(mean, low, high, same_top, read.need("tokens", COUNT))
 
 
 def save(folder: Path, state: State) -> None:
