@@ -17,7 +17,7 @@ from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, Metada
 from qwen35_gguf.architecture import text_section
 from qwen35_gguf.architecture.config import Config
 from qwen35_gguf.convert import model_name
-from qwen35_gguf.convert.config.front_matter import read_front_matter
+from qwen35_gguf.convert.front_matter import read_front_matter
 from qwen35_gguf.convert.metadata_keys import (
     ARRAY,
     FEED_FORWARD_KEYS,

@@ -1,1 +1,1 @@
-"""What config.json and the model card mean: which of two places for one thing counts, and which keys are known."""
+"""What config.json means: which of two places for one thing counts, and which keys are known."""

@@ -20,7 +20,7 @@ import numpy as np
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.json_file import COUNT, TEXT, JsonObject, list_of, parse_json
+from qwen35_gguf.json_file import COUNT, TEXT, JsonObject, list_of, parse_json, printable
 
 FLOAT_DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
@@ -104,13 +104,12 @@ def _parse_entry(path: Path, name: str, entry: JsonObject, data: int, space: int
         raise entry.mistake("data_offsets", "where the data start and stop")
     start, stop = offsets
     if not start <= stop <= space:
-        raise CheckpointError(
-            f"{path}: truncated: tensor {name} is stored at bytes {start}..{stop} of {space}; download it again"
-        )
+        where = f"is stored at bytes {start}..{stop} of {space}"
+        raise CheckpointError(f"{path}: truncated: tensor {printable(name)} {where}; download it again")
     if dtype not in DTYPES:
-        raise CheckpointError(f"{path}: tensor {name} has the unknown dtype {dtype}")
+        raise CheckpointError(f"{path}: tensor {printable(name)} has the unknown dtype {printable(dtype)}")
     needed = math.prod(shape) * DTYPES[dtype].itemsize
     if needed != stop - start:
         problem = f"needs {needed} bytes but has {stop - start}"
-        raise CheckpointError(f"{path}: tensor {name} {list(shape)} {dtype} {problem}")
+        raise CheckpointError(f"{path}: tensor {printable(name)} {list(shape)} {dtype} {problem}")
     return StoredTensor(name, dtype, shape, path, data + start, data + stop)
