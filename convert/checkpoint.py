@@ -28,6 +28,7 @@ from qwen35_gguf.convert.source_tensors.safetensors_header import (
     StoredTensor,
     header_of,
     read_header,
+    same_bytes,
 )
 from qwen35_gguf.convert.source_tensors.weight_files import check_index, find_weight_files
 from qwen35_gguf.errors import CheckpointError
@@ -187,8 +188,11 @@ def _by_name(directory: Path, found: Iterable[StoredTensor]) -> dict[str, Stored
         other = tensors.get(name)
         if other is not None and not names.take_apart(other.name).superseded:
             if other.name == tensor.name:
+                if same_bytes(other, tensor):
+                    continue
                 raise CheckpointError(
-                    f"{directory}: {tensor.name} is in {other.file.name} and in {tensor.file.name}; remove one of them"
+                    f"{directory}: {tensor.name} is in {other.file.name} and in {tensor.file.name}, with different "
+                    "values; remove one of them"
                 )
             raise CheckpointError(
                 f"{directory}: {other.name} ({other.file.name}) and {tensor.name} ({tensor.file.name}) "

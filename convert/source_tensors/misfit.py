@@ -83,8 +83,9 @@ def _prefixed(misfit: Misfit) -> str:
     for name in misfit.unknown:
         segments = name.split(".")
         for start in range(1, len(segments) - 1):
-            if ".".join(segments[start:]) in wanted:
-                prefix = ".".join(segments[:start]) + "."
+            if (own := ".".join(segments[start:])) in wanted:
+                stored = misfit.stored[name]
+                prefix = stored.removesuffix(own) if stored.endswith(own) else ".".join(segments[:start]) + "."
                 return f"the names have the unknown prefix {prefix}; rename the tensors without it"
     return ""
 
@@ -155,6 +156,11 @@ def _output(misfit: Misfit) -> str:
         return (
             "config.json says tie_word_embeddings: false, and the weights were saved without their output matrix; "
             "save the whole ForCausalLM or ForConditionalGeneration model"
+        )
+    if missing == {"embed_tokens.weight"} and "lm_head.weight" in misfit.stored:
+        return (
+            "the weights have lm_head.weight, which is the embedding as well if config.json says "
+            "tie_word_embeddings: true; correct it if they were tied"
         )
     return ""
 

@@ -18,6 +18,9 @@ WRAPPERS = {
     "_checkpoint_wrapped_module": "activation checkpointing",
     "_forward_module": "Lightning",
     "pretrained_model": "TRL",
+    "state_dict": "a training checkpoint",
+    "actor": "reinforcement learning",
+    "policy": "reinforcement learning",
     "base_layer": "PEFT",
 }
 # The copy of a module from before the training, beside the trained one: .modules_to_save.NAME.

@@ -43,6 +43,7 @@ PACKED_DTYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype(np.uint64),
     "I64": np.dtype(np.int64),
 }
+PIECE = 1 << 22  # bytes; what is read of each file before they are compared
 DTYPES = FLOAT_DTYPES | PACKED_DTYPES
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
@@ -91,6 +92,20 @@ def header_of(path: Path) -> tuple[JsonObject, int, int]:
         ) from None
     entries = {name: entry for name, entry in header.values.items() if name != "__metadata__"}
     return replace(header, values=entries), 8 + length, size - 8 - length
+
+
+def same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
+    """Tell whether two tensors are stored with equal types, shapes and bytes."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with one.file.open("rb") as left, other.file.open("rb") as right:
+        left.seek(one.start)
+        right.seek(other.start)
+        for start in range(one.start, one.stop, PIECE):
+            size = min(PIECE, one.stop - start)
+            if left.read(size) != right.read(size):
+                return False
+    return True
 
 
 def _by_start(tensor: StoredTensor) -> tuple[int, int]:

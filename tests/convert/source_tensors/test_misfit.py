@@ -105,6 +105,16 @@ MISFITS: dict[str, tuple[Change, Callable[[dict[str, Any]], object] | None, list
         lambda c: (c.update(tie_word_embeddings=False), c["text_config"].update(tie_word_embeddings=False)),
         ["first lm_head.weight (for output.weight)", "tie_word_embeddings: false", "save the whole"],
     ),
+    "the output matrix alone, and not tied": (
+        lambda tensors: {re.sub(r".*embed_tokens", "lm_head", name): array for name, array in tensors.items()},
+        lambda c: (c.update(tie_word_embeddings=False), c["text_config"].update(tie_word_embeddings=False)),
+        ["first embed_tokens.weight (for token_embd.weight)", "lm_head.weight", "tie_word_embeddings: true"],
+    ),
+    "an unknown prefix around a wrapper": (
+        renamed("^model.language_model.", "wrap.module.model."),
+        None,
+        ["first embed_tokens.weight", "unknown prefix wrap.module.model."],
+    ),
     "scales without quantization_config": (
         also(f"{MAIN}layers.0.mlp.up_proj.scales"),
         None,
