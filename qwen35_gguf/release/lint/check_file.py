@@ -1,6 +1,6 @@
 """`qwen35 lint`: find what would break a GGUF for its users, before it is published.
 
-An ordered table of checks. Each takes the model's headers and yields diagnostics; only the last one reads weights.
+An ordered table of checks. Each takes the model's headers and yields diagnostics; only the last two read weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import GgufError
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import read_set
-from qwen35_gguf.release.lint import metadata, template, tensors, vision, weights
+from qwen35_gguf.release.lint import constant, metadata, numbers, template, tensors, vision, weights
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject, subject
 
 TEXT, VISION = (DENSE, MOE), ("clip",)
@@ -30,12 +30,18 @@ CHECKS = (
     Check(tensors.offsets, TEXT + VISION),
     Check(tensors.block_count, TEXT),
     Check(tensors.nextn, TEXT),
+    Check(numbers.attention_interval, TEXT),
     Check(tensors.shapes, TEXT),
+    Check(numbers.hyper_parameters, TEXT),
     Check(metadata.rope, TEXT),
     Check(metadata.vocabulary, TEXT),
     Check(metadata.pre_tokenizer, TEXT),
     Check(metadata.end_tokens, TEXT),
+    Check(metadata.tags, TEXT),
     Check(template.chat_template, TEXT),
+    Check(template.named, TEXT),
+    Check(numbers.sampling, TEXT),
+    Check(numbers.label, TEXT),
     Check(metadata.file_type, TEXT),
     Check(vision.matches, TEXT),
     Check(template.images, TEXT),
@@ -77,4 +83,4 @@ def lint(
 
     """
     found = [one for check in CHECKS if model.arch in check.architectures for one in check.find(model)]
-    return [*found, *weights.finite(model, jobs, advance)] if values else found
+    return [*found, *constant.constant(model, jobs), *weights.finite(model, jobs, advance)] if values else found

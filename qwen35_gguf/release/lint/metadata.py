@@ -12,6 +12,7 @@ from typing import Any
 
 from gguf import GGMLQuantizationType, LlamaFileType
 
+from qwen35_gguf.architecture.tags import TAGS
 from qwen35_gguf.errors import ModelError, QuantizationError
 from qwen35_gguf.quant import presets, tensor_types
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject
@@ -19,10 +20,11 @@ from qwen35_gguf.release.lint.tensors import architecture_of
 
 PRE, MODEL = "tokenizer.ggml.pre", "tokenizer.ggml.model"
 TOKENS, TYPES, MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"
-EOS, EOT, ADD_BOS = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.add_bos_token"
+EOS, ADD_BOS = "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token"
+EOT, EOM = "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"
 FILE_TYPE = "general.file_type"
 END_OF_TURN, END_OF_TEXT, START_OF_TURN = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
-CONTROL = 3  # of llama.cpp's token types
+NORMAL, CONTROL, UNUSED = 1, 3, 5  # of llama.cpp's token types
 SET = "set it with `qwen35 metadata FILE set {} {}`"
 
 
@@ -99,24 +101,43 @@ def end_tokens(subject: Subject) -> Iterator[Diagnostic]:
         elif index < len(types) and types[index] != CONTROL:
             what = f"makes {name} (token {index}) ordinary text; it would be split, or shown to users"
             yield Diagnostic("error", "end tokens", TYPES, what, "convert again with the checkpoint's tokenizer files")
-    yield from _end_token(subject, EOS, tokens, needed=True)
-    yield from _end_token(subject, EOT, tokens, needed=False)
+    yield from _end_token(subject, EOS, tokens)
+    for key in (EOT, EOM, "tokenizer.ggml.bos_token_id", "tokenizer.ggml.padding_token_id"):
+        index = subject.get(key)
+        if index is not None and not (isinstance(index, int) and 0 <= index < len(tokens)):
+            advice = f"remove it with `qwen35 metadata FILE unset {key}`"
+            yield Diagnostic("error", "end tokens", key, f"is {index}, which is not a token", advice)
     if subject.get(ADD_BOS) is True:
         what = "is true: each prompt would begin with a token that the model was not trained on"
         yield Diagnostic("error", "end tokens", ADD_BOS, what, SET.format(ADD_BOS, "false"))
 
 
-def _end_token(subject: Subject, key: str, tokens: list[str], *, needed: bool) -> Iterator[Diagnostic]:
+def tags(subject: Subject) -> Iterator[Diagnostic]:
+    """Check that the tags of thinking and tool calls are tokens, and text: control tokens are not shown to programs."""
+    tokens, types = subject.get(TOKENS, []), subject.get(TYPES, [])
+    place = {text: index for index, text in enumerate(tokens) if text in TAGS}
+    advice = "convert the checkpoint again with `qwen35 convert`, which writes them as user-defined"
+    hidden = [tag for tag, index in place.items() if index < len(types) and types[index] == CONTROL]
+    if hidden:
+        what = f"makes {', '.join(hidden)} control tokens, which programs do not see: answers are empty"
+        yield Diagnostic("error", "tags", TYPES, what, advice)
+    ordinary = [tag for tag, index in place.items() if index < len(types) and types[index] in (NORMAL, UNUSED)]
+    missing = [tag for tag in TAGS if tag not in place]
+    if ordinary or missing:
+        what = f"has no token for {', '.join([*missing, *ordinary])}; programs must find these tags by their text"
+        yield Diagnostic("warning", "tags", TOKENS, what, advice)
+
+
+def _end_token(subject: Subject, key: str, tokens: list[str]) -> Iterator[Diagnostic]:
     index, wanted = subject.get(key), tokens.index(END_OF_TURN) if END_OF_TURN in tokens else "ID"
     advice = SET.format(key, wanted)
     if index is None:
-        if needed:
-            yield Diagnostic("error", "end tokens", key, "is missing; answers may not end", advice)
+        yield Diagnostic("error", "end tokens", key, "is missing; answers may not end", advice)
         return
     text = tokens[index] if isinstance(index, int) and 0 <= index < len(tokens) else None
     if text is None:
         yield Diagnostic("error", "end tokens", key, f"is {index}, which is not a token", advice)
-    elif text not in (END_OF_TURN, END_OF_TEXT):
+    elif text not in (END_OF_TURN, END_OF_TEXT) and text not in str(subject.get("tokenizer.chat_template", "")):
         yield Diagnostic("error", "end tokens", key, f"is {index}, {text!r}; answers will not end", advice)
     elif text == END_OF_TEXT and subject.get("tokenizer.chat_template"):
         what = f"is {END_OF_TEXT}; programs that use only this key do not stop at {END_OF_TURN}"

@@ -6,6 +6,7 @@ A template is a program from the file: it only runs in jinja2's sandbox (`runtim
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from qwen35_gguf.errors import MessageError
@@ -70,6 +71,26 @@ def chat_template(subject: Subject) -> Iterator[Diagnostic]:
         yield from _scene(template, name, messages, tools, words)
     yield from _thinking(template)
     yield from _generation_prompt(template)
+
+
+def named(subject: Subject) -> Iterator[Diagnostic]:
+    """Check that the templates with names can be compiled, and that the one for tools renders them."""
+    for name in subject.get("tokenizer.chat_templates", []):
+        key = f"{KEY}.{name}"
+        source = subject.get(key)
+        if not source:
+            yield Diagnostic("error", "chat template", key, "is missing, but tokenizer.chat_templates names it", ADVICE)
+            continue
+        try:
+            template = _compile(subject, source)
+        except MessageError as error:
+            yield Diagnostic("error", "chat template", key, str(error), ADVICE)
+            continue
+        if name == "tool_use":
+            for scene, messages, tools, words in SCENES:
+                if tools:
+                    found = _scene(template, scene, messages, tools, words)
+                    yield from (replace(one, where=key) for one in found)
 
 
 def images(subject: Subject) -> Iterator[Diagnostic]:

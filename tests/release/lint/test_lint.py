@@ -16,6 +16,7 @@ from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.gguf_file import shards
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import recipe_file
 from qwen35_gguf.release import metadata_edit
@@ -147,6 +148,25 @@ ATTACK = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
         ("tokenizer.ggml.pre", "default", "", "pre"),
         ("qwen35.rope.dimension_sections", None, "", "rope"),
         ("general.file_type", "10", "file type", "most weights are"),
+        ("qwen35.attention.layer_norm_rms_epsilon", "0", "numbers", "is 0.0"),
+        ("qwen35.attention.layer_norm_rms_epsilon", "-1e-6", "numbers", "divide by zero"),
+        ("qwen35.attention.layer_norm_rms_epsilon", None, "numbers", "is missing"),
+        ("qwen35.context_length", "1", "numbers", "is 1"),
+        ("qwen35.context_length", "0", "numbers", "is 0"),
+        ("qwen35.rope.freq_base", "1", "numbers", "is 1.0"),
+        ("qwen35.rope.freq_base", "0", "numbers", "is 0.0"),
+        ("qwen35.rope.freq_base", "1e30", "numbers", "positions are lost"),
+        ("qwen35.rope.dimension_count", "128", "numbers", "more than the 64"),
+        ("qwen35.full_attention_interval", "3", "interval", "layer 2 has those of a gated delta net"),
+        ("qwen35.full_attention_interval", "8", "interval", "layer 3 has those of full attention"),
+        ("qwen35.full_attention_interval", "1", "interval", "contradicts the tensors"),
+        ("qwen35.attention.head_count_kv", "3", "numbers", "does not divide"),
+        ("qwen35.attention.head_count", "0", "numbers", "there are no heads"),
+        ("qwen35.attention.head_count", "8", "tensors", "attn_q.weight has shape"),
+        ("qwen35.embedding_length", "512", "tensors", "has shape"),
+        ("tokenizer.ggml.eos_token_id", "999999", "end tokens", "not a token"),
+        ("tokenizer.ggml.eos_token_id", None, "end tokens", "is missing"),
+        ("tokenizer.ggml.padding_token_id", "999999", "end tokens", "not a token"),
     ],
 )
 def test_planted_metadata_is_found(planted: Path, key: str, value: str | None, check: str, words: str) -> None:
@@ -157,6 +177,133 @@ def test_planted_metadata_is_found(planted: Path, key: str, value: str | None, c
     )
     assert all(one["advice"] for one in found)
     assert run("lint", planted).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "check", "words"),
+    [
+        ("general.name", "", "label", "is empty"),
+        ("general.name", "  ", "label", "is empty"),
+        ("general.name", None, "label", "is missing"),
+        ("general.size_label", "", "label", "is ''"),
+        ("general.size_label", "397B-A17B", "label", "the file has"),
+        ("general.size_label", "large", "label", "is 'large'"),
+        ("qwen35.rope.freq_base", "10000", "numbers", "the default where nothing is given"),
+        *[
+            (f"general.sampling.{key}", value, "sampling", "must be")
+            for key, value in (
+                *[("temp", "-1"), ("temp", "99"), ("top_p", "0"), ("top_p", "2"), ("top_k", "-3"), ("min_p", "1.5")],
+                *[("penalty_repeat", "0"), ("mirostat", "7")],
+            )
+        ],
+    ],
+)
+def test_what_a_publisher_should_know_is_a_warning(
+    planted: Path, key: str, value: str | None, check: str, words: str
+) -> None:
+    if value is not None and read_header(planted).find(key) is None:
+        new = {"temp": "FLOAT32", "top_p": "FLOAT32", "min_p": "FLOAT32", "penalty_repeat": "FLOAT32"}
+        type_ = gguf.GGUFValueType[new.get(key.split(".")[-1], "INT32" if "sampling" in key else "STRING")]
+        number = float(value) if type_ == gguf.GGUFValueType.FLOAT32 else int(value) if "sampling" in key else value
+        metadata_edit.change(planted, replace=[KeyValue.of(key, number, type_)])
+    else:
+        change(planted, key, value)
+    (found,) = [one for one in diagnostics(planted) if one["severity"] == "warning"]
+    assert (found["check"], words in found["what"]) == (check, True)
+    assert run("lint", planted).exit_code == 0
+
+
+def rewrite(file: Path, name: str, change: Callable[[np.ndarray], object]) -> None:
+    """Change the bytes of a tensor."""
+    reader = gguf.GGUFReader(file, "r+")
+    raw = next(tensor for tensor in reader.tensors if tensor.name == name).data
+    change(raw)
+    reader.data.flush()
+
+
+def zeros(raw: np.ndarray) -> None:
+    raw[...] = 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["blk.1.attn_norm.weight", "blk.0.post_attention_norm.weight", "output_norm.weight"],
+        *["blk.3.attn_q_norm.weight", "blk.0.ssm_norm.weight", "blk.0.ssm_a", "blk.0.ssm_conv1d.weight"],
+        *["token_embd.weight", "blk.1.ffn_up.weight"],
+        *["blk.3.attn_v.weight", "blk.0.ssm_out.weight", "blk.0.ssm_alpha.weight"],
+    ],
+)
+def test_zeros_are_found(planted: Path, name: str) -> None:
+    rewrite(planted, name, zeros)
+    found = [one for one in diagnostics(planted) if one["check"] == "values"]
+    assert [(one["severity"], one["where"]) for one in found] == [("error", name)]
+    assert "only zeros" in found[0]["what"]
+    assert run("lint", planted).exit_code == 1
+    assert diagnostics(planted, "--no-values") == []
+
+
+def test_a_matrix_of_one_value_is_found_and_norms_of_an_untrained_model_are_not(planted: Path) -> None:
+    def ones(raw: np.ndarray) -> None:
+        raw[...] = 1
+
+    rewrite(planted, "blk.1.attn_norm.weight", ones)
+    assert diagnostics(planted) == []
+    rewrite(planted, "blk.0.ssm_conv1d.weight", ones)
+    (found,) = diagnostics(planted)
+    assert (found["where"], "the value 1 everywhere" in found["what"]) == ("blk.0.ssm_conv1d.weight", True)
+
+
+def test_an_expert_of_zeros_is_found(checkpoint: Factory, tmp_path: Path) -> None:
+    file = hf_to_gguf.convert(checkpoint(moe=True), "Q4_K_M", tmp_path, vision=False)[0]
+
+    def second(raw: np.ndarray) -> None:
+        raw[1] = 0
+
+    rewrite(file, "blk.2.ffn_up_exps.weight", second)
+    (found,) = diagnostics(file)
+    assert "only zeros in 1 of" in found["what"]
+    assert "the first is 1" in found["what"]
+
+
+def test_a_zero_norm_of_a_vision_encoder_is_found(planted: Path) -> None:
+    mmproj = planted.with_name("mmproj-model.gguf")
+    rewrite(mmproj, "v.blk.0.ln1.weight", zeros)
+    (found,) = diagnostics(mmproj)
+    assert found["where"] == "v.blk.0.ln1.weight"
+
+
+@pytest.mark.parametrize(("experts", "used", "words"), [("3", None, "experts"), (None, "99", "of"), (None, "0", "of")])
+def test_the_numbers_of_experts_are_checked(
+    checkpoint: Factory, tmp_path: Path, experts: str | None, used: str | None, words: str
+) -> None:
+    file = hf_to_gguf.convert(checkpoint(moe=True), "Q8_0", tmp_path, vision=False)[0]
+    key, value = ("count", experts) if experts else ("used_count", used)
+    change(file, f"qwen35moe.expert_{key}", value)
+    assert [one for one in diagnostics(file) if one["check"] == "numbers" and words in one["what"]]
+
+
+def test_tags_that_are_control_tokens_are_found(planted: Path) -> None:
+    entry = read_header(planted).find("tokenizer.ggml.token_type")
+    texts = read_header(planted).value("tokenizer.ggml.tokens")
+    for tags, type_, severity in ((["<think>", "</think>"], 3, "error"), (["<tool_call>"], 1, "warning")):
+        types = [type_ if text in tags else kind for text, kind in zip(texts, entry.value, strict=True)]
+        metadata_edit.change(planted, replace=[KeyValue.of(entry.key, types, entry.type, entry.element)])
+        (found,) = [one for one in diagnostics(planted) if one["check"] == "tags"]
+        assert (found["severity"], all(tag in found["what"] for tag in tags)) == (severity, True)
+
+
+@pytest.mark.parametrize(
+    ("template", "words"), [("{% if %}", "cannot be compiled"), ("{{ messages[0].content }}", "leaves 'weather_at'")]
+)
+def test_the_template_for_tools_is_checked(planted: Path, template: str, words: str) -> None:
+    string = gguf.GGUFValueType.STRING
+    names = KeyValue.of("tokenizer.chat_templates", ["tool_use", "gone"], gguf.GGUFValueType.ARRAY, string)
+    named = KeyValue.of("tokenizer.chat_template.tool_use", template, string)
+    metadata_edit.change(planted, replace=[names, named])
+    found = {one["where"]: one["what"] for one in diagnostics(planted)}
+    assert words in found["tokenizer.chat_template.tool_use"]
+    assert "is missing" in found["tokenizer.chat_template.gone"]
 
 
 def test_a_template_cannot_reach_out_of_its_sandbox(planted: Path, tmp_path: Path) -> None:
