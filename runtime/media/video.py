@@ -229,8 +229,10 @@ def _opened(source: Source, name: str, limits: MediaLimits) -> Iterator[tuple[An
             check_size(stream.codec_context.width, stream.codec_context.height, name)
             stream.thread_type = "AUTO"
             yield container, stream
-        except av.error.FFmpegError as error:
-            reason = shorten(error.strerror or str(error))
+        except MediaError:
+            raise
+        except (av.error.FFmpegError, OSError, ValueError) as error:  # a damaged offset reaches the file's own seek
+            reason = shorten(getattr(error, "strerror", None) or str(error))
             raise MediaError(f"{name}: is not a video that can be read, or is damaged ({reason})") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +47,14 @@ def test_what_is_no_video_is_refused_in_a_line() -> None:
         load_video(whole, sampling=VideoLimits(seconds=0))
     with pytest.raises(MessageError, match="fps: 0 is not a number above 0"):
         load_video(whole, sampling=VideoLimits(fps=0))
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+@pytest.mark.parametrize("length", [0, 1, 4, 31, 100])
+def test_a_truncated_video_is_refused_in_a_line(length: int, as_file: bool, tmp_path: Path) -> None:
+    data = clip(8)[:length]
+    (tmp_path / "clip.mp4").write_bytes(data)
+    with pytest.raises(MediaError) as error:
+        load_video(tmp_path / "clip.mp4" if as_file else data)
+    assert "\n" not in str(error.value)
+    assert not as_file or "clip.mp4" in str(error.value)
