@@ -93,10 +93,11 @@ def assemble(found: Mapping[str, StoredTensor], method: Method | None, view: Vie
 
 def _undescribed(found: Mapping[str, StoredTensor]) -> Method | None:
     """Return the method of FP8 weights that bring their scales and need no description."""
-    if any(role_of(name).role == "weight_scale_inv" for name in found):
+    roles = {name: role_of(name).role for name in found}
+    if "weight_scale_inv" in roles.values():
         return Method(formats.FP8, Settings("config.json, which has no quantization_config,", blocks=((128, 128),)))
-    for stored in found.values():
-        if stored.dtype in formats.FLOAT8:
+    for name, stored in found.items():
+        if stored.dtype in formats.FLOAT8 and roles[name] == "weight":
             raise CheckpointError(
                 f"{stored.file}: FP8 tensor {stored.name} has no scales, and config.json has no quantization_config "
                 "that tells how to read it; restore it, or convert the original BF16 checkpoint"

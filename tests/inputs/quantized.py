@@ -339,7 +339,8 @@ def open_modules(folder: Path) -> dict[str, QuantizedTensor]:
         return np.frombuffer(raw[stored.start : stored.stop], DTYPES[stored.dtype]).reshape(stored.shape)
 
     assembled = assemble(found, find_method(config, folder), view)
-    return {name: assembled.quantized[one.name] for name, one in assembled.tensors.items()}
+    known = assembled.quantized
+    return {name: known[one.name] for name, one in assembled.tensors.items() if one.name in known}
 
 
 def is_quantized(name: str, array: Array) -> bool:

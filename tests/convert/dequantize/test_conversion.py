@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from inputs import quantized, saved_tensors
 from qwen35_gguf.convert import hf_to_gguf, verify
 from qwen35_gguf.convert.checkpoint import open_checkpoint
+from qwen35_gguf.convert.tensor_plan import plan_tensors
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 
@@ -130,3 +132,13 @@ def test_the_digest_of_the_weights_covers_their_companions(checkpoint: Callable[
 
     other = saved_tensors.changed(folder, tmp_path / "other", change)
     assert WeightsDigest(open_checkpoint(other)).hexdigest() != before
+
+
+def test_what_an_adapter_changes_is_changed_after_dequantizing(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = quantized.quantize(checkpoint(), tmp_path / "quantized", quantized.CASES["bitsandbytes NF4, double"])
+    opened = open_checkpoint(folder)
+    name = "layers.0.mlp.gate_proj.weight"
+    changed = replace(opened, changes={name: lambda weights: weights + np.float32(1)})
+    (output,) = [tensor for tensor in plan_tensors(changed).text if tensor.sources == (name,)]
+    rows = np.concatenate([rows for _, rows in output.matrices(changed)])
+    np.testing.assert_array_equal(rows, opened.read(name) + np.float32(1))
