@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from qwen35_gguf.errors import ClosedError
-from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Completion
+from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk
 from qwen35_gguf.runtime.engine.reuse import CacheInfo
 from qwen35_gguf.runtime.field_checks import flag
 from qwen35_gguf.runtime.model import Qwen35
@@ -126,18 +126,40 @@ class AsyncQwen35:
         return self._run(lambda: self._loaded().chat(messages, options, on_progress=on_progress, **keywords))
 
     @with_fields_of(GenerateOptions, RAW_OPTIONS)
-    async def generate(
-        self, prompt: str, options: GenerateOptions | None = None, **keywords: Unpack[GenerateKeywords]
-    ) -> Completion:
+    def generate(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Awaitable[Completion]:
         """Continue a text; arguments and errors are those of `Qwen35.generate`."""
-        return await self._run(lambda: self._loaded().generate(prompt, options, **keywords))
+        return self._run(lambda: self._loaded().generate(prompt, options, **keywords))
+
+    @with_fields_of(GenerateOptions, RAW_OPTIONS)
+    def stream_text(
+        self, prompt: str, options: GenerateOptions | None = None, **keywords: Unpack[GenerateKeywords]
+    ) -> AsyncStream[CompletionChunk]:
+        """Continue a text in pieces, as `Qwen35.generate` with `stream=True`."""
+        return AsyncStream(self, lambda model: model.generate(prompt, options, stream=True, **keywords))
 
     @with_fields_of(GenerateOptions, MANY_OPTIONS)
     async def generate_many(
-        self, prompts: Iterable[Any], *, parallel: int = 4, **keywords: Unpack[GenerateKeywords]
-    ) -> list[Completion]:
+        self,
+        prompts: Iterable[Any],
+        *,
+        parallel: int = 4,
+        return_exceptions: bool = False,
+        on_result: Callable[[int, Completion], None] | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> list[Any]:
         """Answer several prompts side by side; arguments and errors are those of `Qwen35.generate_many`."""
-        return await self._run(lambda: self._loaded().generate_many(prompts, parallel=parallel, **keywords))
+
+        def work() -> list[Any]:
+            return self._loaded().generate_many(
+                prompts, parallel=parallel, return_exceptions=return_exceptions, on_result=on_result, **keywords
+            )
+
+        return await self._run(work)
 
     async def count_tokens(self, text: str) -> int:
         """Count the tokens of a text."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 
-from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError
+from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError, Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
@@ -26,6 +26,7 @@ from qwen35_gguf.runtime.planning.yarn import yarn_for, yarn_note
 from qwen35_gguf.runtime.settings import Settings, context_spec, memory_request, model_spec
 from qwen35_gguf.runtime.tuning import profiles
 from qwen35_gguf.runtime.tuning.profiles import Profile
+from qwen35_gguf.runtime.turns import Call
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,27 @@ class LoadedModel(Closing):
             self.vision.close()
         self.engine.close()
         self.model.close()
+
+    def switch(self, call: Call, other: Call | None) -> None:
+        """Let the engine hold the sequence of a call, and not that of another one; a stream's is kept for later.
+
+        Raises:
+            ModelError: it was lost, or cannot be restored.
+
+        """
+        if other is call:
+            return
+        if other is not None and other.streaming and other.started:
+            try:
+                other.saved = self.engine.suspend()
+            except Qwen35Error as error:
+                log.warning("a stream cannot continue: %s", error)
+        if call.saved is not None:
+            saved, call.saved = call.saved, None
+            self.engine.resume(saved)
+        elif call.started:
+            raise ModelError("stream: what the model had computed for it is lost; ask again")
+        call.started = True
 
     def vision_encoder(self) -> VisionEncoder:
         """Return the vision encoder, loaded when it is first used.

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from qwen35_gguf.errors import MessageError, ModelError, Qwen35Error, RpcServerError
-from qwen35_gguf.runtime import loading
+from qwen35_gguf.errors import Qwen35Error, RpcServerError
+from qwen35_gguf.runtime import loading, requests
 from qwen35_gguf.runtime.chat import completion
 from qwen35_gguf.runtime.chat.completion import Answer, Request
-from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Completion, Delta
-from qwen35_gguf.runtime.chat.prompt import Prompt, chat_prompt
-from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_form, answer_mask, call_form
+from qwen35_gguf.runtime.chat.openai_types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Delta,
+)
+from qwen35_gguf.runtime.chat.structured.answer_form import answer_form
 from qwen35_gguf.runtime.engine import scheduler
-from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.reuse import CacheInfo
-from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
+from qwen35_gguf.runtime.engine.sampling import RAW, new_seed
 from qwen35_gguf.runtime.engine.sequence import Progress
 from qwen35_gguf.runtime.field_checks import flag, function, optional, refuse, whole
 from qwen35_gguf.runtime.llama.devices import Offload
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.rpc import say_hello
+from qwen35_gguf.runtime.many_results import Results, prompts_of
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
 from qwen35_gguf.runtime.options import MANY_OPTIONS, RAW_OPTIONS, GenerateOptions, LoadOptions, with_fields_of
 from qwen35_gguf.runtime.stream import Stream
@@ -35,8 +39,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from qwen35_gguf.runtime.options import GenerateKeywords, LoadKeywords
-
-log = logging.getLogger(__name__)
 
 MANY_TOKENS = 256
 
@@ -161,14 +163,50 @@ class Qwen35(Closing):
         optional(function)("on_progress", on_progress)
         form = answer_form(wanted.response_format, wanted.grammar)
         with self._ready():
-            prompt = self._chat_prompt(messages, wanted, "use generate")
-            calls = call_form(prompt.tools, wanted.tool_choice, wanted.parallel_tool_calls)
-            request = self._request(prompt, wanted, _preset(prompt), form=form, calls=calls)
-            pieces = self._answer(request, call, on_progress)
+            prompt = requests.prompt_of_chat(self._loaded, messages, wanted, self._vision_encoder, "use generate")
+            asked = requests.chat_requests(self._loaded, prompt, wanted, form)
+            pieces = [self._answer(request, call, on_progress) for request in asked]
             if stream:
-                return Stream(completion.chunks(self.name, pieces), call, self.turns, self._turn)
+                chunks = completion.chunks(self.name, pieces, wanted.include_usage)
+                return Stream(chunks, call, self.turns, self._turn)
             with self._turn(call):
-                return completion.chat_completion(self.name, completion.drain(pieces), request.answer_type)
+                answers = [completion.drain(each) for each in pieces]
+                return completion.chat_completion(self.name, answers, asked[0].answer_type)
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        stream: Literal[False] = False,
+        on_text: Callable[[str], None] | None = None,
+        on_progress: Progress | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        stream: Literal[True],
+        on_progress: Progress | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Stream[CompletionChunk]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        stream: bool,
+        on_text: Callable[[str], None] | None = None,
+        on_progress: Progress | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Completion | Stream[CompletionChunk]: ...
 
     @with_fields_of(GenerateOptions, RAW_OPTIONS)
     def generate(
@@ -176,73 +214,104 @@ class Qwen35(Closing):
         prompt: str,
         options: GenerateOptions | None = None,
         *,
+        stream: bool = False,
         on_text: Callable[[str], None] | None = None,
         on_progress: Progress | None = None,
         **keywords: Unpack[GenerateKeywords],
-    ) -> Completion:
+    ) -> Completion | Stream[CompletionChunk]:
         """Continue a text as it is, without the chat template; special tokens in it are parsed.
 
         Arguments and errors are those of `chat`, without what concerns thinking and tools; `on_text` is called with the
         text as it comes.
         """
         wanted = GenerateOptions.of(options, keywords, RAW_OPTIONS)
-        call = Call.within(wanted.timeout)
+        call = Call.within(wanted.timeout, streaming=flag("stream", stream))
         for name, given in (("on_text", on_text), ("on_progress", on_progress)):
             optional(function)(name, given)
         form = answer_form(wanted.response_format, wanted.grammar)
         with self._ready():
-            request = self._request(self._raw_prompt(prompt), wanted, RAW, form=form, raw=True)
+            made = requests.raw_prompt(self._loaded, prompt)
+            request = requests.make_request(self._loaded, made, wanted, RAW, form=form, raw=True)
             pieces = self._answer(request, call, on_progress)
+            if stream:
+                return Stream(completion.text_chunks(pieces, on_text), call, self.turns, self._turn)
             with self._turn(call):
                 return completion.completion(completion.drain(pieces, on_text), request.answer_type)
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[Any],
+        *,
+        parallel: int = 4,
+        return_exceptions: Literal[False] = False,
+        on_result: Callable[[int, Completion], None] | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate_many(
+        self,
+        prompts: Iterable[Any],
+        *,
+        parallel: int = 4,
+        return_exceptions: bool,
+        on_result: Callable[[int, Completion], None] | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> list[Completion | Qwen35Error]: ...
 
     @with_fields_of(GenerateOptions, MANY_OPTIONS)
     def generate_many(
         self,
-        prompts: Iterable[str | Any],
+        prompts: Iterable[Any],
         *,
         parallel: int = 4,
+        return_exceptions: bool = False,
+        on_result: Callable[[int, Completion], None] | None = None,
         **keywords: Unpack[GenerateKeywords],
-    ) -> list[Completion]:
+    ) -> list[Completion] | list[Completion | Qwen35Error]:
         """Answer several prompts side by side, each a text to continue or the messages of a chat (without media).
 
         Up to `parallel` sequences share a context of their own and each step; the weights are read once for all of
-        them. The answers come in the order of the prompts, without reasoning. Options are max_tokens (256 by default),
-        thinking, seed, and those of sampling.
+        them. The answers come in the order of the prompts, without reasoning. Of the options, `max_tokens` is 256 by
+        default; prompt i has the seed `seed` + i.
+
+        Args:
+            prompts: texts and conversations.
+            parallel: sequences.
+            return_exceptions: put the error of a prompt at its place, and answer the others.
+            on_result: is called with the number of a prompt and its completion as soon as that is complete.
+            keywords: fields of `GenerateOptions`.
 
         Raises:
             MessageError: `parallel` or another option is malformed.
-            ContextError: a prompt with its answer does not fit into the context.
+            ContextError: a prompt with its answer does not fit into the context. The message names its number.
 
         """
         wanted = GenerateOptions.of(None, {"max_tokens": MANY_TOKENS, **keywords}, MANY_OPTIONS)
         parallel = whole(1, scheduler.MAX_PARALLEL)("parallel", parallel)
-        if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-            raise refuse("prompts", prompts, "a list of texts and conversations; give [prompt] for one")
+        optional(function)("on_result", on_result)
+        given = prompts_of(prompts)
         first, call = new_seed(wanted.seed), Call.within(wanted.timeout)
         form = answer_form(wanted.response_format, wanted.grammar)
+        results = Results(len(given), flag("return_exceptions", return_exceptions), on_result)
         with self._ready():
-            made = [self._job(at, prompt, wanted, first + at, form) for at, prompt in enumerate(prompts)]
-            jobs = [job for _, job in made]
-            with self._turn(call, engine=False):
-                model, spec = self._loaded.model, self._loaded.context_spec
-                check = self._checker(call)
-                results = scheduler.run(model, jobs, spec, parallel=parallel, check=check)
-                pairs = zip(made, results, strict=True)
-                return [completion.completion_of(model, request, result) for (request, _), result in pairs]
+            model, spec, made = self._loaded.model, self._loaded.context_spec, {}
+            for at, prompt in enumerate(given):
+                with results.noting(at):
+                    made[at] = requests.make_job(self._loaded, prompt, wanted, form, seed=first + at)
 
-    def _job(
-        self, number: int, prompt: Any, wanted: GenerateOptions, seed: int, form: AnswerForm | None
-    ) -> tuple[Request, scheduler.Job]:
-        raw = isinstance(prompt, str)
-        made = self._raw_prompt(prompt) if isinstance(prompt, str) else self._chat_prompt(prompt, wanted)
-        preset = RAW if raw else _preset(made)
-        request = self._request(made, wanted, preset, seed=seed, depth=0, raw=raw, form=form)
-        tokens = [item for item in made.items if isinstance(item, int)]
-        if len(tokens) != len(made.items):
-            raise MessageError(f"prompts[{number}]: has images; use chat")
-        start = completion.mask_start(self._loaded.model, request)
-        return request, scheduler.Job(tokens, request.sampling, request.seed, request.limit, request.mask, *start)
+            def done(at: int, result: scheduler.JobResult | Qwen35Error) -> None:
+                with results.noting(at):
+                    if isinstance(result, Qwen35Error):
+                        raise result
+                    results.add(at, completion.completion_of(model, made[at][0], result))
+
+            with self._turn(call, engine=False):
+                jobs = {at: job for at, (_, job) in made.items()}
+                scheduler.run(model, jobs, spec, parallel=parallel, done=done, check=self._checker(call))
+        found: list[Completion | Qwen35Error] = results.all()
+        return found
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text.
@@ -261,63 +330,9 @@ class Qwen35(Closing):
         with self.turns.use(), self._turn(Call(), engine=False):
             return self._loaded.engine.info()
 
-    def _raw_prompt(self, text: str) -> Prompt:
-        if not isinstance(text, str):
-            raise refuse("prompt", text, "a text; use chat for messages")
-        items = self._loaded.model.tokenize(text)
-        if not items:
-            raise MessageError("prompt: is empty; give some text to continue")
-        return Prompt([*items])
-
-    def _chat_prompt(self, messages: Any, options: GenerateOptions, instead: str = "give texts to continue") -> Prompt:
-        loaded = self._loaded
-        if loaded.template is None:
-            raise MessageError(f"{self.path}: has no chat template; {instead}")
-        return chat_prompt(
-            loaded.model,
-            loaded.template,
-            messages,
-            tools=None if options.tool_choice == "none" else options.tools,
-            enable_thinking=options.thinking,
-            vision=self._vision_encoder,
-            media_limits=loaded.plan.options.media_limits,
-            video_limits=loaded.plan.options.video_limits,
-        )
-
     def _vision_encoder(self) -> VisionEncoder:
         with self._encoder_lock:
             return self._loaded.vision_encoder()
-
-    def _request(
-        self,
-        prompt: Prompt,
-        options: GenerateOptions,
-        preset: Sampling,
-        *,
-        seed: int | None = None,
-        depth: Depth | None = None,
-        form: AnswerForm | None = None,
-        calls: CallForm | None = None,
-        raw: bool = False,
-    ) -> Request:
-        loaded_depth = self._loaded.plan.draft
-        depth = options.draft if depth is None else depth
-        depth = loaded_depth if depth is None else depth
-        highest = depth_limit(loaded_depth)
-        if depth != loaded_depth and not (isinstance(depth, int) and 0 <= depth <= highest):
-            raise MessageError(f"draft: {depth!r} is not 0 to {highest}, for which the model was loaded")
-        return Request(
-            prompt=prompt,
-            sampling=choose(preset, self._loaded.metadata, options.sampling),
-            seed=new_seed(options.seed) if seed is None else seed,
-            limit=self.n_ctx if options.max_tokens is None else options.max_tokens,
-            stop=options.stop,
-            depth=depth,
-            mask=answer_mask(self._loaded.grammars, form, calls),
-            answer_type=form.type if form is not None else None,
-            thinking_budget=options.thinking_budget,
-            raw=raw,
-        )
 
     def _answer(self, request: Request, call: Call, on_progress: Progress | None) -> Generator[Delta, None, Answer]:
         """Make the generator of an answer, which runs in turns of the call; what is wrong is refused now."""
@@ -340,43 +355,16 @@ class Qwen35(Closing):
         """Wait until it is the call's turn, and let the engine hold its sequence."""
         with self.turns.turn(call, engine=engine) as other:
             if engine:
-                self._switch(call, other)
-            with self._noting_loss():
+                self._loaded.switch(call, other)
+            try:
                 yield
-
-    @contextlib.contextmanager
-    def _noting_loss(self) -> Iterator[None]:
-        try:
-            yield
-        except RpcServerError:
-            self._lost = True
-            raise
+            except RpcServerError:
+                self._lost = True
+                raise
 
     def _checker(self, call: Call) -> Callable[[], None]:
         turns = self.turns
         return lambda: turns.check(call)
-
-    def _switch(self, call: Call, other: Call | None) -> None:
-        """Let the engine hold the sequence of a call, and not that of another one; a stream's is kept for later.
-
-        Raises:
-            ModelError: it was lost, or cannot be restored.
-
-        """
-        if other is call:
-            return
-        engine = self._loaded.engine
-        if other is not None and other.streaming and other.started:
-            try:
-                other.saved = engine.suspend()
-            except Qwen35Error as error:
-                log.warning("a stream cannot continue: %s", error)
-        if call.saved is not None:
-            saved, call.saved = call.saved, None
-            engine.resume(saved)
-        elif call.started:
-            raise ModelError("stream: what the model had computed for it is lost; ask again")
-        call.started = True
 
     def _load_again(self) -> None:
         if self._lost:
@@ -393,7 +381,3 @@ class Qwen35(Closing):
         Open streams end, calls that wait raise `ClosedError`, and calls that run are waited for.
         """
         self.turns.close(self._loaded.close)
-
-
-def _preset(prompt: Prompt) -> Sampling:
-    return THINKING if prompt.inside else NOT_THINKING

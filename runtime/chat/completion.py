@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from qwen35_gguf.architecture.tags import END_THINK
 from qwen35_gguf.runtime.chat import openai_types, thinking
@@ -13,6 +14,7 @@ from qwen35_gguf.runtime.chat.openai_types import (
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
+    CompletionChunk,
     Delta,
     FinishReason,
     ParsedChatCompletion,
@@ -202,18 +204,87 @@ def drain(pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None]
                 on_text(delta.content)
 
 
-def chat_completion(name: str, whole: Answer, answer_type: AnswerType | None = None) -> ChatCompletion:
-    """Give an answer OpenAI's form; `name` is the model's."""
-    choice = openai_types.Choice(whole.message, whole.finish_reason)
-    usage = openai_types.usage(whole.timings, whole.reasoning_tokens)
+def stops(model: Model, request: Request) -> Callable[[int], bool]:
+    """Return a function that is told each token of an answer and reports whether a stop text came."""
+    parser = _parser(model, request)
+
+    def told(token: int) -> bool:
+        for _ in parser.feed(token, model.piece(token)):
+            pass
+        return parser.stopped
+
+    return told
+
+
+def chat_completion(name: str, answers: Sequence[Answer], answer_type: AnswerType | None = None) -> ChatCompletion:
+    """Give the answers to one prompt OpenAI's form; `name` is the model's."""
+    choices = [openai_types.Choice(each.message, each.finish_reason, index) for index, each in enumerate(answers)]
+    timings, reasoning_tokens = _sum(answers)
+    usage = openai_types.usage(timings, reasoning_tokens)
     if answer_type is None:
-        return ChatCompletion(name, [choice], usage, whole.timings)
-    return ParsedChatCompletion(name, [choice], usage, whole.timings, answer_type=answer_type)
+        return ChatCompletion(name, choices, usage, timings)
+    return ParsedChatCompletion(name, choices, usage, timings, answer_type=answer_type)
 
 
-def chunks(name: str, pieces: Generator[Delta, None, Answer]) -> Generator[ChatCompletionChunk, None, None]:
-    """Give the pieces of an answer OpenAI's form; `name` is the model's."""
+def _sum(answers: Sequence[Answer]) -> tuple[Timings, int]:
+    """Add up what was generated; the prompt counts once, as for the first answer."""
+    parts = [each.timings for each in answers]
+    timings = replace(
+        parts[0],
+        tokens=sum(part.tokens for part in parts),
+        seconds=sum(part.seconds for part in parts),
+        drafted=sum(part.drafted for part in parts),
+        accepted=sum(part.accepted for part in parts),
+    )
+    return timings, sum(each.reasoning_tokens for each in answers)
+
+
+def chunks(
+    name: str, answers: Sequence[Generator[Delta, None, Answer]], include_usage: bool | None = None
+) -> Generator[ChatCompletionChunk, None, None]:
+    """Give the pieces of the answers to one prompt, one after another, OpenAI's form.
+
+    Args:
+        name: of the model.
+        answers: their pieces.
+        include_usage: see `GenerateOptions`.
+
+    """
     identity, created = openai_types.new_id(), int(time.time())
+    done: list[Answer] = []
+    with contextlib.ExitStack() as stack:
+        for pieces in answers:
+            stack.enter_context(contextlib.closing(pieces))
+        for index, pieces in enumerate(answers):
+            role: Literal["assistant"] | None = "assistant"  # in the first piece of each answer
+            while True:
+                try:
+                    delta = replace(next(pieces), role=role)
+                except StopIteration as end:
+                    done.append(end.value)
+                    break
+                yield ChatCompletionChunk(name, [openai_types.ChunkChoice(delta, index=index)], identity, created)
+                role = None
+            last = index == len(answers) - 1
+            timings, reasoning_tokens = _sum(done)
+            usage = openai_types.usage(timings, reasoning_tokens)
+            choice = openai_types.ChunkChoice(Delta(role=role), done[-1].finish_reason, index)
+            yield ChatCompletionChunk(
+                name,
+                [choice],
+                identity,
+                created,
+                usage=usage if last and include_usage is None else None,
+                timings=timings if last else None,
+            )
+    if include_usage:
+        yield ChatCompletionChunk(name, [], identity, created, usage=usage, timings=timings)
+
+
+def text_chunks(
+    pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None] | None = None
+) -> Generator[CompletionChunk, None, None]:
+    """Give the pieces of a continued text; the last one has the finish reason, usage and timings."""
     with contextlib.closing(pieces):
         while True:
             try:
@@ -221,15 +292,11 @@ def chunks(name: str, pieces: Generator[Delta, None, Answer]) -> Generator[ChatC
             except StopIteration as end:
                 whole: Answer = end.value
                 break
-            yield ChatCompletionChunk(name, [openai_types.ChunkChoice(delta)], identity, created)
-    yield ChatCompletionChunk(
-        name,
-        [openai_types.ChunkChoice(Delta(), whole.finish_reason)],
-        identity,
-        created,
-        usage=openai_types.usage(whole.timings, whole.reasoning_tokens),
-        timings=whole.timings,
-    )
+            if delta.content:
+                if on_text is not None:
+                    on_text(delta.content)
+                yield CompletionChunk(delta.content)
+    yield CompletionChunk("", whole.finish_reason, whole.timings)
 
 
 def completion(whole: Answer, answer_type: AnswerType | None = None) -> Completion:
@@ -242,7 +309,8 @@ def completion_of(model: Model, request: Request, result: JobResult) -> Completi
     parser = _parser(model, request)
     for token in result.tokens[:-1] if result.ended else result.tokens:
         parser.feed(token, model.piece(token))
-    parser.finish()
+    parser.finish(truncated=not result.ended and not parser.stopped)
+    ended = result.ended or parser.stopped
     timings = Timings(len(request.prompt.items), 0, result.prompt_seconds, len(result.tokens), result.seconds)
     text = parser.message().content or ""
-    return Completion(text, "stop" if result.ended else "length", timings, request.answer_type)
+    return Completion(text, "stop" if ended else "length", timings, request.answer_type)

@@ -55,11 +55,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Delta:
-    """A piece of a streamed message."""
+    """A piece of a streamed message; `role` comes with the first of an answer."""
 
     content: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[Call] | None = None
+    role: Literal["assistant"] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def usage(timings: Timings, reasoning_tokens: int = 0) -> Usage:
 
 @dataclass(frozen=True)
 class Choice:
-    """The one answer of a completion."""
+    """An answer of a completion."""
 
     message: Message
     finish_reason: FinishReason
@@ -143,7 +144,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ChunkChoice:
-    """The one answer of a chunk; `finish_reason` comes with the last."""
+    """A piece of one answer; `finish_reason` comes with the last."""
 
     delta: Delta
     finish_reason: FinishReason | None = None
@@ -234,8 +235,27 @@ class Completion:
     timings: Timings
     answer_type: AnswerType | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def usage(self) -> Usage:
+        """Counts of tokens in OpenAI's form."""
+        return usage(self.timings)
+
     @cached_property
     def parsed(self) -> Any:
         """The text as a value of the type that `response_format` asked for; see `ChatCompletion`."""
         complete = self.finish_reason == "stop"
         return self.answer_type.read(self.text) if self.answer_type is not None and complete else None
+
+
+@dataclass(frozen=True)
+class CompletionChunk:
+    """A piece of a streamed continuation; the last one, without text, has the finish reason and timings."""
+
+    text: str
+    finish_reason: FinishReason | None = None
+    timings: Timings | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """Counts of tokens in OpenAI's form, with the last piece."""
+        return None if self.timings is None else usage(self.timings)

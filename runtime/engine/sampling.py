@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.field_checks import number
@@ -34,6 +36,7 @@ class Sampling:
         top_p: only the best stay, up to this total probability.
         min_p: only those stay that have at least this fraction of the best one's probability.
         temperature: 0 chooses the best.
+        bias: tokens, and what is added to their logits before anything else.
 
     """
 
@@ -44,6 +47,7 @@ class Sampling:
     presence_penalty: float = 1.5
     frequency_penalty: float = 0.0
     repeat_penalty: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
 
 
 THINKING = Sampling()
@@ -145,6 +149,8 @@ class Sampler(Closing):
         self._mask = mask
         self._waits = after is not None
         self._after = after
+        ids, amounts = zip(*settings.bias, strict=True) if settings.bias else ((), ())
+        self._biased, self._bias = np.array(ids, np.intp), np.array(amounts, np.float32)
         self._lead = list(lead) if mask is not None and after is not None else []
         self._chain = Chain(
             model.n_vocab,
@@ -176,6 +182,9 @@ class Sampler(Closing):
 
         """
         logits = context.logits(row)
+        if len(self._biased):
+            logits = logits.copy()
+            logits[self._biased] += self._bias
         if self._mask is None:
             token = self._chain.choose(logits)
             self._chain.accept(token)

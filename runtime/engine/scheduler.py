@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from qwen35_gguf.errors import ContextError
+from qwen35_gguf.errors import ContextError, GrammarError, Qwen35Error
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.engine.token_mask import TokenMask
@@ -28,6 +28,7 @@ class Job:
         mask: of the answer; None: any.
         after: the token after which the mask applies; None: from the beginning.
         lead: tokens that come between.
+        watch: is told each token, and ends the generation by returning True.
 
     """
 
@@ -38,6 +39,7 @@ class Job:
     mask: TokenMask | None = None
     after: int | None = None
     lead: tuple[int, ...] = ()
+    watch: Callable[[int], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class JobResult:
     seconds: float
 
 
+Done = Callable[[int, JobResult | Qwen35Error], None]
+
+
 @dataclass
 class _Slot:
     """A sequence that is being generated."""
@@ -74,39 +79,33 @@ class _Slot:
 
 def run(
     model: Model,
-    jobs: Sequence[Job],
+    jobs: Mapping[int, Job],
     spec: ContextSpec,
     *,
     parallel: int,
+    done: Done,
     check: Callable[[], None] = lambda: None,
-) -> list[JobResult]:
+) -> None:
     """Run all jobs, up to `parallel` side by side; a sequence that ends makes room for the next job.
 
     Args:
         model: loaded.
-        jobs: see `Job`.
+        jobs: by their numbers; each fits (`check_fits`).
         spec: of a context for one sequence; `n_ctx` is the most cells that each gets.
         parallel: sequences.
+        done: is called with the number of a job and its result, or the error that ended it alone, at that moment.
         check: is called before each step; what it raises ends them all.
 
-    Returns:
-        The results in the order of the jobs.
-
     Raises:
-        ContextError: a prompt with its answer does not fit into `n_ctx`.
+        ModelError: llama.cpp fails.
 
     """
-    for number, job in enumerate(jobs):
-        if len(job.tokens) + job.limit > spec.n_ctx:
-            needed = f"{len(job.tokens):,} tokens and {job.limit:,} to generate"
-            raise ContextError(f"prompts[{number}]: {needed} do not fit into a context of {spec.n_ctx:,}; raise n_ctx")
     if not jobs:
-        return []
+        return
     parallel = min(parallel, len(jobs))
-    cells = sum(sorted((len(job.tokens) + job.limit for job in jobs), reverse=True)[:parallel])
-    done: dict[int, JobResult] = {}
+    cells = sum(sorted((len(job.tokens) + job.limit for job in jobs.values()), reverse=True)[:parallel])
     slots: dict[int, _Slot] = {}
-    waiting = list(enumerate(jobs))
+    waiting = list(jobs.items())
     shared = replace(spec, n_ctx=cells, n_batch=max(spec.n_batch, parallel), n_seq=parallel)
     with Context(model, shared) as context:
         try:
@@ -122,7 +121,18 @@ def run(
         finally:
             for slot in slots.values():
                 slot.sampler.close()
-    return [done[number] for number in range(len(jobs))]
+
+
+def check_fits(job: Job, spec: ContextSpec) -> None:
+    """Check that a prompt with its answer fits into a sequence.
+
+    Raises:
+        ContextError: it does not.
+
+    """
+    if len(job.tokens) + job.limit > spec.n_ctx:
+        needed = f"{len(job.tokens):,} tokens and {job.limit:,} to generate"
+        raise ContextError(f"{needed} do not fit into a context of {spec.n_ctx:,}; raise n_ctx")
 
 
 def _begin(
@@ -139,7 +149,7 @@ def _begin(
     return _Slot(number, job, sampler, now - start, now, len(job.tokens))
 
 
-def _step(model: Model, context: Context, slots: dict[int, _Slot], done: dict[int, JobResult]) -> None:
+def _step(model: Model, context: Context, slots: dict[int, _Slot], done: Done) -> None:
     """Evaluate the last token of each sequence, and sample the next ones."""
     order = list(slots)
     context.evaluate_rows([slots[seq].tokens[-1] for seq in order], [slots[seq].pos for seq in order], order)
@@ -149,15 +159,21 @@ def _step(model: Model, context: Context, slots: dict[int, _Slot], done: dict[in
         _sample(model, context, seq, slots, done)
 
 
-def _sample(model: Model, context: Context, seq: int, slots: dict[int, _Slot], done: dict[int, JobResult]) -> None:
+def _sample(model: Model, context: Context, seq: int, slots: dict[int, _Slot], done: Done) -> None:
     """Sample a token of a sequence; one that ends leaves its slot."""
     slot = slots[seq]
-    token = slot.sampler.sample(context, slot.row)
-    slot.tokens.append(token)
-    ended = model.ends(token)
-    if not ended and len(slot.tokens) < slot.job.limit:
-        return
+    result: JobResult | Qwen35Error
+    try:
+        token = slot.sampler.sample(context, slot.row)
+        slot.tokens.append(token)
+        ended = model.ends(token)
+        stopped = not ended and slot.job.watch is not None and slot.job.watch(token)
+        if not ended and not stopped and len(slot.tokens) < slot.job.limit:
+            return
+        result = JobResult(slot.tokens, ended, slot.prompt_seconds, time.perf_counter() - slot.started)
+    except GrammarError as error:
+        result = error
     slot.sampler.close()
-    done[slot.number] = JobResult(slot.tokens, ended, slot.prompt_seconds, time.perf_counter() - slot.started)
     context.remove(0, seq=seq)
     del slots[seq]
+    done(slot.number, result)

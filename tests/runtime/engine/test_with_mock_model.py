@@ -294,7 +294,11 @@ def test_any_prompts_in_any_order_give_what_a_fresh_engine_gives(
 
 def run(model: MockModel, jobs: list[scheduler.Job], parallel: int, n_ctx: int = 200) -> list[scheduler.JobResult]:
     spec = ContextSpec(n_ctx=n_ctx, n_batch=16)
-    return scheduler.run(model, jobs, spec, parallel=parallel)  # type: ignore[arg-type]
+    for job in jobs:
+        scheduler.check_fits(job, spec)
+    found: dict[int, Any] = {}
+    scheduler.run(model, dict(enumerate(jobs)), spec, parallel=parallel, done=found.__setitem__)  # type: ignore[arg-type]
+    return [found[number] for number in range(len(jobs))]
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3, 7, 20])
@@ -317,7 +321,7 @@ def test_the_seed_of_a_job_decides_its_choices_whatever_runs_beside_it() -> None
 
 def test_a_job_that_cannot_fit_is_refused_before_any_work() -> None:
     jobs = [scheduler.Job(message(20), GREEDY, 0, limit=10), scheduler.Job(message(150), GREEDY, 0, limit=51)]
-    with pytest.raises(ContextError, match=r"^prompts\[1\]: 150 tokens and 51 to generate do not fit .* 200; raise"):
+    with pytest.raises(ContextError, match=r"^150 tokens and 51 to generate do not fit .* 200; raise"):
         run(MockModel(), jobs, 2)
 
 

@@ -1,0 +1,143 @@
+"""Turn what a caller asks for into checked requests: prompts, sampling, forms of the answer, jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from qwen35_gguf.errors import MessageError
+from qwen35_gguf.runtime.chat import completion
+from qwen35_gguf.runtime.chat.completion import Request
+from qwen35_gguf.runtime.chat.prompt import Prompt, chat_prompt
+from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_mask, call_form
+from qwen35_gguf.runtime.engine import scheduler
+from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
+from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
+from qwen35_gguf.runtime.field_checks import refuse
+from qwen35_gguf.runtime.loading import LoadedModel
+from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
+from qwen35_gguf.runtime.options import GenerateOptions
+
+
+def raw_prompt(loaded: LoadedModel, text: str) -> Prompt:
+    """Tokenize a text that is continued as it is.
+
+    Raises:
+        MessageError: it is not a text, or is empty.
+
+    """
+    if not isinstance(text, str):
+        raise refuse("prompt", text, "a text; use chat for messages")
+    items = loaded.model.tokenize(text)
+    if not items:
+        raise MessageError("prompt: is empty; give some text to continue")
+    return Prompt([*items])
+
+
+def prompt_of_chat(
+    loaded: LoadedModel,
+    messages: Any,
+    options: GenerateOptions,
+    vision: Callable[[], VisionEncoder],
+    instead: str = "give texts to continue",
+) -> Prompt:
+    """Render messages with the file's chat template; errors as of `chat_prompt`."""
+    plan = loaded.plan
+    if loaded.template is None:
+        raise MessageError(f"{plan.options.path}: has no chat template; {instead}")
+    return chat_prompt(
+        loaded.model,
+        loaded.template,
+        messages,
+        tools=None if options.tool_choice == "none" else options.tools,
+        enable_thinking=options.thinking,
+        vision=vision,
+        media_limits=plan.options.media_limits,
+        video_limits=plan.options.video_limits,
+    )
+
+
+def chat_requests(
+    loaded: LoadedModel, prompt: Prompt, options: GenerateOptions, form: AnswerForm | None
+) -> list[Request]:
+    """Make the `n` requests of a chat, each with a seed of its own."""
+    calls = call_form(prompt.tools, options.tool_choice, options.parallel_tool_calls)
+    first = new_seed(options.seed)
+    return [
+        make_request(loaded, prompt, options, preset_of(prompt), seed=first + number, form=form, calls=calls)
+        for number in range(options.n)
+    ]
+
+
+def preset_of(prompt: Prompt) -> Sampling:
+    """Return Qwen's preset for an answer with thinking, or one without."""
+    return THINKING if prompt.inside else NOT_THINKING
+
+
+def make_request(
+    loaded: LoadedModel,
+    prompt: Prompt,
+    options: GenerateOptions,
+    preset: Sampling,
+    *,
+    seed: int | None = None,
+    depth: Depth | None = None,
+    form: AnswerForm | None = None,
+    calls: CallForm | None = None,
+    raw: bool = False,
+) -> Request:
+    """Combine a prompt with the options.
+
+    Raises:
+        MessageError: drafts are wanted for which the model was not loaded, or a token of `logit_bias` is unknown.
+
+    """
+    loaded_depth = loaded.plan.draft
+    depth = options.draft if depth is None else depth
+    depth = loaded_depth if depth is None else depth
+    highest = depth_limit(loaded_depth)
+    if depth != loaded_depth and not (isinstance(depth, int) and 0 <= depth <= highest):
+        raise MessageError(f"draft: {depth!r} is not 0 to {highest}, for which the model was loaded")
+    bias = tuple((options.logit_bias or {}).items())
+    for token, _ in bias:
+        if token >= loaded.model.n_vocab:
+            raise MessageError(f"logit_bias: {token} is not a token; the vocabulary has {loaded.model.n_vocab:,}")
+    return Request(
+        prompt=prompt,
+        sampling=replace(choose(preset, loaded.metadata, options.sampling), bias=bias),
+        seed=new_seed(options.seed if seed is None else seed),
+        limit=loaded.plan.n_ctx if options.max_tokens is None else options.max_tokens,
+        stop=options.stop,
+        depth=depth,
+        mask=answer_mask(loaded.grammars, form, calls),
+        answer_type=form.type if form is not None else None,
+        thinking_budget=options.thinking_budget,
+        raw=raw,
+    )
+
+
+def make_job(
+    loaded: LoadedModel, given: Any, options: GenerateOptions, form: AnswerForm | None, *, seed: int
+) -> tuple[Request, scheduler.Job]:
+    """Make one of several prompts, a text or messages, a job of the scheduler.
+
+    Raises:
+        MessageError: it is malformed, or has images.
+        ContextError: it does not fit into the context together with its answer.
+
+    """
+
+    def no_vision() -> VisionEncoder:
+        raise MessageError("has images; use chat")
+
+    raw = isinstance(given, str)
+    prompt = raw_prompt(loaded, given) if raw else prompt_of_chat(loaded, given, options, no_vision)
+    preset = RAW if raw else preset_of(prompt)
+    request = make_request(loaded, prompt, options, preset, seed=seed, depth=0, raw=raw, form=form)
+    tokens = [item for item in prompt.items if isinstance(item, int)]
+    start = completion.mask_start(loaded.model, request)
+    watch = completion.stops(loaded.model, request) if request.stop else None
+    job = scheduler.Job(tokens, request.sampling, request.seed, request.limit, request.mask, *start, watch=watch)
+    scheduler.check_fits(job, loaded.context_spec)
+    return request, job
