@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.errors import MediaError
-from qwen35_gguf.runtime.media.image import Image, MediaLimits, from_pixels, load_image
+from qwen35_gguf.runtime.media.image import Image, MediaLimits, load_image
+from qwen35_gguf.runtime.media.image_objects import load_object, read_file_object
 from qwen35_gguf.runtime.media.video import Video, VideoLimits, load_video
 from qwen35_gguf.runtime.media.vision_encoder import Visual
 
@@ -27,7 +30,7 @@ def collect(
     A part is `{"type": "image_url", "image_url": {"url": ...}}` or `{"type": "video_url", "video_url": {"url": ...}}`
     as OpenAI's (or with the URL itself in place of the inner object), or `{"type": "image", "image": ...}` and
     `{"type": "video", "video": ...}` as transformers'. The value is what `load_image` and `load_video` accept,
-    a pixel array for `from_pixels`, or a `Image` or `Video` already loaded.
+    what `load_object` accepts (images of Pillow, arrays, open files), or an `Image` or `Video` already loaded.
 
     Returns:
         The messages with each such part reduced to `{"type": "image"}` or `{"type": "video"}`, which the published
@@ -78,10 +81,15 @@ def _load(part: tuple[str, Any, str], limits: MediaLimits | None, sampling: Vide
     kind, source, where = part
     if isinstance(source, Image if kind == "image" else Video):
         return source
-    if kind == "image" and hasattr(source, "dtype"):
-        return from_pixels(source)
-    if not hasattr(source, "__fspath__") and not isinstance(source, str | bytes | bytearray | memoryview):
-        raise MediaError(f"{where}: {type(source).__name__} is not a path, URL, data URI or bytes")
+    if not isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):
+        found = load_object(source, limits) if kind == "image" else None
+        if found is not None:
+            return found
+        if kind == "video" and callable(getattr(source, "read", None)):
+            return load_video(read_file_object(source, limits), limits, sampling)
+        raise MediaError(f"{where}: {type(source).__name__} is not a path, URL, data URI, bytes, file or image")
+    if isinstance(source, os.PathLike):
+        source = Path(os.fsdecode(source))
     return load_image(source, limits) if kind == "image" else load_video(source, limits, sampling)
 
 

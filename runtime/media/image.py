@@ -188,7 +188,7 @@ def _decode(data: bytes, name: str) -> Any:
                 width, height = image.size
                 check_size(width, height, name)
                 image.load()
-                return _over_white(ImageOps.exif_transpose(image))
+                return over_white(ImageOps.exif_transpose(image))
     except MediaError:
         raise
     except PilImage.DecompressionBombError:
@@ -214,7 +214,8 @@ def check_size(width: int, height: int, name: str) -> None:
         raise MediaError(f"{name}: {width:,} x {height:,} is more than {MAX_DECODED_PIXELS:,} pixels; reduce it first")
 
 
-def _over_white(image: Any) -> Any:
+def over_white(image: Any) -> Any:
+    """Return an image of Pillow in mode RGB, with what is transparent over white."""
     from PIL import Image as PilImage
 
     if image.mode.startswith("I"):  # 16-bit grey; Pillow would clip it to 8 bits

@@ -151,3 +151,20 @@ def test_messages_are_reduced_to_places_and_their_media() -> None:
             collect([{"role": "user", "content": [bad]}])
     with pytest.raises(MediaError, match="system"):
         collect([{"role": "system", "content": [part]}], SMALL)
+
+
+def test_files_of_this_machine_can_be_switched_off_or_kept_to_folders(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        Image.new("RGB", (64, 64)).save(folder / "a.png")
+    (inside / "link.png").symlink_to(outside / "a.png")
+    off, kept = image.MediaLimits(local_files=False), image.MediaLimits(roots=(inside,), allow_private=True)
+    for source in (str(inside / "a.png"), inside / "a.png", (inside / "a.png").as_uri()):
+        with pytest.raises(MediaError, match=r"is a local path|file:// is refused"):
+            image.load_image(source, off)
+        assert image.load_image(source, kept).rgb.shape[2] == 3
+    for name in ("outside/a.png", "inside/../outside/a.png", "inside/link.png", "a\0b"):
+        with pytest.raises(MediaError, match="is in none of the folders"):
+            image.load_image(f"{tmp_path}/{name}", kept)
+    assert image.load_image((inside / "a.png").read_bytes(), off).rgb.shape[2] == 3
