@@ -205,15 +205,15 @@ def drain(pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None]
 
 
 def stops(model: Model, request: Request) -> Callable[[int], bool]:
-    """Return a function that is told each token of an answer and reports whether a stop text came."""
+    """Return a function that takes each token of an answer and reports whether a stop text came."""
     parser = _parser(model, request)
 
-    def told(token: int) -> bool:
+    def stopped(token: int) -> bool:
         for _ in parser.feed(token, model.piece(token)):
             pass
         return parser.stopped
 
-    return told
+    return stopped
 
 
 def chat_completion(name: str, answers: Sequence[Answer], answer_type: AnswerType | None = None) -> ChatCompletion:

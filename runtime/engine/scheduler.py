@@ -28,7 +28,7 @@ class Job:
         mask: of the answer; None: any.
         after: the token after which the mask applies; None: from the beginning.
         lead: tokens that come between.
-        watch: is told each token, and ends the generation by returning True.
+        watch: is called with each token, and ends the generation by returning True.
 
     """
 

@@ -115,7 +115,8 @@ def _to_uint8(values: npt.NDArray[Any]) -> Pixels:
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values)
     if kind == "b":
-        return values.astype(np.uint8) * np.uint8(255)
+        white: Pixels = values.astype(np.uint8) * np.uint8(255)
+        return white
     if kind not in "iuf":
         raise MediaError(f"pixels: the type {values.dtype} is not a number; use uint8, or floats from 0 to 1")
     low, high = float(values.min()), float(values.max())
