@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ class StopText:
     """Looks for the first of several texts in one that comes in pieces, and returns what is certainly before it."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Look for any of `stops`, none of them empty."""
-        self._stops = stops
+        """Look for any of `stops`, none of them empty, also as models write them: normalized to NFC."""
+        self._stops = list(dict.fromkeys([*stops, *(unicodedata.normalize("NFC", stop) for stop in stops)]))
         self._pending = ""
         self.found = False
 
@@ -119,7 +120,7 @@ class ReplyParser:
         """
         self._decoder = TagDecoder(tags)
         self._splitter = Splitter(inside=inside)
-        self._stop = StopText(list(dict.fromkeys([*stop, *map(marked, stop)])))
+        self._stop = StopText([*stop, *map(marked, stop)])
         self._tools = ToolCallParser(tools) if tools else None
         self._reasoning: list[str] = []
         self._content: list[str] = []

@@ -107,6 +107,13 @@ def test_a_stop_text_with_a_tag(stop: str, spelled: bool) -> None:
     assert message.content == "before x".removesuffix("x" if stop.startswith("x") else "")
 
 
+def test_a_stop_text_is_found_in_either_form() -> None:
+    for stop in ("caf\u00e9", "cafe\u0301"):
+        assert read(["a caf\u00e9 b"], ReplyParser(TOKENS, stop=[stop])).content == "a "
+        assert read(["a caf\u00e9 b"], RawText([stop])).content == "a "
+    assert read(["a cafe\u0301 b"], RawText(["cafe\u0301"])).content == "a "
+
+
 def test_raw_text_has_tags_as_text() -> None:
     assert read([IDS[THINK], "é", IDS[END_THINK]], RawText()).content == "<think>é</think>"
 
