@@ -182,6 +182,13 @@ VISION_KEYS = (
     Key("clip.vision.is_deepstack_layers", _deepstack_layers, ARRAY, needed=False, element=BOOL),
 )
 
+
+def _temperature(sources: Sources) -> float | None:
+    """Return the temperature; 0, which is greedy, where sampling is turned off."""
+    temperature = sources.main.get("temperature", KINDS[FLOAT32])
+    return temperature if sources.main.get("do_sample", FLAG, True) else 0.0
+
+
 # generation_config.json -> the sampling defaults that llama.cpp's tools take up.
 SAMPLING_KEYS = (
     Key("general.sampling.sequence", "sequence", STRING, needed=False),
@@ -190,7 +197,7 @@ SAMPLING_KEYS = (
     Key("general.sampling.min_p", "min_p", FLOAT32, needed=False),
     Key("general.sampling.xtc_probability", "xtc_probability", FLOAT32, needed=False),
     Key("general.sampling.xtc_threshold", "xtc_threshold", FLOAT32, needed=False),
-    Key("general.sampling.temp", "temperature", FLOAT32, needed=False),
+    Key("general.sampling.temp", _temperature, FLOAT32, needed=False),
     Key("general.sampling.penalty_last_n", "penalty_last_n", INT32, needed=False),
     Key(
         "general.sampling.penalty_repeat",

@@ -74,8 +74,12 @@ def _number(config: JsonObject, key: str) -> int | None:
 
 
 def _more_ends(files: TokenizerFiles, known: set[int | None], size: int, notes: list[str]) -> Iterator[KeyValue]:
-    """Yield the tokens of generation_config.json that end an answer, besides those that llama.cpp knows."""
-    value = files.generation.get("eos_token_id", ANY)
+    """Yield the tokens that end an answer, besides those that llama.cpp knows.
+
+    They are those of generation_config.json; without that file those of config.json, its top level before text_config.
+    """
+    places = [files.generation] if files.generation.values else [files.config, files.config.section("text_config")]
+    value = next((place.get("eos_token_id", ANY) for place in places if "eos_token_id" in place), None)
     listed = value if isinstance(value, list) else [value]
     wanted = [id_ for id_ in listed if isinstance(id_, int) and not isinstance(id_, bool) and 0 <= id_ < size]
     more = [id_ for id_ in dict.fromkeys(wanted) if id_ not in known]

@@ -72,6 +72,7 @@ def test_special_ids(write: Write) -> None:
         "eos_token_id": (4, GGUFValueType.UINT32),  # the settings name it
         "padding_token_id": (0, GGUFValueType.UINT32),  # any token may be named
         "bos_token_id": (3, GGUFValueType.UINT32),  # only there
+        "eot_token_id": (1, GGUFValueType.UINT32),  # ends an answer, too, as there is no generation_config.json
     }
     flags = {e.key.removeprefix("tokenizer.ggml."): e.value for e in found if ".add_" in e.key}
     # The post-processor adds nothing, whatever the settings claim.
