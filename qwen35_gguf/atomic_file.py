@@ -11,7 +11,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -153,14 +154,51 @@ def write_text(path: Path, text: str, *, force: bool = True) -> None:
         file.write(text.encode("utf-8"))
 
 
+def check_output(path: Path, *, inputs: Iterable[Path | None] = (), force: bool = False) -> None:
+    """Refuse a file before the work that it is written with.
+
+    Args:
+        path: the file; a device or a pipe is written to directly.
+        inputs: files that are read, of which it may not be one, even with `force`.
+        force: replace an existing file.
+
+    Raises:
+        OutputError: it exists, is an input or a folder, or its folder cannot be written to.
+
+    """
+    if path.is_char_device() or path.is_fifo():
+        return
+    for one in inputs:
+        if one is not None and one.exists() and path.exists() and one.samefile(path):
+            raise OutputError(f"{path}: is read as well, and would be lost; choose another name")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it")
+    check_absent(path, force=force)
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, or cannot be made, before the work.
+
+    Raises:
+        OutputError: with the reason.
+
+    """
+    found = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), Path())
+    if not found.is_dir():
+        raise OutputError(f"{folder}: {found} is not a folder; choose another with -o")
+    with disk_errors(folder), tempfile.TemporaryFile(dir=found):
+        pass
+
+
 def check_absent(path: Path, *, force: bool = False) -> None:
-    """Refuse an existing file.
+    """Refuse an existing file, or link to one.
 
     Raises:
         OutputError: the file exists, and `force` is not set.
 
     """
-    if not force and path.exists():
+    if not force and os.path.lexists(path):
         raise OutputError(f"{path}: exists already; use --force to replace it, or -o for another name")
 
 

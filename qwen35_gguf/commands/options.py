@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from qwen35_gguf.commands import output
+from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS, tokens
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import KV_TYPES
@@ -111,6 +111,16 @@ def _generation(values: dict[str, Any]) -> GenerateOptions:
         seed=values.pop("seed"),
         **{name: values.pop(name) for name in sampling},
     )
+
+
+def note_without_effect(ctx: click.Context) -> None:
+    """Note options of generating that change nothing beside others."""
+    if ctx.params.get("think") is False and given.is_given(ctx, "thinking_budget"):
+        output.note(f"note: {given.spelling(ctx, 'thinking_budget')}: no effect with --no-think")
+    sampling = [name for name in ("top_p", "top_k", "min_p", "seed") if given.is_given(ctx, name)]
+    if ctx.params.get("temperature") == 0 and sampling:
+        names = ", ".join(given.spelling(ctx, name) for name in sampling)
+        output.note(f"note: {names}: no effect with --temp 0, which takes the most probable token")
 
 
 def depth(text: str) -> Depth:

@@ -80,6 +80,29 @@ def weight_names(header: GgufHeader) -> list[str]:
     ]
 
 
+def check_same_model(several: Sequence[Imatrix], model: Path) -> None:
+    """Refuse matrices that could not be added to that of a model, before it is collected.
+
+    Raises:
+        ImatrixError: a matrix has none of its tensors, or one in another shape.
+        ModelError: the file is not a model.
+
+    """
+    header = read_model(model)
+    names = set(weight_names(header))
+    shapes = {tensor.name: tensor.shape for tensor in header.tensors if tensor.name in names}
+    for one in several:
+        shared = [name for name in one.entries if name in shapes]
+        other = [name for name in shared if one.entries[name].sums.shape != _sums_shape(shapes[name])]
+        if other or not shared:
+            what = f"{other[0]} has another shape there" if other else "it has none of its tensors"
+            raise ImatrixError(f"{one.path}: is not of {model}: {what}; give one that was made of it")
+
+
+def _sums_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (shape[0] if len(shape) > 2 else 1, shape[-1])
+
+
 def collect(
     model: Path,
     split: Split,

@@ -8,13 +8,14 @@ Source: llama.cpp tools/perplexity/perplexity.cpp (chunks start with an empty co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from qwen35_gguf.atomic_file import check_space, disk_errors
 from qwen35_gguf.errors import LogitsError, TextError
 from qwen35_gguf.evaluation import logits_file
 from qwen35_gguf.evaluation.logits_file import Header
@@ -25,6 +26,7 @@ from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.model_files import read_model
 
+TOKENS = "tokenizer.ggml.tokens"
 N_BATCH = 512
 BLOCK_ROWS = 8  # of one thread, so that a block of a large vocabulary stays in the cache
 
@@ -34,6 +36,34 @@ Advance = Callable[[int, int], None]
 
 def _quiet(_done: int, _all: int) -> None:
     pass
+
+
+def check_vocabularies(files: Sequence[Path], reference: Path) -> None:
+    """Refuse models that cannot be compared with a reference, from headers alone.
+
+    Args:
+        files: the models.
+        reference: a GGUF, or a file of log-probabilities.
+
+    Raises:
+        LogitsError: a vocabulary is not that of the reference, or the file of log-probabilities is damaged.
+        ModelError: a file is not a model.
+
+    """
+    known = logits_file.read_header(reference) if logits_file.is_logits(reference) else None
+    wanted = None if known else read_model(reference).find(TOKENS)
+    size = known.vocabulary if known else wanted.count if wanted else 0
+    for file in files:
+        tokens = read_model(file).find(TOKENS)
+        count = tokens.count if tokens else 0
+        if count != size:
+            raise LogitsError(
+                f"{file}: has {count} tokens, the reference {reference} has {size}; compare models of one vocabulary"
+            )
+        if wanted and tokens and wanted.encoded != tokens.encoded:
+            raise LogitsError(
+                f"{file}: has other tokens than the reference {reference}; compare models of one vocabulary"
+            )
 
 
 def save_reference(
@@ -72,6 +102,9 @@ def save_reference(
                 f"the text has {len(ids)} tokens, less than a chunk of {chunk}; use more text, or --chunk 128"
             )
         header = Header(chunk, loaded.n_vocab, np.array(ids[: count * chunk], np.int32).reshape(count, chunk))
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        check_space(path.parent, count * logits_file.scored(chunk) * header.row_bytes)
         with logits_file.writing(path, header) as file, ThreadPoolExecutor(threads) as pool:
             for number, tokens in enumerate(header.tokens):
                 for rows, logits in scored_logits(context, tokens):

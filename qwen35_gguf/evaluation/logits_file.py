@@ -93,6 +93,15 @@ def writing(path: Path, header: Header) -> Iterator[IO[bytes]]:
         yield file
 
 
+def is_logits(path: Path) -> bool:
+    """Whether a file begins as one of log-probabilities."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def read_header(path: Path) -> Header:
     """Read the tokens of a file.
 

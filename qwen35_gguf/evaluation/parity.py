@@ -59,6 +59,19 @@ def oracle_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 
+def check_oracle() -> None:
+    """Refuse a comparison that needs what is not installed.
+
+    Raises:
+        MissingDependencyError: transformers or torch is not installed.
+
+    """
+    if not oracle_installed():
+        raise MissingDependencyError(
+            "transformers and torch are needed for this; install them: pip install transformers torch"
+        )
+
+
 def parts_needed(file: Path) -> Parts:
     """Tell which parts of a checkpoint a comparison with a text model's file needs.
 
@@ -77,10 +90,7 @@ def compare_with_checkpoint(file: Path, checkpoint: Path, *, threads: int = 1) -
         ModelError: the file cannot be loaded, or memory is too small for the checkpoint in float32.
 
     """
-    if not oracle_installed():
-        raise MissingDependencyError(
-            "transformers and torch are needed for this; install them: pip install transformers torch"
-        )
+    check_oracle()
     header = read_model(file)
     weights = sum(int(np.prod(t.shape)) for t in header.tensors)
     needed, there = FLOAT32_BYTES * weights, available_bytes()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import MissingDependencyError
 
+MISSING = "matplotlib is needed for the plot; install it: pip install 'qwen35-gguf[plot]'"
+LABEL_OFFSET, LABEL_SIZE = (4, 5), 8  # points
 COLORS = ("#0b6e4f", "#d1495b", "#30638e", "#edae49", "#5f4b8b")
 FORMATS = (".png", ".svg")
 
@@ -23,6 +27,24 @@ class Point:
     low: float
     high: float
     group: str = ""
+
+
+def plotting_installed() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def check_plot(path: Path) -> list[Path]:
+    """Return the files that `draw` writes, before the work that it shows.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+
+    """
+    if not plotting_installed():
+        raise MissingDependencyError(MISSING)
+    stem = path.with_suffix("") if path.suffix in FORMATS else path
+    return [stem.with_name(stem.name + suffix) for suffix in FORMATS]
 
 
 def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
@@ -41,9 +63,7 @@ def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
         mpl.rcParams["svg.fonttype"] = "none"
         from matplotlib import pyplot
     except ImportError:
-        raise MissingDependencyError(
-            "matplotlib is needed for the plot; install it: pip install 'qwen35-gguf[plot]'"
-        ) from None
+        raise MissingDependencyError(MISSING) from None
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
     try:
         groups = dict.fromkeys(point.group for point in points)
@@ -52,16 +72,13 @@ def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
             bits, values = [p.bits for p in line], [p.divergence for p in line]
             spread = [[max(0.0, p.divergence - max(p.low, 1e-12)) for p in line], [p.high - p.divergence for p in line]]
             axes.errorbar(bits, values, yerr=spread, color=color, marker="o", markersize=5, capsize=2, label=group)
-            for point in line:
-                axes.annotate(
-                    point.name, (point.bits, point.divergence), (4, 5), textcoords="offset points", fontsize=8
-                )
         axes.set(xlabel="bits per weight", ylabel="mean KL divergence, nats", yscale="log", title=title)
         axes.grid(visible=True, which="both", alpha=0.25)
+        axes.margins(0.08, 0.12)
         if len(groups) > 1:
             axes.legend()
-        stem = path.with_suffix("") if path.suffix in FORMATS else path
-        made = [stem.with_name(stem.name + suffix) for suffix in FORMATS]
+        _label(figure, axes, points)
+        made = check_plot(path)
         for target in made:
             kind = target.suffix.removeprefix(".")
             with atomic_file(target) as file:
@@ -69,3 +86,27 @@ def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
     finally:
         pyplot.close(figure)
     return made
+
+
+def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
+    """Write the names beside their points: where they do not fit to the right, to the left; never over the edge."""
+    figure.canvas.draw()  # so that extents are known
+    frame = axes.get_window_extent()
+    for point in points:
+        label = axes.annotate(
+            point.name, (point.bits, point.divergence), LABEL_OFFSET, textcoords="offset points", fontsize=LABEL_SIZE
+        )
+        extent = label.get_window_extent()
+        if extent.x1 > frame.x1:
+            label.set_horizontalalignment("right")
+            label.xyann = (-LABEL_OFFSET[0], LABEL_OFFSET[1])
+        extent = label.get_window_extent()
+        if extent.x0 < frame.x0 or extent.x1 > frame.x1:  # longer than half of the plot
+            label.set_horizontalalignment("center")
+            middle = axes.transData.inverted().transform((frame.x0 + frame.width / 2, frame.y0))[0]
+            label.xy, label.xyann = (middle, point.divergence), (0, LABEL_OFFSET[1])
+            if (wide := label.get_window_extent().width) > frame.width:
+                label.set_fontsize(LABEL_SIZE * frame.width / wide * 0.98)
+        if label.get_window_extent().y1 > frame.y1:
+            label.set_verticalalignment("top")
+            label.xyann = (label.xyann[0], -LABEL_OFFSET[1])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
-from qwen35_gguf.atomic_file import check_absent, check_space, disk_errors, pending_file
+from qwen35_gguf.atomic_file import check_output, check_space, disk_errors, pending_file
 from qwen35_gguf.errors import GgufError, OutputError
 from qwen35_gguf.gguf_file.format import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, HEADER_BYTES, padded
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo, contiguous, encode_header
@@ -131,7 +131,7 @@ def split(
         raise OutputError(f"{file}: {max_bytes:,} bytes per shard make {len(groups):,} shards; choose a larger size")
     stem = prefix or file.name.removesuffix(".gguf")
     paths = [shard_path(out, stem, index, len(groups)) for index in range(len(groups))]
-    _check_outputs(paths, header.size, force=force)
+    _check_outputs(paths, header.size, inputs=[file], force=force)
     with ExitStack() as stack, file.open("rb") as source:
         drafts = []
         for index, (path, group) in enumerate(zip(paths, groups, strict=True)):
@@ -170,7 +170,7 @@ def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lam
     head = shards[0]
     if len(shards) == 1 and head.find(COUNT) is None:
         raise GgufError(f"{first}: is not a shard; there is nothing to merge")
-    if any(shard.path.resolve() == out.resolve() for shard in shards):
+    if any(out.exists() and shard.path.samefile(out) for shard in shards):
         raise OutputError(f"{out}: is one of the shards; choose another name with -o")
     entries = [entry for entry in head.entries if entry.key not in SPLIT_KEYS]
     tensors = contiguous((tensor for shard in shards for tensor in shard.tensors), head.alignment)
@@ -192,9 +192,9 @@ def merge(first: Path, out: Path, *, force: bool = False, advance: Advance = lam
     return out
 
 
-def _check_outputs(paths: Sequence[Path], needed: int, *, force: bool) -> None:
+def _check_outputs(paths: Sequence[Path], needed: int, *, inputs: Sequence[Path] = (), force: bool) -> None:
     for path in paths:
-        check_absent(path, force=force)
+        check_output(path, inputs=inputs, force=force)
     with disk_errors(paths[0].parent):
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         check_space(paths[0].parent, needed)

@@ -19,7 +19,9 @@ from qwen35_gguf.units import format_file_size
 SCALE = ((2.7, "#7b1e3b"), (3.6, "#c8553d"), (4.4, "#e9a23b"), (5.2, "#d9cf3f"), (6.2, "#7fb069"), (7.5, "#3a8d76"),
          (9.0, "#2f6690"), (17.0, "#3c4f76"), (math.inf, "#8d99ae"))  # fmt: skip
 LEGEND = ("to 2.7", "3.6", "4.4", "5.2", "6.2", "7.5", "9", "17", "32 bits")
-CELL, GAP, LEFT, TOP = 16, 2, 150, 34
+CELL, GAP, LEFT, TOP = 16, 2, 150, 50
+EVERY = 4  # layers that have their number
+FIGURES = len(" 123.45 bits 12,345.6 MB  ")  # columns
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,11 @@ def show(console: Console, table: Sequence[Row]) -> None:
     """Print the map, with each role's bits and megabytes."""
     layers = 1 + max((layer for row in table for layer in row.tensors if layer is not None), default=0)
     wide = max((len(row.role) for row in table), default=4)
+    numbers = "".join(f"{number:<{EVERY}}" for number in range(0, layers, EVERY))[:layers]
+    console.print(Text(f"{'layer':<{wide}}{'':{FIGURES}}{numbers}".rstrip(), Style(dim=True)), soft_wrap=True)
     for row in table:
-        line = Text(f"{row.role:<{wide}} {8 * row.nbytes / row.weights:6.2f} bits {row.nbytes / 1e6:10,.2f} MB  ")
+        figures = f" {8 * row.nbytes / row.weights:6.2f} bits {format_file_size(row.nbytes):>12}  "
+        line = Text(f"{row.role:<{wide}}{figures:<{FIGURES}}")
         if None in row.tensors:
             line.append("█" * layers, Style(color=color(bits(row.tensors[None]))))
         else:
@@ -93,12 +98,16 @@ def svg(table: Sequence[Row], title: str) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         f'<text x="8" y="20" font-size="14">{html.escape(title)}</text>',
     ]
+    for marked in range(0, layers, EVERY):
+        x = LEFT + marked * step + CELL // 2
+        parts.append(f'<text x="{x}" y="{TOP - 6}" text-anchor="middle" font-size="9" fill="#555">{marked}</text>')
+    parts.append(f'<text x="{LEFT - 8}" y="{TOP - 6}" text-anchor="end" font-size="9" fill="#555">layer</text>')
     for number, row in enumerate(table):
         y = TOP + number * step
         parts.append(f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end">{html.escape(row.role)}</text>')
         for layer, tensor in row.tensors.items():
             x, span = LEFT + (layer or 0) * step, CELL if layer is not None else layers * step - GAP
-            tooltip = f"{tensor.name}: {tensor.type.name}, {bits(tensor):.2f} bits, {tensor.nbytes / 1e6:,.2f} MB"
+            tooltip = f"{tensor.name}: {tensor.type.name}, {bits(tensor):.2f} bits, {format_file_size(tensor.nbytes)}"
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{span}" height="{CELL}" rx="2" fill="{color(bits(tensor))}">'
                 f"<title>{html.escape(tooltip)}</title></rect>"

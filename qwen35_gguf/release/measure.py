@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from qwen35_gguf.errors import MissingDependencyError, TextError
 from qwen35_gguf.evaluation import kl_divergence
-from qwen35_gguf.evaluation.texts.packaged import EVALUATION, packaged_text, read_text
+from qwen35_gguf.evaluation.texts.packaged import EVALUATION, packaged_text
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant.divergence import Divergence
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.state import Figures, State
 from qwen35_gguf.runtime.cpu_threads import default_threads
+from qwen35_gguf.runtime.llama.install import installed_runtime
 
+CHUNK = 512  # tokens
 BYTES_PER_TOKEN = 3  # of text in many languages; an estimate is enough for the free space
 BYTES_PER_LOGIT = 2
 
@@ -23,7 +26,7 @@ def measure(
     folder: Path,
     state: State,
     *,
-    text: Path | None,
+    text: Path | Sequence[Path] | None,
     scratch: Path,
     jobs: int = 0,
     say: Callable[[str], None] = lambda _: None,
@@ -35,7 +38,7 @@ def measure(
         reference: the weights in BF16, F16 or F32, as a GGUF (the first shard).
         folder: of the models.
         state: gets the figures.
-        text: what is evaluated; by default the packaged text.
+        text: files with what is evaluated; by default the packaged text.
         scratch: a folder for the reference's logits.
         jobs: threads; 0 for one for each physical core.
         say: is called with the results.
@@ -48,7 +51,7 @@ def measure(
     threads = jobs or default_threads()
     logits = scratch / "reference.logits"
     say(f"measuring {len(names)} files against {reference.name}")
-    kl_divergence.save_reference(reference, splitter(text, EVALUATION), logits, threads=threads)
+    kl_divergence.save_reference(reference, splitter(text, EVALUATION), logits, chunk=CHUNK, threads=threads)
     for name in names:
         found = kl_divergence.evaluate(states.parts_of(folder, name)[0], logits, threads=threads)
         state.figures[name] = _figures(found)
@@ -67,7 +70,27 @@ def _figures(found: Divergence) -> Figures:
     )
 
 
-def logits_bytes(text: Path | None, vocabulary: int) -> int:
+def check(text: Path | Sequence[Path] | None) -> None:
+    """Refuse what would be found after the conversion: a text that cannot be read or is too short, no runtime.
+
+    Raises:
+        TextError: a text cannot be read, or has fewer bytes than a chunk has tokens.
+        MissingDependencyError: llama-cpp-python is not installed.
+
+    """
+    files = [text] if isinstance(text, Path) else list(text or ())
+    splitter(files, EVALUATION)
+    size = sum(path.stat().st_size for path in files)
+    if files and size < CHUNK and not any(path.suffix == ".gz" for path in files):
+        raise TextError(f"{files[0]}: has {size} bytes, less than a chunk of {CHUNK} tokens; use more text")
+    if installed_runtime() is None:
+        raise MissingDependencyError(
+            "llama-cpp-python is needed to measure; install it with `make runtime`, or leave it out with --no-measure"
+        )
+
+
+def logits_bytes(text: Path | Sequence[Path] | None, vocabulary: int) -> int:
     """Estimate the size of the reference's logits: those of half the tokens."""
-    content = read_text(text) if text is not None else packaged_text(EVALUATION, None)
-    return len(content.encode()) // BYTES_PER_TOKEN // 2 * BYTES_PER_LOGIT * vocabulary
+    files = [text] if isinstance(text, Path) else list(text or ())
+    size = sum(path.stat().st_size for path in files) if files else len(packaged_text(EVALUATION, None).encode())
+    return size // BYTES_PER_TOKEN // 2 * BYTES_PER_LOGIT * vocabulary

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gguf import GGUFValueType
 
-from qwen35_gguf.atomic_file import check_space, disk_errors, pending_file
+from qwen35_gguf.atomic_file import check_output, check_space, disk_errors, pending_file
 from qwen35_gguf.convert import metadata_keys as tables
 from qwen35_gguf.convert.tokenizer.special_ids import ADD_TOKEN, SPECIAL_IDS
 from qwen35_gguf.errors import GgufError, MetadataError
@@ -33,6 +33,11 @@ from qwen35_gguf.gguf_file.writer import copy_bytes
 
 # They describe the layout of the file, which does not change.
 PROTECTED = (*SPLIT_KEYS, ALIGNMENT_KEY)
+STRUCTURAL = (
+    "general.architecture",
+    "general.quantization_version",
+    *(f"tokenizer.ggml.{name}" for name in ("model", "pre", "tokens", "token_type", "scores", "merges")),
+)
 FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
 
 
@@ -75,6 +80,20 @@ def known_kind(key: str, arch: str) -> Kind | None:
         return kinds[key]
     strings = ("tokenizer.chat_template", "tokenizer.ggml.pre", "tokenizer.ggml.model")
     return Kind(STRING) if key in strings or key.startswith("tokenizer.chat_template.") else None
+
+
+def check_harmless(layout: GgufHeader, key: str) -> None:
+    """Refuse a key that describes the tensors or the vocabulary: with another value the file no longer loads, or errs.
+
+    Raises:
+        MetadataError: it does.
+
+    """
+    arch = str(layout.value("general.architecture", ""))
+    rows = (*tables.TEXT_KEYS, *tables.FEED_FORWARD_KEYS["qwen35moe"], *tables.VISION_KEYS)
+    structural = {row.key.format(arch=arch) for row in rows} - {f"{arch}.context_length"}
+    if key in structural or key in STRUCTURAL or key.startswith(f"{arch}.ssm."):
+        raise MetadataError(f"{key}: describes the tensors or the vocabulary; use --force if you know that it is wrong")
 
 
 def new_entry(layout: GgufHeader, key: str, text: str, kind: Kind | None = None) -> KeyValue:
@@ -143,7 +162,8 @@ def change(
     entries = [changed.pop(entry.key, entry) for entry in layout.entries if entry.key not in remove]
     entries += changed.values()
     header = encode_header(entries, layout.tensors, layout.alignment, layout.version)
-    if copy is not None and copy.resolve() != file.resolve():
+    if copy is not None and (copy.is_symlink() or copy.resolve() != file.resolve()):
+        check_output(copy, inputs=[file], force=force)
         _rewrite(layout, header, copy, force=force)
         return copy
     if file.is_symlink():

@@ -16,7 +16,10 @@ from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.plan_files import PlannedFile
 from qwen35_gguf.errors import PackageError
+from qwen35_gguf.evaluation import kl_divergence
+from qwen35_gguf.evaluation.size_plot import plotting_installed
 from qwen35_gguf.release import checksums, extend, folder_check, from_gguf, place, record
+from qwen35_gguf.release import measure as checks
 from qwen35_gguf.release import plan as planning
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.card import model_card
@@ -41,7 +44,7 @@ class PackageOptions:
     """What is done with the files of a release.
 
     Attributes:
-        text: that KL divergence is measured on; by default the packaged one.
+        text: files that KL divergence is measured on; by default the packaged text.
         measure: measure the KL divergence of each model from the unquantized weights.
         lint: refuse files that would break for their users.
         license: of the model; empty: what the weights declare.
@@ -50,7 +53,7 @@ class PackageOptions:
 
     """
 
-    text: Path | None = None
+    text: Path | tuple[Path, ...] | None = None
     measure: bool = True
     lint: bool = True
     license: str = ""
@@ -137,6 +140,12 @@ def _make(plan: ReleasePlan, folder: Path, state: State, options: PackageOptions
     state.license, state.base_model = options.license or state.license, options.base_model or state.base_model
     unmeasured = [file.name for file in plan.models if file.name not in state.figures] if options.measure else []
     reference: Reference | None = choose_reference(plan) if unmeasured else None
+    if unmeasured and (reference is not None or plan.checkpoint is not None):
+        checks.check(options.text)
+        if isinstance(reference, Path):
+            kl_divergence.check_vocabularies([file.parts[0] for file in plan.models if file.parts], reference)
+        if not plotting_installed():
+            say("note: the card gets no plot: matplotlib is not installed (pip install 'qwen35-gguf[plot]')")
     with (
         _begun(folder, plan, state),
         tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-reference-") as name,

@@ -29,9 +29,6 @@ def listed(folder: Path) -> list[Path]:
         ChecksumError: there is no SHA256SUMS.
 
     """
-    problems = [verdict for verdict in checksums.verify(folder) if verdict.problem]
-    if problems:
-        raise PublishError(f"{folder}: {problems[0].name} {problems[0].problem}; make the release again")
     files = checksums.listed_files(folder)
     known = checksums.read_list(folder)
     unlisted = [path for path in files if path.relative_to(folder).as_posix() not in known]
@@ -40,6 +37,9 @@ def listed(folder: Path) -> list[Path]:
             f"{unlisted[0]}: is not in {checksums.LIST}; remove it, or list it: "
             f"`qwen35 checksum {folder} --write --force`"
         )
+    problems = [verdict for verdict in checksums.verify(folder) if verdict.problem]
+    if problems:
+        raise PublishError(f"{folder}: {problems[0].name} {problems[0].problem}; make the release again")
     return [*files, folder / checksums.LIST]
 
 
@@ -54,12 +54,13 @@ def publish(folder: Path, repo: str, *, private: bool = False) -> str:
     """
     if not REPO.fullmatch(repo):
         raise PublishError(f"--repo {repo}: is not a name such as user/Qwen3.5-9B-GGUF")
-    listed(folder)
+    checksums.read_list(folder)
     import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not huggingface_hub.get_token():
         raise PublishError("not logged in to the Hub; use `hf auth login`, or set HF_TOKEN")
+    listed(folder)  # reads every file
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings contain signed addresses
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -14,7 +14,7 @@ from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import CostsError, ModelError, RecipeError
 from qwen35_gguf.evaluation import kl_divergence, sensitivity
-from qwen35_gguf.evaluation.texts.packaged import read_text
+from qwen35_gguf.evaluation.texts.files import read_text
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search import solve

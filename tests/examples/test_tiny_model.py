@@ -18,7 +18,7 @@ from PIL import Image
 from oracles.paths import ROOT
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.evaluation import kl_divergence
-from qwen35_gguf.evaluation.texts.packaged import read_text
+from qwen35_gguf.evaluation.texts.files import read_text
 from qwen35_gguf.runtime import Qwen35
 
 EXAMPLES = ROOT / "examples"

@@ -178,6 +178,13 @@ def test_a_wrong_token_and_none_are_one_line(hub: Hub, publish: Publish, token: 
     assert hub.created is None
 
 
+def test_a_missing_login_is_found_before_the_files_are_read(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    monkeypatch.setattr(checksums, "digest", lambda *_: pytest.fail("files were read"))
+    result = run("publish", release, "--repo", NAME)
+    assert (result.exit_code, "not logged in" in result.stderr) == (2, True)
+
+
 def test_a_hub_that_is_not_there_is_one_line(hub: Hub, publish: Publish) -> None:
     hub.shutdown()
     hub.server_close()
@@ -195,7 +202,8 @@ def test_a_dry_run_prints_what_would_go(release: Path) -> None:
     assert result.stdout.endswith("to be uploaded to user/name; nothing was sent\n")
 
 
-def test_what_is_no_release_is_refused(release: Path, tmp_path: Path) -> None:
+def test_what_is_no_release_is_refused(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     shutil.copytree(release, tmp_path / "damaged")
     file = next((tmp_path / "damaged").glob("*Q8_0.gguf"))
     raw = bytearray(file.read_bytes())

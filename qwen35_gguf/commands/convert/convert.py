@@ -11,7 +11,8 @@ from typing import Any
 import click
 from rich.table import Table
 
-from qwen35_gguf.commands import output
+from qwen35_gguf.atomic_file import check_folder, check_output
+from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.adapter_options import adapter_options
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hf_to_gguf
@@ -48,10 +49,26 @@ from qwen35_gguf.units import format_file_size
 @click.option("--verbose", is_flag=True, help="With --dry-run: list every tensor.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one per core.")
+@click.pass_context
 def command(
-    no_mtp: bool, no_vision: bool, dry_run: bool, verbose: bool, force: bool, jobs: int, **options: Any
+    ctx: click.Context,
+    /,
+    no_mtp: bool,
+    no_vision: bool,
+    dry_run: bool,
+    verbose: bool,
+    force: bool,
+    jobs: int,
+    **options: Any,
 ) -> None:
     """Convert MODEL, a checkpoint directory or a Hugging Face Hub id, to GGUF."""
+    if no_vision:
+        given.refuse(ctx, ["mmproj_type"], "with --no-vision")
+    if dry_run:
+        given.refuse(ctx, ["force"], "with --dry-run, which writes nothing")
+    else:
+        given.refuse(ctx, ["verbose"], "without --dry-run")
+        check_folder(options["out"])
     conversion = hf_to_gguf.plan_conversion(
         hf_to_gguf.ConversionOptions(mtp=not no_mtp, vision=not no_vision, **options)
     )
@@ -60,6 +77,9 @@ def command(
     if dry_run:
         print_plan(conversion, jobs, tensors=verbose)
         return
+    inputs = [Path(one) for one in (options["imatrix"], options["recipe"]) if one]
+    for file in conversion.files:
+        check_output(file.path, inputs=inputs, force=force)
     hf_to_gguf.run(conversion, force=force, jobs=jobs)
     made = []
     for file in conversion.files:

@@ -14,7 +14,7 @@ from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hub, verify
 from qwen35_gguf.errors import MissingDependencyError, ModelError
-from qwen35_gguf.evaluation.parity import Parity, compare_with_checkpoint, oracle_installed, parts_needed
+from qwen35_gguf.evaluation.parity import Parity, check_oracle, compare_with_checkpoint, oracle_installed, parts_needed
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.cpu_threads import default_threads
 
@@ -42,6 +42,8 @@ def command(
 
     Tensors through the inverses of the conversion; then logits, MTP drafts and image embeddings against transformers.
     """
+    if parity:
+        check_oracle()
     console = output.console(highlight=False, soft_wrap=True)
     results = []
     for result in verify.verify(file, against, revision, adapters=adapters, adapter_scales=adapter_scales):

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from qwen35_gguf.atomic_file import write_text
+from qwen35_gguf.atomic_file import check_output, write_text
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.metadata_text import shorten
 from qwen35_gguf.commands.verb import Verb
@@ -25,9 +25,12 @@ from qwen35_gguf.units import format_file_size
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--svg", type=click.Path(path_type=Path), help="Write the map as an SVG image.")
-def command(file: Path, tensors: bool, svg: Path | None) -> None:
+@click.option("--force", is_flag=True, help="Replace an existing file of --svg.")
+def command(file: Path, tensors: bool, svg: Path | None, force: bool) -> None:
     """Print FILE's metadata, and bits per weight of each role and layer; all shards of a set are read."""
     shards = read_set(file)
+    if svg is not None:
+        check_output(svg, inputs=[shard.path for shard in shards], force=force)
     entries = shards[0].entries
     listed = [tensor for shard in shards for tensor in shard.tensors]
     weights, total = sum(math.prod(t.shape) for t in listed), sum(t.nbytes for t in listed)

@@ -16,7 +16,9 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
 
 out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="Change a copy instead of the file.")
-force_option = click.option("--force", is_flag=True, help="Replace an existing copy.")
+force_option = click.option(
+    "--force", is_flag=True, help="Replace an existing copy; change keys that describe the tensors."
+)
 
 
 @click.group("metadata", cls=VerbGroup, invoke_without_command=True)
@@ -64,7 +66,10 @@ def set_value(
             value = Path(value).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise MetadataError(f"{value}: cannot be read as text ({error})") from None
-    entry = metadata_edit.new_entry(read_header(file), key, value, metadata_edit.parse_kind(kind) if kind else None)
+    layout = read_header(file)
+    if not force:
+        metadata_edit.check_harmless(layout, key)
+    entry = metadata_edit.new_entry(layout, key, value, metadata_edit.parse_kind(kind) if kind else None)
     _report(metadata_edit.change(file, replace=[entry], copy=out, force=force))
 
 
@@ -75,6 +80,8 @@ def set_value(
 @click.pass_obj
 def unset(file: Path, key: str, out: Path | None, force: bool) -> None:
     """Remove KEY."""
+    if not force:
+        metadata_edit.check_harmless(read_header(file), key)
     _report(metadata_edit.change(file, remove=[key], copy=out, force=force))
 
 

@@ -12,24 +12,33 @@ from rich.console import Console
 from rich.table import Table
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands import output
+from qwen35_gguf.atomic_file import check_output
+from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import tokens
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.evaluation import kl_divergence, logits_file
-from qwen35_gguf.evaluation.size_plot import Point, draw
+from qwen35_gguf.evaluation.size_plot import Point, check_plot, draw
 from qwen35_gguf.evaluation.texts.packaged import EVALUATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant.divergence import Divergence, Figure
 from qwen35_gguf.runtime.cpu_threads import default_threads
-from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.units import format_file_size
 
 PATH = click.Path(path_type=Path)
+OF_REFERENCE = ("texts", "chunk", "chunks", "save_logits")  # what the reference is evaluated with
 
 
 @click.command("evaluate", cls=Verb)
 @click.argument("files", metavar="MODEL...", nargs=-1, type=PATH)
 @click.option("--reference", type=PATH, required=True, help="The GGUF to compare with, or a file of --save-logits.")
-@click.option("-f", "--text", type=PATH, help="Text to be predicted; by default the packaged one.")
+@click.option(
+    "-f",
+    "--text",
+    "texts",
+    type=PATH,
+    multiple=True,
+    help="Text to be predicted, or JSON Lines; may be repeated; by default the packaged one.",
+)
 @click.option(
     "--chunk",
     type=tokens(16, 32768),
@@ -40,15 +49,19 @@ PATH = click.Path(path_type=Path)
 @click.option("--chunks", type=click.IntRange(min=1), help="Number of chunks at most; by default the whole text.")
 @click.option("--save-logits", type=PATH, help="Keep the log-probabilities of the reference, as llama-perplexity does.")
 @click.option("--plot", type=PATH, help="Plot size against KL divergence: NAME.png and NAME.svg.")
+@click.option("--force", is_flag=True, help="Replace existing files of --save-logits and --plot.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     files: tuple[Path, ...],
     reference: Path,
-    text: Path | None,
+    texts: tuple[Path, ...],
     chunk: int,
     chunks: int | None,
     save_logits: Path | None,
     plot: Path | None,
+    force: bool,
     threads: int | None,
 ) -> None:
     """Compare each MODEL with a reference: perplexity, KL divergence, and how often the most likely token is the same.
@@ -57,17 +70,26 @@ def command(
     """
     if not files and save_logits is None:
         raise click.UsageError("name at least one MODEL to compare, or --save-logits")
-    for file in files:
-        read_model(file)
+    if not files:
+        given.refuse(ctx, ["plot"], "without a MODEL to compare")
+    made_before = logits_file.is_logits(reference)
+    if made_before:
+        given.refuse(ctx, OF_REFERENCE, "with a file of logits as the reference, which has its text and chunks")
+    split = splitter(texts, EVALUATION)
+    plots = check_plot(plot) if plot else []
+    made = [*([save_logits] if save_logits else []), *plots]
+    for path in made:
+        check_output(path, inputs=[reference, *files, *texts], force=force)
+    kl_divergence.check_vocabularies(files, reference)
     threads = threads or default_threads()
     with tempfile.TemporaryDirectory(prefix="qwen35-") as folder, progress.steps() as bar:
-        if _is_logits(reference):
+        if made_before:
             kept = reference
         else:
             kept = save_logits or Path(folder) / "reference"
             kl_divergence.save_reference(
                 reference,
-                splitter(text, EVALUATION),
+                split,
                 kept,
                 chunk=chunk,
                 chunks=chunks,
@@ -88,20 +110,11 @@ def command(
         console = output.console()
         console.width = max(console.width, 132)  # a wrapped table is hard to read
         show(console, found)
-    made = [save_logits] if save_logits else []
+    output.emit({"reference": str(reference), "models": records, "files": [str(path) for path in made]})
     if plot:
-        made += draw([point(one) for one in records], plot, f"KL divergence from {reference.name}")
+        draw([point(one) for one in records], plot, f"KL divergence from {reference.name}")
     for path in made:
         output.echo(path)
-    output.emit({"reference": str(reference), "models": records, "files": [str(path) for path in made]})
-
-
-def _is_logits(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(logits_file.MAGIC)) == logits_file.MAGIC
-    except OSError:
-        return False
 
 
 def record(file: Path, divergence: Divergence) -> dict[str, Any]:
@@ -123,13 +136,13 @@ def point(one: dict[str, Any]) -> Point:
 def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
     """Print the table; ± is half of the 95 % confidence interval."""
     table = Table(box=None, pad_edge=False)
-    for name in ("", "MB", "bits", "perplexity", "ratio", "mean KLD", "median", "99.9 %", "same top"):
+    for name in ("", "size", "bits", "perplexity", "ratio", "mean KLD", "median", "99.9 %", "same top"):
         table.add_column(name, justify="left" if not name else "right")
     for file, one in found:
         ratio = one.log_ratio
         table.add_row(
             file.name,
-            f"{file.stat().st_size / 1e6:,.1f}",
+            format_file_size(file.stat().st_size),
             f"{kl_divergence.bits_per_weight(file):.2f}",
             _both(one.perplexity, 3),
             f"{math.exp(ratio.value):.4f}",

@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from qwen35_gguf import progress
+from qwen35_gguf.atomic_file import check_output
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.parameter_types import tokens
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.errors import ImatrixError, OutputError
+from qwen35_gguf.errors import ImatrixError
 from qwen35_gguf.evaluation import collect_imatrix
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
@@ -23,7 +24,14 @@ PATH = click.Path(path_type=Path)
 
 @click.command("imatrix", cls=Verb)
 @click.argument("file", metavar="MODEL", type=PATH)
-@click.option("-f", "--text", type=PATH, help="Calibration text; by default the packaged one.")
+@click.option(
+    "-f",
+    "--text",
+    "texts",
+    type=PATH,
+    multiple=True,
+    help="Calibration text, or JSON Lines; may be repeated; by default the packaged one.",
+)
 @click.option("-o", "--out", type=PATH, required=True, help="The GGUF to be written.")
 @click.option("--chunk", type=tokens(16, 32768), default=512, show_default=True, help="Tokens per chunk.")
 @click.option("--chunks", type=click.IntRange(min=1), help="Number of chunks at most; by default the whole text.")
@@ -32,7 +40,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def command(
     file: Path,
-    text: Path | None,
+    texts: tuple[Path, ...],
     out: Path,
     chunk: int,
     chunks: int | None,
@@ -44,16 +52,16 @@ def command(
 
     The file has the format of llama-imatrix; llama-quantize can use it as well.
     """
-    if out.exists() and not force:
-        raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
+    check_output(out, inputs=[file, *texts, *others], force=force)
     read = [imatrix.read(other) for other in others]
-    split = splitter(text, CALIBRATION)
+    collect_imatrix.check_same_model(read, file)
+    split = splitter(texts, CALIBRATION)
     with progress.steps() as bar:
         found = collect_imatrix.collect(
             file,
             split,
             out,
-            dataset="qwen35-gguf calibration" if text is None else text.name,
+            dataset=" + ".join(path.name for path in texts) or "qwen35-gguf calibration",
             chunk=chunk,
             chunks=chunks,
             threads=threads or default_threads(),

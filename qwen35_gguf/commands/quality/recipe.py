@@ -8,12 +8,11 @@ from pathlib import Path
 
 import click
 
-from qwen35_gguf.atomic_file import write_text
+from qwen35_gguf.atomic_file import check_output, write_text
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.errors import OutputError
 from qwen35_gguf.quant import presets
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search import solve
@@ -57,8 +56,9 @@ def command(
     """Choose a type for each tensor from COSTS (made by `qwen35 sensitivity`), and write a recipe."""
     if sum(target is not None for target in (target_size, target_bpw, max_kld)) != 1:
         raise click.UsageError("give one of --target-size, --target-bpw and --max-kld")
-    if out.exists() and not force:
-        raise OutputError(f"{out}: exists already; use --force to replace it, or -o for another name")
+    check_output(out, inputs=[file], force=force)
+    if base:
+        presets.find_preset(base)
     costs = files.read(file)
     if target_size is not None:
         found = solve.for_size(costs, target_size, by_kind=by_kind)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from qwen35_gguf import progress
-from qwen35_gguf.commands import output
+from qwen35_gguf.atomic_file import check_output
+from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import named_type, tokens
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import CostsError, OutputError
-from qwen35_gguf.evaluation import sensitivity
+from qwen35_gguf.evaluation import collect_imatrix, sensitivity
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant import imatrix as matrices
@@ -47,7 +49,14 @@ TYPES = named_type("types", _weight_types)
 @click.command("sensitivity", cls=Verb)
 @click.argument("file", metavar="REFERENCE", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The JSON to be written; an existing one is completed.")
-@click.option("-f", "--text", type=PATH, help="Text to measure on; by default the packaged calibration text.")
+@click.option(
+    "-f",
+    "--text",
+    "texts",
+    type=PATH,
+    multiple=True,
+    help="Text to measure on, or JSON Lines; may be repeated; by default the packaged calibration text.",
+)
 @click.option("--imatrix", type=PATH, help="The importance matrix of the conversion.")
 @click.option(
     "--types",
@@ -60,10 +69,12 @@ TYPES = named_type("types", _weight_types)
 @click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--estimate", is_flag=True, help="Estimate from the weighted errors of the weights, without evaluating.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
+@click.pass_context
 def command(
+    ctx: click.Context,
     file: Path,
     out: Path,
-    text: Path | None,
+    texts: tuple[Path, ...],
     imatrix: Path | None,
     types: tuple[Type, ...],
     chunk: int,
@@ -75,11 +86,16 @@ def command(
 
     Run the same command again to resume.
     """
+    if estimate:
+        given.refuse(ctx, ("texts", "chunk", "chunks"), "with --estimate: no text is evaluated")
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent}: is not a directory; create it first")
+    check_output(out, inputs=[file, imatrix, *texts], force=True)  # an existing one is completed
+    split = splitter(texts, CALIBRATION)
     threads = threads or default_threads()
     weights = matrices.read(imatrix) if imatrix else None
-    found = _begun(file, out, text, weights, (chunk, chunks), estimate=estimate)
+    collect_imatrix.check_same_model([weights] if weights else [], file)
+    found = _begun(file, out, texts, weights, (chunk, chunks), estimate=estimate)
     found.imatrix = str(imatrix or "")
     known = {(cost.tensor, cost.type): cost for cost in found.costs}
     saved = time.monotonic()
@@ -90,7 +106,7 @@ def command(
         else:
             made = sensitivity.measure(
                 file,
-                splitter(text, CALIBRATION),
+                split,
                 imatrix=weights,
                 types=types,
                 known=known,
@@ -116,12 +132,13 @@ def command(
 
 
 def _begun(
-    file: Path, out: Path, text: Path | None, weights: Imatrix | None, size: tuple[int, int], *, estimate: bool
+    file: Path, out: Path, texts: Sequence[Path], weights: Imatrix | None, size: tuple[int, int], *, estimate: bool
 ) -> Costs:
     """Describe the reference, with the costs of an interrupted run."""
+    digests = [hashlib.sha256(text.read_bytes()).hexdigest() for text in texts]
     inputs = [
         model_identity(file),
-        hashlib.sha256(text.read_bytes()).hexdigest() if text and text.is_file() else str(text),
+        digests[0] if len(digests) == 1 else digests or "None",
         weights.sha256 if weights else "",
         size,
         estimate,

@@ -41,7 +41,14 @@ OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in
 @click.option("--max-shard-size", type=SIZE, default="48GB", show_default=True, help="Split larger files.")
 @click.option("--no-measure", is_flag=True, help="Do not measure KL divergence.")
 @click.option("--reference", type=PATH, help="With GGUF files: the unquantized weights, if they are not among them.")
-@click.option("-f", "--text", type=PATH, help="Text to measure on; by default the packaged one.")
+@click.option(
+    "-f",
+    "--text",
+    "texts",
+    type=PATH,
+    multiple=True,
+    help="Text to measure on, or JSON Lines; may be repeated; by default the packaged one.",
+)
 @click.option("--no-lint", is_flag=True, help="Keep files that would break for their users.")
 @click.option("--license", "license_", default="", help="License of the model; by default the checkpoint's.")
 @click.option("--base-model", default="", help="Id of the base model on the Hub; by default MODEL, if that is an id.")
@@ -67,7 +74,7 @@ def command(
     max_shard_size: int,
     no_measure: bool,
     reference: Path | None,
-    text: Path | None,
+    texts: tuple[Path, ...],
     no_lint: bool,
     license_: str,
     base_model: str,
@@ -84,8 +91,10 @@ def command(
     command again to resume an interrupted release. Files that the release did not make are refused, and an edited card
     is kept: only its parts between marks are made again.
     """
+    if no_measure:
+        given.refuse(ctx, ("texts", "reference"), "with --no-measure")
     options = PackageOptions(
-        text=text, measure=not no_measure, lint=not no_lint, license=license_, base_model=base_model, force=force
+        text=texts, measure=not no_measure, lint=not no_lint, license=license_, base_model=base_model, force=force
     )
     if added is not None:
         if len(models) > 1 or models[0].endswith(".gguf"):

@@ -10,13 +10,15 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import output
-from qwen35_gguf.commands.options import PATH, load, model_options
+from qwen35_gguf.commands.media_sources import check_file
+from qwen35_gguf.commands.options import PATH, load, model_options, note_without_effect
 from qwen35_gguf.commands.run.run import content
 from qwen35_gguf.commands.terminal import PromptProgress, show
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.errors import Qwen35Error
+from qwen35_gguf.errors import Qwen35Error, UnitError
 from qwen35_gguf.runtime.model import Qwen35
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
+from qwen35_gguf.units import parse_length
 
 HELP = """\
 /image FILE    send an image (path or URL) with the next message
@@ -52,6 +54,7 @@ class _Conversation:
 @model_options
 def command(system: str | None, loading: LoadOptions, generation: GenerateOptions) -> None:
     """Talk with the GGUF FILE; /help lists what can be typed."""
+    note_without_effect(click.get_current_context())
     conversation = _Conversation(system, generation.thinking, generation.thinking_budget)
     conversation.reset()
     with load(loading) as model:
@@ -96,10 +99,12 @@ def _run_command(line: str, conversation: _Conversation) -> bool:
     if verb in ("/image", "/video"):
         if not rest:
             click.echo(f"{verb}: name a file or URL", err=True)
-        elif verb == "/image":
-            conversation.images += (_unquoted(rest),)
         else:
-            conversation.videos += (_unquoted(rest),)
+            check_file(_unquoted(rest), verb.removeprefix("/"))
+            if verb == "/image":
+                conversation.images += (_unquoted(rest),)
+            else:
+                conversation.videos += (_unquoted(rest),)
     elif verb == "/think":
         _think(rest, conversation)
     elif verb == "/system":
@@ -129,16 +134,24 @@ def _unquoted(text: str) -> str:
 
 
 def _think(rest: str, conversation: _Conversation) -> None:
-    if rest.isdecimal() and int(rest):
-        conversation.thinking, conversation.budget = True, int(rest)
-    elif rest in ("", "on", "off"):
+    if rest in ("", "on", "off"):
         conversation.thinking = not conversation.thinking if not rest else rest == "on"
         conversation.budget = None
+    elif length := _length(rest):
+        conversation.thinking, conversation.budget = True, length
     else:
         click.echo("/think: give nothing, on, off or a number of tokens", err=True)
         return
     budget = f", at most {conversation.budget:,} tokens" if conversation.budget else ""
     click.echo(f"thinking {'on' if conversation.thinking else 'off'}{budget}", err=True)
+
+
+def _length(text: str) -> int:
+    """Read a number of tokens; 0 if it is not one."""
+    try:
+        return parse_length(text)
+    except UnitError:
+        return 0
 
 
 def _plain(content: Any) -> str:

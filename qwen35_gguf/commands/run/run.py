@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from qwen35_gguf.commands import output
-from qwen35_gguf.commands.options import PATH, load, model_options, read_schema
+from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.media_sources import check_media
+from qwen35_gguf.commands.options import PATH, load, model_options, note_without_effect, read_schema
 from qwen35_gguf.commands.terminal import PromptProgress, show
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import GrammarError
@@ -51,6 +52,17 @@ def command(
     text = sys.stdin.read() if prompt == "-" else prompt
     if raw and (images or videos or system or schema):
         raise click.UsageError("--raw takes no --image, --video, --system or --json-schema")
+    ctx = click.get_current_context()
+    note_without_effect(ctx)
+    if raw:
+        given.refuse(ctx, ("think", "thinking_budget", "mmproj"), "with --raw, which adds nothing to PROMPT")
+    if schema is not None:
+        given.refuse(ctx, ["grammar"], "with --json-schema")
+    if not videos:
+        given.refuse(ctx, ["fps"], "without --video")
+    if not (images or videos):
+        given.refuse(ctx, ("max_pixels", "allow_private"), "without --image or --video")
+    check_media(images, videos, loading.path, loading.mmproj)
     wanted = replace(
         generation,
         stop=stop,

@@ -13,6 +13,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from qwen35_gguf.atomic_file import check_folder
+from qwen35_gguf.cache_dir import profile_dir
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.parameter_types import DURATION, ENDPOINTS
 from qwen35_gguf.commands.verb import Verb
@@ -64,6 +66,8 @@ def command(
     Every trial is a process of its own, so that one that runs out of memory is a result like any other.
     """
     header = read_model(file)
+    if not (no_save or dry_run):
+        check_folder(profile_dir())
     gpus = offload.find(devices, rpc)
     start = replace(Settings.default(), draft=has_mtp(header))
     n_ctx = min(CONTEXT, native_context(header))

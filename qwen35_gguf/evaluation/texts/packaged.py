@@ -1,4 +1,4 @@
-"""The packaged texts, and those of users.
+"""The packaged texts.
 
 A packaged text is two files: NAME.txt, passages separated by lines of `%%`, and NAME_chats.jsonl, one conversation per
 line, which the model's chat template renders.
@@ -10,10 +10,7 @@ import json
 from collections.abc import Callable
 from importlib import resources
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
-
-from qwen35_gguf.errors import TextError
 
 CALIBRATION, EVALUATION = "calibration", "evaluation"
 SEPARATOR = "\n%%\n"
@@ -38,21 +35,3 @@ def packaged_text(name: str, render: Render | None) -> str:
     step = max(1, len(passages) // len(chats))
     groups = ["\n\n".join(passages[start : start + step]) for start in range(0, len(passages), step)]
     return "\n\n".join(text for pair in zip_longest(groups, chats, fillvalue="") for text in pair if text)
-
-
-def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        TextError: it cannot be read, is not UTF-8, or is empty.
-
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TextError(f"{path}: {error.strerror or error}; name a text file") from None
-    except UnicodeDecodeError as error:
-        raise TextError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    if not text.strip():
-        raise TextError(f"{path}: is empty; name a file with text")
-    return text
