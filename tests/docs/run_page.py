@@ -101,7 +101,8 @@ def prepare(folder: Path) -> None:
 def run_python(block: Block, page: Path, names: dict[str, Any]) -> bool:
     """Execute a block; line numbers of a traceback are those of the page."""
     try:
-        exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)  # a document of this repository
+        code = compile("\n" * (block.line - 1) + block.text, str(page), "exec", dont_inherit=True)
+        exec(code, names)  # a document of this repository
     except (Exception, SystemExit):
         traceback.print_exc()
         return False
