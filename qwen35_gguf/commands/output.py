@@ -5,12 +5,17 @@ A command prints its result both ways, `echo` for people and `emit` for programs
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import click
 from rich.console import Console
+
+from qwen35_gguf.commands.option_names import as_typed
 
 _JSON, _QUIET = f"{__name__}.json", f"{__name__}.quiet"
 INDENT = 1
@@ -57,6 +62,25 @@ def note(text: str) -> None:
     """Print a note on stderr."""
     if not is_quiet():
         click.echo(text, err=True)
+
+
+class LibraryNotes(logging.Handler):
+    """Prints what the library warns of as notes, with options named as they are typed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        note(f"note: {as_typed(record.getMessage(), click.get_current_context(silent=True))}")
+
+
+@contextlib.contextmanager
+def library_notes() -> Iterator[None]:
+    """Print what the library warns of within a block."""
+    logger, handler = logging.getLogger("qwen35_gguf"), LibraryNotes(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def emit(record: Any, *, indent: int | None = INDENT) -> None:

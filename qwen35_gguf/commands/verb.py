@@ -34,7 +34,7 @@ class Verb(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, silent if it is called with --quiet."""
-        with progress.silent(output.is_quiet(ctx)):
+        with progress.silent(output.is_quiet(ctx)), output.library_notes():
             return reports_errors(super().invoke)(ctx)
 
 

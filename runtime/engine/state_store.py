@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from qwen35_gguf.runtime.engine.prefix_cache import Item, SequenceState, common_
 
 MAGIC = b"qwen35 state 1\n"
 SUFFIX = ".state"
+OWN_NAME = re.compile(r"[0-9a-f]{32}\.state")
 MAX_HEADER = 1 << 28
 
 
@@ -86,6 +88,8 @@ class StateStore:
     def _prune(self, newest: Path) -> None:
         found = []
         for path in self.folder.glob(f"*{SUFFIX}"):
+            if not OWN_NAME.fullmatch(path.name):  # of another program
+                continue
             with contextlib.suppress(OSError):
                 status = path.stat()
                 found.append((status.st_mtime, status.st_size, path))

@@ -49,7 +49,6 @@ def command(
 
     The answer goes to stdout; reasoning and figures go to stderr.
     """
-    text = sys.stdin.read() if prompt == "-" else prompt
     if raw and (images or videos or system or schema):
         raise click.UsageError("--raw takes no --image, --video, --system or --json-schema")
     ctx = click.get_current_context()
@@ -69,6 +68,7 @@ def command(
         grammar=None if grammar is None else _read_grammar(grammar),
         response_format=None if schema is None else read_schema(schema),
     )
+    text = sys.stdin.read() if prompt == "-" else prompt
     with load(loading) as model:
         if raw:
             answer, timings = _continue(model, text, wanted)

@@ -62,3 +62,12 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be used for states"):
         StateStore(tmp_path / "file" / "folder", "m")
+
+
+def test_files_of_other_programs_are_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "mine.state").write_bytes(b"x" * 9000)
+    store = StateStore(tmp_path, "m", max_bytes=3000)
+    for number in range(4):
+        store.save(state([number]))
+    assert (tmp_path / "mine.state").stat().st_size == 9000
+    assert len(list(tmp_path.glob("*.state"))) < 5
