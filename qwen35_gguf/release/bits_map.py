@@ -21,7 +21,7 @@ SCALE = ((2.7, "#7b1e3b"), (3.6, "#c8553d"), (4.4, "#e9a23b"), (5.2, "#d9cf3f"),
 LEGEND = ("to 2.7", "3.6", "4.4", "5.2", "6.2", "7.5", "9", "17", "32 bits")
 CELL, GAP, LEFT, TOP = 16, 2, 150, 50
 EVERY = 4  # layers that have their number
-FIGURES = len(" 123.45 bits 12,345.6 MB  ")  # columns
+FIGURES = 27  # columns of a role's figures
 
 
 @dataclass(frozen=True)

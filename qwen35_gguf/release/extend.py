@@ -26,6 +26,7 @@ def extended(folder: Path, model: str, quants: Sequence[str], *, revision: str =
     Raises:
         PackageError: the folder is not a finished release of a checkpoint, was made by another version, or has one of
             the quants.
+        ChecksumError: it has no list of checksums.
 
     """
     made = record.read_record(folder)
@@ -34,10 +35,18 @@ def extended(folder: Path, model: str, quants: Sequence[str], *, revision: str =
     wanted = [quant.upper() for quant in quants]
     if not wanted:
         raise PackageError("--add: is empty; name Q6_K, for example")
-    if known := [quant for quant in wanted if quant in {one.upper() for one in made.options.quants}]:
+    had = {one.upper() for one in made.options.quants}
+    # The list of checksums is written last: what it does not have was interrupted.
+    whole = {whole_name(Path(name)) for name in checksums.read_list(folder)}
+    if known := [quant for quant in wanted if quant in had and any(name.endswith(f"-{quant}.gguf") for name in whole)]:
         raise PackageError(f"{folder}: has {known[0]} already; name quants that it does not have")
     commit = "" if Path(model).expanduser().exists() else made.commit
-    return replace(made.options, model=model, quants=(*made.options.quants, *wanted), revision=revision or commit)
+    return replace(
+        made.options,
+        model=model,
+        quants=(*made.options.quants, *(quant for quant in wanted if quant not in had)),
+        revision=revision or commit,
+    )
 
 
 def adopt(folder: Path, plan: ReleasePlan) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from qwen35_gguf.atomic_file import check_folder
 from qwen35_gguf.errors import GgufError, PackageError
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import checksums, record
@@ -29,10 +30,12 @@ def refuse_foreign_folder(folder: Path, own: Collection[Path] = (), *, force: bo
 
     Raises:
         PackageError: it has files, or is a file.
+        OutputError: it cannot be written to.
 
     """
     if folder.exists() and not folder.is_dir():
         raise PackageError(f"{folder}: is a file; choose a folder with -o")
+    check_folder(folder)
     if force or (folder / STATE).exists():
         return
     for path in _visible(folder):

@@ -204,3 +204,16 @@ def _write(matrix: matrices.Imatrix, path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atomic_file, "pending_file", REAL_PENDING)
         matrices.write(matrix, path)
+
+
+def test_a_recipe_names_the_importance_matrix_that_its_costs_were_measured_with(folder: Path) -> None:
+    matrix = folder / "an imatrix.gguf"
+    text = ("-f", folder / "text.txt", "--chunk", 64, "--chunks", 2)
+    assert run("imatrix", folder / "model.gguf", "-o", matrix, *text).exit_code == 0
+    costs = ("sensitivity", folder / "exact.gguf", "-o", folder / "c.json", "--estimate", "--types", "Q4_K,Q8_0")
+    assert run(*costs, "--imatrix", matrix).exit_code == 0
+    result = run("recipe", folder / "c.json", "-o", folder / "r.yaml", "--target-bpw", 6)
+    assert f"--recipe {folder / 'r.yaml'} --imatrix '{matrix}'" in result.stdout
+    result = run("recipe", folder / "costs.json", "-o", folder / "s.yaml", "--target-bpw", 6)
+    assert "--imatrix" not in result.stdout
+    assert "--recipe" in result.stdout

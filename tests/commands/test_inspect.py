@@ -44,6 +44,12 @@ def test_inspect_reports_what_the_reader_reads(files: dict[str, Path], tmp_path:
     assert shown.exit_code == 0, shown.stderr
     assert "blk.0.ssm_out.weight" in shown.stdout
     assert 'general.architecture = "qwen35"' in shown.stdout
+    header = next(line for line in shown.stdout.splitlines() if line.startswith("layer "))
+    first = next(line for line in shown.stdout.splitlines() if line.startswith("token_embd "))
+    assert header.index("0") == first.index("█")  # numbers stand above their layers
+    assert header[header.index("0") + 4 :].startswith("4") or len(first.split()[-1]) < 5
+    texts = [text.text for text in ET.parse(tmp_path / "map.svg").iter("{http://www.w3.org/2000/svg}text")]
+    assert {"layer", "0"} <= set(texts)
     cells = list(ET.parse(tmp_path / "map.svg").iter("{http://www.w3.org/2000/svg}title"))
     assert {cell.text.split(":")[0] for cell in cells} == {t.name for t in reader.tensors if len(t.shape) > 1}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from oracles.paths import TINY
+from qwen35_gguf import atomic_file
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.release import package
@@ -261,6 +264,44 @@ def test_a_card_that_is_not_text_is_refused(release: Path) -> None:
     (release / "README.md").write_bytes(b"\xff\xfe")
     result = run("package", TINY, "-o", release, *MAKE)
     assert (result.exit_code, "cannot be read as text" in result.stderr) == (2, True)
+
+
+def test_a_full_disk_loses_nothing(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it happens: while a model, the card or the list of checksums is written."""
+    before = contents(release)
+    real, left = os.fsync, [0]
+
+    def full(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    for written in range(12):
+        left[0] = written
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            result = run("package", TINY, "-o", release, "--add", "Q8_0", "--no-measure")
+        if result.exit_code == 0:
+            break
+        assert result.exit_code == 2
+        assert "disk full" in result.stderr.splitlines()[-1]
+        now = contents(release)
+        assert all(now[name] for name in before)
+        assert now[f"{STEM}-Q4_0.gguf"] == before[f"{STEM}-Q4_0.gguf"]
+        assert not list(release.glob("*.part"))
+    assert run("package", TINY, "-o", release, "--add", "Q6_K", "--no-measure").exit_code == 0
+    assert run("checksum", release).exit_code == 0
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(package, "plan_release", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(atomic_file.tempfile, "TemporaryFile", denied)
+    result = run("package", TINY, "-o", tmp_path / "release", *MAKE)
+    assert (result.exit_code, "cannot be written (Permission denied)" in result.stderr) == (2, True)
 
 
 # ---- more quants -------------------------------------------------------------------------------------------------
