@@ -14,6 +14,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType, LlamaFileType
 
 from qwen35_gguf.architecture import Architecture, VisionEncoder
+from qwen35_gguf.atomic_file import check_output
 from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.adapters.adapter_folder import Adapter, open_adapter
 from qwen35_gguf.convert.adapters.adapter_metadata import base_models, file_label, hub_id
@@ -100,8 +101,9 @@ def convert_adapter(
     path = Path(out) if out is not None else Path("models")
     if out is None or path.is_dir():
         path /= f"{file_label([opened])}-{wanted}-LoRA.gguf"
-    if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; use --force to replace it, or -o for another name")
+    read = [Path(base)] if base is not None else []
+    read += list(Path(adapter).iterdir()) if Path(adapter).is_dir() else []
+    check_output(path, inputs=read, force=force)
     alpha, factors = gguf_factors(opened, model.architecture, model.encoder, model.where)
     tensors = []
     for one in factors:

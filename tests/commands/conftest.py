@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from inputs.adapters import low_rank, write_adapter
 from oracles.paths import TINY
 from qwen35_gguf import atomic_file
 from qwen35_gguf.cli import main
@@ -23,11 +25,19 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hf_to_gguf.convert(TINY, "Q8_0", made)[0].rename(made / "model.gguf")
     next(made.glob("mmproj*")).rename(made / "mmproj-model.gguf")
     hf_to_gguf.convert(TINY, "BF16", made, vision=False)[0].rename(made / "exact.gguf")
+    write_adapter(made / "adapter", low_rank("layers.0.mlp.up_proj", *_up_proj()))
     shards.split(made / "model.gguf", made, 5_000_000, prefix="part")
     (made / "text.txt").write_text((TINY / "evaluation.txt").read_text(encoding="utf-8")[:3000], encoding="utf-8")
     arguments = ["sensitivity", made / "exact.gguf", "-o", made / "costs.json", "--estimate"]
     assert CliRunner().invoke(main, [str(one) for one in arguments]).exit_code == 0
     return made
+
+
+def _up_proj() -> tuple[int, int]:
+    """Rows and columns of a matrix of the demo checkpoint."""
+    config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
+    sizes = config.get("text_config", config)
+    return sizes["intermediate_size"], sizes["hidden_size"]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from inputs.adapters import low_rank, write_adapter
 from oracles.paths import TINY
 from qwen35_gguf import progress
 from qwen35_gguf.cli import main
@@ -40,6 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mmproj.rename(made / "mmproj-model.gguf")
     (exact,) = hf_to_gguf.convert(TINY, "BF16", made, vision=False)
     exact.rename(made / "exact.gguf")
+    config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
+    sizes = config.get("text_config", config)
+    shape = (sizes["intermediate_size"], sizes["hidden_size"])
+    write_adapter(made / "adapter", low_rank("layers.0.mlp.up_proj", *shape))
     shards.split(made / "model.gguf", made / "shards", 5_000_000, prefix="part")
     (made / "text.txt").write_text((TINY / "evaluation.txt").read_text(encoding="utf-8")[:3000], encoding="utf-8")
     arguments = ["package", TINY, "-o", made / "release", "--quants", "Q4_0", "--no-measure"]
@@ -52,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 RUNS: dict[str, tuple[str, ...]] = {
     "convert": ("convert", str(TINY), "-q", "Q4_0", "-o", "[]"),
     "convert --dry-run": ("convert", str(TINY), "--dry-run"),
+    "convert-adapter": ("convert-adapter", "{}/adapter", "--base", str(TINY), "-o", "[]/lora.gguf"),
     "verify": ("verify", "{}/model.gguf", "--against", str(TINY), "--no-parity"),
     "run": ("run", "{}/model.gguf", "Hello", "-n", "4", "--no-think", "--ctx", "1k"),
     "run --think": ("run", "{}/model.gguf", "Hello", "-n", "8", "--think", "--thinking-budget", "2", "--ctx", "1k"),
