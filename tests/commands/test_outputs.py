@@ -164,8 +164,8 @@ def test_shards_and_their_source(folder: Path) -> None:
 @pytest.mark.usefixtures("no_work")
 def test_costs_are_completed_and_nothing_else_is(folder: Path) -> None:
     for out, message in (
-        (folder / "model.gguf", "was not made by `qwen35 sensitivity`"),
-        (folder / "text.txt", "was not made by `qwen35 sensitivity`"),
+        (folder / "model.gguf", "made by `qwen35 sensitivity`"),
+        (folder / "text.txt", "made by `qwen35 sensitivity`"),
         (folder / "exact.gguf", "is read as well"),
     ):
         before = out.read_bytes()
