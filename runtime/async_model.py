@@ -125,22 +125,39 @@ class AsyncQwen35:
             )
         return self._run(lambda: self._loaded().chat(messages, options, on_progress=on_progress, **keywords))
 
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        stream: Literal[False] = False,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Awaitable[Completion]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        options: GenerateOptions | None = None,
+        *,
+        stream: Literal[True],
+        **keywords: Unpack[GenerateKeywords],
+    ) -> AsyncStream[CompletionChunk]: ...
+
     @with_fields_of(GenerateOptions, RAW_OPTIONS)
     def generate(
         self,
         prompt: str,
         options: GenerateOptions | None = None,
+        *,
+        stream: bool = False,
         **keywords: Unpack[GenerateKeywords],
-    ) -> Awaitable[Completion]:
-        """Continue a text; arguments and errors are those of `Qwen35.generate`."""
+    ) -> Awaitable[Completion] | AsyncStream[CompletionChunk]:
+        """Continue a text, as a whole or in pieces; arguments and errors are those of `Qwen35.generate`."""
+        if flag("stream", stream):
+            return AsyncStream(self, lambda model: model.generate(prompt, options, stream=True, **keywords))
         return self._run(lambda: self._loaded().generate(prompt, options, **keywords))
-
-    @with_fields_of(GenerateOptions, RAW_OPTIONS)
-    def stream_text(
-        self, prompt: str, options: GenerateOptions | None = None, **keywords: Unpack[GenerateKeywords]
-    ) -> AsyncStream[CompletionChunk]:
-        """Continue a text in pieces, as `Qwen35.generate` with `stream=True`."""
-        return AsyncStream(self, lambda model: model.generate(prompt, options, stream=True, **keywords))
 
     @with_fields_of(GenerateOptions, MANY_OPTIONS)
     async def generate_many(

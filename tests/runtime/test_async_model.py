@@ -47,7 +47,10 @@ def test_calls_side_by_side_give_what_each_gives_alone(path: Path, shared: Qwen3
         found = await asyncio.gather(*(whole(seed) if seed % 2 else streamed(seed) for seed in range(5)))
         assert found == expected
         assert [each.text for each in await model.generate_many(["one", "two"], max_tokens=4, temperature=0)] == many
-        assert (await model.generate("one two", max_tokens=3)).timings.tokens == 3
+        text = await model.generate("one two", max_tokens=3, temperature=0)
+        assert text.timings.tokens == 3
+        pieces = [piece.text async for piece in model.generate("one two", stream=True, max_tokens=3, temperature=0)]
+        assert "".join(pieces) == text.text
         assert await model.count_tokens("one") == 1 + shared.count_tokens("one") - 1
         assert (await model.cache_info()).last is not None
 
