@@ -15,6 +15,7 @@ from qwen35_gguf.convert.dequantize.formats import FORMATS, TITLES, Format
 from qwen35_gguf.convert.dequantize.module_names import UNUSED, role_of, weight_name
 from qwen35_gguf.convert.dequantize.quantized_tensor import Module, QuantizedTensor, View
 from qwen35_gguf.convert.dequantize.settings import Method, Settings
+from qwen35_gguf.convert.source_tensors.parts import VISION, part_of
 from qwen35_gguf.convert.source_tensors.safetensors_header import FLOAT_DTYPES, StoredTensor
 from qwen35_gguf.errors import CheckpointError
 
@@ -63,7 +64,7 @@ def assemble(found: Mapping[str, StoredTensor], method: Method | None, view: Vie
     tensors: dict[str, StoredTensor] = {}
     quantized: dict[str, QuantizedTensor] = {}
     counts: Counter[str] = Counter()
-    unused, excluded = 0, []
+    unused, biases, excluded = 0, 0, []
     rows = {module: _format(method, roles, module) for module, roles in modules.items()}
     for name, stored in found.items():
         module, role, _ = role_of(name)
@@ -86,9 +87,11 @@ def assemble(found: Mapping[str, StoredTensor], method: Method | None, view: Vie
                 excluded.append((entry, main.name))
         elif role in UNUSED:
             unused += 1
+        elif role == "bias" and part_of(name) != VISION and not view(stored).any():
+            biases += 1
         elif role not in row.needs and role not in row.may:
             tensors[name] = stored
-    return Assembled(tensors, quantized, tuple(_notes(method, counts, unused, excluded)))
+    return Assembled(tensors, quantized, tuple(_notes(method, counts, unused, biases, excluded)))
 
 
 def _undescribed(found: Mapping[str, StoredTensor]) -> Method | None:
@@ -204,7 +207,9 @@ def _stored_module(name: str) -> str:
     return module if role in formats.WEIGHTS else name
 
 
-def _notes(method: Method, counts: Counter[str], unused: int, excluded: list[tuple[str, str]]) -> list[str]:
+def _notes(
+    method: Method, counts: Counter[str], unused: int, biases: int, excluded: list[tuple[str, str]]
+) -> list[str]:
     if not counts:
         return [
             f"{method.settings.where} describes {TITLES[method.name]} weights, but no tensor is quantized: the weights "
@@ -217,6 +222,8 @@ def _notes(method: Method, counts: Counter[str], unused: int, excluded: list[tup
     ]
     if unused:
         notes.append(f"{unused} scales of activations or of the KV cache are not used")
+    if biases:
+        notes.append(f"{biases} biases hold only zeros and are left out: the model has none")
     if excluded:
         entry, name = excluded[0]
         notes.append(

@@ -162,6 +162,14 @@ def _gptq(section: JsonObject) -> Method:
     return Method(formats.GPTQ, settings, excluded=excluded)
 
 
+def _auto_round(section: JsonObject) -> Method:
+    """Read what AutoRound writes in the layouts of GPTQ or AWQ; its own layouts are others."""
+    layout = section.get("packing_format", TEXT) or ""
+    if layout not in AUTO_ROUND_LAYOUTS:
+        raise section.mistake("packing_format", f"one of {', '.join(AUTO_ROUND_LAYOUTS)}, which can be read")
+    return AUTO_ROUND_LAYOUTS[layout](section)
+
+
 def _awq(section: JsonObject) -> Method:
     key = "version" if "version" in section else "format"
     layout = (section.get(key, TEXT) or "gemm").lower()
@@ -214,6 +222,10 @@ def _pair(section: JsonObject, key: str) -> tuple[int, int] | None:
     return found[0], found[1]
 
 
+AUTO_ROUND_LAYOUTS: dict[str, Callable[[JsonObject], Method]] = {
+    "auto_round:auto_gptq": _gptq,
+    "auto_round:auto_awq": _awq,
+}
 READERS: dict[str, Callable[[JsonObject], Method]] = {
     formats.COMPRESSED: _compressed,
     formats.MODELOPT: _modelopt,
@@ -221,6 +233,7 @@ READERS: dict[str, Callable[[JsonObject], Method]] = {
     formats.FBGEMM: _plain(formats.FBGEMM),
     formats.GPTQ: _gptq,
     formats.AWQ: _awq,
+    "auto-round": _auto_round,
     formats.BITSANDBYTES: _plain(formats.BITSANDBYTES),
     formats.MXFP4: _plain(formats.MXFP4),
     formats.MLX: _mlx,

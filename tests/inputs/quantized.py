@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from inputs import saved_tensors
-from qwen35_gguf.convert.dequantize.assemble import assemble
+from qwen35_gguf.convert.dequantize.assemble import Assembled, assemble
 from qwen35_gguf.convert.dequantize.methods import find_method
 from qwen35_gguf.convert.dequantize.quantized_tensor import QuantizedTensor
 from qwen35_gguf.convert.source_tensors.names import canonical_name
@@ -331,6 +331,13 @@ def read_modules(folder: Path) -> dict[str, Array]:
 
 def open_modules(folder: Path) -> dict[str, QuantizedTensor]:
     """Find the quantized weights of a folder, by canonical name."""
+    found = assembled(folder)
+    known = found.quantized
+    return {name: known[one.name] for name, one in found.tensors.items() if one.name in known}
+
+
+def assembled(folder: Path) -> Assembled:
+    """Join the tensors of a folder."""
     config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else {}
     found = {canonical_name(stored.name): stored for stored in read_header(folder / "model.safetensors")}
     raw = (folder / "model.safetensors").read_bytes()
@@ -338,9 +345,7 @@ def open_modules(folder: Path) -> dict[str, QuantizedTensor]:
     def view(stored: StoredTensor) -> Array:
         return np.frombuffer(raw[stored.start : stored.stop], DTYPES[stored.dtype]).reshape(stored.shape)
 
-    assembled = assemble(found, find_method(config, folder), view)
-    known = assembled.quantized
-    return {name: known[one.name] for name, one in assembled.tensors.items() if one.name in known}
+    return assemble(found, find_method(config, folder), view)
 
 
 def is_quantized(name: str, array: Array) -> bool:

@@ -199,6 +199,10 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
         {"quant_method": "gptq", "checkpoint_format": "marlin"},
         r"checkpoint_format is .marlin.; must be one of gptq",
     ),
+    "a layout of AutoRound": (
+        {"quant_method": "auto-round", "packing_format": "auto_round:exllamav2"},
+        r"packing_format is .auto_round:exllamav2.; must be one of auto_round:auto_gptq",
+    ),
     "block of three": (
         {"quant_method": "fp8", "weight_block_size": [1, 2, 3]},
         r"weight_block_size is \[1, 2, 3\]; must be rows and columns",
@@ -281,7 +285,7 @@ def test_modules_that_are_not_quantized_are_read_as_they_are(checkpoint: Callabl
 SAVED = {name: case for name, case in quantized.CASES.items() if name not in ("AWQ GEMV", "GPTQ 2 bits", "MLX 3 bits")}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(st.sampled_from(sorted(SAVED)), st.data())
 def test_no_damage_of_a_companion_is_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

@@ -141,6 +141,27 @@ def test_each_expert_of_a_stack_has_its_scales(
     np.testing.assert_array_equal(found, weights.astype(np.float32) * full)
 
 
+@pytest.mark.parametrize(("name", "layout"), [("GPTQ 4 bits", "auto_gptq"), ("AWQ", "auto_awq")])
+def test_auto_round_stores_in_the_layouts_of_others(
+    tmp_path: Path, random: np.random.Generator, name: str, layout: str
+) -> None:
+    case = quantized.CASES[name]
+    tensors = case.store(random, ROWS, COLUMNS)
+    config = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "packing_format": f"auto_round:{layout}"}
+    np.testing.assert_array_equal(read(tmp_path / "a", config, tensors), read(tmp_path / "b", case.config, tensors))
+
+
+def test_biases_of_zeros_are_left_out(tmp_path: Path, random: np.random.Generator) -> None:
+    case = quantized.CASES["GPTQ 4 bits"]
+    tensors = case.store(random, ROWS, COLUMNS) | {"bias": np.zeros(ROWS, np.float16)}
+    folder = quantized.write_module(tmp_path, case, tensors)
+    assembled = quantized.assembled(folder)
+    assert list(assembled.tensors) == ["layers.0.mlp.gate_proj.weight"]
+    assert "1 biases hold only zeros and are left out: the model has none" in assembled.notes
+    tensors["bias"][3] = 1
+    assert len(quantized.assembled(quantized.write_module(tmp_path, case, tensors)).tensors) == 2
+
+
 def test_a_method_is_recognized_by_its_keys(tmp_path: Path, random: np.random.Generator) -> None:
     case = quantized.CASES["MLX 4 bits"]
     tensors = case.store(random, ROWS, COLUMNS)
