@@ -95,6 +95,9 @@ FORMATS: tuple[Format, ...] = (
     Format("FP8 (ModelOpt)", MODELOPT, "weight", FLOAT8, SCALED, scaled.plan, may=PRE_QUANT),
     Format("INT8 (ModelOpt)", MODELOPT, "weight", ("I8",), {"weight_scale": FLOAT}, scaled.plan, may=PRE_QUANT),
     Format(
+        "FP8", FP8, "weight", FLOAT8, SCALED, scaled.plan, marker=("weight_scale", (*FLOAT, *EXPONENT)),
+    ),
+    Format(
         "FP8 blocks", FP8, "weight", FLOAT8, {"weight_scale_inv": (*FLOAT, *EXPONENT)},
         partial(scaled.plan, scale="weight_scale_inv"),
     ),

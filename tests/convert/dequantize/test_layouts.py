@@ -45,6 +45,13 @@ def test_modelopt_fp8_scales_may_be_one_rows_or_blocks(
     np.testing.assert_array_equal(found, weights.astype(np.float32) * full)
 
 
+def test_fp8_may_have_one_scale_under_the_older_name(tmp_path: Path, random: np.random.Generator) -> None:
+    weights, scale = quantized.float8(random, ROWS, COLUMNS), quantized.scales(random)
+    config = {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}
+    found = read(tmp_path, config, {"weight": weights, "weight_scale": scale, "input_scale": scale})
+    np.testing.assert_array_equal(found, weights.astype(np.float32) * scale)
+
+
 def test_modelopt_int4_has_two_rows_a_byte(tmp_path: Path, random: np.random.Generator) -> None:
     values = random.integers(-8, 8, (ROWS, COLUMNS))
     scales = quantized.scales(random, ROWS, COLUMNS // 32)
