@@ -68,6 +68,7 @@ class MemoryRequest:
         cached_states: recurrent states that the prefix cache holds.
         mmproj: header of the vision encoder; None without one.
         image_pixels: of the largest image that it encodes.
+        adapter_bytes: of GGUF LoRAs.
 
     """
 
@@ -76,3 +77,4 @@ class MemoryRequest:
     cached_states: int = 0
     mmproj: GgufHeader | None = None
     image_pixels: int = IMAGE_PIXELS
+    adapter_bytes: int = 0

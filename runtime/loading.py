@@ -14,6 +14,7 @@ from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.engine.sequence import Engine
 from qwen35_gguf.runtime.engine.state_store import StateStore
+from qwen35_gguf.runtime.llama.adapters import changes_mtp_head, check_adapter
 from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
@@ -49,6 +50,7 @@ class LoadPlan:
         devices: that may hold layers.
         offload: what they hold.
         check_memory: whether the memory is checked; not where other devices hold layers.
+        adapts_mtp: an adapter changes the MTP head, which is loaded for it also without drafts.
         cached_states: recurrent states for which the prefix cache has room, unless `cache_bytes` is given.
 
     """
@@ -64,6 +66,7 @@ class LoadPlan:
     offload: Offload = field(default_factory=Offload)
     check_memory: bool = True
     cached_states: int = CACHED_STATES
+    adapts_mtp: bool = False
 
 
 class LoadedModel(Closing):
@@ -95,10 +98,15 @@ class LoadedModel(Closing):
         store = None
         if options.state_dir is not None:
             yarn = {"yarn": spec.yarn} if spec.yarn else {}
-            store = StateStore(options.state_dir, model_identity(options.path, kv=spec.kv_type, **yarn))
+            adapted = {"adapters": [(model_identity(one.path), one.scale) for one in options.adapters]}
+            store = StateStore(
+                options.state_dir,
+                model_identity(options.path, kv=spec.kv_type, **yarn, **(adapted if options.adapters else {})),
+            )
         self.context_spec = spec
         self.vision: VisionEncoder | None = None
-        self.model = Model(options.path, model_spec(settings, plan.offload, mtp=plan.draft != 0))
+        mtp = plan.draft != 0 or plan.adapts_mtp
+        self.model = Model(options.path, model_spec(settings, plan.offload, mtp=mtp, adapters=options.adapters))
         try:
             self.metadata = self.model.metadata()
             self.template = _template(self.model)
@@ -167,6 +175,7 @@ def load(options: LoadOptions) -> LoadedModel:
 
     Raises:
         ModelError: the file is missing, damaged, or not a text model of Qwen3.5, or llama.cpp refuses.
+        AdapterError: an adapter is missing, damaged, or for another model.
         VisionError: `mmproj` is missing, damaged, or that of another model.
         MemoryLimitError: it does not fit; the message reports what would.
         ContextError: `n_ctx` is beyond what YaRN gives.
@@ -203,6 +212,8 @@ def plan_load(options: LoadOptions) -> LoadPlan:
     draft = settings.depth if options.draft is None else options.draft
     n_ctx = min(DEFAULT_CONTEXT, native) if options.n_ctx is None else options.n_ctx
     yarn_for(header, n_ctx)  # raises beyond what YaRN gives
+    adapters = [check_adapter(adapter.path, header) for adapter in options.adapters]
+    layers = int(header.require_hparam("block_count")) - int(header.hparam("nextn_predict_layers", 0))
     if options.mmproj is not None:
         check_mmproj(options.mmproj, int(header.require_hparam("embedding_length")))
     return LoadPlan(
@@ -214,6 +225,7 @@ def plan_load(options: LoadOptions) -> LoadPlan:
         settings=with_overrides(settings, options),
         draft=draft if has_mtp else 0,
         devices=tuple(devices),
+        adapts_mtp=any(changes_mtp_head(adapter, layers) for adapter in adapters),
     )
 
 
@@ -242,6 +254,7 @@ def place(plan: LoadPlan) -> LoadPlan:
         mmproj=read_header(options.mmproj) if options.mmproj else None,
         image_pixels=options.image_pixels,
     )
+    request = replace(request, adapter_bytes=sum(one.path.stat().st_size for one in options.adapters))
     placed = offload.of_settings(header, settings, plan.devices, request, ram=available_bytes())
     check_memory = options.check_memory and placed.n_gpu_layers == 0
     if check_memory:

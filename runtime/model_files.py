@@ -10,6 +10,7 @@ from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import ModelError, Qwen35Error, VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.runtime.llama.adapters import is_adapter
 from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 
 ARCHITECTURES = (DENSE, MOE)
@@ -31,6 +32,8 @@ def read_model(path: Path) -> GgufHeader:
         raise ModelError(str(error)) from None
     if header.architecture == "clip":
         raise ModelError(f"{path}: is a vision encoder (mmproj), not a text model; name the other file beside it")
+    if is_adapter(header):
+        raise ModelError(f"{path}: is an adapter, not a model; name its base, and this file with --lora")
     if header.architecture not in ARCHITECTURES:
         raise ModelError(f"{path}: is a model of another family ({header.architecture}); use one of Qwen3.5")
     return header

@@ -35,6 +35,7 @@ from qwen35_gguf.runtime.field_checks import (
     tokens,
     whole,
 )
+from qwen35_gguf.runtime.llama.adapters import AdapterSpec
 from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
@@ -43,10 +44,30 @@ MAX_THREADS = 512  # GGML_MAX_N_THREADS
 MAX_BATCH = 1 << 16
 MAX_CHOICES = 128
 BIAS = 100.0
+LARGEST_SCALE = 1000.0  # of an adapter
 STOP = "a text or a list of texts, none of them empty"
 
 _layers = either("auto", whole(-1))
 _depth = either("auto", whole(0, MAX_DEPTH))
+
+
+def _adapters(name: str, value: Any) -> tuple[AdapterSpec, ...]:
+    """Check adapters: a path, or a list of paths and of pairs of a path and a scale."""
+    wanted = "a list of paths, or of (path, scale)"
+    if value is None:
+        return ()
+    if isinstance(value, str | Path | AdapterSpec):
+        value = (value,)
+    if not isinstance(value, list | tuple):
+        raise refuse(name, value, wanted)
+    found = []
+    for number_, each in enumerate(value):
+        pair = each if isinstance(each, list | tuple) else (each, 1.0)
+        if len(pair) != 2:
+            raise refuse(f"{name}[{number_}]", each, "a path and a scale")
+        scale = number(-LARGEST_SCALE, LARGEST_SCALE)(f"{name}[{number_}]", pair[1])
+        found.append(AdapterSpec(file_path(f"{name}[{number_}]", pair[0]), float(scale)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,7 @@ class LoadOptions:
         media_limits: what may be loaded, and how large images become.
         video_limits: how videos are sampled.
         check_memory: refuse to load what does not fit into the free memory.
+        adapters: GGUF LoRAs that are applied, each a path, or a path and a scale (by default 1).
 
     Raises:
         MessageError: a value is malformed.
@@ -97,6 +119,7 @@ class LoadOptions:
     media_limits: MediaLimits | None = checked(optional(instance(MediaLimits)))
     video_limits: VideoLimits | None = checked(optional(instance(VideoLimits)))
     check_memory: bool = checked(flag, True)
+    adapters: tuple[AdapterSpec, ...] = checked(_adapters, ())
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -140,6 +163,7 @@ class LoadKeywords(TypedDict, total=False):
     media_limits: MediaLimits | None
     video_limits: VideoLimits | None
     check_memory: bool
+    adapters: Sequence[str | Path | tuple[str | Path, float]]
 
 
 def _sampled(name: str) -> Check:

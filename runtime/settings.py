@@ -10,6 +10,7 @@ from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRe
 from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
+from qwen35_gguf.runtime.llama.adapters import AdapterSpec
 from qwen35_gguf.runtime.llama.devices import Offload
 from qwen35_gguf.runtime.llama.model import ModelSpec
 
@@ -69,9 +70,11 @@ def from_record(record: dict[str, Any]) -> Settings:
     return Settings(**record | {"split": tuple(record["split"])})
 
 
-def model_spec(settings: Settings, offload: Offload, *, mtp: bool) -> ModelSpec:
+def model_spec(settings: Settings, offload: Offload, *, mtp: bool, adapters: tuple[AdapterSpec, ...] = ()) -> ModelSpec:
     """Return how the model is loaded."""
-    return ModelSpec(offload, mtp=mtp, repack=settings.repack, mmap=settings.mmap, mlock=settings.mlock)
+    return ModelSpec(
+        offload, mtp=mtp, repack=settings.repack, mmap=settings.mmap, mlock=settings.mlock, adapters=adapters
+    )
 
 
 def context_spec(settings: Settings, n_ctx: int, yarn: Yarn | None = None) -> ContextSpec:

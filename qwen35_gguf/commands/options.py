@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
-from qwen35_gguf.commands.parameter_types import ENDPOINTS, LAYERS, tokens
+from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, tokens
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
@@ -35,6 +35,7 @@ LOADING = [
     click.option("--draft", help="Tokens that the MTP head drafts: auto, the default, or 0 to 4."),
     click.option("--no-profile", is_flag=True, help="Do not use the profile of `qwen35 tune`."),
     click.option("--mmproj", type=PATH, help="Vision encoder; by default mmproj-*.gguf beside FILE."),
+    click.option("--lora", "adapters", type=ADAPTER, multiple=True, help="Apply a GGUF LoRA; may be repeated."),
     click.option("--state-dir", type=PATH, help="Keep states of long prompts here between runs."),
     click.option("--max-pixels", type=tokens(65536), help="Reduce larger images to N pixels."),
     click.option("--fps", type=click.FloatRange(min=0.01), help="Frames to sample from each second of a video."),
@@ -95,6 +96,7 @@ def _loading(values: dict[str, Any]) -> LoadOptions:
         kv_type=values.pop("kv_type"),
         draft=None if draft is None else depth(draft),
         profile=not values.pop("no_profile"),
+        adapters=values.pop("adapters"),
         state_dir=values.pop("state_dir"),
         media_limits=limits,
         video_limits=VideoLimits(fps=fps) if fps else None,

@@ -6,6 +6,7 @@ They are functions and not subclasses of click.ParamType, whose type parameter e
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -93,8 +94,20 @@ def named_type(name: str, read: Callable[[str], Any]) -> Any:
     return made
 
 
+def _adapter(text: str) -> tuple[Path, float]:
+    """Read FILE or FILE:SCALE. A colon without a number behind it is part of the path, as that of a Windows drive."""
+    path, colon, scale = text.rpartition(":")
+    if colon and path and not Path(text).exists():
+        try:
+            return Path(path), float(scale)
+        except ValueError:
+            pass
+    return Path(text), 1.0
+
+
 SIZE = named_type("size", _size)
 MEMORY = named_type("size", _memory_size)
 DURATION = named_type("time", _duration)
 LAYERS = named_type("layers", _layer_count)
 ENDPOINTS = named_type("host:port,...", _endpoints)
+ADAPTER = named_type("file[:scale]", _adapter)

@@ -98,6 +98,7 @@ class Context(Closing):
             raise ModelError(f"context of {spec.n_ctx} tokens: cannot be made ({reason('too little memory')})")
         needs = [model.handle, *([mtp_of.handle] if mtp_of is not None else [])]
         self.handle: Handle = Handle(self, pointer, lib.llama_free, *needs)
+        model.adapters.use(pointer)
         self.memory = lib.llama_get_memory(pointer)
         self.spec, self.n_ctx, self.n_batch = spec, spec.n_ctx, spec.n_batch
         self.mtp = mtp_of is not None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen35_gguf.errors import DeviceError, ModelError
+from qwen35_gguf.errors import AdapterError, DeviceError, ModelError
+from qwen35_gguf.runtime.llama.adapters import AdapterSpec, load_adapters
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import (
@@ -36,6 +37,7 @@ class ModelSpec:
         repack: copy weights into another order (`use_extra_bufts`).
         mmap: map the file instead of reading it.
         mlock: keep its pages in memory.
+        adapters: GGUF LoRAs, which were compared with the file (`check_adapter`).
 
     """
 
@@ -44,6 +46,7 @@ class ModelSpec:
     repack: bool = True
     mmap: bool = True
     mlock: bool = False
+    adapters: tuple[AdapterSpec, ...] = ()
 
 
 class _Override(ctypes.Structure):
@@ -111,6 +114,7 @@ class Model(Closing):
         n_embd: width of the hidden state.
         n_vocab: rows of the output.
         vocabulary: of its tokens.
+        adapters: that all of its contexts apply.
 
     """
 
@@ -123,6 +127,7 @@ class Model(Closing):
 
         Raises:
             ModelError: llama.cpp cannot load it; its reason is given.
+            AdapterError: llama.cpp cannot load an adapter.
             RpcServerError: an RPC server is gone.
             MissingDependencyError: llama-cpp-python is not installed.
 
@@ -142,6 +147,11 @@ class Model(Closing):
             self.rpc.check_shared()
             raise ModelError(f"{path}: cannot be loaded ({reason()})")
         self.handle = Handle(self, pointer, _free(lib, self.rpc, self._kept))
+        try:
+            self.adapters = load_adapters(pointer, spec.adapters)
+        except AdapterError:
+            self.close()
+            raise
         self.vocab = lib.llama_model_get_vocab(self.pointer)
         self.n_embd = int(lib.llama_model_n_embd(self.pointer))
         self.vocabulary = Vocabulary(self.vocab)

@@ -51,6 +51,7 @@ class Estimate:
 
     Attributes:
         weights: tensors that are loaded, those of the MTP head included if it is; with mmap they are pages of the file.
+            Those of adapters are included.
         repacked: tensors that are copied into another order, whose pages are not needed after that; they are not in
             `weights`. With the patched runtime there are few on x86.
         kv_cache: of the full-attention layers.
@@ -251,7 +252,7 @@ def estimate(
     hidden, logits = F32 * model.hidden_size, F32 * model.vocab_size
     buffers = compute_on_cpu(header, request, patched=patched)
     return Estimate(
-        weights=sum(tensor.nbytes for tensor in loaded if not is_repacked(tensor, types)),
+        weights=request.adapter_bytes + sum(t.nbytes for t in loaded if not is_repacked(t, types)),
         repacked=sum(tensor.nbytes for tensor in loaded if is_repacked(tensor, types)),
         kv_cache=kv_cache_bytes(model, spec.n_ctx, spec.kv_type),
         recurrent_states=states * spec.n_seq * (1 + spec.n_rs_seq),

@@ -68,3 +68,25 @@ def test_no_type_needs_a_newer_click() -> None:
     """click.ParamType takes a type parameter since 8.4 only."""
     for path in Path(ROOT, "qwen35_gguf", "commands").rglob("*.py"):
         assert "ParamType[" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("poet.gguf", ("poet.gguf", 1.0)),
+        ("poet.gguf:0.5", ("poet.gguf", 0.5)),
+        ("poet.gguf:-1", ("poet.gguf", -1.0)),
+        (r"C:\lora\poet.gguf", (r"C:\lora\poet.gguf", 1.0)),
+        (r"C:\lora\poet.gguf:2", (r"C:\lora\poet.gguf", 2.0)),
+        ("a:b.gguf", ("a:b.gguf", 1.0)),
+        (":0.5", (":0.5", 1.0)),
+    ],
+)
+def test_adapters_with_a_scale(text: str, wanted: tuple[str, float]) -> None:
+    path, scale = parameter_types.ADAPTER.convert(text, None, None)
+    assert (str(path), scale) == wanted
+
+
+def test_a_file_whose_name_ends_like_a_scale_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "poet:2").write_text("")
+    assert parameter_types.ADAPTER.convert(str(tmp_path / "poet:2"), None, None) == (tmp_path / "poet:2", 1.0)

@@ -13,21 +13,23 @@ from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import GgufError
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import read_set
-from qwen35_gguf.release.lint import constant, metadata, numbers, template, tensors, vision, weights
+from qwen35_gguf.release.lint import adapter, constant, metadata, numbers, template, tensors, vision, weights
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject, subject
+from qwen35_gguf.runtime.llama.adapters import is_adapter
 
-TEXT, VISION = (DENSE, MOE), ("clip",)
+TEXT, VISION, LORA = (DENSE, MOE), ("clip",), ("adapter",)
 
 
 class Check(NamedTuple):
-    """One check and the architectures that it applies to."""
+    """One check and the architectures that it applies to; an adapter's is `LORA`, whatever its base."""
 
     find: Callable[[Subject], Iterator[Diagnostic]]
     architectures: Sequence[str]
 
 
 CHECKS = (
-    Check(tensors.offsets, TEXT + VISION),
+    Check(tensors.offsets, TEXT + VISION + LORA),
+    Check(adapter.factors, LORA),
     Check(tensors.block_count, TEXT),
     Check(tensors.nextn, TEXT),
     Check(numbers.attention_interval, TEXT),
@@ -64,7 +66,7 @@ def read_subject(file: Path, mmproj: Path | None = None) -> Subject:
         if arch in VISION:
             raise GgufError(f"{file}: is a vision encoder; name the text model, and this file with --mmproj")
         return subject(shards, (read_header(mmproj),), named=True)
-    return subject(shards, () if arch in VISION else tuple(vision.beside(shards[0])))
+    return subject(shards, () if arch in VISION or is_adapter(shards[0]) else tuple(vision.beside(shards[0])))
 
 
 def lint(
@@ -82,5 +84,10 @@ def lint(
         GgufError: a file cannot be read.
 
     """
-    found = [one for check in CHECKS if model.arch in check.architectures for one in check.find(model)]
-    return [*found, *constant.constant(model, jobs), *weights.finite(model, jobs, advance)] if values else found
+    kind = LORA[0] if is_adapter(model.shards[0]) else model.arch
+    found = [one for check in CHECKS if kind in check.architectures for one in check.find(model)]
+    if not values:
+        return found
+    if kind not in LORA:  # where factors of zeros are usual
+        found += constant.constant(model, jobs)
+    return [*found, *weights.finite(model, jobs, advance)]

@@ -1,0 +1,140 @@
+"""GGUF LoRAs at run time: applied in all contexts, refused in one line before llama.cpp could abort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from inputs.adapters import low_rank, write_adapter
+from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.convert.adapters.adapter_gguf import convert_adapter
+from qwen35_gguf.errors import AdapterError, MessageError, ModelError
+from qwen35_gguf.gguf_file.header import TensorInfo
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
+from qwen35_gguf.gguf_file.writer import write_gguf
+from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.runtime.options import LoadOptions
+
+Make = Callable[..., Path]
+ATTENTION = {"layers.3.self_attn.o_proj": (256, 256), "layers.0.linear_attn.out_proj": (256, 512)}
+GREEDY = {"temperature": 0, "max_tokens": 24, "seed": 0}
+
+
+def adapter_of(base: Path, folder: Path, matrices: dict[str, tuple[int, int]], *, seed: int = 0) -> Path:
+    tensors: dict[str, Any] = {}
+    for number, (name, (rows, columns)) in enumerate(matrices.items()):
+        tensors |= {key: 3 * value for key, value in low_rank(name, rows, columns, seed=seed + number).items()}
+    return convert_adapter(write_adapter(folder, tensors), base, folder / "lora.gguf")
+
+
+def generate(gguf: Path, adapters: Sequence[Any] = (), prompt: str = "The quick brown fox", **options: Any) -> str:
+    with Qwen35(gguf, n_ctx=512, n_threads=1, adapters=adapters, **({"draft": 0} | options)) as model:
+        return model.generate(prompt, **GREEDY).text
+
+
+@pytest.fixture
+def base(checkpoint: Make) -> Path:
+    return checkpoint(tied=False)
+
+
+def test_adapters_change_answers_by_their_scale(base: Path, files: list[Path], tmp_path: Path) -> None:
+    lora = adapter_of(base, tmp_path / "a", ATTENTION)
+    plain = generate(files[0])
+    assert generate(files[0], [lora]) != plain
+    assert generate(files[0], [(lora, 0.0)]) == plain
+    assert generate(files[0], [(lora, 0.5), (lora, 0.5)]) == generate(files[0], [(lora, 1.0)])
+
+
+def test_answers_are_those_of_the_merged_file(base: Path, files: list[Path], tmp_path: Path) -> None:
+    lora = adapter_of(base, tmp_path / "a", ATTENTION)
+    (merged,) = hf_to_gguf.convert(base, "F32", tmp_path, vision=False, adapters=[tmp_path / "a"])
+    assert generate(files[0], [lora]) == generate(merged)
+
+
+@pytest.mark.parametrize("matrices", [ATTENTION, {"mtp.layers.0.self_attn.o_proj": (256, 256), "lm_head": (2048, 256)}])
+def test_drafts_do_not_change_answers(
+    base: Path, files: list[Path], tmp_path: Path, matrices: dict[str, tuple[int, int]]
+) -> None:
+    lora = adapter_of(base, tmp_path / "a", matrices)
+    assert generate(files[0], [lora], draft=2) == generate(files[0], [lora], draft=0)
+
+
+def test_saved_states_belong_to_their_adapters(base: Path, files: list[Path], tmp_path: Path) -> None:
+    lora = adapter_of(base, tmp_path / "a", ATTENTION)
+    prompt = "one two three four five six seven eight nine ten " * 12
+    wanted = {scale: generate(files[0], [(lora, scale)], prompt) for scale in (0.0, 1.0)}
+    for _ in range(2):
+        for scale, text in wanted.items():
+            assert generate(files[0], [(lora, scale)], prompt, state_dir=tmp_path / "states") == text
+
+
+def write_lora(path: Path, tensors: dict[str, tuple[int, ...]], **changes: Any) -> Path:
+    """Write a GGUF LoRA by hand, with zeros; None leaves an entry out."""
+    known = {"general.architecture": "qwen35", "general.type": "adapter", "adapter.type": "lora"}
+    entries = [KeyValue.of(k, v, GGUFValueType.STRING) for k, v in (known | changes).items() if v is not None]
+    entries.append(KeyValue.of("adapter.lora.alpha", 8.0, GGUFValueType.FLOAT32))
+    data = [(TensorInfo(n, s, GGMLQuantizationType.F32), np.zeros(s, np.float32)) for n, s in tensors.items()]
+    write_gguf(path, entries, data)
+    return path
+
+
+O_PROJ = {"blk.3.attn_output.weight.lora_a": (4, 256), "blk.3.attn_output.weight.lora_b": (256, 4)}
+# Name: tensors, entries, what the message contains.
+FAULTS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
+    "no adapter": (O_PROJ, {"general.type": "model"}, "is not an adapter"),
+    "no type": (O_PROJ, {"general.type": None}, "is not an adapter"),
+    "another kind": (O_PROJ, {"adapter.type": "control_vector"}, "adapter.type is 'control_vector'"),
+    "another architecture": (O_PROJ, {"general.architecture": "qwen35moe"}, "is for qwen35moe"),
+    "another family": (O_PROJ, {"general.architecture": "llama"}, "is for llama"),
+    "A alone": ({"blk.3.attn_output.weight.lora_a": (4, 256)}, {}, "lora_a has no blk.3.attn_output.weight.lora_b"),
+    "unknown tensor": ({"x.lora_a": (4, 256), "x.lora_b": (256, 4)}, {}, "x is not in"),
+    "layer too many": ({k.replace("blk.3", "blk.9"): v for k, v in O_PROJ.items()}, {}, "is not in"),
+    "not a factor": (O_PROJ | {"blk.3.attn_norm.weight": (256,)}, {}, "attn_norm.weight is not a factor"),
+    "columns": (O_PROJ | {"blk.3.attn_output.weight.lora_a": (4, 128)}, {}, "for another model"),
+    "ranks": (O_PROJ | {"blk.3.attn_output.weight.lora_a": (8, 256)}, {}, "for another model"),
+    "a norm": ({"blk.3.attn_norm.weight.lora_a": (4, 256), "blk.3.attn_norm.weight.lora_b": (1, 4)}, {}, "attn_norm"),
+    "nothing": ({}, {}, "has no tensors"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_refused_by_name(files: list[Path], tmp_path: Path, fault: str) -> None:
+    tensors, entries, wanted = FAULTS[fault]
+    lora = write_lora(tmp_path / "lora.gguf", tensors, **entries)
+    with pytest.raises(AdapterError) as error:
+        Qwen35(files[0], adapters=[lora])
+    assert wanted in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_embedding_of_a_tied_model_is_refused_instead_of_an_abort(checkpoint: Make, tmp_path: Path) -> None:
+    (gguf,) = hf_to_gguf.convert(checkpoint(vision=False), "Q8_0", tmp_path)
+    pair = {"token_embd.weight.lora_a": (2048, 4), "token_embd.weight.lora_b": (256, 4)}
+    with pytest.raises(AdapterError, match="embedding of .* and its output matrix"):
+        Qwen35(gguf, adapters=[write_lora(tmp_path / "lora.gguf", pair)])
+
+
+def test_missing_and_misplaced_files(files: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="No such file"):
+        Qwen35(files[0], adapters=[tmp_path / "absent.gguf"])
+    folder = write_adapter(tmp_path / "peft", low_rank("layers.3.self_attn.o_proj", 256, 256))
+    with pytest.raises(AdapterError, match="is a PEFT adapter; convert it with `qwen35 convert-adapter`"):
+        Qwen35(files[0], adapters=[folder])
+    with pytest.raises(ModelError, match="is an adapter, not a model; name its base"):
+        Qwen35(write_lora(tmp_path / "lora.gguf", O_PROJ))
+
+
+@pytest.mark.parametrize("value", [5, [5], [("a", "b")], [("a", float("nan"))], [("a", 1, 2)], {"a": 1}, [None]])
+def test_malformed_options(value: Any) -> None:
+    with pytest.raises(MessageError, match="adapters"):
+        LoadOptions(Path("model.gguf"), adapters=value)
+
+
+def test_forms_of_the_option() -> None:
+    for value in ("a.gguf", Path("a.gguf"), ["a.gguf"], [("a.gguf", 1)], (Path("a.gguf"),)):
+        assert LoadOptions(Path("model.gguf"), adapters=value).adapters == ((Path("a.gguf"), 1.0),)
