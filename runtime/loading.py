@@ -14,7 +14,7 @@ from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.engine.sequence import Engine
 from qwen35_gguf.runtime.engine.state_store import StateStore
-from qwen35_gguf.runtime.llama.adapters import changes_mtp_head, check_adapter
+from qwen35_gguf.runtime.llama.adapters.lora_file import changes_mtp_head, check_adapter
 from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model

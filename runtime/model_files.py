@@ -10,7 +10,7 @@ from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import ModelError, Qwen35Error, VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.llama.adapters import is_adapter
+from qwen35_gguf.runtime.llama.adapters.lora_file import is_adapter
 from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 
 ARCHITECTURES = (DENSE, MOE)

@@ -35,7 +35,7 @@ from qwen35_gguf.runtime.field_checks import (
     tokens,
     whole,
 )
-from qwen35_gguf.runtime.llama.adapters import AdapterSpec
+from qwen35_gguf.runtime.llama.adapters.loaded import AdapterSpec
 from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits

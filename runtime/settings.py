@@ -10,7 +10,7 @@ from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRe
 from qwen35_gguf.runtime.cpu_threads import default_threads
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
-from qwen35_gguf.runtime.llama.adapters import AdapterSpec
+from qwen35_gguf.runtime.llama.adapters.loaded import AdapterSpec
 from qwen35_gguf.runtime.llama.devices import Offload
 from qwen35_gguf.runtime.llama.model import ModelSpec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.errors import AdapterError, DeviceError, ModelError
-from qwen35_gguf.runtime.llama.adapters import AdapterSpec, load_adapters
+from qwen35_gguf.runtime.llama.adapters.loaded import AdapterSpec, load_adapters
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import (

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from qwen35_gguf.errors import AdapterError
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject
-from qwen35_gguf.runtime.llama.adapters import check_lora
+from qwen35_gguf.runtime.llama.adapters.lora_file import check_lora
 
 
 def factors(adapter: Subject) -> Iterator[Diagnostic]:

@@ -15,7 +15,7 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.release.lint import adapter, constant, metadata, numbers, template, tensors, vision, weights
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject, subject
-from qwen35_gguf.runtime.llama.adapters import is_adapter
+from qwen35_gguf.runtime.llama.adapters.lora_file import is_adapter
 
 TEXT, VISION, LORA = (DENSE, MOE), ("clip",), ("adapter",)
 

@@ -1,4 +1,4 @@
-"""GGUF LoRAs beside a model: checked from the headers, loaded with it, applied in all of its contexts.
+"""The file of a GGUF LoRA: checked from its header, alone and against that of a model.
 
 llama.cpp aborts where a shape does not fit a matmul, so every pair of factors is compared with the model before.
 
@@ -7,18 +7,14 @@ Source: llama.cpp src/llama-adapter.cpp (`llama_adapter_lora_init_impl`), src/ll
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from gguf import GGMLQuantizationType
 
 from qwen35_gguf.errors import AdapterError, Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.llama.library import clear_messages, library, reason
 
 ADAPTER = "adapter"  # general.type
 LORA_A, LORA_B = ".lora_a", ".lora_b"
@@ -27,48 +23,9 @@ Q = GGMLQuantizationType
 TYPES = (Q.F32, Q.F16, Q.BF16, Q.Q8_0)
 
 
-class AdapterSpec(NamedTuple):
-    """A GGUF LoRA and the weight of its updates."""
-
-    path: Path
-    scale: float = 1.0
-
-
-class LoadedAdapters(NamedTuple):
-    """Adapters of a model, which are freed with it: `llama_adapter_lora_p` and their scales."""
-
-    pointers: tuple[Any, ...] = ()
-    scales: tuple[float, ...] = ()
-
-    def use(self, context: Any) -> None:
-        """Apply them in a context (`llama_context_p`)."""
-        if self.pointers:
-            count = len(self.pointers)
-            pointers = (ctypes.c_void_p * count)(*(ctypes.cast(pointer, ctypes.c_void_p) for pointer in self.pointers))
-            typed = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(ctypes.c_void_p)))
-            library().llama_set_adapters_lora(context, typed, count, (ctypes.c_float * count)(*self.scales))
-
-
 def is_adapter(header: GgufHeader) -> bool:
     """Tell whether a file is an adapter, not a model."""
     return header.metadata.get("general.type") == ADAPTER
-
-
-def load_adapters(model: Any, specs: Sequence[AdapterSpec]) -> LoadedAdapters:
-    """Load adapters into a model (`llama_model_p`), before its contexts are made.
-
-    Raises:
-        AdapterError: llama.cpp refuses one; its reason is given.
-
-    """
-    pointers = []
-    for spec in specs:
-        clear_messages()
-        pointer = library().llama_adapter_lora_init(model, str(spec.path).encode())
-        if not pointer:
-            raise AdapterError(f"{spec.path}: cannot be loaded ({reason()})")
-        pointers.append(pointer)
-    return LoadedAdapters(tuple(pointers), tuple(spec.scale for spec in specs))
 
 
 def check_adapter(path: Path, model: GgufHeader) -> GgufHeader:
