@@ -144,6 +144,7 @@ def _options(read: JsonObject) -> FromCheckpoint:
         name=read.get("name", TEXT, ""),
         recipe=read.get("recipe", TEXT, ""),
         imatrix=read.get("imatrix", TEXT, ""),
+        mtp=read.get("mtp", FLAG, True),
         mmproj_types=tuple(read.need("mmproj_types", texts)),
         mtp_files=read.get("mtp_files", FLAG, False),
         nomtp_files=read.get("nomtp_files", FLAG, False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,19 @@ from qwen35_gguf.release.state import Figures, State
 
 pytestmark = pytest.mark.unit
 
-OPTIONS = FromCheckpoint("a/b", ("Q4_K_M", "Q8_0"), revision="main", ignore_config=("x",))
+OPTIONS = FromCheckpoint(
+    model="a/b",
+    quants=("Q4_K_M", "Q8_0"),
+    revision="main",
+    name="Another",
+    recipe="deltanet",
+    mtp=False,
+    mmproj_types=("F16",),
+    mtp_files=True,
+    nomtp_files=True,
+    max_shard_size=1_000_000,
+    ignore_config=("x",),
+)
 STATE = State(
     {"quants": ["Q8_0"]},
     weights="0" * 64,
@@ -25,6 +37,11 @@ STATE = State(
     linted=["a.gguf"],
 )
 RECORD = {"tool": "qwen35-gguf 1", "options": asdict(OPTIONS), "checkpoint_sha256": "0" * 64}
+
+
+def test_every_option_is_recorded() -> None:
+    same = [one.name for one in fields(FromCheckpoint) if getattr(OPTIONS, one.name) == one.default]
+    assert same == ["imatrix"]  # it is the release's own file
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

@@ -85,10 +85,10 @@ def command(
         host_fits=needed <= ram,
     )
     if dry_run:
-        tried = {coordinate.name: list(coordinate.around(start)) for coordinate in listed}
-        for name, values in tried.items():
+        tried = [(coordinate.name, list(coordinate.around(start))) for coordinate in listed]  # a name may come twice
+        for name, values in tried:
             output.echo(f"{name}: {', '.join(map(shown, values))}")
-        output.emit({"tried": tried})
+        output.emit({"tried": [{"setting": name, "values": values} for name, values in tried]})
         return
     if gpus:
         trials.place(start)  # raises if no plan fits
