@@ -52,6 +52,8 @@ class FromCheckpoint:
         nomtp_files: also write files without the MTP head.
         max_shard_size: bytes; larger text models are split.
         ignore_config: keys of config.json that are read as if they were not there, by name or path.
+        adapters: PEFT LoRAs, directories or Hub ids, to be merged in this order.
+        adapter_scales: one for each adapter; by default 1.
 
     """
 
@@ -67,6 +69,8 @@ class FromCheckpoint:
     nomtp_files: bool = False
     max_shard_size: int = MAX_SHARD_SIZE
     ignore_config: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    adapter_scales: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,8 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
         name=options.name or None,
         imatrix=options.imatrix or None,
         ignore_config=options.ignore_config,
+        adapters=options.adapters,
+        adapter_scales=options.adapter_scales,
         parts=Parts(mtp=options.mtp, vision=bool(options.mmproj_types)),
     )
     stem = source.stem(source.tensors.text)
@@ -200,10 +206,10 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
     if clash := sorted({name for name in names if names.count(name) > 1}):
         raise PackageError(f"{clash[0]}: two files would have this name; leave one of them out")
     opened = OpenedCheckpoint(options, source, headers_sha256(source.checkpoint))
+    identity = " ".join((opened.headers_sha256, *source.checkpoint.origin))
     return ReleasePlan(
         files=tuple(files),
-        inputs=asdict(options)
-        | {"identity": opened.headers_sha256, "imatrix": _metadata(files, "quantize.imatrix.sha256")},
+        inputs=asdict(options) | {"identity": identity, "imatrix": _metadata(files, "quantize.imatrix.sha256")},
         origin=_origin(opened, _metadata(files, "general.name")),
         max_shard_size=options.max_shard_size,
         vocabulary=source.tensors.architecture.vocab_size,

@@ -10,7 +10,7 @@ from typing import Any
 from qwen35_gguf import __version__
 from qwen35_gguf.convert.model_name import absolute, named_directory
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.json_file import FLAG, SIZE, TEXT, JsonObject, list_of, read_json
+from qwen35_gguf.json_file import FLAG, NUMBER, SIZE, TEXT, JsonObject, list_of, read_json
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.plan import IMATRIX, MAX_SHARD_SIZE, FromCheckpoint, OpenedCheckpoint, ReleasePlan
 from qwen35_gguf.release.state import State
@@ -64,6 +64,7 @@ def _of_checkpoint(plan: ReleasePlan, checkpoint: OpenedCheckpoint, state: State
         options,
         imatrix=IMATRIX if options.imatrix else "",
         model=checkpoint.source.repo or named_directory(absolute(Path(options.model))).name,
+        adapters=tuple(adapter.repo or adapter.name for adapter in checkpoint.source.adapters),
     )
     return {
         "tool": TOOL,
@@ -150,4 +151,6 @@ def _options(read: JsonObject) -> FromCheckpoint:
         nomtp_files=read.get("nomtp_files", FLAG, False),
         max_shard_size=read.get("max_shard_size", SIZE, MAX_SHARD_SIZE),
         ignore_config=tuple(read.get("ignore_config", texts, [])),
+        adapters=tuple(read.get("adapters", texts, [])),
+        adapter_scales=tuple(read.get("adapter_scales", list_of(NUMBER), [])),
     )

@@ -9,6 +9,7 @@ import click
 
 from qwen35_gguf import progress
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.adapter_options import adapter_options
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.verb import Verb
@@ -21,7 +22,7 @@ from qwen35_gguf.units import format_file_size
 PATH = click.Path(path_type=Path)
 OF_CHECKPOINTS = (
     *("quants", "recipe", "mmproj_types", "no_mtp", "no_vision", "mtp_files", "nomtp_files"),
-    *("revision", "ignore_config"),
+    *("revision", "ignore_config", "adapters", "adapter_scales"),
 )
 OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in OF_CHECKPOINTS if one != "revision"))
 
@@ -55,6 +56,7 @@ OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in
 @click.option("--revision", default="", help="Branch, tag or commit on the Hub.")
 @click.option("--name", default="", help="The model's name; by default derived from the checkpoint.")
 @click.option("--ignore-config", metavar="KEY", multiple=True, help="Read config.json as if it had no KEY; repeatable.")
+@adapter_options
 @click.option("--force", is_flag=True, help="Replace files of the release that were changed, or came from elsewhere.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")
 @click.pass_context
@@ -81,6 +83,8 @@ def command(
     revision: str,
     name: str,
     ignore_config: tuple[str, ...],
+    adapters: tuple[str, ...],
+    adapter_scales: tuple[float, ...],
     force: bool,
     jobs: int,
 ) -> None:
@@ -136,6 +140,8 @@ def command(
             nomtp_files=nomtp_files,
             max_shard_size=max_shard_size,
             ignore_config=ignore_config,
+            adapters=adapters,
+            adapter_scales=adapter_scales,
         )
     _report(out, package.package(source, out, options, jobs=jobs, say=progress.say))
 
