@@ -43,7 +43,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-busy bench-offload clean
+.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-busy bench-structured bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -133,6 +133,9 @@ bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llam
 
 bench-busy: $(VENV)/.dev  ## decode on a quiet machine and beside two busy processes, by how threads wait
 	'$(BIN)/python' bench/threads/busy.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')
+
+bench-structured: $(VENV)/.dev  ## masks of structured output at 248,320 tokens: time per token, and of what is made once
+	'$(BIN)/python' bench/structured.py
 
 bench-offload: $(VENV)/.dev  ## splits over a GPU: parity with the CPU, memory against the plan, tuned settings against the defaults
 	'$(BIN)/python' bench/offload.py $(if $(filter command,$(origin SIZE)),--size '$(SIZE)') --save

@@ -38,7 +38,8 @@ from qwen35_gguf.runtime.turns import Call, Turns
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from qwen35_gguf.runtime.options import GenerateKeywords, LoadKeywords
+    from qwen35_gguf.runtime.chat.openai_types import ParsedChatCompletion, T
+    from qwen35_gguf.runtime.options import FreeKeywords, GenerateKeywords, LoadKeywords
 
 MANY_TOKENS = 256
 
@@ -89,6 +90,17 @@ class Qwen35(Closing):
         return self._loaded.plan.offload
 
     # ---- requests ------------------------------------------------------------------------------------------------
+
+    @overload
+    def chat(
+        self,
+        messages: Any,
+        *,
+        response_format: type[T],
+        stream: Literal[False] = False,
+        on_progress: Progress | None = None,
+        **keywords: Unpack[FreeKeywords],
+    ) -> ParsedChatCompletion[T]: ...
 
     @overload
     def chat(

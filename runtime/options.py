@@ -288,8 +288,8 @@ class GenerateOptions:
         return {name: getattr(self, name) for name in LIMITS}
 
 
-class GenerateKeywords(TypedDict, total=False):
-    """The keywords of `Qwen35.chat`; see `GenerateOptions` for the first, OpenAI's API for the last."""
+class FreeKeywords(TypedDict, total=False):
+    """The keywords of `Qwen35.chat` beside `response_format`; see `GenerateOptions` and OpenAI's API."""
 
     max_tokens: int | None
     max_completion_tokens: int | None
@@ -299,7 +299,6 @@ class GenerateKeywords(TypedDict, total=False):
     logit_bias: Mapping[int, float] | Mapping[str, float] | None
     draft: Depth | None
     grammar: str | Grammar | None
-    response_format: Any
     thinking: bool | None
     thinking_budget: int | None
     tools: Any
@@ -321,6 +320,12 @@ class GenerateKeywords(TypedDict, total=False):
     service_tier: str | None
     safety_identifier: str | None
     prompt_cache_key: str | None
+
+
+class GenerateKeywords(FreeKeywords, total=False):
+    """The keywords of `Qwen35.chat`."""
+
+    response_format: Any
 
 
 # Of OpenAI's API: they concern its accounts, and change no answer.

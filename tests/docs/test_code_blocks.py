@@ -15,7 +15,7 @@ from oracles.hub import TOKEN, serve
 from oracles.paths import ROOT
 
 RUNNER = Path(__file__).with_name("run_page.py")
-PAGES = ("build-an-app.md", "publish-a-release.md")  # their blocks are all run
+PAGES = ("build-an-app.md", "publish-a-release.md", "structured-output.md")  # their blocks are all run
 NOT_RUN = {"build-an-app.md": 1}  # blocks of a page that say why they are not
 
 

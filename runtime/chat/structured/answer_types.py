@@ -61,8 +61,9 @@ def python_type(wanted: Any) -> AnswerType:
     """
     name = getattr(wanted, "__name__", None) or str(wanted)[:60]
     describe, parse = getattr(wanted, "model_json_schema", None), getattr(wanted, "model_validate_json", None)
-    if isinstance(wanted, type) and callable(describe) and callable(parse) and not hasattr(wanted, "model_fields"):
-        return AnswerType(name, _described(describe, name), parse)  # not pydantic's, but has its methods
+    if isinstance(wanted, type) and callable(describe) and callable(parse):
+        strict = {"schema_generator": _generator()} if hasattr(wanted, "__pydantic_core_schema__") else {}
+        return AnswerType(name, _described(lambda: describe(**strict), name), parse)
     if inspect.isroutine(wanted):
         raise GrammarError(f"response_format: {name} is a function; give a class")
     try:

@@ -91,6 +91,15 @@ class TokenGrammars:
             tokens, n_vocab=self.vocabulary.size, eos_token=self.endings, slices=library.LLTokenizer.json_slices()
         )
 
+    def prepare(self) -> None:
+        """Make what all grammars share now: it takes a second, which the first grammar would take longer otherwise.
+
+        Raises:
+            MissingDependencyError: llguidance is not installed.
+
+        """
+        self._tokenizer  # noqa: B018 (makes it)
+
     def matcher(self, grammar: str, where: str = "grammar") -> LLMatcher:
         """Compile a grammar.
 
@@ -160,6 +169,14 @@ def is_possible(checked: CheckedSchema, schema: Schema) -> bool:
     """Report whether anything is valid by a schema with the definitions of a checked one."""
     matcher = _llguidance().LLMatcher(byte_tokenizer(), _json(checked, schema), log_level=0)
     return not matcher.is_error()
+
+
+def is_empty(terminal: str) -> bool:
+    """Report whether no text matches a terminal of Lark."""
+    grammar = lark_grammar(f"start: TEXT\nTEXT: {terminal}\n")
+    matcher = _llguidance().LLMatcher(byte_tokenizer(), grammar, log_level=0)
+    matcher.compute_bitmask()
+    return bool(matcher.is_error())
 
 
 def _json(checked: CheckedSchema, schema: Schema) -> str:

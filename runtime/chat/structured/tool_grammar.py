@@ -18,11 +18,17 @@ from qwen35_gguf.errors import GrammarError, ToolError
 from qwen35_gguf.runtime.chat.structured import json_schema
 from qwen35_gguf.runtime.chat.structured.patterns import literal, whole
 from qwen35_gguf.runtime.chat.structured.schema_walk import CheckedSchema, Schema
-from qwen35_gguf.runtime.chat.structured.token_grammars import byte_matcher, is_possible, json_document, lark_grammar
+from qwen35_gguf.runtime.chat.structured.token_grammars import (
+    byte_matcher,
+    is_empty,
+    is_possible,
+    json_document,
+    lark_grammar,
+)
 
 ANY_TEXT = r"[\s\S]*"
-# A value ends at the first tag.
-NO_END = rf"~/{ANY_TEXT}<\/parameter>{ANY_TEXT}/"
+END = "</parameter>"
+WITH_END = rf"{ANY_TEXT}<\/parameter>{ANY_TEXT}"
 # How the template writes values of Python beside those of JSON.
 SPELLED: dict[str, tuple[bool | None, ...]] = {"boolean": (True, False), "null": (None,)}
 SPELLINGS = {True: ("true", "True"), False: ("false", "False"), None: ("null", "None")}
@@ -161,7 +167,7 @@ def _parameter(rule: str, checked: CheckedSchema, schema: Schema, where: str) ->
     for kind, inner in alternatives:
         if kind == "text":
             terminal = f"{rule.upper()}_{len(terminals)}"
-            terminals.append(f'{terminal}: ({inner} & {NO_END}) "\\n</parameter>\\n"')
+            terminals.append(f'{terminal}: ({_ending(inner)}) "\\n</parameter>\\n"')
             choices.append(terminal)
         elif kind == "literal":
             choices.append(f'({inner}) "\\n</parameter>\\n"')
@@ -207,6 +213,29 @@ def _alternatives(checked: CheckedSchema, schema: Schema, depth: int = 0) -> lis
             raise GrammarError("its schema does not have a type; give one")
         schema = {**schema, "type": kinds}
     return [("json", json.dumps(json_document(checked, schema)))]
+
+
+def _without_end() -> str:
+    """Return the expression of texts without the closing tag, as a plain expression: its masks are fast.
+
+    A bracket begins the tag again wherever it comes, so that a text is made of beginnings of the tag, each broken by
+    another character, and of what is outside of them.
+    """
+    beginning = ""
+    for letter in reversed(END[1:-1]):
+        beginning = f"(?:{literal(letter)}{beginning})?"
+    beginning = f"(?:<{beginning})*"
+    broken = "|".join(f"{literal(END[:at])}[^<{literal(END[at])}]" for at in range(1, len(END)))
+    return f"(?:[^<]|{beginning}(?:{broken}))*{beginning}"
+
+
+def _ending(expression: str) -> str:
+    """Return the expression of texts without the closing tag, since a value ends at the first."""
+    if expression == f"/{ANY_TEXT}/":
+        return f"/{_without_end()}/"
+    if is_empty(f"{expression} & /{WITH_END}/"):
+        return expression
+    return f"{expression} & ~/{WITH_END}/"
 
 
 def _members(checked: CheckedSchema, schema: Mapping[str, Any]) -> list[tuple[str, str]]:

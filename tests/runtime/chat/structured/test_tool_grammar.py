@@ -14,7 +14,8 @@ from qwen35_gguf.architecture.tags import END_TOOL_CALL, TOOL_CALL
 from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat.output_parser import ReplyParser
 from qwen35_gguf.runtime.chat.structured.answer_form import answer_form, answer_mask, call_form
-from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
+from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars, byte_matcher, lark_grammar
+from qwen35_gguf.runtime.chat.structured.tool_grammar import calls_rules
 from qwen35_gguf.runtime.chat.tool_calls import check_tools
 
 PARAMETERS = {
@@ -30,7 +31,6 @@ PARAMETERS = {
         "day": {"type": "string", "format": "date"},
         "code": {"type": "string", "pattern": r"^[a/]{2,5}b|c$", "maxLength": 12},
         "mixed": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^x{1,4}$"}]},
-        "any": {},
         "level": {"enum": [1, 2.5, None, True, "high", {"a": 1}]},
         "colour": {"allOf": [{"$ref": "#/$defs/colour"}], "default": "red"},
     },
@@ -44,7 +44,6 @@ TOOLS = check_tools(
     [
         {"type": "function", "function": {"name": "weather", "parameters": PARAMETERS}},
         {"name": "now"},
-        {"name": "loose", "strict": False, "parameters": {"type": "object", "not": {}}},
     ]
 )
 
@@ -65,7 +64,7 @@ def answer(
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_forced_calls_are_calls_with_valid_arguments(grammars: TokenGrammars, choice: Any) -> None:
     names = set()
-    for seed in range(40):
+    for seed in range(25):
         content, calls, ended = answer(grammars, choice, seed)
         assert not content
         assert calls or not ended
@@ -77,7 +76,39 @@ def test_forced_calls_are_calls_with_valid_arguments(grammars: TokenGrammars, ch
                     PARAMETERS,
                     format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
                 )
-    assert names == ({"weather", "now", "loose"} if choice == "required" else {"weather"})
+    assert names == ({"weather", "now"} if choice == "required" else {"weather"})
+
+
+FREE = check_tools(
+    [
+        {"name": "loose", "strict": False, "parameters": {"type": "object", "not": {}}},
+        {"name": "note", "parameters": {"type": "object", "properties": {"text": {"type": "string"}, "any": {}}}},
+        {"name": "set", "parameters": {"type": "object", "additionalProperties": {"type": "integer"}}},
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "allowed"),
+    [
+        ("loose>\n<parameter=x>\n[1, oh\n</parameter>\n<parameter=y z>\n\n</parameter>\n", False),
+        ("loose>\n<parameter=x>\n[1, oh\n</parameter>\n<parameter=y>\n\n</parameter>\n", True),
+        ("note>\n<parameter=text>\na < b <</param <b>é</b>\n\n</parameter>\n", True),
+        ("note>\n<parameter=text>\na</parameter>\n</parameter>\n", False),
+        ("note>\n<parameter=text>\n<</parameter>\n</parameter>\n", False),
+        ("note>\n<parameter=any>\n{'a': 1}\n</parameter>\n", True),
+        ("note>\n<parameter=other>\n1\n</parameter>\n", False),
+        ("set>\n<parameter=a-b>\n12\n</parameter>\n", True),
+        ("set>\n<parameter=a-b>\ntwelve\n</parameter>\n", False),
+        ("absent>\n", False),
+    ],
+)
+def test_single_calls(call: str, allowed: bool) -> None:
+    form = call_form(FREE, "required", None)
+    assert form is not None
+    matcher = byte_matcher(lark_grammar(calls_rules(form.grammar, {}, parallel=False)))
+    data = list(f"<tool_call>\n<function={call}</function>\n</tool_call>".encode())
+    assert (matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()) is allowed
 
 
 def test_without_parallel_calls_there_is_one(grammars: TokenGrammars) -> None:
