@@ -58,7 +58,7 @@ def test_the_example_passes_strict_checks_and_mistakes_do_not(tmp_path: Path) ->
         "chat.openai_types.ChatCompletion",
         "stream.Stream[chat.openai_types.ChatCompletionChunk]",
         "chat.openai_types.ChatCompletion | stream.Stream[chat.openai_types.ChatCompletionChunk]",
-        "builtins.int | None",
+        "int | None",
     ]
     wrong = {line.split(":")[1] for line in found.splitlines() if ": error:" in line}
     assert sorted(wrong, key=int) == ["9", "10", "11"]
