@@ -183,10 +183,6 @@ def _biases(name: str, value: Any) -> dict[int, float]:
     return found
 
 
-def _grammar(name: str, value: Any) -> Any:
-    return value if isinstance(value, Grammar) else text(name, value)
-
-
 @dataclass(frozen=True)
 class GenerateOptions:
     """How an answer is generated. None leaves a decision to the file or to Qwen's preset.
@@ -230,7 +226,7 @@ class GenerateOptions:
     n: int = checked(whole(1, MAX_CHOICES), 1)
     logit_bias: Mapping[int, float] | None = checked(optional(_biases))
     draft: Depth | None = checked(optional(_depth))
-    grammar: str | Grammar | None = checked(optional(_grammar))
+    grammar: str | Grammar | None = checked(optional(lambda n, v: v if isinstance(v, Grammar) else text(n, v)))
     response_format: Any = checked(anything)
     thinking: bool | None = checked(optional(flag))
     thinking_budget: int | None = checked(optional(whole()))
