@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from qwen35_gguf.architecture import architecture_name, claims_tied, text_config, text_section
-from qwen35_gguf.convert.config.check import without
+from qwen35_gguf.convert.config.check import without, without_mtp
 from qwen35_gguf.convert.dequantize.assemble import assemble
 from qwen35_gguf.convert.dequantize.methods import find_method
 from qwen35_gguf.convert.dequantize.quantized_tensor import QuantizedTensor
@@ -156,6 +156,8 @@ def open_checkpoint(directory: Path, parts: Parts = ALL, ignored: Collection[str
     arch = architecture_name(config, str(path))
     method = find_method(config, directory)
     wanted = parts.of_config(config)
+    if not wanted.mtp:
+        config = without_mtp(config)
     shards, weight_map, file_notes = find_weight_files(directory, config, wanted)
     found = [tensor for shard in shards for tensor in read_header(shard, wanted)]
     check_index(directory, weight_map, {tensor.name for tensor in found}, wanted)

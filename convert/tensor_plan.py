@@ -20,6 +20,7 @@ from gguf import GGMLQuantizationType
 from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.convert import transforms
 from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.config.check import without_mtp
 from qwen35_gguf.convert.dequantize.quantized_tensor import QuantizedTensor
 from qwen35_gguf.convert.source_tensors.misfit import Misfit
 from qwen35_gguf.convert.source_tensors.parts import MTP, OPTION, PREFIX, TEXT, VISION, Parts, part_of
@@ -126,7 +127,7 @@ def plan_tensors(checkpoint: Checkpoint, parts: Parts | None = None) -> TensorPl
     """
     where = str(checkpoint.directory / "config.json")
     wanted = checkpoint.parts & parts if parts else checkpoint.parts
-    claimed = Architecture.from_config(checkpoint.config if wanted.mtp else _without_mtp(checkpoint.config), where)
+    claimed = Architecture.from_config(checkpoint.config if wanted.mtp else without_mtp(checkpoint.config), where)
     held = {name: stored for name, stored in checkpoint.tensors.items() if wanted.wants(name)}
     notes = list(checkpoint.notes)
     architecture = replace(
@@ -182,13 +183,6 @@ def published_weights(checkpoint: Checkpoint) -> Iterator[tuple[str, Array]]:
 
 def _source(bound: BoundRule) -> str:
     return bound.source
-
-
-def _without_mtp(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return config.json without its claim about the MTP head, which may be anything if the head is left out."""
-    text = config.get("text_config")
-    flat = {key: value for key, value in config.items() if key != MTP_KEY}
-    return flat | ({"text_config": {k: v for k, v in text.items() if k != MTP_KEY}} if isinstance(text, dict) else {})
 
 
 def _vision_encoder(

@@ -18,6 +18,7 @@ from qwen35_gguf.json_file import SIZE, TEXT, JsonObject, Kind, list_of, shown
 
 SECTIONS = ("text_config", "vision_config", "rope_parameters", "rope_scaling")
 OPTION = "--ignore-config"
+MTP_KEYS = ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
 
 
 def without(config: Config, ignored: Collection[str]) -> tuple[dict[str, Any], list[str]]:
@@ -42,6 +43,11 @@ def without(config: Config, ignored: Collection[str]) -> tuple[dict[str, Any], l
         f"{OPTION} {key}: " + ("ignored, as if it was not there" if key in found else "config.json has no such key")
         for key in dict.fromkeys(ignored)
     ]
+
+
+def without_mtp(config: Config) -> dict[str, Any]:
+    """Return config.json without its claims about the MTP head, which may be anything if the head is left out."""
+    return without(config, MTP_KEYS)[0]
 
 
 def check_text(config: Config, where: str) -> list[str]:

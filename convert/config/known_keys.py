@@ -43,6 +43,7 @@ HARMLESS: Mapping[str, frozenset[str]] = {
         prefill_chunk_size language_model_only
     """),
     "the type of the stored weights, which the files state": _keys("dtype torch_dtype"),
+    "the size of the MTP head under another name; its tensors decide": _keys("num_nextn_predict_layers"),
     "training": _keys("""
         attention_dropout hidden_dropout hidden_dropout_prob attention_probs_dropout_prob resid_pdrop embd_pdrop
         dropout classifier_dropout initializer_range router_aux_loss_coef router_jitter_noise max_window_layers

@@ -45,6 +45,7 @@ PACKED_DTYPES: dict[str, np.dtype[Any]] = {
 }
 PIECE = 1 << 22  # bytes; what is read of each file before they are compared
 DTYPES = FLOAT_DTYPES | PACKED_DTYPES
+LFS_POINTER = b"version "  # how the text begins that stands for a file which was not fetched
 LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
 
@@ -78,6 +79,8 @@ def header_of(path: Path) -> tuple[JsonObject, int, int]:
         size = path.stat().st_size
         with path.open("rb") as file:
             prefix = file.read(8)
+            if prefix == LFS_POINTER:
+                raise CheckpointError(f"{path}: is a pointer of Git LFS, not the weights; run git lfs pull there")
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > size - 8:
                 raise CheckpointError(

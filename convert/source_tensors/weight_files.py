@@ -22,6 +22,7 @@ from qwen35_gguf.json_file import OBJECT, TEXT, JsonObject, map_of, printable, r
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+PICKLED = (".bin", ".pt", ".pth")
 NUMBERED = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 # Beside the weights of a model: an adapter, a second copy in other names or types, what a training saves.
 ADAPTER = re.compile(r"adapter_.*\.safetensors")
@@ -112,6 +113,11 @@ def _indexed(directory: Path, name: str, parts: Parts) -> WeightFiles:
     shards = wanted_shards(weight_map, parts)
     for shard in shards:
         _check_inside(directory / name, "weight_map", shard)
+        if Path(shard).suffix in PICKLED:
+            raise CheckpointError(
+                f"{directory / name}: names {printable(shard)}, which is pickled and not read; save the model again "
+                "with safetensors"
+            )
         if not (directory / shard).is_file():
             raise CheckpointError(
                 f"{directory}: shard {printable(shard)} is named in the index but absent; download it again"

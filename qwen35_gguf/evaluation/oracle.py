@@ -19,10 +19,12 @@ from qwen35_gguf.architecture import DENSE
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.source_tensors.parts import MTP, PREFIX, VISION, part_of
 from qwen35_gguf.convert.tensor_plan import published_weights
+from qwen35_gguf.errors import CheckpointError
 
 OUTPUT, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 # Of config.json, what describes how weights are stored and not what is computed.
 STORAGE = ("quantization_config", "quantization")
+LONGEST_REASON = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,29 @@ def load_oracle(checkpoint: Checkpoint) -> Oracle:
     """Load a checkpoint into transformers.
 
     Raises:
-        CheckpointError: its tensors do not fit the map.
+        CheckpointError: its tensors do not fit the map, or transformers refuses its config.json.
 
     """
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
 
     found = {name: _tensor(array) for name, array in published_weights(checkpoint)}
     vision = any(part_of(name) == VISION for name in found)
     family = "Qwen3_5" if checkpoint.arch == DENSE else "Qwen3_5Moe"
     nested = "text_config" in checkpoint.config
     config_class = getattr(transformers, f"{family}Config" if nested else f"{family}TextConfig")
-    config = config_class.from_dict(_without_storage(checkpoint.config))
+    kept = _without_storage(checkpoint.config)
+    if not vision:
+        kept.pop("vision_config", None)
+    try:
+        config = config_class.from_dict(kept)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
+        raise CheckpointError(
+            f"{checkpoint.directory / 'config.json'}: transformers does not accept it ({reason}); correct it, or "
+            "verify with --no-parity"
+        ) from None
     model_class = getattr(transformers, f"{family}{'ForConditionalGeneration' if vision else 'ForCausalLM'}")
     root = "model.language_model." if vision else "model."
     mtp = {name.removeprefix(PREFIX[MTP]): found.pop(name).float() for name in list(found) if part_of(name) == MTP}

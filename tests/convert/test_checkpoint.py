@@ -68,6 +68,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (d / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}"),
         "truncated: the header claims 1099511627776 bytes",
     ),
+    "a pointer of Git LFS": (
+        lambda d: (d / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "pointer of Git LFS.*git lfs pull",
+    ),
     "empty file": (lambda d: (d / "model.safetensors").write_bytes(b""), "truncated"),
     "header is not JSON": (
         lambda d: (d / "model.safetensors").write_bytes((4).to_bytes(8, "little") + b"abcd"),

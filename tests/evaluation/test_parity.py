@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,25 @@ def test_the_command_reports_everything(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for what in ("logits: mean KL divergence", "MTP drafts: mean KL", "image embeddings: mmproj-", "PASS"):
         assert what in result.output
+
+
+def test_what_config_json_says_of_another_part_does_not_matter(checkpoint: Factory, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint(), tmp_path / "tiny"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vision_config": "x"}))
+    (file,) = hf_to_gguf.convert(folder, "F32", tmp_path / "out", vision=False, mtp=False)
+    assert all(one.passed for one in parity.compare_with_checkpoint(file, folder))
+
+
+def test_a_value_that_transformers_refuses_is_one_line(checkpoint: Factory, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint(vision=False), tmp_path / "tiny"))
+    config = json.loads((folder / "config.json").read_text())
+    (config.get("text_config") or config).update(initializer_range="wide")
+    (folder / "config.json").write_text(json.dumps(config))
+    (file,) = hf_to_gguf.convert(folder, "F32", tmp_path / "out")
+    result = CliRunner().invoke(main, ["verify", str(file), "--against", str(folder), "--parity"])
+    assert result.exit_code == 2, result.output
+    assert "transformers does not accept it" in result.output
 
 
 PUBLISHED: dict[str, saved_layouts.Layout] = {"published": lambda _: None}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,15 @@ def test_mtp_head_and_vision_encoder_have_adapters_too(checkpoint: Make, tmp_pat
     without = merge(checkpoint(), folder, parts=Parts(mtp=False, vision=False))
     assert not without.changes
     assert any("4 tensors are for parts that are left out" in note for note in without.notes)
+
+
+def test_what_config_json_says_of_a_part_that_is_left_out_does_not_matter(checkpoint: Make, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(checkpoint(), tmp_path / "base"))
+    config = json.loads((base / "config.json").read_text())
+    config["text_config"]["mtp_num_hidden_layers"] = "one"
+    (base / "config.json").write_text(json.dumps(config))
+    found = merge(base, write_adapter(tmp_path / "a", O_PROJ), parts=Parts(mtp=False))
+    assert list(found.changes) == [O_NAME]
 
 
 @pytest.mark.parametrize("single", [False, True], ids=["base stacked", "base single"])

@@ -157,6 +157,7 @@ def test_verify_needs_only_what_the_file_holds(checkpoint: Factory, tmp_path: Pa
         ("--no-mtp", "mtp_num_hidden_layers", 7),
         ("--no-mtp", "mtp_num_hidden_layers", "one"),
         ("--no-mtp", "mtp_num_hidden_layers", -1),
+        ("--no-mtp", "mtp_use_dedicated_embeddings", True),
         ("--no-vision", "vision_config", None),
         ("--no-vision", "vision_config", {"depth": "many"}),
         ("--no-vision", "vision_config", {}),

@@ -109,6 +109,14 @@ def test_an_index_of_its_own_name_is_what_config_json_names(both: Path) -> None:
             find_weight_files(both, config | {"transformers_weights": wrong}, ALL)
 
 
+@pytest.mark.unit
+def test_an_index_that_names_pickled_files_says_so(both: Path) -> None:
+    remove(both, SINGLE)
+    write_index(both, {"a": "pytorch_model-00001-of-00002.bin"})
+    with pytest.raises(CheckpointError, match="names pytorch_model-00001-of-00002.bin, which is pickled"):
+        names(both)
+
+
 LEFT: dict[str, tuple[list[str], list[str] | str]] = {
     "nothing": ([], "no \\*.safetensors files; download the weights"),
     "pickled": (["pytorch_model.bin"], "pytorch_model.bin is pickled"),
