@@ -6,8 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, SupportsIndex, TypeVar
 
+from qwen35_gguf.errors import CopyError
 from qwen35_gguf.runtime.turns import Call, Cancelled, Turns
 
 Piece = TypeVar("Piece")
@@ -77,6 +78,10 @@ class Stream(Iterator[Piece], Generic[Piece]):
         self._turns.cancel(self._call)
         with contextlib.suppress(ValueError):  # it is being read: that read ends it
             self._pieces.close()
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse copies and pickles, which would read and end the same answer."""
+        raise CopyError("Stream: cannot be copied or pickled; read it where it is, or ask again")
 
     def __enter__(self) -> Stream[Piece]:
         return self

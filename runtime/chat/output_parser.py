@@ -10,7 +10,7 @@ from typing import Any
 from qwen35_gguf.runtime.chat.openai_types import Call, Delta, Message, call_object
 from qwen35_gguf.runtime.chat.tags import TagDecoder, marked, spelled
 from qwen35_gguf.runtime.chat.thinking import Piece, Splitter
-from qwen35_gguf.runtime.chat.tool_calls import ToolCall, ToolCallParser
+from qwen35_gguf.runtime.chat.tool_calls import CLOSE, OPEN, ToolCall, ToolCallParser
 
 
 class StopText:
@@ -48,6 +48,27 @@ class StopText:
         """Count the characters at the end that may be the beginning of `stop`."""
         most = min(len(stop) - 1, len(self._pending))
         return next((n for n in range(most, 0, -1) if self._pending.endswith(stop[:n])), 0)
+
+
+class StopOutsideCalls(StopText):
+    """Looks for stop texts that begin outside of tool calls: a call is no content, and half of one is no call."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """Look for any of `stops`."""
+        super().__init__(stops)
+        self._open = False
+
+    def feed(self, text: str) -> str:
+        """Take the next piece of text with marks; a stop that begins before a call, or with it, may end inside."""
+        if not self._stops or (not self._open and OPEN not in text):
+            return super().feed(text)
+        return "".join(map(self._character, text))
+
+    def _character(self, one: str) -> str:
+        known = one if self._open and not self._pending and not self.found else super().feed(one)
+        if one in (OPEN, CLOSE):
+            self._open = one == OPEN
+        return known
 
 
 class RawText:
@@ -115,12 +136,13 @@ class ReplyParser:
             tags: of the vocabulary, by the id of their token.
             inside: the prompt ends inside of a think block.
             tools: that may be called; without them nothing is parsed as a call.
-            stop: texts before which the content ends; a tag in them is found as a token and as text.
+            stop: texts before which the content ends; a tag in them is found as a token and as text. What is inside
+                of a call does not count.
 
         """
         self._decoder = TagDecoder(tags)
         self._splitter = Splitter(inside=inside)
-        self._stop = StopText([*stop, *map(marked, stop)])
+        self._stop = (StopOutsideCalls if tools else StopText)([*stop, *map(marked, stop)])
         self._tools = ToolCallParser(tools) if tools else None
         self._reasoning: list[str] = []
         self._content: list[str] = []

@@ -315,6 +315,8 @@ def for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         where = f"messages[{number}]"
         message = dict(message)
         if message.get("role") == "assistant" and message.get("tool_calls"):
+            if not isinstance(message["tool_calls"], list | tuple):
+                raise ToolError(f"{where}: tool_calls is not a list; give a list of calls")
             calls = [_decoded(call, where) for call in message["tool_calls"]]
             known.update(call["id"] for call in calls if call.get("id"))
             message["tool_calls"] = calls

@@ -189,4 +189,8 @@ def test_a_model_cannot_be_copied(shared: Qwen35, make: object) -> None:
     for part in (shared, shared._loaded.model, shared._loaded.engine, shared._loaded.engine.main):
         with pytest.raises(CopyError, match=f"{type(part).__name__}: cannot be copied or pickled"):
             make(part)  # type: ignore[operator]
+    with shared.chat(HELLO, thinking=False, max_tokens=2, stream=True) as stream:
+        with pytest.raises(CopyError, match="Stream: cannot be copied or pickled"):
+            make(stream)  # type: ignore[operator]
+        assert len(list(stream)) > 1
     assert shared.chat(HELLO, thinking=False, max_tokens=1).timings.tokens == 1

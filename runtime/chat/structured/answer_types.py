@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from qwen35_gguf.errors import AnswerError, GrammarError, MissingDependencyError
+
+_LARGEST = 1e15  # of numbers without bounds where infinity, as which 1e999 is read, is refused
+# After the scheme of an address: a host, perhaps a port and a path.
+_ADDRESS = r"://[a-z][a-z0-9]{0,30}(\.[a-z][a-z0-9]{0,30}){1,4}(:[1-9][0-9]{0,3})?(/[A-Za-z0-9._~/-]*)?"
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,13 @@ def _described(describe: Callable[[], Any], name: str) -> Any:
         raise GrammarError(f"response_format: {name} has no JSON schema ({reason}); change its fields") from None
 
 
+def _closed(schema: Any) -> Any:
+    """Refuse properties that a class does not name, unless it says that it keeps them."""
+    if isinstance(schema, dict) and "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+    return schema
+
+
 @cache
 def _generator() -> Any:
     """Make pydantic's generator of schemas as strict as its validation."""
@@ -96,11 +108,35 @@ def _generator() -> Any:
     class Strict(GenerateJsonSchema):
         """Describes what is read, and not what could be."""
 
+        def model_schema(self, schema: Any) -> Any:
+            """Describe the fields of a class, and no others, which would be dropped."""
+            return _closed(super().model_schema(schema))
+
+        def dataclass_schema(self, schema: Any) -> Any:
+            """Describe the fields of a dataclass, and no others."""
+            return _closed(super().dataclass_schema(schema))
+
+        def typed_dict_schema(self, schema: Any) -> Any:
+            """Describe the keys of a dictionary, and no others."""
+            return _closed(super().typed_dict_schema(schema))
+
+        def url_schema(self, schema: Any) -> Any:
+            """Describe addresses of the schemes that are read; `format: uri` has many that are not."""
+            made = super().url_schema(schema)
+            if schemes := schema.get("allowed_schemes"):
+                del made["format"]
+                made["pattern"] = f"^({'|'.join(map(re.escape, schemes))}){_ADDRESS}$"
+            return made
+
         def decimal_schema(self, schema: Any) -> Any:
             """Describe numbers; digits that are counted need a text."""
             places, digits = schema.get("decimal_places"), schema.get("max_digits")
             limits: Any = {key: float(schema[key]) for key in ("multiple_of", "le", "ge", "lt", "gt") if key in schema}
             if (places is None and digits is None) or limits not in ({}, {"ge": 0.0}):
+                if not {"ge", "gt"} & set(limits):
+                    limits["ge"] = -_LARGEST
+                if not {"le", "lt"} & set(limits):
+                    limits["le"] = max(_LARGEST, limits.get("ge", 0.0), limits.get("gt", 0.0))
                 limits["type"] = "float"
                 return self.float_schema(limits)
             whole = 12 if digits is None else max(digits - (places or 0), 1)

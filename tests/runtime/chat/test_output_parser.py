@@ -107,6 +107,25 @@ def test_a_stop_text_with_a_tag(stop: str, spelled: bool) -> None:
     assert message.content == "before x".removesuffix("x" if stop.startswith("x") else "")
 
 
+@pytest.mark.parametrize("stop", ["\n", "x", "function", "</parameter>", "</", "f>\n"])
+def test_a_stop_text_inside_of_a_call_does_not_count(stop: str) -> None:
+    call: list[Item] = [IDS[TOOL_CALL], CALL[0], "x", CALL[1], IDS[END_TOOL_CALL]]
+    parser = ReplyParser(TOKENS, tools=TOOLS, stop=[stop])
+    message = read(["before", *call, f"after{stop}end"], parser)
+    assert parser.stopped
+    assert message.content == "beforeafter"
+    assert [call.function.arguments for call in message.tool_calls or ()] == ['{"a": "x"}']
+
+
+@pytest.mark.parametrize("stop", [TOOL_CALL, f"e{TOOL_CALL}", f"{TOOL_CALL}\n<function=f>"])
+def test_a_stop_text_that_begins_with_a_call_or_before_it_counts(stop: str) -> None:
+    parser = ReplyParser(TOKENS, tools=TOOLS, stop=[stop])
+    message = read(["before", IDS[TOOL_CALL], CALL[0], "x", CALL[1], IDS[END_TOOL_CALL]], parser)
+    assert parser.stopped
+    assert message.content == "before".removesuffix("e" if stop.startswith("e") else "")
+    assert message.tool_calls is None
+
+
 def test_a_stop_text_is_found_in_either_form() -> None:
     for stop in ("caf\u00e9", "cafe\u0301"):
         assert read(["a caf\u00e9 b"], ReplyParser(TOKENS, stop=[stop])).content == "a "

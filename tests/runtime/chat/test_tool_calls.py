@@ -265,6 +265,8 @@ def test_a_history_is_checked_and_decoded() -> None:
         ([history[0], result], "unknown call 'call_1'"),
         ([history[0], {"role": "tool", "content": "x"}], "no call before it"),
         ([{"role": "assistant", "tool_calls": [bad]}], "the arguments of f are not JSON"),
+        ([{"role": "assistant", "tool_calls": 5}], "tool_calls is not a list"),
+        ([{"role": "assistant", "tool_calls": {"function": {"name": "f"}}}], "tool_calls is not a list"),
         ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}], "not a JSON object"),
         ([{"role": "assistant", "tool_calls": [{"function": {}}]}], "no function with a name"),
     ]:

@@ -70,6 +70,7 @@ class Texts(pydantic.BaseModel):
     place: Path
     secret: pydantic.SecretStr
     address: pydantic.IPvAnyAddress
+    page: pydantic.HttpUrl
 
 
 class Collections(pydantic.BaseModel):
@@ -136,6 +137,34 @@ def test_ordinary_types_are_accepted_and_their_answers_are_read(grammars: TokenG
             )
             pydantic.TypeAdapter(wanted).validate_python(value)
     assert ended
+
+
+@pytest.mark.parametrize("wanted", [Dog, Tree, Scalars, Point, Movie], ids=str)
+def test_an_answer_has_the_fields_of_a_class_and_no_others(wanted: Any) -> None:
+    form = answer_form(wanted, None)
+    assert form is not None
+    assert form.type is not None
+    schemas = [form.type.schema, *form.type.schema.get("$defs", {}).values()]
+    assert all(each["additionalProperties"] is False for each in schemas if "properties" in each)
+
+
+def test_a_decimal_is_finite() -> None:
+    form = answer_form(Scalars, None)
+    assert form is not None
+    assert form.type is not None
+    amount = form.type.schema["properties"]["amount"]
+    assert -1e16 < amount["minimum"] < 0 < amount["maximum"] < 1e16
+
+
+def test_a_class_that_keeps_other_fields_may_get_them() -> None:
+    class Open(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="allow")
+        known: bool
+
+    form = answer_form(Open, None)
+    assert form is not None
+    assert form.type is not None
+    assert form.type.schema["additionalProperties"] is True
 
 
 def test_an_answer_that_only_the_class_refuses_is_an_error() -> None:
