@@ -72,7 +72,9 @@ def draw(points: Sequence[Point], path: Path, title: str = "") -> list[Path]:
             bits, values = [p.bits for p in line], [p.divergence for p in line]
             spread = [[max(0.0, p.divergence - max(p.low, 1e-12)) for p in line], [p.high - p.divergence for p in line]]
             axes.errorbar(bits, values, yerr=spread, color=color, marker="o", markersize=5, capsize=2, label=group)
-        axes.set(xlabel="bits per weight", ylabel="mean KL divergence, nats", yscale="log", title=title)
+        axes.set(xlabel="bits per weight", ylabel="mean KL divergence, nats", title=title)
+        if any(point.divergence > 0 for point in points):  # not where a file is compared with itself
+            axes.set_yscale("log")
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.margins(0.08, 0.12)
         if len(groups) > 1:

@@ -51,7 +51,7 @@ class StopText:
 
 
 class StopOutsideCalls(StopText):
-    """Looks for stop texts that begin outside of tool calls: a call is no content, and half of one is no call."""
+    """Looks for stop texts that begin outside of tool calls, which are not content, and whose halves are useless."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         """Look for any of `stops`."""

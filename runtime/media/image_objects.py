@@ -50,7 +50,10 @@ def load_object(source: Any, limits: MediaLimits | None = None) -> Image | None:
 
 
 def read_file_object(file: Any, limits: MediaLimits | None = None) -> bytes:
-    """Read an open binary file, no more than the limit and a byte.
+    """Read an open binary file, no more than the limit and a byte, and leave its position as it was.
+
+    So the same message can be sent again with the next turn. A file at its end, as one that was just written, is read
+    from its beginning.
 
     Raises:
         MediaError: it is open as text, or cannot be read.
@@ -58,7 +61,14 @@ def read_file_object(file: Any, limits: MediaLimits | None = None) -> bytes:
     """
     limits = limits or MediaLimits()
     try:
+        seekable = bool(getattr(file, "seekable", bool)())
+        at = file.tell() if seekable else 0
         data = file.read(limits.max_bytes + 1)
+        if at and not data:
+            file.seek(0)
+            data = file.read(limits.max_bytes + 1)
+        if seekable:
+            file.seek(at)
     except Exception as error:  # of a foreign class
         raise MediaError(f"file: cannot be read ({error}); open it in binary mode") from None
     if not isinstance(data, bytes | bytearray | memoryview):

@@ -37,6 +37,12 @@ def test_labels_stay_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, len
     assert len(re.findall(r">\dM+<", made[1].read_text())) == number
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_file_that_is_compared_with_itself_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    made = draw([Point("same", 8.5, 0.0, 0.0, 0.0, "")], tmp_path / "plot.png", "A title")
+    assert all(path.stat().st_size for path in made)
+
+
 def test_the_files_are_known_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert size_plot.check_plot(tmp_path / "a.b.svg") == [tmp_path / "a.b.png", tmp_path / "a.b.svg"]
     assert size_plot.check_plot(tmp_path / "a.b") == [tmp_path / "a.b.png", tmp_path / "a.b.svg"]

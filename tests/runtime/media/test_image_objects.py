@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from qwen35_gguf.errors import MediaError
 from qwen35_gguf.runtime.media.image import MediaLimits, load_image
-from qwen35_gguf.runtime.media.image_objects import load_object
+from qwen35_gguf.runtime.media.image_objects import load_object, read_file_object
 
 PilImage = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytestmark = pytest.mark.unit
@@ -116,3 +116,26 @@ def test_any_array_becomes_an_image_or_a_message(values: Any) -> None:
         found = load_object(values, MediaLimits(min_pixels=1024))
         assert found is not None
         assert found.rgb.dtype == np.uint8
+
+
+def test_a_file_can_be_read_again_and_at_its_end() -> None:
+    data = as_file(RGB)
+    file = io.BytesIO(data)
+    assert [read_file_object(file), read_file_object(file), file.tell()] == [data, data, 0]
+    file.seek(0, io.SEEK_END)
+    assert [read_file_object(file), file.tell()] == [data, len(data)]
+    behind = io.BytesIO(b"header" + data)
+    behind.seek(6)
+    assert [read_file_object(behind), behind.tell()] == [data, 6]
+
+
+def test_a_file_without_positions_is_read_once() -> None:
+    class Pipe:
+        def __init__(self, data: bytes) -> None:
+            self.left = data
+
+        def read(self, size: int) -> bytes:
+            data, self.left = self.left[:size], self.left[size:]
+            return data
+
+    assert read_file_object(Pipe(as_file(RGB))) == as_file(RGB)
