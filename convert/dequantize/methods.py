@@ -53,9 +53,11 @@ def find_method(config: Mapping[str, Any], directory: Path) -> Method | None:
     name = ALIASES.get(name.lower(), name.lower())
     if name not in READERS:
         known = ", ".join(READERS)
+        here = not found.where.endswith(MODELOPT_FILE)
+        plain = f"; if the weights are plain, convert with --ignore-config {found.path}" if here else ""
         raise CheckpointError(
             f"{found.where}: the weights are quantized with {name}, which is not read ({known} are); convert the "
-            "original BF16 checkpoint instead"
+            f"original BF16 checkpoint instead{plain}"
         )
     return READERS[name](found)
 

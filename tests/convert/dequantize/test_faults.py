@@ -191,7 +191,10 @@ def test_a_configuration_that_the_tensors_contradict_is_refused(
 
 METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"quant_method": "hqq"}, "quantized with hqq, which is not read"),
-    "torchao": ({"quant_method": "torchao"}, "quantized with torchao, which is not read"),
+    "torchao": (
+        {"quant_method": "torchao"},
+        "quantized with torchao, which is not read.* plain, convert with --ignore-config quantization_config$",
+    ),
     "not a text": ({"quant_method": 4}, r"quantization_config\.quant_method is 4; must be a text"),
     "no name": ({"a": 1}, "quantization_config has no quant_method"),
     "a layout of AWQ": ({"quant_method": "awq", "version": "marlin"}, r"version is .marlin.; must be one of gemm"),
