@@ -14,6 +14,9 @@ from qwen35_gguf.architecture.tags import TAGS
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.llama.library import library
 
+# Before the last bracket of each tag.
+_INSIDE_TAGS = re.compile("|".join(f"(?<={re.escape(tag[:-1])})(?={re.escape(tag[-1])})" for tag in TAGS))
+
 UNKNOWN, CONTROL, USER_DEFINED = 1, 8, 16  # of llama_token_attr
 
 
@@ -58,11 +61,9 @@ class Vocabulary:
         return ids + self._split(unicodedata.normalize("NFC", text[at:]), special=False)
 
     def tokenize_plain(self, name: str) -> list[int]:
-        """Turn the name of a control token or a tag into the ids of ordinary tokens that spell it."""
-        if name in TAGS:
-            # llama.cpp finds user-defined tokens in any text; the family's tokenizer splits before the bracket anyway.
-            return self._split(name[:-1], special=False) + self._split(name[-1], special=False)
-        return self._split(name, special=False)
+        """Turn text, tags and names of control tokens included, into the ids of ordinary tokens that spell it."""
+        # llama.cpp finds user-defined tokens in any text; the family's tokenizer splits before the bracket anyway.
+        return [token for part in _INSIDE_TAGS.split(name) for token in self._split(part, special=False)]
 
     def _split(self, text: str, *, special: bool) -> list[int]:
         raw = text.encode("utf-8", errors="replace")

@@ -64,6 +64,15 @@ def test_strings_have_no_control_characters(shared: Qwen35) -> None:
         assert result.parsed == json.loads(result.text)
 
 
+@pytest.mark.parametrize("tag", ["</think>", "<tool_call>", "<|im_end|>"])
+def test_a_tag_may_be_a_name_and_a_value(shared: Qwen35, tag: str) -> None:
+    schema = {"type": "object", "properties": {tag: {"const": f"a{tag}"}}, "required": [tag]}
+    result = shared.chat(
+        HELLO, response_format=form({**schema, "additionalProperties": False}), thinking=False, temperature=0
+    )
+    assert result.parsed == {tag: f"a{tag}"}
+
+
 def test_a_class_is_read_and_a_truncated_answer_is_not(shared: Qwen35) -> None:
     result = shared.chat(HELLO, response_format=Person, thinking=False, seed=1)
     assert isinstance(result.parsed, Person)

@@ -134,6 +134,20 @@ def _all_of(walk: Walk, _given: Any, value: Any, path: str, _made: Any) -> list[
     return _schemas(walk, value, path, "allOf")
 
 
+def _differ(branches: list[Any]) -> bool:
+    """Whether all branches are scalar constants, as those of an enum with titles, and none is in two of them."""
+    sets: list[set[tuple[bool, Any]]] = []
+    for branch in branches:
+        if not isinstance(branch, Mapping):
+            return False
+        null = [None] if branch.get("type") == "null" else []
+        values = [branch["const"]] if "const" in branch else branch.get("enum", null)
+        if not values or not all(isinstance(each, str | int | float | None) for each in values):
+            return False
+        sets.append({(isinstance(each, bool), each) for each in values})  # True is not 1, but 1.0 is
+    return sum(map(len, sets)) == len(set().union(*sets))
+
+
 def _one_of(walk: Walk, given: Mapping[str, Any], value: Any, path: str, _made: Any) -> list[Schema]:
     """Rewrite `oneOf`; the property that tells the branches of a discriminated union apart is required."""
     branches = _schemas(walk, value, path, "oneOf")
@@ -143,6 +157,8 @@ def _one_of(walk: Walk, given: Mapping[str, Any], value: Any, path: str, _made: 
         branches = [{"allOf": [branch, {"required": [tag]}]} for branch in branches]
     if len(branches) == 1:
         return branches
+    if _differ(value):
+        return [{"anyOf": branches}]
     union: Schema = {"oneOf": branches}
     walk.result.places.append((f"{path}/oneOf", union))
     return [union]

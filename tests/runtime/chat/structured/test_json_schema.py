@@ -150,6 +150,21 @@ def test_single_answers(schema: Any, text: str, valid: bool) -> None:
     assert accepts(schema, text) is valid
 
 
+@pytest.mark.parametrize("last", [{"type": "null"}, {"const": True}, {"enum": ["a", 2.5]}])
+def test_constants_that_differ_are_one_of(grammars: TokenGrammars, last: dict[str, Any]) -> None:
+    schema = {"oneOf": [{"const": 1, "title": "One"}, {"const": "x", "title": "Two"}, last]}
+    found = answers(grammars, schema, range(12))
+    assert {str(value) for value in found} > {"1"}
+    for value in found:
+        jsonschema.validate(value, schema)
+
+
+@pytest.mark.parametrize("last", [{"const": 1.0}, {"enum": ["a", 1]}])
+def test_constants_that_are_in_two_branches_are_refused(last: dict[str, Any]) -> None:
+    with pytest.raises(GrammarError, match="not certainly disjoint"):
+        answer_form({"type": "json_schema", "json_schema": {"schema": {"oneOf": [{"const": 1}, last]}}}, None)
+
+
 @pytest.mark.parametrize("limit", [3, 4])
 def test_items_that_must_differ_are_found_up_to_the_last(grammars: TokenGrammars, limit: int) -> None:
     schema = {"type": "array", "uniqueItems": True, "minItems": limit, "items": {"enum": ["cat", "car", 1, [True]]}}
