@@ -23,6 +23,8 @@ NAMES = [*TAGS, "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|endoftext|>", 
 PLAIN = ["Hello", " ", "\n", "\n\n", "<b>", "a <", "<|", "|>", "é", "\u0338", "e\u0301", "  x", "[1]", "```", "</"]
 TEXTS = st.lists(st.one_of(st.sampled_from(PLAIN), st.text(max_size=4)), max_size=6).map("".join)
 WITH_NAMES = st.lists(st.one_of(st.sampled_from([*NAMES, *PLAIN]), st.text(max_size=3)), max_size=8).map("".join)
+# In an answer that is not parsed yet the family's tags are tags: the template reads its reasoning and calls from them.
+ANSWERS = WITH_NAMES.filter(lambda text: not any(tag in text for tag in TAGS))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +38,12 @@ def model(files: list[Path]) -> Iterator[Model]:
         yield loaded
 
 
-def conversation(texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[dict[str, Any]]]:
+def conversation(
+    texts: st.SearchStrategy[str], answers: st.SearchStrategy[str]
+) -> st.SearchStrategy[list[dict[str, Any]]]:
     """A system message, turns with reasoning, a call and its result."""
 
-    def build(system: str, first: str, thought: str, value: str, result: str, answer: str, last: str) -> Any:
+    def build(system: str, first: str, thought: str, value: str, result: str, last: str, answer: str) -> Any:
         call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": value}}}
         return [
             {"role": "system", "content": system},
@@ -50,7 +54,7 @@ def conversation(texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[dict[s
             {"role": "user", "content": [{"type": "text", "text": last}]},
         ]
 
-    return st.builds(build, *[texts] * 7)
+    return st.builds(build, *[texts] * 6, answers)
 
 
 def tools(description: str) -> list[dict[str, Any]]:
@@ -70,7 +74,7 @@ def theirs(tokenizer: Any, messages: Any, tools: Any = None, *, sanitize: bool) 
 
 
 @settings(deadline=None, max_examples=60)
-@given(messages=conversation(TEXTS), description=TEXTS)
+@given(messages=conversation(TEXTS, TEXTS), description=TEXTS)
 def test_ordinary_text_has_the_tokens_of_transformers(
     model: Model, tokenizer: Any, messages: list[dict[str, Any]], description: str
 ) -> None:
@@ -79,7 +83,7 @@ def test_ordinary_text_has_the_tokens_of_transformers(
 
 
 @settings(deadline=None, max_examples=60)
-@given(messages=conversation(WITH_NAMES), description=WITH_NAMES)
+@given(messages=conversation(WITH_NAMES, ANSWERS), description=WITH_NAMES)
 def test_names_of_tokens_are_text_as_transformers_sanitizes_them(
     model: Model, tokenizer: Any, messages: list[dict[str, Any]], description: str
 ) -> None:
