@@ -8,6 +8,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 
 IMAGE_PIXELS = 4_194_304  # of the largest image, by default
 N_BATCH = 512
+LEAST_CELLS = 256
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}  # ggml_type
 
 
@@ -56,6 +57,11 @@ class ContextSpec:
     n_rs_seq: int = 0
     n_outputs: int = 1
     yarn: Yarn | None = None
+
+    @property
+    def cells(self) -> int:
+        """The cells to ask for: llama.cpp rounds up to 256, but limits a batch to what it was asked for."""
+        return max(self.n_ctx, LEAST_CELLS)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from qwen35_gguf.runtime.llama.model import Model
 
 ByteArray = npt.NDArray[np.uint8]
 
-LEAST_CELLS = 256  # llama.cpp rounds up to them, but limits a batch to what was asked for
 NO_SLOT = 1  # of llama_decode: no place in the KV cache
 FLASH_AUTO, FLASH_OFF = -1, 0  # of llama_flash_attn_type
 YARN = 2  # LLAMA_ROPE_SCALING_TYPE_YARN
@@ -28,7 +27,7 @@ YARN = 2  # LLAMA_ROPE_SCALING_TYPE_YARN
 def context_fields(spec: ContextSpec) -> dict[str, Any]:
     """Return the fields of `llama_context_params`."""
     fields: dict[str, Any] = {
-        "n_ctx": max(spec.n_ctx, LEAST_CELLS),
+        "n_ctx": spec.cells,
         "n_batch": spec.n_batch,
         "n_ubatch": spec.n_batch,
         "n_threads": spec.n_threads,

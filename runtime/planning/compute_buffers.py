@@ -64,7 +64,7 @@ class Call:
     @classmethod
     def largest(cls, spec: ContextSpec) -> Call:
         """Derive the largest call of a context."""
-        tokens = min(spec.n_ctx, spec.n_batch)
+        tokens = min(spec.cells, spec.n_batch)
         return cls(
             tokens=-(-tokens // spec.n_seq) * spec.n_seq,
             cells=rounded_cells(spec.n_ctx),

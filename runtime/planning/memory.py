@@ -256,7 +256,7 @@ def estimate(
         repacked=sum(tensor.nbytes for tensor in loaded if is_repacked(tensor, types)),
         kv_cache=kv_cache_bytes(model, spec.n_ctx, spec.kv_type),
         recurrent_states=states * spec.n_seq * (1 + spec.n_rs_seq),
-        outputs=logits * max(spec.n_outputs, spec.n_seq) + (hidden * min(spec.n_ctx, spec.n_batch) if mtp else 0),
+        outputs=logits * max(spec.n_outputs, spec.n_seq) + (hidden * min(spec.cells, spec.n_batch) if mtp else 0),
         compute=buffers.main[-1],
         mtp_kv_cache=rounded_cells(spec.n_ctx) * cell * model.mtp_blocks if mtp else 0,
         mtp_outputs=(logits + hidden) * spec.n_seq if mtp else 0,

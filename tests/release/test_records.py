@@ -28,6 +28,8 @@ OPTIONS = FromCheckpoint(
     nomtp_files=True,
     max_shard_size=1_000_000,
     ignore_config=("x",),
+    adapters=("c/d",),
+    adapter_scales=(0.5,),
 )
 STATE = State(
     {"quants": ["Q8_0"]},
@@ -50,9 +52,11 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     (tmp_path / record.RECIPE).write_text(json.dumps(RECORD))
     assert record.read_record(tmp_path).options == OPTIONS
     older = asdict(OPTIONS) | {"heads": True}
-    del older["mtp_files"], older["ignore_config"]
+    del older["mtp_files"], older["ignore_config"], older["adapters"], older["adapter_scales"]
     (tmp_path / record.RECIPE).write_text(json.dumps(RECORD | {"options": older}))
-    assert record.read_record(tmp_path).options == replace(OPTIONS, mtp_files=True, ignore_config=())
+    assert record.read_record(tmp_path).options == replace(
+        OPTIONS, mtp_files=True, ignore_config=(), adapters=(), adapter_scales=()
+    )
 
 
 def test_every_damage_of_the_state_is_one_line(tmp_path: Path) -> None:

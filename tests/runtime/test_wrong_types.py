@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.field_checks import SHOWN
+from qwen35_gguf.runtime.llama.adapters.loaded import AdapterSpec
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
@@ -71,7 +72,9 @@ def check(kind: Any, base: dict[str, Any], name: str, value: Any) -> None:
         assert not isinstance(value, bool)
         assert isinstance(value, str) or found == value
     if type(found) is tuple:
-        assert all(type(each) is str and each for each in found) or all(isinstance(each, Path) for each in found)
+        kinds = {type(each) for each in found}
+        assert kinds <= {str} or kinds <= {AdapterSpec} or all(isinstance(each, Path) for each in found)
+        assert all(found)
     hash((type(found), name))
     assert kind(**{**base, name: found}) == made  # the exact value is accepted as it is
 
