@@ -15,8 +15,6 @@ from qwen35_gguf.convert.hf_to_gguf import Conversion, ConversionOptions
 from qwen35_gguf.quant import imatrix, presets
 from qwen35_gguf.quant.imatrix import Imatrix
 
-pytestmark = pytest.mark.unit
-
 Factory = Callable[..., Path]
 MTP = "blk.4."  # the tiny model has four layers
 

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from inputs import saved_layouts, saved_tensors
@@ -17,8 +16,6 @@ from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import MTP, TEXT, VISION, part_of
 from qwen35_gguf.release import package, verify_release
 from qwen35_gguf.release.plan import FromCheckpoint
-
-pytestmark = pytest.mark.unit
 
 Factory = Callable[..., Path]
 

@@ -60,7 +60,6 @@ def changed(
     return folder
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(("change", "claimed", "written", "note"), CASES.values(), ids=CASES.keys())
 def test_equal_matrices_are_written_once(
     checkpoint: Factory,

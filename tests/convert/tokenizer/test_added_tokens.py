@@ -132,7 +132,6 @@ def enumerate_tags() -> list[tuple[str, str]]:
     return [(f"tag_{number}", tag) for number, tag in enumerate(TAGS)]
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize("case", SPECIAL)
 def test_tags_are_text_wherever_they_are_called_special(trained: Callable[..., Path], case: str) -> None:
     found = read_vocabulary(trained(**SPECIAL[case]), SIZE)
@@ -141,7 +140,6 @@ def test_tags_are_text_wherever_they_are_called_special(trained: Callable[..., P
     assert any("marked as special; written as user-defined" in note for note in found.notes)
 
 
-@pytest.mark.unit
 def test_a_gap_between_ids_keeps_them(trained: Callable[..., Path]) -> None:
     found = read_vocabulary(trained(tokenizer_config=lambda c: c[DECODER].pop(str(THINK))), SIZE)
     texts = next(entry.value for entry in found.entries if entry.key == "tokenizer.ggml.tokens")
@@ -149,13 +147,11 @@ def test_a_gap_between_ids_keeps_them(trained: Callable[..., Path]) -> None:
     assert any("no added token has the id before 8184" in note for note in found.notes)
 
 
-@pytest.mark.unit
 def test_a_named_token_that_has_no_row_is_left_out(trained: Callable[..., Path]) -> None:
     found = read_vocabulary(trained(tokenizer_config=lambda c: c.update(pad_token="<|pad|>")), 8192)
     assert any("'<|pad|>' is left out: it has no id" in note for note in found.notes)
 
 
-@pytest.mark.unit
 def test_flags_without_a_place_are_noted(trained: Callable[..., Path]) -> None:
     found = read_vocabulary(trained(tokenizer_config=lambda c: c[DECODER][str(LAST)].update(lstrip=True)), SIZE)
     assert [note for note in found.notes if "'<|audio_pad|>' has lstrip" in note]

@@ -77,13 +77,11 @@ def test_templates_are_those_of_transformers(trained: Callable[..., Path], tmp_p
         assert found[key if name != "default" else "tokenizer.chat_template"] == template
 
 
-@pytest.mark.unit
 def test_chat_template_json_counts_last(trained: Callable[..., Path]) -> None:
     found, notes = made(trained, {"chat_template": lambda c: c.update(chat_template="JSON")}, {})
     assert (found, notes) == ({"tokenizer.chat_template": "JSON"}, [])
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(
     ("changes", "jinja", "template", "words"),
     [
@@ -105,18 +103,15 @@ def test_what_may_be_wrong_is_noted(
     assert [note for note in notes if words in note]
 
 
-@pytest.mark.unit
 def test_equal_templates_in_two_places_need_no_note(trained: Callable[..., Path]) -> None:
     assert made(trained, settings("SAME"), {"chat_template": "SAME"}) == ({"tokenizer.chat_template": "SAME"}, [])
 
 
-@pytest.mark.unit
 def test_a_block_for_training_is_no_fault(trained: Callable[..., Path]) -> None:
     template = "{% generation %}{{ messages }}{% endgeneration %}{% for m in messages %}{% break %}{% endfor %}"
     assert made(trained, settings(template), {})[1] == []
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize("template", [5, [5], [{"name": "default"}], [{"name": 5, "template": "x"}], {"default": 5}])
 def test_a_malformed_entry_is_one_line(trained: Callable[..., Path], template: Any) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: chat_template") as caught:

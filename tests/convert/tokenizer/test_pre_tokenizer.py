@@ -48,7 +48,6 @@ CASES: dict[str, tuple[Json, str]] = {
 }
 
 
-@pytest.mark.unit
 def test_the_published_tokenizer_needs_no_note() -> None:
     assert FAMILY in (TINY / "tokenizer.json").read_text().replace("\\\\", "\\")
     assert read_vocabulary(TINY, 8192).notes == ()

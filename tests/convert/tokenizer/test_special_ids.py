@@ -49,7 +49,6 @@ def test_ids_are_those_of_transformers(trained: Callable[..., Path], case: str) 
     assert {kind: found.get(kind) for kind in expected} == expected
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -68,13 +67,11 @@ def test_what_else_ends_an_answer(
     assert {kind: value for kind, value in found.items() if kind in ("eot", "eom")} == expected
 
 
-@pytest.mark.unit
 def test_more_ends_than_there_are_places_are_noted(trained: Callable[..., Path]) -> None:
     directory = trained(generation_config=lambda c: c.update(eos_token_id=[1, 2, 3, 4]))
     assert any("without 3, 4" in note for note in read_vocabulary(directory, 8200).notes)
 
 
-@pytest.mark.unit
 @pytest.mark.parametrize(("post", "expected"), [(None, False), ({"type": "ByteLevel"}, False), ("template", True)])
 def test_only_the_post_processor_adds_tokens(trained: Callable[..., Path], post: Any, expected: bool) -> None:
     if post == "template":
