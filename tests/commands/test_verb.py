@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def test_what_may_be_repeated() -> None:
     assert "Error: -x is given 3 times; give it once" in call("-x1", "-x", "2", "-x3")
     assert "Error: --on is given 2 times" in call("--on", "--off")
     assert "Usage" in call("-x", "1", "-x", "2", "--help")
-    assert "Error: No such option '-y'" in call("-x", "1", "-x", "2", "-y")
+    assert re.search("Error: No such option:? '?-y", call("-x", "1", "-x", "2", "-y"))  # click 8.2 and 8.4
 
 
 # ---- messages ----------------------------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from qwen35_gguf.convert.checkpoint import open_checkpoint
 from qwen35_gguf.convert.source_tensors import names
 from qwen35_gguf.errors import CheckpointError
 
-pytestmark = pytest.mark.unit
-
 Factory = Callable[..., Path]
 Q_PROJ = "layers.0.self_attn.q_proj.weight"
 

@@ -21,8 +21,6 @@ from qwen35_gguf.convert.source_tensors.parts import Parts, is_text_model, part_
 from qwen35_gguf.convert.tensor_plan import TensorPlan, plan_tensors
 from qwen35_gguf.errors import CheckpointError
 
-pytestmark = pytest.mark.unit
-
 Factory = Callable[..., Path]
 OPTION = {"mtp": "--no-mtp", "vision": "--no-vision"}
 SAMPLE = {"mtp": "mtp.fc.weight", "vision": "model.visual.merger.linear_fc1.weight"}

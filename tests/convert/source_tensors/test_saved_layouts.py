@@ -17,8 +17,6 @@ from qwen35_gguf.convert.checkpoint import open_checkpoint
 from qwen35_gguf.convert.tensor_plan import published_weights
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 
-pytestmark = pytest.mark.unit
-
 Factory = Callable[..., Path]
 
 
