@@ -302,7 +302,7 @@ def test_no_damage_of_a_companion_is_a_traceback(
         tensors[role] = np.resize(tensors[role], shape).astype(tensors[role].dtype)
     elif kind == "dtype":
         dtype = data.draw(st.sampled_from(list(saved_tensors.NAMES)))
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             tensors[role] = tensors[role].astype(np.float32).astype(dtype)
     else:
         taken = tensors.pop(role)
