@@ -50,7 +50,7 @@ def plan(module: Module) -> Layout:
             weights[whole:] *= magnitudes[-1]
         return weights.reshape(stop - start, columns)
 
-    return Layout((rows, columns), compute, step=_step(columns, size), group_size=size, bits=4)
+    return Layout((rows, columns), compute, step=_step(columns, size))
 
 
 def _magnitudes(arrays: Arrays, first: int, last: int, nested: tuple[int, float] | None) -> Array:

@@ -140,4 +140,3 @@ TITLES: dict[str, str] = {
     AWQ: "AWQ", BITSANDBYTES: "bitsandbytes", MXFP4: "MXFP4", MLX: "MLX",
 }  # fmt: skip
 WEIGHTS = frozenset(row.weight for row in FORMATS)
-COMPANIONS = frozenset(role for row in FORMATS for role in (*row.needs, *row.may))

@@ -33,13 +33,13 @@ def plan_nvfp4(module: Module, weight: str, total: str, *, divide: bool) -> Layo
         scales = scales / factor if divide else scales * factor
         return multiply_groups(codes.pairs(arrays[weight][start:stop], codes.E2M1), scales, size)
 
-    return Layout((rows, columns), compute, group_size=size, bits=4)
+    return Layout((rows, columns), compute)
 
 
 def plan_mxfp4(module: Module, weight: str, scale: str) -> Layout:
     """`weight` (rows, columns / 2), or (rows, groups, 16), uint8; `scale` (rows, groups) exponents."""
     rows, columns, size = _groups(module, weight, scale)
-    return Layout((rows, columns), partial(_powers, weight=weight, scale=scale, size=size), group_size=size, bits=4)
+    return Layout((rows, columns), partial(_powers, weight=weight, scale=scale, size=size))
 
 
 def plan_mlx_nvfp4(module: Module) -> Layout:
@@ -50,7 +50,7 @@ def plan_mlx_nvfp4(module: Module) -> Layout:
         scales = finite(_float8(arrays["scales"][start:stop]), "scales")
         return multiply_groups(codes.pairs(_octets(arrays["weight"][start:stop]), codes.E2M1), scales, size)
 
-    return Layout((rows, columns), compute, group_size=size, bits=4)
+    return Layout((rows, columns), compute)
 
 
 def _powers(arrays: Arrays, start: int, stop: int, *, weight: str, scale: str, size: int) -> Array:

@@ -68,7 +68,7 @@ def plan_gptq(module: Module) -> Layout:
         weights *= factor[:, order]
         return weights
 
-    return Layout((rows, columns), compute, group_size=size if groups > 1 else 0, bits=bits)
+    return Layout((rows, columns), compute)
 
 
 def _gptq_groups(module: Module, columns: int, groups: int) -> tuple[int, Array | None]:
@@ -113,7 +113,7 @@ def plan_awq(module: Module) -> Layout:
         subtract_groups(weights, zero, size)
         return multiply_groups(weights, finite(arrays["scales"][:, start:stop], "scales").T, size)
 
-    return Layout((rows, columns), compute, step=AWQ_EACH, group_size=size if groups > 1 else 0, bits=AWQ_BITS)
+    return Layout((rows, columns), compute, step=AWQ_EACH)
 
 
 def _plan_gemv(module: Module) -> Layout:
@@ -132,7 +132,7 @@ def _plan_gemv(module: Module) -> Layout:
         subtract_groups(weights, codes.integers(arrays["qzeros"][start:stop], AWQ_BITS, groups), size)
         return multiply_groups(weights, finite(arrays["scales"][start:stop, :groups], "scales"), size)
 
-    return Layout((rows, columns), compute, group_size=size, bits=AWQ_BITS)
+    return Layout((rows, columns), compute)
 
 
 def _awq_size(module: Module, columns: int, groups: int) -> int:

@@ -61,7 +61,7 @@ def plan_compressed(module: Module) -> Layout:
             subtract_groups(weights, zero, size)
         return multiply_groups(weights, scales, size)
 
-    return Layout((rows, columns), compute, group_size=size if groups > 1 else 0, bits=bits)
+    return Layout((rows, columns), compute)
 
 
 def _width(module: Module, words: int, columns: int) -> tuple[int, Any]:
@@ -139,7 +139,7 @@ def plan_mlx(module: Module) -> Layout:
         multiply_groups(weights, finite(arrays["scales"][start:stop], "scales"), size)
         return add_groups(weights, finite(arrays["biases"][start:stop], "biases"), size)
 
-    return Layout((packed[0], columns), compute, group_size=size, bits=bits)
+    return Layout((packed[0], columns), compute)
 
 
 def plan_modelopt_int4(module: Module) -> Layout:
@@ -158,7 +158,7 @@ def plan_modelopt_int4(module: Module) -> Layout:
         weights = np.stack([signed[octets & 15], signed[octets >> 4]], 1).reshape(stop - start, columns)
         return multiply_groups(weights, finite(arrays["weight_scale"][start:stop], "weight_scale"), size)
 
-    return Layout((rows, columns), compute, step=2, group_size=size, bits=4)
+    return Layout((rows, columns), compute, step=2)
 
 
 def in_range(values: Array, limit: int, role: str) -> Array:

@@ -38,15 +38,12 @@ class Layout:
         shape: rows and columns of the weights.
         compute: (arrays by role, first row, row after the last) -> (rows, columns) F32.
         step: a multiple at which rows may begin.
-        group_size: weights that share a scale; 0 where a row or a tensor does.
 
     """
 
     shape: tuple[int, int]
     compute: Callable[[Arrays, int, int], Array]
     step: int = 1
-    group_size: int = 0
-    bits: int = 0
 
 
 @dataclass(frozen=True)

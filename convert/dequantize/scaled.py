@@ -46,7 +46,7 @@ def plan(module: Module, scale: str = "weight_scale", zero: str = "weight_zero_p
         else:
             block = (rows // grid[0], columns // grid[1])
     compute = partial(_compute, scale=scale, zero=zero, grid=grid, block=block, dtype=module.dtype("weight"))
-    return Layout((rows, columns), partial(compute, exponents=module.dtype(scale) in EXPONENTS), bits=8)
+    return Layout((rows, columns), partial(compute, exponents=module.dtype(scale) in EXPONENTS))
 
 
 def plan_int8(module: Module) -> Layout:
@@ -62,7 +62,7 @@ def plan_int8(module: Module) -> Layout:
         weights *= INT8_SCALE
         return weights
 
-    return Layout((rows, columns), compute, bits=8)
+    return Layout((rows, columns), compute)
 
 
 def _matrix(module: Module) -> tuple[int, int]:
