@@ -98,6 +98,14 @@ READ_VISION = _keys("""
 
 # ---- possible with some values only: those that the graph of llama.cpp computes ----------------------------------
 
+LIMITED_EVERYWHERE: Mapping[str, Kind[Any]] = {  # of every configuration class
+    "is_encoder_decoder": only(False),
+    "is_decoder": only(False, True),
+    "add_cross_attention": only(False),
+    "tie_encoder_decoder": only(False),
+    "pruned_heads": only({}),
+    "per_layer_config": only({}),
+}
 LIMITED: Mapping[str, Kind[Any]] = {
     "hidden_act": only("silu", "swish"),
     "output_gate_type": only("swish", "silu"),  # of the delta nets; that of full attention is a sigmoid
@@ -112,22 +120,12 @@ LIMITED: Mapping[str, Kind[Any]] = {
     "mtp_use_dedicated_embeddings": only(False),
     "use_sliding_window": only(False),
     "use_qk_norm": only(True),
-    "is_encoder_decoder": only(False),
-    "is_decoder": only(False, True),
-    "add_cross_attention": only(False),
-    "tie_encoder_decoder": only(False),
-    "pruned_heads": only({}),
-    "per_layer_config": only({}),
+    **LIMITED_EVERYWHERE,
 }
 LIMITED_VISION: Mapping[str, Kind[Any]] = {
     "hidden_act": only("gelu_pytorch_tanh"),
     "deepstack_visual_indexes": only([]),
-    "is_encoder_decoder": only(False),
-    "is_decoder": only(False, True),
-    "add_cross_attention": only(False),
-    "tie_encoder_decoder": only(False),
-    "pruned_heads": only({}),
-    "per_layer_config": only({}),
+    **LIMITED_EVERYWHERE,
 }
 LIMITED_VISION_ROPE: Mapping[str, Kind[Any]] = {
     "rope_type": only("axial", "default"),
