@@ -15,6 +15,7 @@ from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_output
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import tokens
+from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.evaluation import kl_divergence, logits_file
 from qwen35_gguf.evaluation.size_plot import Point, check_plot, draw
@@ -31,14 +32,7 @@ OF_REFERENCE = ("texts", "chunk", "chunks", "save_logits")  # what the reference
 @click.command("evaluate", cls=Verb)
 @click.argument("files", metavar="MODEL...", nargs=-1, type=PATH)
 @click.option("--reference", type=PATH, required=True, help="The GGUF to compare with, or a file of --save-logits.")
-@click.option(
-    "-f",
-    "--text",
-    "texts",
-    type=PATH,
-    multiple=True,
-    help="Text to be predicted, or JSON Lines; may be repeated; by default the packaged one.",
-)
+@texts_option("Text to be predicted")
 @click.option(
     "--chunk",
     type=tokens(16, 32768),

@@ -11,6 +11,7 @@ from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_output
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.parameter_types import tokens
+from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import ImatrixError
 from qwen35_gguf.evaluation import collect_imatrix
@@ -24,14 +25,7 @@ PATH = click.Path(path_type=Path)
 
 @click.command("imatrix", cls=Verb)
 @click.argument("file", metavar="MODEL", type=PATH)
-@click.option(
-    "-f",
-    "--text",
-    "texts",
-    type=PATH,
-    multiple=True,
-    help="Calibration text, or JSON Lines; may be repeated; by default the packaged one.",
-)
+@texts_option("Calibration text")
 @click.option("-o", "--out", type=PATH, required=True, help="The GGUF to be written.")
 @click.option("--chunk", type=tokens(16, 32768), default=512, show_default=True, help="Tokens per chunk.")
 @click.option("--chunks", type=click.IntRange(min=1), help="Number of chunks at most; by default the whole text.")

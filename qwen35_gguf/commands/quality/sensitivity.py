@@ -17,6 +17,7 @@ from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_output
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import named_type, tokens
+from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import CostsError, OutputError
 from qwen35_gguf.evaluation import collect_imatrix, sensitivity
@@ -49,14 +50,7 @@ TYPES = named_type("types", _weight_types)
 @click.command("sensitivity", cls=Verb)
 @click.argument("file", metavar="REFERENCE", type=PATH)
 @click.option("-o", "--out", type=PATH, required=True, help="The JSON to be written; an existing one is completed.")
-@click.option(
-    "-f",
-    "--text",
-    "texts",
-    type=PATH,
-    multiple=True,
-    help="Text to measure on, or JSON Lines; may be repeated; by default the packaged calibration text.",
-)
+@texts_option("Text to measure on", default="the packaged calibration text")
 @click.option("--imatrix", type=PATH, help="The importance matrix of the conversion.")
 @click.option(
     "--types",

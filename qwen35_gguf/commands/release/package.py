@@ -12,6 +12,7 @@ from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.adapter_options import adapter_options
 from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.parameter_types import SIZE
+from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.release import package
 from qwen35_gguf.release.from_gguf import FromGguf
@@ -42,14 +43,7 @@ OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in
 @click.option("--max-shard-size", type=SIZE, default="48GB", show_default=True, help="Split larger files.")
 @click.option("--no-measure", is_flag=True, help="Do not measure KL divergence.")
 @click.option("--reference", type=PATH, help="With GGUF files: the unquantized weights, if they are not among them.")
-@click.option(
-    "-f",
-    "--text",
-    "texts",
-    type=PATH,
-    multiple=True,
-    help="Text to measure on, or JSON Lines; may be repeated; by default the packaged one.",
-)
+@texts_option("Text to measure on")
 @click.option("--no-lint", is_flag=True, help="Keep files that would break for their users.")
 @click.option("--license", "license_", default="", help="License of the model; by default the checkpoint's.")
 @click.option("--base-model", default="", help="Id of the base model on the Hub; by default MODEL, if that is an id.")
