@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,3 +56,10 @@ def replaced(value: Any, path: Path, new: Any) -> Any:
     made = copy.copy(value)
     made[path[0]] = replaced(made[path[0]], path[1:], new)
     return made
+
+
+def damaged_texts(whole: Any) -> Iterator[tuple[str, str]]:
+    """Yield each damage of a JSON value: what it is, and the text of the damaged value."""
+    for path in paths(whole):
+        for name, value in VALUES.items():
+            yield f"{path}: {name}", json.dumps(replaced(whole, path, value))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from inputs.json_damage import VALUES, paths, replaced
+from inputs.json_damage import damaged_texts
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.release import record, state
 from qwen35_gguf.release.plan import FromCheckpoint
@@ -63,30 +63,28 @@ def test_every_damage_of_the_state_is_one_line(tmp_path: Path) -> None:
     state.save(tmp_path, STATE)
     path = tmp_path / state.STATE
     whole = json.loads(path.read_text())
-    for damaged in paths(whole):
-        for name, value in VALUES.items():
-            path.write_text(json.dumps(replaced(whole, damaged, value)))
-            message = ""
-            try:
-                state.begin(tmp_path, STATE.inputs)
-            except PackageError as error:
-                message = str(error)
-            assert "\n" not in message
-            assert not message or message.startswith(str(tmp_path)), (damaged, name)
+    for damage, text in damaged_texts(whole):
+        path.write_text(text)
+        message = ""
+        try:
+            state.begin(tmp_path, STATE.inputs)
+        except PackageError as error:
+            message = str(error)
+        assert "\n" not in message
+        assert not message or message.startswith(str(tmp_path)), damage
 
 
 def test_every_damage_of_the_record_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / record.RECIPE
-    for damaged in paths(RECORD):
-        for name, value in VALUES.items():
-            path.write_text(json.dumps(replaced(RECORD, damaged, value)))
-            message = ""
-            try:
-                record.read_record(tmp_path)
-            except PackageError as error:
-                message = str(error)
-            assert "\n" not in message
-            assert not message or message.startswith(str(tmp_path)), (damaged, name)
+    for damage, text in damaged_texts(RECORD):
+        path.write_text(text)
+        message = ""
+        try:
+            record.read_record(tmp_path)
+        except PackageError as error:
+            message = str(error)
+        assert "\n" not in message
+        assert not message or message.startswith(str(tmp_path)), damage
 
 
 def test_keys_of_another_version_are_named(tmp_path: Path) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,17 +22,6 @@ TEXTS = st.lists(st.one_of(st.sampled_from(PLAIN), st.text(max_size=4)), max_siz
 WITH_NAMES = st.lists(st.one_of(st.sampled_from([*NAMES, *PLAIN]), st.text(max_size=3)), max_size=8).map("".join)
 # In an answer that is not parsed yet the family's tags are tags: the template reads its reasoning and calls from them.
 ANSWERS = WITH_NAMES.filter(lambda text: not any(tag in text for tag in TAGS))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(checkpoint: Callable[..., Path]) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(checkpoint(tied=False))
-
-
-@pytest.fixture(scope="module")
-def model(files: list[Path]) -> Iterator[Model]:
-    with Model(files[0]) as loaded:
-        yield loaded
 
 
 def conversation(

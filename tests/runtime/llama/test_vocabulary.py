@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import transformers
 from gguf import TokenType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,17 +32,6 @@ TEXTS = st.lists(
     st.one_of(st.sampled_from([*UNNORMALIZED, *ADDED, *NEAR, " ", "\n", "user", "\n\n", "  x"]), st.text(max_size=4)),
     max_size=10,
 ).map("".join)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(checkpoint: Callable[..., Path]) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(checkpoint(tied=False))
-
-
-@pytest.fixture(scope="module")
-def model(files: list[Path]) -> Iterator[Model]:
-    with Model(files[0]) as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")
