@@ -32,11 +32,11 @@ DEMO := examples/tiny-qwen3.5
 
 # What the patched llama-cpp-python depends on, but for the Python that builds it.
 KERNELS := ggml_ops/simd ggml_ops/delta_net ggml_ops/quantized_matmul ggml_ops/llama_cpp
-PATCHES := $(wildcard patches/*.patch patches/*.py $(foreach folder,$(KERNELS),$(folder)/*.h $(folder)/*.cpp $(folder)/*.cmake))
+PATCHES := $(wildcard patches/*.patch patches/*.py $(foreach folder,$(KERNELS),$(folder)/*.h $(folder)/*/*.h $(folder)/*.cpp $(folder)/*.cmake))
 
 # What an install depends on. Python files are not listed: the install is editable.
 SOURCES := pyproject.toml CMakeLists.txt ggml_ops/CMakeLists.txt \
-           $(wildcard ggml_ops/*.cpp ggml_ops/*/*.cmake ggml_ops/*/*.cpp ggml_ops/*/*.h)
+           $(wildcard ggml_ops/*.cpp ggml_ops/*/*.cmake ggml_ops/*/*.cpp ggml_ops/*/*.h ggml_ops/*/*/*.h)
 
 # Through the environment, so that any character of the prompt arrives as typed.
 export QWEN35_PROMPT := $(value PROMPT)

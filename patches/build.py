@@ -82,9 +82,9 @@ def build(patches: list[Path], more_args: str = "") -> Path:
 def patch(source: Path, patches: list[Path]) -> None:
     """Copy the kernels, apply the patches in order, and record their names in the package."""
     for name in KERNEL_FOLDERS:
-        target = source / KERNEL_TARGET / name
-        target.mkdir(parents=True, exist_ok=True)
         for file in kernel_sources(name):
+            target = source / KERNEL_TARGET / file.relative_to(KERNELS)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target)
     for file in patches:
         # As if outside of any repository: otherwise git skips the files that an enclosing one ignores.
@@ -116,8 +116,8 @@ def key(patches: list[Path], cmake_args: str) -> str:
 
 
 def kernel_sources(folder: str) -> list[Path]:
-    """List the sources of a folder of ggml_ops, without the bindings to Python."""
-    files = sorted((KERNELS / folder).iterdir())
+    """List the sources of a folder of ggml_ops and of the folders in it, without the bindings to Python."""
+    files = sorted((KERNELS / folder).rglob("*"))
     return [file for file in files if file.suffix in KERNEL_SUFFIXES and file.name not in NOT_KERNELS]
 
 

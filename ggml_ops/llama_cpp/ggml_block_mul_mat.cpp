@@ -30,24 +30,9 @@ const quantized_matmul::Target* best_target() {
     return chosen;
 }
 
-bool find_format(ggml_type type, quantized_matmul::Format& format) {
-    using quantized_matmul::Format;
-    // clang-format off
-    switch (type) {
-        case GGML_TYPE_Q4_K:   format = Format::q4_k;   return true;
-        case GGML_TYPE_Q5_K:   format = Format::q5_k;   return true;
-        case GGML_TYPE_Q6_K:   format = Format::q6_k;   return true;
-        case GGML_TYPE_Q8_0:   format = Format::q8_0;   return true;
-        case GGML_TYPE_IQ4_XS: format = Format::iq4_xs; return true;
-        default:               return false;
-    }
-    // clang-format on
-}
-
+// The format of these weights, whose type has kernels: the numbers of formats are those of ggml_type.
 quantized_matmul::Format format_of(const ggml_tensor* weights) {
-    quantized_matmul::Format format = quantized_matmul::Format::q4_k;
-    find_format(weights->type, format);
-    return format;
+    return static_cast<quantized_matmul::Format>(weights->type);
 }
 
 size_t padded(size_t bytes) { return GGML_PAD(bytes, cache_line); }
@@ -224,8 +209,7 @@ void list_expert_columns(const ggml_tensor* ids, int64_t experts, int64_t* start
 }  // namespace
 
 bool ggml_block_mul_mat_takes(ggml_type type, int64_t k) {
-    quantized_matmul::Format format;
-    return best_target() && find_format(type, format) && k % quantized_matmul::super_block == 0;
+    return best_target() && quantized_matmul::find_row(type) && k % quantized_matmul::super_block == 0;
 }
 
 bool ggml_block_mul_mat_supported(const ggml_tensor* op) {

@@ -1,5 +1,5 @@
 // A quantized column: k 8-bit values, their sums over 32 and over 16 of them (times the column's scale), the scales.
-// All formats with super-blocks share one layout, so that a column can be reused for the next matrix.
+// All formats with the same activations share one layout, so that a column can be reused for the next matrix.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,6 @@
 
 namespace quantized_matmul {
 namespace {
-
-constexpr std::int64_t activations_per_scale(Format format) { return format == Format::q8_0 ? 32 : super_block; }
 
 constexpr std::int64_t floats_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(float)); }
 constexpr std::int64_t sums_offset(std::int64_t k, std::int64_t values_per_sum) {

@@ -31,11 +31,9 @@ Bytes aligned(std::size_t size) {
 }
 
 quantized_matmul::Format find_format(const std::string& name) {
-    if (name == "Q4_K") return quantized_matmul::Format::q4_k;
-    if (name == "Q5_K") return quantized_matmul::Format::q5_k;
-    if (name == "Q6_K") return quantized_matmul::Format::q6_k;
-    if (name == "Q8_0") return quantized_matmul::Format::q8_0;
-    if (name == "IQ4_XS") return quantized_matmul::Format::iq4_xs;
+    for (const quantized_matmul::FormatRow& row : quantized_matmul::format_table) {
+        if (name == row.name) return row.format;
+    }
     throw std::invalid_argument("format " + name + " has no kernels");
 }
 

@@ -19,24 +19,17 @@ const Target* const compiled[] = {
 }  // namespace
 
 std::size_t row_bytes(Format format, std::int64_t k) {
-    const auto blocks = static_cast<std::size_t>(k / super_block);
-    switch (format) {
-        case Format::q4_k: return blocks * 144;
-        case Format::q5_k: return blocks * 176;
-        case Format::q6_k: return blocks * 210;
-        case Format::q8_0: return blocks * 8 * 34;
-        case Format::iq4_xs: return blocks * 136;
-    }
-    return 0;
+    const FormatRow& row = row_of(format);
+    return static_cast<std::size_t>(k / row.block * row.block_bytes);
 }
 
 std::size_t column_bytes(Format format, std::int64_t k) {
-    const std::int64_t scales = k / activations_per_scale(format);
+    const std::int64_t scales = k / activations_per_scale(row_of(format).activations);
     const auto bytes = static_cast<std::size_t>(scales_offset(k) + floats_bytes(scales));
     return (bytes + 63) / 64 * 64;
 }
 
-bool same_activations(Format a, Format b) { return activations_per_scale(a) == activations_per_scale(b); }
+bool same_activations(Format a, Format b) { return row_of(a).activations == row_of(b).activations; }
 
 simd::Span<const Target* const> targets() {
 #if defined(SIMD_X86)

@@ -9,7 +9,7 @@
 
 #include "activations.h"
 #include "bytes.h"
-#include "formats.h"
+#include "formats/all.h"
 #include "gemv.h"
 #include "quantized_matmul.h"
 
@@ -50,16 +50,17 @@ void transpose_rows(const float (&row)[panel_rows][Width], float (*out)[panel_ro
 template <class Weights>
 void fill_row(const std::uint8_t* p, Panel& panel, int r) {
     constexpr int count = super_block / Weights::values_per_scale;
+    const Weights weights(p);
     B q[vectors];
-    Weights::template unpack<0>(p, q);
+    weights.template unpack<0>(q);
     for (int i = 0; i < vectors; ++i) store_bytes(panel.row_q[r] + i * (width / 4), q[i]);
-    Weights::template unpack<1>(p, q);
+    weights.template unpack<1>(q);
     for (int i = 0; i < vectors; ++i) store_bytes(panel.row_q[r] + (half_block + i * width) / 4, q[i]);
     F floats[vectors_for(count)];
-    Weights::scales(p, floats);
+    weights.scales(floats);
     for (int i = 0; i < vectors_for(count); ++i) store(panel.row_scales[r] + i * lanes, floats[i]);
     if constexpr (Weights::has_mins) {
-        Weights::mins(p, floats);
+        weights.mins(floats);
         for (int i = 0; i < vectors_for(count); ++i) store(panel.row_mins[r] + i * lanes, floats[i]);
     }
 }
@@ -71,7 +72,7 @@ void fill_panel(const Job& job, std::int64_t row, std::int64_t block, std::int64
     for (std::int64_t b = 0; b < blocks; ++b) {
         for (int r = 0; r < panel_rows; ++r) {
             const std::int64_t at = std::min(row + r, job.rows - 1);
-            fill_row<Weights>(job.weights + at * job.row_step + (block + b) * Weights::bytes, panel, r);
+            fill_row<Weights>(job.weights + at * job.row_step + (block + b) * super_block_bytes<Weights>(), panel, r);
         }
         transpose_rows<super_block / 4>(panel.row_q, reinterpret_cast<PanelRow*>(panel.q[b]));
         transpose_rows<count>(panel.row_scales, panel.scales[b]);
@@ -144,7 +145,7 @@ void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
             for (int v = 0; v < tile_vectors; ++v) {
                 const F scale = load(panel.scales[b][j] + v * lanes);
                 for (int c = 0; c < Columns; ++c) {
-                    if constexpr (Weights::column_scale_of_32) {
+                    if constexpr (column_scale_of_32<Weights>) {
                         const F both = scale * set(floats_at(columns[c], at.scale)[j]);
                         sum[v][c] = fma(to_float(integers_sum[v][c]), both, sum[v][c]);
                     } else {
@@ -156,7 +157,7 @@ void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
         for (int c = 0; c < Columns; ++c) {
             for (int v = 0; v < tile_vectors; ++v) {
                 F result = load(total[c] + v * lanes);
-                if constexpr (Weights::column_scale_of_32) {
+                if constexpr (column_scale_of_32<Weights>) {
                     result = result + sum[v][c];
                 } else {
                     result = fma(sum[v][c], set(*floats_at(columns[c], at.scale)), result);

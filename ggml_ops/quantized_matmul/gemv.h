@@ -5,7 +5,7 @@
 
 #include "activations.h"
 #include "bytes.h"
-#include "formats.h"
+#include "formats/all.h"
 #include "quantized_matmul.h"
 
 namespace quantized_matmul::SIMD_TARGET {
@@ -17,7 +17,9 @@ inline constexpr std::int64_t read_ahead = 8192;
 
 template <class Weights>
 void prefetch_block(const std::uint8_t* p) {
-    for (int i = 0; i < Weights::bytes; i += 64) prefetch(reinterpret_cast<const float*>(p + read_ahead + i));
+    for (int i = 0; i < super_block_bytes<Weights>(); i += 64) {
+        prefetch(reinterpret_cast<const float*>(p + read_ahead + i));
+    }
 }
 
 // The offsets of a super-block in a column, in bytes.
@@ -28,7 +30,7 @@ struct ColumnOffsets {
 template <class Weights>
 ColumnOffsets offsets_of(std::int64_t k, std::int64_t block) {
     constexpr std::int64_t sums = super_block / Weights::values_per_scale;
-    constexpr std::int64_t scales = Weights::column_scale_of_32 ? 8 : 1;
+    constexpr std::int64_t scales = column_scale_of_32<Weights> ? 8 : 1;
     return {block * super_block, sums_offset(k, Weights::values_per_scale) + floats_bytes(block * sums),
             scales_offset(k) + floats_bytes(block * scales)};
 }
@@ -48,24 +50,24 @@ struct RowScales {
     F factor;
     F mins[vectors_for(count)];
 
-    explicit RowScales(const std::uint8_t* p) {
-        if constexpr (Weights::column_scale_of_32) {
-            Weights::scales(p, floats);
+    explicit RowScales(const Weights& weights) {
+        if constexpr (column_scale_of_32<Weights>) {
+            weights.scales(floats);
         } else {
-            factor = set(Weights::factor(p));
-            if constexpr (Weights::narrow) of_16 = make_words(Weights::scales_of_16(p));
-            else of_32 = integers(Weights::scales_of_32(p));
+            factor = set(weights.factor());
+            if constexpr (Weights::narrow) of_16 = make_words(weights.scales_of_16());
+            else of_32 = integers(weights.scales_of_32());
         }
-        if constexpr (Weights::has_mins) Weights::mins(p, mins);
+        if constexpr (Weights::has_mins) weights.mins(mins);
     }
 };
 
 // Half a super-block of a row times some columns: integer sums, scaled, or for Q8_0 the sums as they are.
 template <class Weights, int Half, int Columns>
-void add_half(const std::uint8_t* p, const RowScales<Weights>& scales, const std::uint8_t* const (&columns)[Columns],
+void add_half(const Weights& weights, const RowScales<Weights>& scales, const std::uint8_t* const (&columns)[Columns],
               const ColumnOffsets& at, I (&integer_sum)[Columns], F (&sum)[Columns]) {
     B q[vectors];
-    Weights::template unpack<Half>(p, q);
+    weights.template unpack<Half>(q);
     const std::int64_t first = at.q + Half * half_block;
     if constexpr (Weights::narrow) {
         B words[vectors];
@@ -76,7 +78,7 @@ void add_half(const std::uint8_t* p, const RowScales<Weights>& scales, const std
             for (int i = 1; i < vectors; ++i) a = scaled(a, pairs(q[i], load_bytes(x + width * i)), words[i]);
             integer_sum[c] = Half == 0 ? a : integer_sum[c] + a;
         }
-    } else if constexpr (Weights::column_scale_of_32) {
+    } else if constexpr (column_scale_of_32<Weights>) {
         for (int c = 0; c < Columns; ++c) {
             const F both = scales.floats[0] * eight(floats_at(columns[c], at.scale));
             for (int i = 0; i < vectors; ++i) {
@@ -101,11 +103,12 @@ void add_half(const std::uint8_t* p, const RowScales<Weights>& scales, const std
 template <class Weights, int Columns>
 void add_block(const std::uint8_t* p, const std::uint8_t* const (&columns)[Columns], const ColumnOffsets& at,
                F (&sum)[Columns], F (&correction)[Columns]) {
-    const RowScales<Weights> scales(p);
+    const Weights weights(p);
+    const RowScales<Weights> scales(weights);
     I integer_sum[Columns];
-    add_half<Weights, 0>(p, scales, columns, at, integer_sum, sum);
-    add_half<Weights, 1>(p, scales, columns, at, integer_sum, sum);
-    if constexpr (!Weights::column_scale_of_32) {
+    add_half<Weights, 0>(weights, scales, columns, at, integer_sum, sum);
+    add_half<Weights, 1>(weights, scales, columns, at, integer_sum, sum);
+    if constexpr (!column_scale_of_32<Weights>) {
         for (int c = 0; c < Columns; ++c) {
             sum[c] = fma(to_float(integer_sum[c]) * scales.factor, set(*floats_at(columns[c], at.scale)), sum[c]);
         }
@@ -131,8 +134,9 @@ void gemv(const Job& job, std::int64_t first_column) {
         F sum[Columns], correction[Columns];
         for (int c = 0; c < Columns; ++c) sum[c] = correction[c] = zero();
         for (std::int64_t b = 0; b < blocks; ++b) {
-            prefetch_block<Weights>(row + b * Weights::bytes);
-            add_block<Weights>(row + b * Weights::bytes, columns, offsets_of<Weights>(job.k, b), sum, correction);
+            const std::uint8_t* const block = row + b * super_block_bytes<Weights>();
+            prefetch_block<Weights>(block);
+            add_block<Weights>(block, columns, offsets_of<Weights>(job.k, b), sum, correction);
         }
         for (int c = 0; c < Columns; ++c) job.out[first_column + c][r] = total(sum[c] - correction[c]);
     }

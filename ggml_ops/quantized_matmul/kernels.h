@@ -2,7 +2,7 @@
 // and includes this.
 #pragma once
 
-#include "formats.h"
+#include "formats/all.h"
 #include "gemm.h"
 #include "gemv.h"
 #include "quantize_activations.h"
@@ -13,7 +13,7 @@ namespace {
 
 void multiply(const Job& job) {
     for_format(job.format, [&job](auto weights) {
-        using Weights = decltype(weights);
+        using Weights = typename decltype(weights)::type;
         if (job.batch_size > max_gemv_batch) return gemm<Weights>(job);
         gemv_batch<Weights>(job, 0, job.batch_size);
     });

@@ -42,7 +42,7 @@ inline void quantize_activations(Format format, std::int64_t k, const float* x, 
     auto* sums_of_32 = reinterpret_cast<float*>(column + sums_offset(k, 32));
     auto* sums_of_16 = reinterpret_cast<float*>(column + sums_offset(k, 16));
     auto* scales = reinterpret_cast<float*>(column + scales_offset(k));
-    const std::int64_t step = activations_per_scale(format);
+    const std::int64_t step = activations_per_scale(row_of(format).activations);
     for (std::int64_t at = first * super_block; at < last * super_block; at += step) {
         const auto quantize_one = step == 32 ? quantize_block<32> : quantize_block<super_block>;
         scales[at / step] = quantize_one(x + at, q + at, sums_of_32 + at / 32, sums_of_16 + at / 16);

@@ -3,20 +3,18 @@
 //
 //   out[c][r] = sum over i < k of weight(r, i) * column(c, i)
 //
-// Weights keep the layout of the file. Columns are first quantized to 8 bits, in blocks of 256 with one scale (32 for
-// Q8_0), as ggml's Q8_K and Q8_0 do, so that the result differs from ggml's only by the order of the sums.
+// Weights keep the layout of the file. Columns are first quantized to 8 bits (`Activations`) as ggml does, so that the
+// result differs from ggml's only by the order of the sums.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "../simd/span.h"
+#include "format_table.h"
 
 namespace quantized_matmul {
 
-enum class Format { q4_k, q5_k, q6_k, q8_0, iq4_xs };
-
-inline constexpr std::int64_t super_block = 256;   // weights; k is a multiple of it
 inline constexpr std::int64_t max_gemv_batch = 5;  // from 6 columns on, a panel of decoded rows pays off
 
 // Rows of weights times a batch of columns, which `quantize` has written.

@@ -21,15 +21,15 @@ CHECK = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wno-unused-functio
 AVX2 = ["-DSIMD_X86", "-mavx2", "-mf16c", "-mfma"]
 AVX512 = ["-DSIMD_X86", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c"]
 
-HEADERS = sorted(file for file in KERNELS.glob("*/*.h") if file.parent != GLUE)
+HEADERS = sorted(file for file in KERNELS.glob("**/*.h") if file.parent != GLUE)
 # Of quantized_matmul, these use no intrinsics.
-PORTABLE = {"activations.h", "quantized_matmul.h", "targets.h"}
+PORTABLE = {"activations.h", "format_table.h", "quantized_matmul.h", "targets.h"}
 
 on_x86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def name(file: Path) -> str:
-    return f"{file.parent.name}/{file.name}"
+    return file.relative_to(KERNELS).as_posix()
 
 
 def compile_alone(file: Path, compiler: str, flags: list[str]) -> None:
@@ -46,7 +46,7 @@ def test_a_header_compiles_alone(file: Path) -> None:
     if "neon" in file.name:
         compile_alone(file, "g++" if platform.machine() == "aarch64" else CROSS_COMPILER, ["-DSIMD_ARM64"])
         return
-    needs_x86 = "avx" in file.name or (file.parent.name == "quantized_matmul" and file.name not in PORTABLE)
+    needs_x86 = "avx" in file.name or ("quantized_matmul" in file.parts and file.name not in PORTABLE)
     if needs_x86 and not on_x86:
         pytest.skip("needs an x86 compiler")
     compile_alone(file, "g++", (AVX512 if "avx512" in file.name else AVX2) if needs_x86 else [])

@@ -1,0 +1,51 @@
+// The table of formats: one row for each format that has kernels. Their numbers are those of ggml_type, in ggml as in
+// GGUF files.
+//
+// A new format is a row here, a header in formats/ and a name in the list of formats/all.h.
+#pragma once
+
+#include <cstdint>
+
+namespace quantized_matmul {
+
+enum class Format : int { q8_0 = 8, q4_k = 12, q5_k = 13, q6_k = 14, iq4_xs = 23 };
+
+inline constexpr std::int64_t super_block = 256;  // weights that are unpacked together
+
+// How columns are rounded to 8 bits: as ggml's Q8_K, with one scale for 256 values, or as its Q8_0, with one for 32.
+enum class Activations { q8_k, q8_0 };
+
+struct FormatRow {
+    Format format;
+    const char* name;
+    Activations activations;
+    int block;        // weights
+    int block_bytes;  // of these
+};
+
+// clang-format off
+inline constexpr FormatRow format_table[] = {
+    {Format::q8_0, "Q8_0", Activations::q8_0, 32, 34},
+    {Format::q4_k, "Q4_K", Activations::q8_k, 256, 144},
+    {Format::q5_k, "Q5_K", Activations::q8_k, 256, 176},
+    {Format::q6_k, "Q6_K", Activations::q8_k, 256, 210},
+    {Format::iq4_xs, "IQ4_XS", Activations::q8_k, 256, 136},
+};
+// clang-format on
+
+// The row with a number of ggml_type; null if that type has no kernels.
+constexpr const FormatRow* find_row(int type) {
+    for (const FormatRow& row : format_table) {
+        if (static_cast<int>(row.format) == type) return &row;
+    }
+    return nullptr;
+}
+
+// For formats that have kernels.
+constexpr const FormatRow& row_of(Format format) { return *find_row(static_cast<int>(format)); }
+
+constexpr int activations_per_scale(Activations activations) {
+    return activations == Activations::q8_0 ? 32 : static_cast<int>(super_block);
+}
+
+}  // namespace quantized_matmul
