@@ -76,6 +76,10 @@ class TimeLimitError(Qwen35Error, TimeoutError):
     """A request takes longer than its `timeout`."""
 
 
+class ServerError(Qwen35Error):
+    """A server cannot start: its address, its keys or its models are not usable."""
+
+
 class BusyError(Qwen35Error):
     """A model is used by its own callback, before the call that made it is over."""
 

@@ -22,7 +22,7 @@ from qwen35_gguf.runtime.turns import Cancelled, Scope
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from qwen35_gguf.runtime.options import GenerateKeywords, LoadKeywords
+    from qwen35_gguf.runtime.option_keywords import GenerateKeywords, LoadKeywords
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")

@@ -10,6 +10,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
 from qwen35_gguf.runtime.chat.template import ChatTemplate
+from qwen35_gguf.runtime.context_spec import MemoryRequest
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.engine.sequence import Engine
@@ -229,6 +230,20 @@ def plan_load(options: LoadOptions) -> LoadPlan:
     )
 
 
+def _request(plan: LoadPlan) -> MemoryRequest:
+    """Return what a plan needs beside its weights."""
+    options, header = plan.options, plan.header
+    request = memory_request(
+        plan.settings,
+        plan.draft,
+        n_ctx=plan.n_ctx,
+        cached_states=CACHED_STATES if options.cache_bytes is None else fitting.states_in(header, options.cache_bytes),
+        mmproj=read_header(options.mmproj) if options.mmproj else None,
+        image_pixels=options.image_pixels,
+    )
+    return replace(request, adapter_bytes=sum(one.path.stat().st_size for one in options.adapters))
+
+
 def with_overrides(settings: Settings, options: LoadOptions) -> Settings:
     """Return settings with what the caller decides."""
     threads, n_batch, kv_type = options.n_threads, options.n_batch, options.kv_type
@@ -243,18 +258,22 @@ def with_overrides(settings: Settings, options: LoadOptions) -> Settings:
     return settings
 
 
+def planned_bytes(options: LoadOptions, budget: int) -> int:
+    """Plan how many bytes of memory a model takes.
+
+    Raises:
+        MemoryLimitError: they are more than `budget`; the message reports what would fit.
+        Qwen35Error: as of `load`.
+
+    """
+    plan = plan_load(options)
+    return fitting.check_fits(plan.header, _request(plan), budget).total
+
+
 def place(plan: LoadPlan) -> LoadPlan:
     """Decide what is stored where, and check that it fits; errors as of `load`."""
     options, header, settings = plan.options, plan.header, plan.settings
-    request = memory_request(
-        settings,
-        plan.draft,
-        n_ctx=plan.n_ctx,
-        cached_states=CACHED_STATES if options.cache_bytes is None else fitting.states_in(header, options.cache_bytes),
-        mmproj=read_header(options.mmproj) if options.mmproj else None,
-        image_pixels=options.image_pixels,
-    )
-    request = replace(request, adapter_bytes=sum(one.path.stat().st_size for one in options.adapters))
+    request = _request(plan)
     placed = offload.of_settings(header, settings, plan.devices, request, ram=available_bytes())
     check_memory = options.check_memory and placed.n_gpu_layers == 0
     if check_memory:

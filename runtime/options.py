@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, KV_TYPES
@@ -45,6 +45,7 @@ MAX_BATCH = 1 << 16
 MAX_CHOICES = 128
 BIAS = 100.0
 LARGEST_SCALE = 1000.0  # of an adapter
+TEMPLATE_OWN = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "self")
 STOP = "a text or a list of texts, none of them empty"
 
 _layers = either("auto", whole(-1))
@@ -145,30 +146,18 @@ class LoadOptions:
         return self.media_limits.max_pixels if self.media_limits else IMAGE_PIXELS
 
 
-class LoadKeywords(TypedDict, total=False):
-    """The keywords of `Qwen35`; see `LoadOptions`."""
-
-    mmproj: str | Path | None
-    n_ctx: int | str | None
-    n_batch: int | None
-    n_threads: int | None
-    n_gpu_layers: Layers | None
-    devices: str | Sequence[str]
-    rpc: str | Sequence[str]
-    kv_type: str | None
-    draft: Depth | None
-    profile: bool
-    cache_bytes: int | str | None
-    state_dir: str | Path | None
-    media_limits: MediaLimits | None
-    video_limits: VideoLimits | None
-    check_memory: bool
-    adapters: Sequence[str | Path | tuple[str | Path, float]]
-
-
 def _sampled(name: str) -> Check:
     low, high = LIMITS[name]
     return optional(whole(int(low), int(high)) if name == "top_k" else number(low, high))
+
+
+def template_variables(name: str, value: Any) -> dict[str, Any]:
+    """Check further variables of a chat template; those that the library sets are not among them."""
+    found = dict(mapping(name, value))
+    for variable in found:
+        if variable in TEMPLATE_OWN:
+            raise MessageError(f"{name}: {variable} is set by other options; leave it out")
+    return found
 
 
 def _biases(name: str, value: Any) -> dict[int, float]:
@@ -200,6 +189,8 @@ class GenerateOptions:
             type, in which the result's `parsed` is given.
         thinking: think before answering; by default as the file's template does.
         thinking_budget: end the thinking after N tokens.
+        chat_template_kwargs: further variables of the file's chat template, as OpenAI-style servers accept them;
+            `enable_thinking` in it is `thinking`.
         tools: OpenAI-style functions that may be called.
         tool_choice: "auto", "none", "required", or `{"type": "function", "function": {"name": ...}}`.
         parallel_tool_calls: an answer may have more than one call; by default it may.
@@ -230,6 +221,7 @@ class GenerateOptions:
     response_format: Any = checked(anything)
     thinking: bool | None = checked(optional(flag))
     thinking_budget: int | None = checked(optional(whole()))
+    chat_template_kwargs: Mapping[str, Any] | None = checked(optional(template_variables))
     tools: Any = checked(anything)
     tool_choice: Any = checked(anything)
     parallel_tool_calls: bool | None = checked(optional(flag))
@@ -284,46 +276,6 @@ class GenerateOptions:
         return {name: getattr(self, name) for name in LIMITS}
 
 
-class FreeKeywords(TypedDict, total=False):
-    """The keywords of `Qwen35.chat` beside `response_format`; see `GenerateOptions` and OpenAI's API."""
-
-    max_tokens: int | None
-    max_completion_tokens: int | None
-    stop: str | Sequence[str] | None
-    seed: int | None
-    n: int | None
-    logit_bias: Mapping[int, float] | Mapping[str, float] | None
-    draft: Depth | None
-    grammar: str | Grammar | None
-    thinking: bool | None
-    thinking_budget: int | None
-    tools: Any
-    tool_choice: Any
-    parallel_tool_calls: bool | None
-    timeout: float | None
-    include_usage: bool | None
-    stream_options: Mapping[str, Any] | None
-    temperature: float | None
-    top_p: float | None
-    top_k: int | None
-    min_p: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repeat_penalty: float | None
-    user: str | None
-    metadata: Mapping[str, Any] | None
-    store: bool | None
-    service_tier: str | None
-    safety_identifier: str | None
-    prompt_cache_key: str | None
-
-
-class GenerateKeywords(FreeKeywords, total=False):
-    """The keywords of `Qwen35.chat`."""
-
-    response_format: Any
-
-
 # Of OpenAI's API: they concern its accounts, and change no answer.
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 
@@ -347,6 +299,12 @@ def _openai(keywords: Mapping[str, Any]) -> dict[str, Any]:
         if unknown := sorted(set(found) - {"include_usage", "include_obfuscation"}):
             raise MessageError(f"stream_options: {unknown[0]} is not an option; use include_usage")
         exact.setdefault("include_usage", found.get("include_usage"))
+    given = exact.get("chat_template_kwargs")
+    if isinstance(given, Mapping) and "enable_thinking" in given:
+        variables = dict(given)
+        if exact.setdefault("thinking", variables.pop("enable_thinking")) is None:
+            del exact["thinking"]
+        exact["chat_template_kwargs"] = variables
     if exact.get("n", 1) is None:
         del exact["n"]
     return exact

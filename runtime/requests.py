@@ -52,6 +52,7 @@ def prompt_of_chat(
         messages,
         tools=None if options.tool_choice == "none" else options.tools,
         enable_thinking=options.thinking,
+        variables=options.chat_template_kwargs or {},
         vision=vision,
         media_limits=plan.options.media_limits,
         video_limits=plan.options.video_limits,

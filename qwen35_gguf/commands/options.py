@@ -79,6 +79,20 @@ def model_options(callback: Callback) -> Callback:
     return decorated
 
 
+def loading_options(callback: Callback) -> Callback:
+    """Add the options of loading to a command with the argument FILES; `loading` has the path of the first."""
+
+    @functools.wraps(callback)
+    def with_object(**values: Any) -> None:
+        values["file"] = values["files"][0]
+        callback(loading=_loading(values), **values)
+
+    decorated: Callback = with_object
+    for option in reversed(LOADING):
+        decorated = option(decorated)
+    return decorated
+
+
 def _loading(values: dict[str, Any]) -> LoadOptions:
     """Take the options of loading out of the values of a command."""
     max_pixels, fps, draft = values.pop("max_pixels"), values.pop("fps"), values.pop("draft")

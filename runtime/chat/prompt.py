@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
@@ -41,6 +42,7 @@ def chat_prompt(
     *,
     tools: Any = None,
     enable_thinking: bool | None = None,
+    variables: Mapping[str, Any] = MappingProxyType({}),
     vision: Callable[[], VisionEncoder],
     media_limits: MediaLimits | None = None,
     video_limits: VideoLimits | None = None,
@@ -55,6 +57,7 @@ def chat_prompt(
         messages: OpenAI-style, see `message_media.collect` for images and videos.
         tools: OpenAI-style.
         enable_thinking: None leaves it to the template.
+        variables: further ones of the template.
         vision: returns the vision encoder; called only if there are images.
         media_limits: see `message_media.collect`.
         video_limits: see `message_media.collect`.
@@ -70,7 +73,10 @@ def chat_prompt(
     checked = tool_calls.check_tools(tools) if tools else None
     control_tokens = ControlTokens(model.vocabulary)
     text = template.render(
-        control_tokens.mark_messages(reduced), tools=control_tokens.mark(checked), enable_thinking=enable_thinking
+        control_tokens.mark_messages(reduced),
+        tools=control_tokens.mark(checked),
+        enable_thinking=enable_thinking,
+        **control_tokens.mark(dict(variables)),
     )
     encoder = vision() if media else None
     items: list[int | MediaChunk] = []

@@ -65,8 +65,8 @@ def _connect(host: str, port: int, timeout: float | None, allow_private: bool) -
     raise failure or OSError("has no address")
 
 
-def _opener(allow_private: bool, opened: Opened) -> urllib.request.OpenerDirector:
-    """Make an opener for http and https alone whose connections are checked; each new socket is given to `opened`."""
+def _opener(allow_private: bool, https_only: bool, opened: Opened) -> urllib.request.OpenerDirector:
+    """Make an opener for http and https whose connections are checked; each new socket is given to `opened`."""
 
     class Plain(http.client.HTTPConnection):
         def connect(self) -> None:
@@ -93,7 +93,7 @@ def _opener(allow_private: bool, opened: Opened) -> urllib.request.OpenerDirecto
 
     director = urllib.request.OpenerDirector()
     for handler in (
-        PlainHandler(),
+        *(() if https_only else (PlainHandler(),)),
         SecureHandler(),
         Redirects(),
         urllib.request.HTTPDefaultErrorHandler(),
@@ -132,7 +132,7 @@ def _deadline(seconds: float) -> Iterator[Opened]:
         timer.cancel()
 
 
-def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = False) -> bytes:
+def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = False, https_only: bool = False) -> bytes:
     """Download `url` (http or https) and return the body.
 
     `timeout` is the total in seconds, redirects included, but without resolving the name.
@@ -144,11 +144,13 @@ def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = Fal
     """
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise MediaError(f"{shorten(url)}: only http and https are downloaded; give a path or bytes instead")
+    if https_only and urlsplit(url).scheme.lower() != "https":
+        raise MediaError(f"{shorten(url)}: only https is downloaded; give an https URL or a data URI")
     end = time.monotonic() + timeout
     try:
         with _deadline(timeout) as opened:
             request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
-            with _opener(allow_private, opened).open(request, timeout=timeout) as response:
+            with _opener(allow_private, https_only, opened).open(request, timeout=timeout) as response:
                 return _body(response, url, max_bytes, timeout, end)
     except MediaError as error:
         raise MediaError(f"{shorten(url)}: {error}") from None

@@ -45,6 +45,7 @@ class MediaLimits:
         max_bytes: of a downloaded or opened file (a video on disk is not limited).
         timeout: seconds for a download.
         allow_private: also download from private, loopback and link-local addresses, and accept file:// URLs.
+        https_only: download over https alone, also after a redirect.
         local_files: load files of this machine that a request names; switch it off for requests of others.
         roots: folders in which these files must be, links resolved; empty: anywhere.
         min_pixels: a smaller image is enlarged; 65,536 (64 tokens) is Qwen3.5's own.
@@ -56,6 +57,7 @@ class MediaLimits:
     max_bytes: int = checked(bytes_of(1), 64 << 20)
     timeout: float = checked(number(0, FOREVER, above=True), 30.0)
     allow_private: bool = checked(flag, False)
+    https_only: bool = checked(flag, False)
     local_files: bool = checked(flag, True)
     roots: tuple[Path, ...] = checked(file_paths, ())
     min_pixels: int = checked(whole(1), PROCESSOR_MIN_PIXELS)
@@ -294,7 +296,13 @@ def read_source(source: Source, limits: MediaLimits) -> bytes:
         return _read_file(path, limits.max_bytes)
     if isinstance(source, str):
         if not is_data_uri(source):
-            return fetch(source, max_bytes=limits.max_bytes, timeout=limits.timeout, allow_private=limits.allow_private)
+            return fetch(
+                source,
+                max_bytes=limits.max_bytes,
+                timeout=limits.timeout,
+                allow_private=limits.allow_private,
+                https_only=limits.https_only,
+            )
         data = _data_uri(source)
     else:
         data = bytes(source)

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from qwen35_gguf.errors import MessageError
-from qwen35_gguf.runtime import options
+from qwen35_gguf.runtime import option_keywords, options
 from qwen35_gguf.runtime.options import RAW_OPTIONS, GenerateOptions, LoadOptions
 
 pytestmark = pytest.mark.unit
@@ -15,11 +15,11 @@ pytestmark = pytest.mark.unit
 
 def test_keywords_are_the_fields() -> None:
     load = {field.name for field in dataclasses.fields(LoadOptions)} - {"path"}
-    assert set(options.LoadKeywords.__annotations__) == load
+    assert set(option_keywords.LoadKeywords.__annotations__) == load
     fields = {field.name for field in dataclasses.fields(GenerateOptions)}
     openai = {"max_completion_tokens", "stream_options", *options.IGNORED}
-    assert set(options.GenerateKeywords.__annotations__) == fields | openai
-    assert set(RAW_OPTIONS) | set(options.MANY_OPTIONS) <= set(options.GenerateKeywords.__annotations__)
+    assert set(option_keywords.GenerateKeywords.__annotations__) == fields | openai
+    assert set(RAW_OPTIONS) | set(options.MANY_OPTIONS) <= set(option_keywords.GenerateKeywords.__annotations__)
 
 
 def test_ready_options_are_taken_as_they_are() -> None:

@@ -1,0 +1,110 @@
+"""Serve GGUF files over HTTP, with the API of OpenAI."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from qwen35_gguf.commands import output
+from qwen35_gguf.commands.options import PATH, loading_options
+from qwen35_gguf.commands.parameter_types import SIZE
+from qwen35_gguf.commands.verb import Verb
+from qwen35_gguf.errors import MissingDependencyError
+from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
+from qwen35_gguf.runtime.media.image import MediaLimits
+from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.runtime.options import LoadOptions
+
+NEEDED = "starlette and uvicorn are needed to serve; install them with pip install 'qwen35-gguf[server]'"
+
+
+@click.command("serve", cls=Verb)
+@click.argument("files", nargs=-1, type=PATH, required=True, metavar="FILE|DIR...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--api-key",
+    "keys",
+    multiple=True,
+    envvar="QWEN35_API_KEY",
+    help="A key that requests must have; may be repeated, or be in the environment as QWEN35_API_KEY.",
+)
+@click.option("--without-key", is_flag=True, help="Listen beyond this machine although there is no key.")
+@click.option("--allow-host", "hosts", multiple=True, help="A name of this machine that clients use; may be repeated.")
+@click.option("--cors", "origins", multiple=True, help="Origin of web pages that may use the server; may be repeated.")
+@click.option("--alias", "aliases", multiple=True, help="NAME or NAME=MODEL: another name of a model; * matches all.")
+@click.option("--memory", type=SIZE, help="What loaded models may take in total; by default what is available.")
+@click.option("--ttl", type=click.FloatRange(min=1), help="Unload a model that was idle for N seconds.")
+@click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests that may wait.")
+@click.option("--grace", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for streams to end.")
+@click.option("--log-requests", is_flag=True, help="Log what requests ask and what is answered.")
+@loading_options
+def command(
+    files: tuple[Path, ...],
+    keys: tuple[str, ...],
+    host: str,
+    port: int,
+    without_key: bool,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    aliases: tuple[str, ...],
+    memory: int | None,
+    ttl: float | None,
+    queue: int,
+    grace: float,
+    log_requests: bool,
+    loading: LoadOptions,
+) -> None:
+    """Serve GGUF files, or those in a folder, to programs that speak OpenAI's API.
+
+    A model is known by the name of its file. It is loaded when it is asked for, and leaves when the memory is needed
+    for another.
+    """
+    try:
+        from qwen35_gguf.server.app import create_app
+        from qwen35_gguf.server.models import Models, model_files
+        from qwen35_gguf.server.run import listen, server
+        from qwen35_gguf.server.settings import ServerSettings
+    except ImportError:
+        raise MissingDependencyError(NEEDED) from None
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        api_keys=tuple(key for given in keys for key in re.split(r"[\s,]+", given) if key),
+        without_key=without_key,
+        hosts=hosts,
+        origins=origins,
+        queue=queue,
+        grace=grace,
+        log_requests=log_requests,
+    )
+    found = model_files(files)
+    for path in found.values():
+        read_model(path)
+    given = loading.media_limits or MediaLimits()
+    limits = replace(given, local_files=False, https_only=not given.allow_private)
+    models = Models(
+        {name: replace(loading, path=path, media_limits=limits) for name, path in found.items()},
+        aliases=dict(_alias(alias, next(iter(found))) for alias in aliases),
+        memory=memory,
+        ttl=ttl,
+        queue=queue,
+    )
+    runtime = installed_runtime()
+    if runtime and not runtime.patches:
+        output.note(STOCK_NOTE)
+    logging.getLogger("qwen35_gguf.server").setLevel(logging.INFO)
+    with listen(settings) as listener:
+        address = f"http://{'localhost' if host == '127.0.0.1' else host}:{listener.getsockname()[1]}"
+        output.echo(f"{address}: {', '.join(found)}")
+        output.emit({"address": address, "models": list(found)}, indent=None)
+        server(create_app(settings, models, preload=len(found) == 1), settings).run(sockets=[listener])
+
+
+def _alias(text: str, default: str) -> tuple[str, str]:
+    name, equals, target = text.partition("=")
+    return name, target if equals else default

@@ -1,0 +1,124 @@
+"""Who may use the server: API keys, names of hosts, and web pages of other origins."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import uuid
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qwen35_gguf.server.api_error import ApiError, error_object
+from qwen35_gguf.server.settings import LOOPBACK_NAMES, ServerSettings
+
+# Without a key: what a load balancer asks, and the page, which asks its user for the key.
+PUBLIC = ("/", "/health")
+PUBLIC_FOLDER = "/page/"
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+CORS_METHODS, CORS_AGE = "GET, POST, DELETE", "600"
+
+
+class AccessRules:
+    """Lets a request pass, or answers with an error; no part of a refused request's body is read."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        """Guard an application."""
+        self._app = app
+        self._hosts = {name.lower() for name in (*LOOPBACK_NAMES, *settings.hosts)}
+        self._origins = {origin.rstrip("/").lower() for origin in settings.origins}
+        self._keys = [_digest(key) for key in settings.api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        extra = {"x-request-id": f"req_{uuid.uuid4().hex}", "x-content-type-options": "nosniff"}
+        if origin is not None and self._listed(origin):
+            extra |= {"access-control-allow-origin": origin, "vary": "Origin"}
+
+        async def send_more(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(extra)
+            await send(message)
+
+        answer = self._refusal(scope, headers, origin)
+        if answer is None and scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            answer = _preflight(headers)
+        await (answer or self._app)(scope, receive, send_more)
+
+    def _refusal(self, scope: Scope, headers: Headers, origin: str | None) -> Response | None:
+        path = scope["path"]
+        name = _host_name(headers.get("host", ""))
+        if name is None or not (name in self._hosts or _is_address(name)):
+            error = ApiError(403, "host: this name is not one of this server; add it with --allow-host", "host")
+        elif origin is not None and not (self._listed(origin) or _is_own(origin, headers["host"])):
+            error = ApiError(403, "origin: pages of this origin may not use this server; add it with --cors", "origin")
+        elif not (self._keys and not _is_public(scope)) or self._has_key(headers):
+            return None
+        else:
+            error = ApiError(401, "api key: is missing or wrong; send Authorization: Bearer KEY", "invalid_api_key")
+        return JSONResponse(error_object(path, error), error.status, _CHALLENGE if error.status == 401 else None)
+
+    def _listed(self, origin: str) -> bool:
+        return "*" in self._origins or origin.lower() in self._origins
+
+    def _has_key(self, headers: Headers) -> bool:
+        """Compare with every key, in a time that does not depend on them."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            given = headers.get("x-api-key", "")
+        digest = _digest(given.strip())
+        return any([hmac.compare_digest(digest, key) for key in self._keys])  # noqa: C419 (all of them)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _is_public(scope: Scope) -> bool:
+    path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
+    preflight = scope["method"] == "OPTIONS"  # which browsers send without the key
+    return preflight or (reads and (path in PUBLIC or path.startswith(PUBLIC_FOLDER)))
+
+
+def _host_name(host: str) -> str | None:
+    """Return the name in a Host header, without its port; None if it is malformed."""
+    try:
+        found = urlsplit(f"//{host}")
+        _ = found.port
+    except ValueError:
+        return None
+    return found.hostname.lower() if found.hostname and found.netloc == host and "@" not in host else None
+
+
+def _is_address(name: str) -> bool:
+    """Tell whether a name is an IP address: no name server can make it lead elsewhere."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """Tell whether a page came from this server."""
+    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+
+
+def _preflight(headers: Headers) -> Response:
+    wanted = headers.get("access-control-request-headers", "authorization, content-type")
+    return Response(
+        status_code=204,
+        headers={
+            "access-control-allow-methods": CORS_METHODS,
+            "access-control-allow-headers": wanted,
+            "access-control-max-age": CORS_AGE,
+        },
+    )

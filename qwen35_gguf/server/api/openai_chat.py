@@ -1,0 +1,152 @@
+"""OpenAI's chat completions: POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from qwen35_gguf.runtime.async_model import AsyncStream
+from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk
+from qwen35_gguf.runtime.options import GenerateOptions
+from qwen35_gguf.server.answering import Progress, stream_events
+from qwen35_gguf.server.api_error import bad_request
+from qwen35_gguf.server.effort import thinking_options
+from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.request_limits import check_messages, check_options
+from qwen35_gguf.server.service import Service
+from qwen35_gguf.server.streaming import event, unless_gone
+
+# Fields that are options of the library, with the same names and meanings.
+SAME = (
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "n",
+    "logit_bias",
+    "response_format",
+    "grammar",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "thinking_budget",
+    "chat_template_kwargs",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repeat_penalty",
+)
+# Fields that would change the answer, and that a text model on this machine cannot follow.
+REFUSED = {
+    "audio": "this model gives text; leave it out",
+    "functions": "was replaced by tools; use that",
+    "function_call": "was replaced by tool_choice; use that",
+    "web_search_options": "this server does not search; leave it out",
+}
+SEEDS = 1 << 64
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of this API."""
+
+    async def chat(request: Request) -> Response:
+        body = await read_object(request, service.settings)
+        options, streaming = chat_options(body), flag_of(body, "stream")
+        check_messages(body.get("messages"), service.settings.limits)
+        check_options(options, service.settings.limits)
+        async with contextlib.AsyncExitStack() as stack:
+            model = await stack.enter_async_context(service.models.use(body.get("model")))
+            name = service.models.find(body.get("model")).name
+            if not streaming:
+                whole = await unless_gone(request.receive, model.chat(body["messages"], options))
+                return JSONResponse(completion_object(whole, name))
+            progress = Progress()
+            answer = model.chat(body["messages"], options, stream=True, on_progress=progress)
+            events = _events(answer, name)
+            return await stream_events(request, service.settings, answer, events, progress, stack.pop_all())
+
+    return [Route("/v1/chat/completions", chat, methods=["POST"])]
+
+
+def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
+    """Turn the fields of a request into options; null is as if a field were left out.
+
+    Raises:
+        ApiError: a field has a wrong value, or asks for what there is not.
+        MessageError: likewise.
+
+    """
+    given = {name: value for name, value in body.items() if value is not None}
+    for name, reason in REFUSED.items():
+        if name in given:
+            raise bad_request(f"{name}: {reason}", name)
+    if given.get("modalities", ["text"]) != ["text"]:
+        raise bad_request('modalities: this model gives text; use ["text"]', "modalities")
+    options = {name: given[name] for name in SAME if name in given}
+    if "seed" in given:
+        seed = given["seed"]
+        valid = isinstance(seed, int) and not isinstance(seed, bool)
+        options["seed"] = seed % SEEDS if valid else seed  # the original has negative ones
+    if "reasoning_effort" in given:
+        effort = thinking_options(given["reasoning_effort"])
+        variables = options.get("chat_template_kwargs", {})
+        if isinstance(variables, Mapping) and "chat_template_kwargs" in effort:
+            effort["chat_template_kwargs"] |= variables
+        options = {**effort, **{name: value for name, value in options.items() if name != "chat_template_kwargs"}}
+        options |= {} if "chat_template_kwargs" in effort else {"chat_template_kwargs": variables}
+    options["include_usage"] = False
+    if "stream_options" in given:
+        if not isinstance(given["stream_options"], Mapping):
+            raise bad_request("stream_options: is not an object; use include_usage in one", "stream_options")
+        options["include_usage"] = flag_of(given["stream_options"], "include_usage", "stream_options")
+    return GenerateOptions.of(None, options)
+
+
+def flag_of(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
+    """Return a field that is true or false; false if it is left out.
+
+    Raises:
+        ApiError: it is something else.
+
+    """
+    value = body.get(name)
+    if not isinstance(value, bool | None):
+        raise bad_request(f"{name}: is neither true nor false; use one of them", param or name)
+    return bool(value)
+
+
+def completion_object(whole: ChatCompletion, name: str) -> dict[str, Any]:
+    """Return a whole answer as the API has it, under the name by which the model was asked for."""
+    made = whole.to_dict() | {"model": name}
+    for choice in made["choices"]:
+        choice["logprobs"] = None
+        choice["message"] = {"refusal": None} | _given(choice["message"], "content")
+        for call in choice["message"].get("tool_calls", ()):
+            del call["index"]
+    return made
+
+
+def chunk_object(chunk: ChatCompletionChunk, name: str) -> dict[str, Any]:
+    """Return a piece of an answer as the API has it."""
+    made = _given(chunk.to_dict(), "choices") | {"model": name}
+    for choice in made["choices"]:
+        choice["logprobs"] = None
+        choice["delta"] = _given(choice["delta"])
+    return made
+
+
+def _given(fields: Mapping[str, Any], *kept: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None or name in kept}
+
+
+async def _events(answer: AsyncStream[ChatCompletionChunk], name: str) -> AsyncGenerator[bytes, None]:
+    async for chunk in answer:
+        yield event(chunk_object(chunk, name))
+    yield event("[DONE]")

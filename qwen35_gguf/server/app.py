@@ -1,0 +1,116 @@
+"""The ASGI application: routes, errors, and what runs while it is up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import traceback
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from qwen35_gguf.errors import Qwen35Error
+from qwen35_gguf.server.access import AccessRules
+from qwen35_gguf.server.api import openai_chat, openai_models, operations
+from qwen35_gguf.server.api_error import ApiError, api_error, error_object
+from qwen35_gguf.server.models import Models
+from qwen35_gguf.server.service import Service
+from qwen35_gguf.server.settings import ServerSettings
+from qwen35_gguf.server.streaming import ClientGoneError
+
+log = logging.getLogger(__name__)
+
+APIS = (openai_chat.routes, openai_models.routes, operations.routes)
+GONE = 499  # nginx's status for a client that closed its connection; nobody reads it
+IDLE_CHECK = 1.0  # seconds
+
+
+def create_app(settings: ServerSettings, models: Models, *, preload: bool = False) -> Starlette:
+    """Make the application.
+
+    Args:
+        settings: of the server.
+        models: that it serves; they are freed when the application ends.
+        preload: load the first model when the application begins.
+
+    """
+    service = Service(settings, models)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_unload_idle(models))]
+        if preload:
+            tasks.append(asyncio.create_task(_preload(models)))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await models.aclose()
+
+    return Starlette(
+        routes=[route for api in APIS for route in api(service)],
+        middleware=[Middleware(AccessRules, settings=settings), Middleware(_LastResort)],
+        exception_handlers={
+            ApiError: _respond,
+            Qwen35Error: _respond,
+            HTTPException: _respond,
+            ClientGoneError: _respond,
+        },
+        lifespan=lifespan,
+    )
+
+
+class _LastResort:
+    """Answers where something fails that should not; the log gets no message, which may hold what a client sent."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        except Exception as error:
+            places = "".join(traceback.format_tb(error.__traceback__))
+            log.error("%s %s: %s\n%s", scope.get("method"), scope.get("path"), type(error).__name__, places)
+            if not started:
+                answer = JSONResponse(error_object(scope["path"], api_error(error)), 500)
+                await answer(scope, receive, send)
+
+
+async def _unload_idle(models: Models) -> None:
+    while True:
+        await asyncio.sleep(IDLE_CHECK)
+        await models.unload_idle()
+
+
+async def _preload(models: Models) -> None:
+    try:
+        async with models.use(None):
+            pass
+    except (Qwen35Error, ApiError) as error:  # each request gets it again
+        log.error("%s", error)
+
+
+async def _respond(request: Request, error: Exception) -> Response:
+    if isinstance(error, ClientGoneError):
+        return Response(status_code=GONE)
+    if isinstance(error, HTTPException):
+        found = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    else:
+        found = api_error(error)
+    return JSONResponse(error_object(request.url.path, found), found.status, headers=found.headers)

@@ -1,0 +1,84 @@
+"""Refuse requests that are larger than the operator allows, before anything is done for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from qwen35_gguf.runtime.options import GenerateOptions
+from qwen35_gguf.server.api_error import ApiError, bad_request
+from qwen35_gguf.server.settings import RequestLimits
+
+MEDIA = ("image", "image_url", "input_image", "video", "video_url")
+
+
+def check_messages(messages: Any, limits: RequestLimits) -> None:
+    """Check how many messages and images a conversation has; the library checks the rest.
+
+    Raises:
+        ApiError: there are none, or too many.
+
+    """
+    if messages is None:
+        raise bad_request('messages: are missing; give [{"role": "user", "content": "..."}]', "messages")
+    if not isinstance(messages, list):
+        return
+    if len(messages) > limits.messages:
+        raise _too_large("messages", f"{len(messages):,} messages are more than {limits.messages:,}")
+    media = sum(1 for message in messages for part in _parts(message) if part.get("type") in MEDIA)
+    if media > limits.media:
+        raise _too_large("messages", f"{media:,} images and videos are more than {limits.media:,}")
+
+
+def _parts(message: Any) -> Iterator[Mapping[str, Any]]:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, list):
+        yield from (part for part in content if isinstance(part, Mapping))
+
+
+def check_options(options: GenerateOptions, limits: RequestLimits) -> None:
+    """Check the sizes of schemas, grammars and regular expressions, and the number of answers.
+
+    Raises:
+        ApiError: one is too large.
+
+    """
+    if options.n > limits.choices:
+        raise bad_request(f"n: {options.n} is more than {limits.choices}; ask for fewer answers", "n")
+    form = options.response_format if isinstance(options.response_format, Mapping) else {}
+    for name, value in (("tools", options.tools), ("response_format", form), ("grammar", options.grammar)):
+        _check_size(name, value, limits)
+
+
+def _check_size(name: str, value: Any, limits: RequestLimits) -> None:
+    if not value:
+        return
+    size = len(value.encode()) if isinstance(value, str) else len(json.dumps(value, default=str))
+    rules = isinstance(value, str) or (isinstance(value, Mapping) and value.get("type") in ("gbnf", "lark", "grammar"))
+    limit = limits.grammar_bytes if rules else limits.schema_bytes
+    if size > limit:
+        raise _too_large(name, f"{size:,} bytes are more than {limit:,}")
+    for pattern in _patterns(value):
+        if len(pattern.encode()) > limits.regex_bytes:
+            raise _too_large(name, f"a regular expression is longer than {limits.regex_bytes:,} bytes")
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    """Find regular expressions, in schemas at any depth."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            for key, inner in one.items():
+                if key in ("pattern", "regex") and isinstance(inner, str):
+                    yield inner
+                elif key == "patternProperties" and isinstance(inner, Mapping):
+                    yield from inner
+                waiting.append(inner)
+        elif isinstance(one, Sequence) and not isinstance(one, str | bytes):
+            waiting += one
+
+
+def _too_large(name: str, message: str) -> ApiError:
+    return ApiError(413, f"{name}: {message}; send less", "request_too_large", name)

@@ -1,0 +1,48 @@
+"""Run a server until it is stopped: SIGTERM and Ctrl-C let streams end first."""
+
+from __future__ import annotations
+
+import math
+import socket
+
+import uvicorn
+from starlette.applications import Starlette
+
+from qwen35_gguf.errors import ServerError
+from qwen35_gguf.server.settings import ServerSettings
+
+KEEP_ALIVE = 30  # seconds that an idle connection is kept
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ServerError: the address is in use, or is not one of this machine.
+
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=256)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a port"
+        raise ServerError(
+            f"{settings.host} port {settings.port}: cannot listen ({reason or error}); use another host or port"
+        ) from None
+
+
+def server(app: Starlette, settings: ServerSettings) -> uvicorn.Server:
+    """Make the HTTP server of an application; its `run` takes what `listen` returned."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            lifespan="on",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=math.ceil(settings.grace),
+        )
+    )

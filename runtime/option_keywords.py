@@ -1,0 +1,75 @@
+"""The keywords of `Qwen35` and of its calls, for type checkers: what `options` checks, in the types that it accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.token_mask import Grammar
+from qwen35_gguf.runtime.llama.devices import Layers
+from qwen35_gguf.runtime.media.image import MediaLimits
+from qwen35_gguf.runtime.media.video import VideoLimits
+
+
+class LoadKeywords(TypedDict, total=False):
+    """The keywords of `Qwen35`; see `LoadOptions`."""
+
+    mmproj: str | Path | None
+    n_ctx: int | str | None
+    n_batch: int | None
+    n_threads: int | None
+    n_gpu_layers: Layers | None
+    devices: str | Sequence[str]
+    rpc: str | Sequence[str]
+    kv_type: str | None
+    draft: Depth | None
+    profile: bool
+    cache_bytes: int | str | None
+    state_dir: str | Path | None
+    media_limits: MediaLimits | None
+    video_limits: VideoLimits | None
+    check_memory: bool
+    adapters: Sequence[str | Path | tuple[str | Path, float]]
+
+
+class FreeKeywords(TypedDict, total=False):
+    """The keywords of `Qwen35.chat` beside `response_format`; see `GenerateOptions` and OpenAI's API."""
+
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    n: int | None
+    logit_bias: Mapping[int, float] | Mapping[str, float] | None
+    draft: Depth | None
+    grammar: str | Grammar | None
+    thinking: bool | None
+    thinking_budget: int | None
+    chat_template_kwargs: Mapping[str, Any] | None
+    tools: Any
+    tool_choice: Any
+    parallel_tool_calls: bool | None
+    timeout: float | None
+    include_usage: bool | None
+    stream_options: Mapping[str, Any] | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repeat_penalty: float | None
+    user: str | None
+    metadata: Mapping[str, Any] | None
+    store: bool | None
+    service_tier: str | None
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+
+
+class GenerateKeywords(FreeKeywords, total=False):
+    """The keywords of `Qwen35.chat`."""
+
+    response_format: Any
