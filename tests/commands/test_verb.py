@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 import pytest
+import uvicorn
 from click.testing import CliRunner, Result
 
 from inputs.adapters import low_rank, write_adapter
@@ -67,6 +68,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "doctor": ("doctor",),
     "plan": ("plan", "{}/model.gguf", "--ctx", "8k"),
     "rpc-server": ("rpc-server", "--listen", "127.0.0.1:50999"),
+    "serve": ("serve", "{}/model.gguf", "--port", "0"),
     "tune": ("tune", "{}/model.gguf", "--dry-run"),
     "evaluate": ("evaluate", "{}/model.gguf", "--reference", "{}/exact.gguf", "-f", "{}/text.txt", "--chunk", "64",
                  "--chunks", "1"),
@@ -99,6 +101,7 @@ def test_the_table_has_every_command() -> None:
 def arguments_of(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     monkeypatch.setattr(progress, "DELAY", 0)
     monkeypatch.setattr(rpc, "serve", lambda *_, **__: None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     (folder / "shards" / "SHA256SUMS").unlink(missing_ok=True)
 
