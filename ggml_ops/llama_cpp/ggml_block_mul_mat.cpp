@@ -120,8 +120,8 @@ struct Shares {
     int64_t rows;
     int64_t count;
 
-    Shares(int64_t all_rows, int64_t batch_size, int n_threads) {
-        const int64_t unit = batch_size > quantized_matmul::max_gemv_batch ? best_target()->row_granularity : 16;
+    Shares(int64_t all_rows, int n_threads) {
+        const int64_t unit = best_target()->row_granularity;
         rows = std::max<int64_t>(1, all_rows / (8 * n_threads) / unit) * unit;
         count = (all_rows + rows - 1) / rows;
     }
@@ -154,7 +154,7 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
     for (int n = 0; n < count; ++n) {
         const ggml_tensor* dst = nodes[n];
         const ggml_tensor* src0 = dst->src[0];
-        const Shares shares(src0->ne[1], src1->ne[1], params->nth);
+        const Shares shares(src0->ne[1], params->nth);
         for (int64_t plane = 0; plane < dst->ne[2] * dst->ne[3]; ++plane, done += shares.count) {
             if (item >= done + shares.count) continue;
             const int64_t i2 = plane % dst->ne[2];
@@ -276,7 +276,7 @@ void ggml_block_mul_mat_id_forward(const ggml_compute_params* params, ggml_tenso
     for (int64_t e = 0; e < experts; ++e) {
         const int64_t batch_size = starts[e + 1] - starts[e];
         if (batch_size == 0) continue;
-        const Shares shares(src0->ne[1], batch_size, params->nth);
+        const Shares shares(src0->ne[1], params->nth);
         bool listed = false;
         while (item < done + shares.count) {
             for (int64_t c = 0; c < batch_size && !listed; ++c) {

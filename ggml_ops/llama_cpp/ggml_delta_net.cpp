@@ -59,11 +59,11 @@ void ggml_delta_net_forward(const ggml_compute_params* params, ggml_tensor* dst)
     const int64_t seqs = v->ne[3];
     const int64_t slots = ggml_get_op_params_i32(dst, 0);
 
-    // In place, the old state is one row of the state cache and the new states are other rows of it.
+    // In place, the old state of a sequence is one row of the state cache and the new states are other rows of it.
     const bool in_place = ggml_get_op_params_i32(dst, 1) != 0;
     const int64_t first_row = ggml_get_op_params_i32(dst, 2);
     const int64_t slot_rows = ggml_get_op_params_i32(dst, 3);
-    const int64_t source = in_place ? *static_cast<const int32_t*>(dst->src[6]->data) : 0;
+    const int32_t* const sources = in_place ? static_cast<const int32_t*>(dst->src[6]->data) : nullptr;
 
     GGML_ASSERT(q->nb[0] == sizeof(float) && k->nb[0] == sizeof(float) && v->nb[0] == sizeof(float));
     GGML_ASSERT(ggml_is_contiguous(g) && ggml_is_contiguous(beta) && ggml_is_contiguous(state));
@@ -75,7 +75,7 @@ void ggml_delta_net_forward(const ggml_compute_params* params, ggml_tensor* dst)
 
     // Otherwise dst holds the attention output, followed by the new states, the newest first.
     const int64_t state_size = size * size * heads;
-    const float* old_states = static_cast<const float*>(state->data) + source * state_size;
+    const float* old_states = static_cast<const float*>(state->data);
     float* new_states = in_place ? static_cast<float*>(state->data) + first_row * state_size
                                  : static_cast<float*>(dst->data) + size * heads * tokens * seqs;
 
@@ -108,7 +108,7 @@ void ggml_delta_net_forward(const ggml_compute_params* params, ggml_tensor* dst)
         head.out_step = heads * size;
         head.gate_per_column = g->ne[0] == size && size > 1;
         head.scale = 1.0f / sqrtf(static_cast<float>(size));
-        head.state = old_states + is * state_size + ih * size * size;
+        head.state = old_states + (in_place ? sources[is] : is) * state_size + ih * size * size;
         head.new_state = new_states + is * state_size + ih * size * size;
         head.snapshots = slots;
         head.snapshot_step = in_place ? slot_rows * state_size : seqs * state_size;
@@ -128,16 +128,13 @@ void ggml_conv_silu_in_place_forward(const ggml_compute_params* params, ggml_ten
 
     const int64_t channels = x->ne[0];
     const int64_t tokens = x->ne[1];
+    const int64_t seqs = x->ne[2];
     const int64_t past = kernel->ne[0] - 1;
     const int64_t slots = ggml_get_op_params_i32(dst, 0);
     const int64_t first_row = ggml_get_op_params_i32(dst, 2);
     const int64_t slot_rows = ggml_get_op_params_i32(dst, 3);
-    const int64_t source = *static_cast<const int32_t*>(dst->src[3]->data);
-
-    const float* values = static_cast<const float*>(x->data);
+    const int32_t* const sources = static_cast<const int32_t*>(dst->src[3]->data);
     const int64_t step = floats(x->nb[1]);
-    const float* old_state = static_cast<const float*>(states->data) + source * past * channels;
-    float* new_state = static_cast<float*>(states->data) + first_row * past * channels;
 
     // The old state is copied, because a slot may overwrite it.
     constexpr int64_t block = 64;
@@ -145,10 +142,14 @@ void ggml_conv_silu_in_place_forward(const ggml_compute_params* params, ggml_ten
     float before[block * max_past];
 
     const int64_t blocks = (channels + block - 1) / block;
-    const int64_t begin = blocks * params->ith / params->nth * block;
-    const int64_t end = std::min(channels, blocks * (params->ith + 1) / params->nth * block);
-    for (int64_t first = begin; first < end; first += block) {
-        const int64_t count = std::min(block, end - first);
+    const int64_t end = blocks * seqs * (params->ith + 1) / params->nth;
+    for (int64_t item = blocks * seqs * params->ith / params->nth; item < end; ++item) {
+        const int64_t seq = item / blocks;
+        const int64_t first = item % blocks * block;
+        const int64_t count = std::min(block, channels - first);
+        const float* values = static_cast<const float*>(x->data) + seq * floats(x->nb[2]);
+        const float* old_state = static_cast<const float*>(states->data) + sources[seq] * past * channels;
+        float* new_state = static_cast<float*>(states->data) + (first_row + seq) * past * channels;
         std::copy_n(old_state + first * past, count * past, before);
 
         delta_net::Convolution job = {};
@@ -158,7 +159,7 @@ void ggml_conv_silu_in_place_forward(const ggml_compute_params* params, ggml_ten
         job.weight = static_cast<const float*>(kernel->data) + first * (past + 1);
         job.state = before;
         job.new_state = new_state + first * past;
-        job.out = static_cast<float*>(dst->data) + first;
+        job.out = static_cast<float*>(dst->data) + seq * tokens * channels + first;
         job.x_step = step;
         job.out_step = channels;
         job.channels = count;

@@ -5,7 +5,14 @@
 
 namespace {
 
-// Where the new states go: the snapshot of age i to row `row + i * slot_rows` of the state cache.
+void check_rows(const ggml_tensor* states, const ggml_tensor* ids, int64_t seqs, int64_t row, int64_t slot_rows,
+                int64_t snapshots) {
+    GGML_ASSERT(ids->type == GGML_TYPE_I32 && ids->ne[0] == seqs && ggml_is_contiguous(ids));
+    GGML_ASSERT(snapshots >= 1 && (snapshots == 1 || seqs <= slot_rows));
+    GGML_ASSERT(row + seqs - 1 + (snapshots - 1) * slot_rows < states->ne[1]);
+}
+
+// Where the new states go: the snapshot of age i of sequence s to row `row + s + i * slot_rows` of the state cache.
 void set_in_place_params(ggml_tensor* result, int64_t snapshots, int64_t row, int64_t slot_rows) {
     const int32_t params[] = {static_cast<int32_t>(snapshots), 1, static_cast<int32_t>(row),
                               static_cast<int32_t>(slot_rows)};
@@ -20,10 +27,8 @@ ggml_tensor* ggml_gated_delta_net_in_place(ggml_context* ctx, ggml_tensor* q, gg
     const int64_t S_v = v->ne[0];
     const int64_t H = v->ne[1];
 
-    GGML_ASSERT(v->ne[3] == 1);
     GGML_ASSERT(states->ne[0] == S_v * S_v * H);
-    GGML_ASSERT(ids->type == GGML_TYPE_I32 && ids->ne[0] == 1);
-    GGML_ASSERT(K >= 1 && row + (K - 1) * slot_rows < states->ne[1]);
+    check_rows(states, ids, v->ne[3], row, slot_rows, K);
 
     GGML_ASSERT(q->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(q));
     GGML_ASSERT(k->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(k));
@@ -32,7 +37,7 @@ ggml_tensor* ggml_gated_delta_net_in_place(ggml_context* ctx, ggml_tensor* q, gg
     GGML_ASSERT(beta->type == GGML_TYPE_F32 && ggml_is_contiguous(beta) && beta->ne[0] == 1);
     GGML_ASSERT(states->type == GGML_TYPE_F32 && ggml_is_contiguous(states));
 
-    ggml_tensor* result = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, S_v * H, v->ne[2]);
+    ggml_tensor* result = ggml_new_tensor_2d(ctx, GGML_TYPE_F32, S_v * H, v->ne[2] * v->ne[3]);
     set_in_place_params(result, K, row, slot_rows);
 
     result->op = GGML_OP_GATED_DELTA_NET;
@@ -48,15 +53,14 @@ ggml_tensor* ggml_gated_delta_net_in_place(ggml_context* ctx, ggml_tensor* q, gg
 
 ggml_tensor* ggml_ssm_conv_silu_in_place(ggml_context* ctx, ggml_tensor* x, ggml_tensor* c, ggml_tensor* states,
                                          ggml_tensor* ids, int64_t row, int64_t slot_rows, int64_t K) {
-    GGML_ASSERT(x->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(x) && ggml_nrows(x) == x->ne[1]);
+    GGML_ASSERT(x->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(x) && x->ne[3] == 1);
     GGML_ASSERT(c->type == GGML_TYPE_F32 && ggml_is_contiguous(c) && ggml_is_matrix(c));
     GGML_ASSERT(c->ne[0] >= 2 && c->ne[0] <= 8 && c->ne[1] == x->ne[0]);
     GGML_ASSERT(states->type == GGML_TYPE_F32 && ggml_is_contiguous(states));
     GGML_ASSERT(states->ne[0] == (c->ne[0] - 1) * x->ne[0]);
-    GGML_ASSERT(ids->type == GGML_TYPE_I32 && ids->ne[0] == 1);
-    GGML_ASSERT(K >= 1 && row + (K - 1) * slot_rows < states->ne[1]);
+    check_rows(states, ids, x->ne[2], row, slot_rows, K);
 
-    ggml_tensor* result = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], 1);
+    ggml_tensor* result = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, x->ne[0], x->ne[1], x->ne[2]);
     set_in_place_params(result, K, row, slot_rows);
 
     result->op = GGML_OP_SSM_CONV;

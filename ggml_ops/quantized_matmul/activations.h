@@ -15,5 +15,22 @@ constexpr std::int64_t sums_offset(std::int64_t k, std::int64_t values_per_sum) 
 }
 constexpr std::int64_t scales_offset(std::int64_t k) { return sums_offset(k, 16) + floats_bytes(k / 16); }
 
+// The offsets of a super-block in a column, in bytes.
+struct ColumnOffsets {
+    std::int64_t q, sums, scale;
+};
+
+template <class Weights>
+ColumnOffsets offsets_of(std::int64_t k, std::int64_t block) {
+    constexpr std::int64_t sums = super_block / Weights::values_per_scale;
+    constexpr std::int64_t scales = row_of(Weights::format).activations == Activations::q8_0 ? 8 : 1;
+    return {block * super_block, sums_offset(k, Weights::values_per_scale) + floats_bytes(block * sums),
+            scales_offset(k) + floats_bytes(block * scales)};
+}
+
+inline const float* floats_at(const std::uint8_t* column, std::int64_t offset) {
+    return reinterpret_cast<const float*>(column + offset);
+}
+
 }  // namespace
 }  // namespace quantized_matmul

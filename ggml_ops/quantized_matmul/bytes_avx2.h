@@ -39,6 +39,10 @@ inline I widen(B a) { return {_mm256_madd_epi16(a.v, _mm256_set1_epi16(1))}; }
 // Pairs times 16-bit scales.
 inline I scaled(B a, B scale) { return {_mm256_madd_epi16(a.v, scale.v)}; }
 
+// The order of the activations of a super-block.
+inline constexpr int arranged_offset(int i) { return i; }
+inline void arrange(B (&)[8]) {}
+
 inline I zero_sums() { return {_mm256_setzero_si256()}; }
 
 #if defined(MATMUL_VNNI)

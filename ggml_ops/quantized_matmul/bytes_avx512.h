@@ -36,6 +36,30 @@ inline B four_bytes(const void* p) {
     return {_mm512_set1_epi32(four)};
 }
 
+// The order of the activations of a super-block: the 64-bit lane j has those of the j-th 32 weights, eight in each of
+// four vectors, so that all sums of a lane have one scale (or two, one for two vectors each).
+inline constexpr int arranged_offset(int i) { return i % 32 / 8 * width + i / 32 * 8 + i % 8; }
+inline void arrange(B (&q)[4]) {
+    const __m512i first = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
+    const __m512i second = _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i a = _mm512_permutex2var_epi64(q[0].v, first, q[1].v);
+    const __m512i b = _mm512_permutex2var_epi64(q[2].v, first, q[3].v);
+    const __m512i c = _mm512_permutex2var_epi64(q[0].v, second, q[1].v);
+    const __m512i d = _mm512_permutex2var_epi64(q[2].v, second, q[3].v);
+    q[0].v = _mm512_shuffle_i64x2(a, b, 0x44);
+    q[1].v = _mm512_shuffle_i64x2(a, b, 0xEE);
+    q[2].v = _mm512_shuffle_i64x2(c, d, 0x44);
+    q[3].v = _mm512_shuffle_i64x2(c, d, 0xEE);
+}
+// Of eight floats, or of sixteen the even or the odd ones, each for the two floats of its 64-bit lane.
+inline __m512i pairs_of(int first, int step) {
+    const __m512i pair = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_add_epi32(_mm512_mullo_epi32(pair, _mm512_set1_epi32(step)), _mm512_set1_epi32(first));
+}
+inline F spread_eight(F a) { return {_mm512_permutexvar_ps(pairs_of(0, 1), a.v)}; }
+inline F spread_even(F a) { return {_mm512_permutexvar_ps(pairs_of(0, 2), a.v)}; }
+inline F spread_odd(F a) { return {_mm512_permutexvar_ps(pairs_of(1, 2), a.v)}; }
+
 inline I zero_sums() { return {_mm512_setzero_si512()}; }
 inline I dot(I sum, B a, B b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }
 inline I dot_wide(I sum, B a, B b) { return dot(sum, a, b); }

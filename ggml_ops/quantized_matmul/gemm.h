@@ -10,8 +10,8 @@
 #include "activations.h"
 #include "bytes.h"
 #include "formats/all.h"
-#include "gemv.h"
 #include "quantized_matmul.h"
+#include "read_ahead.h"
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
@@ -65,14 +65,24 @@ void fill_row(const std::uint8_t* p, Panel& panel, int r) {
     }
 }
 
+// The blocks that the panel after this one takes of the same row, or of the row as far below as the panel is high.
+template <class Weights>
+std::int64_t next_panel_step(const Job& job, std::int64_t block) {
+    if (block + panel_blocks < job.k / super_block) return panel_blocks * super_block_bytes<Weights>();
+    return panel_rows * static_cast<std::int64_t>(job.row_step) - block * super_block_bytes<Weights>();
+}
+
 // Missing rows repeat the last one.
 template <class Weights>
 void fill_panel(const Job& job, std::int64_t row, std::int64_t block, std::int64_t blocks, Panel& panel) {
     constexpr int count = super_block / Weights::values_per_scale;
+    const std::int64_t next = next_panel_step<Weights>(job, block);
     for (std::int64_t b = 0; b < blocks; ++b) {
         for (int r = 0; r < panel_rows; ++r) {
             const std::int64_t at = std::min(row + r, job.rows - 1);
-            fill_row<Weights>(job.weights + at * job.row_step + (block + b) * super_block_bytes<Weights>(), panel, r);
+            const std::uint8_t* const p = job.weights + at * job.row_step + (block + b) * super_block_bytes<Weights>();
+            read_ahead_of_panel(p + next, super_block_bytes<Weights>());
+            fill_row<Weights>(p, panel, r);
         }
         transpose_rows<super_block / 4>(panel.row_q, reinterpret_cast<PanelRow*>(panel.q[b]));
         transpose_rows<count>(panel.row_scales, panel.scales[b]);
@@ -99,7 +109,7 @@ inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* con
             B w[tile_vectors];
             for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[s][v * lanes]);
             for (int c = 0; c < Columns; ++c) {
-                const B four = four_bytes(x[c] + 4 * s);
+                const B four = four_bytes(x[c] + arranged_offset(4 * s));
                 for (int v = 0; v < tile_vectors; ++v) sum[v][c] = dot_of<Weights>(sum[v][c], w[v], four);
             }
         }
@@ -111,7 +121,7 @@ inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* con
                 B w[tile_vectors];
                 for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[s][v * lanes]);
                 for (int c = 0; c < Columns; ++c) {
-                    const B four = four_bytes(x[c] + 4 * s);
+                    const B four = four_bytes(x[c] + arranged_offset(4 * s));
                     for (int v = 0; v < tile_vectors; ++v) {
                         const B sums = pairs(w[v], four);
                         words[v][c] = s == first ? sums : add_pairs(words[v][c], sums);
@@ -138,7 +148,7 @@ void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
         }
         for (int j = 0; j < count; ++j) {
             const std::uint8_t* x[Columns];
-            const std::int64_t first = at.q + j * Weights::values_per_scale;
+            const std::int64_t first = at.q + arranged_offset(j * Weights::values_per_scale);
             for (int c = 0; c < Columns; ++c) x[c] = columns[c] + first;
             I integers_sum[tile_vectors][Columns];
             dots<Weights, Columns>(&panel.q[b][j * (Weights::values_per_scale / 4)], x, integers_sum);
@@ -195,13 +205,14 @@ void gemm_columns(const Job& job, const Panel& panel, std::int64_t row, std::int
     for (int c = 0; c < Columns; ++c) std::memcpy(job.out[column + c] + row, total[c], size);
 }
 
+// A tile of `count` columns, at most `Columns`.
 template <class Weights, int Columns = tile_columns>
-void gemm_last_columns(const Job& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
-                       std::int64_t column) {
-    if (job.batch_size - column == Columns) {
+void gemm_tile(const Job& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
+               std::int64_t column, std::int64_t count) {
+    if (count == Columns) {
         gemm_columns<Weights, Columns>(job, panel, row, block, blocks, column);
     } else if constexpr (Columns > 1) {
-        gemm_last_columns<Weights, Columns - 1>(job, panel, row, block, blocks, column);
+        gemm_tile<Weights, Columns - 1>(job, panel, row, block, blocks, column, count);
     }
 }
 
@@ -209,15 +220,17 @@ template <class Weights>
 void gemm(const Job& job) {
     Panel& panel = *reinterpret_cast<Panel*>(job.scratch);
     const std::int64_t all_blocks = job.k / super_block;
+    const std::int64_t tiles = (job.batch_size + tile_columns - 1) / tile_columns;
     for (std::int64_t row = 0; row < job.rows; row += panel_rows) {
         for (std::int64_t block = 0; block < all_blocks; block += panel_blocks) {
             const std::int64_t blocks = std::min<std::int64_t>(panel_blocks, all_blocks - block);
             fill_panel<Weights>(job, row, block, blocks, panel);
-            std::int64_t column = 0;
-            for (; column + tile_columns <= job.batch_size; column += tile_columns) {
-                gemm_columns<Weights, tile_columns>(job, panel, row, block, blocks, column);
+            // Tiles of nearly the same number of columns: a small one takes nearly as long as a large one.
+            for (std::int64_t tile = 0; tile < tiles; ++tile) {
+                const std::int64_t first = job.batch_size * tile / tiles;
+                const std::int64_t end = job.batch_size * (tile + 1) / tiles;
+                gemm_tile<Weights>(job, panel, row, block, blocks, first, end - first);
             }
-            gemm_last_columns<Weights>(job, panel, row, block, blocks, column);
         }
     }
 }

@@ -7,37 +7,10 @@
 #include "bytes.h"
 #include "formats/all.h"
 #include "quantized_matmul.h"
+#include "read_ahead.h"
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
-
-// How many bytes ahead of its use a weight is prefetched. The hardware prefetcher stops at the end of a 4 KiB page,
-// which is the page size of a mapped file.
-inline constexpr std::int64_t read_ahead = 8192;
-
-template <class Weights>
-void prefetch_block(const std::uint8_t* p) {
-    for (int i = 0; i < super_block_bytes<Weights>(); i += 64) {
-        prefetch(reinterpret_cast<const float*>(p + read_ahead + i));
-    }
-}
-
-// The offsets of a super-block in a column, in bytes.
-struct ColumnOffsets {
-    std::int64_t q, sums, scale;
-};
-
-template <class Weights>
-ColumnOffsets offsets_of(std::int64_t k, std::int64_t block) {
-    constexpr std::int64_t sums = super_block / Weights::values_per_scale;
-    constexpr std::int64_t scales = column_scale_of_32<Weights> ? 8 : 1;
-    return {block * super_block, sums_offset(k, Weights::values_per_scale) + floats_bytes(block * sums),
-            scales_offset(k) + floats_bytes(block * scales)};
-}
-
-inline const float* floats_at(const std::uint8_t* column, std::int64_t offset) {
-    return reinterpret_cast<const float*>(column + offset);
-}
 
 // The scales of a super-block of a row, in the form that its format needs.
 template <class Weights>
@@ -125,9 +98,9 @@ void add_block(const std::uint8_t* p, const std::uint8_t* const (&columns)[Colum
 }
 
 template <class Weights, int Columns>
-void gemv(const Job& job, std::int64_t first_column) {
+void gemv(const Job& job) {
     const std::uint8_t* columns[Columns];
-    for (int c = 0; c < Columns; ++c) columns[c] = job.columns[first_column + c];
+    for (int c = 0; c < Columns; ++c) columns[c] = job.columns[c];
     const std::int64_t blocks = job.k / super_block;
     for (std::int64_t r = 0; r < job.rows; ++r) {
         const std::uint8_t* const row = job.weights + r * job.row_step;
@@ -138,21 +111,19 @@ void gemv(const Job& job, std::int64_t first_column) {
             prefetch_block<Weights>(block);
             add_block<Weights>(block, columns, offsets_of<Weights>(job.k, b), sum, correction);
         }
-        for (int c = 0; c < Columns; ++c) job.out[first_column + c][r] = total(sum[c] - correction[c]);
+        for (int c = 0; c < Columns; ++c) job.out[c][r] = total(sum[c] - correction[c]);
     }
 }
 
-template <class Weights>
-void gemv_batch(const Job& job, std::int64_t first, std::int64_t count) {
-    switch (count) {
-        case 1: return gemv<Weights, 1>(job, first);
-        case 2: return gemv<Weights, 2>(job, first);
-        case 3: return gemv<Weights, 3>(job, first);
-        case 4: return gemv<Weights, 4>(job, first);
-        case 5: return gemv<Weights, 5>(job, first);
-        case 6: return gemv<Weights, 6>(job, first);
-        case 7: return gemv<Weights, 7>(job, first);
-        default: return gemv<Weights, 8>(job, first);
+inline constexpr int max_gemv_batch = 5;  // sums of more columns do not fit in 16 registers
+
+// All columns of a batch, at most `Columns`.
+template <class Weights, int Columns = max_gemv_batch>
+void gemv_batch(const Job& job) {
+    if (job.batch_size == Columns) {
+        gemv<Weights, Columns>(job);
+    } else if constexpr (Columns > 1) {
+        gemv_batch<Weights, Columns - 1>(job);
     }
 }
 

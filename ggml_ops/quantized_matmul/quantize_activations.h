@@ -36,6 +36,14 @@ float quantize_block(const float* x, std::int8_t* q, float* sums_of_32, float* s
     return scale;
 }
 
+// A super-block in the order that the target multiplies it.
+inline void arrange_block(std::int8_t* q) {
+    B block[super_block / width];
+    for (int i = 0; i < super_block / width; ++i) block[i] = load_bytes(q + i * width);
+    arrange(block);
+    for (int i = 0; i < super_block / width; ++i) store_bytes(q + i * width, block[i]);
+}
+
 inline void quantize_activations(Format format, std::int64_t k, const float* x, std::int64_t first, std::int64_t last,
                                  std::uint8_t* column) {
     auto* q = reinterpret_cast<std::int8_t*>(column);
@@ -47,6 +55,7 @@ inline void quantize_activations(Format format, std::int64_t k, const float* x, 
         const auto quantize_one = step == 32 ? quantize_block<32> : quantize_block<super_block>;
         scales[at / step] = quantize_one(x + at, q + at, sums_of_32 + at / 32, sums_of_16 + at / 16);
     }
+    for (std::int64_t block = first; block < last; ++block) arrange_block(q + block * super_block);
 }
 
 }  // namespace

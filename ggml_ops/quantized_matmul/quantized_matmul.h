@@ -15,8 +15,6 @@
 
 namespace quantized_matmul {
 
-inline constexpr std::int64_t max_gemv_batch = 5;  // from 6 columns on, a panel of decoded rows pays off
-
 // Rows of weights times a batch of columns, which `quantize` has written.
 struct Job {
     Format format;

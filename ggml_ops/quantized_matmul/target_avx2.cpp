@@ -1,6 +1,7 @@
 #define SIMD_TARGET avx2
 #define SIMD_VECTOR "vector_avx2.h"
 #define MATMUL_BYTES "bytes_avx2.h"
+#define MATMUL_GEMV "gemv.h"
 #include "kernels.h"
 
 #include "../simd/cpu.h"

@@ -58,6 +58,13 @@ inline void prefetch(const float* p) {
     static_cast<void>(p);
 #endif
 }
+inline void prefetch_second_level(const float* p) {
+#if defined(__GNUC__)
+    __builtin_prefetch(p, 0, 2);
+#else
+    static_cast<void>(p);
+#endif
+}
 inline void prefetch_to_change(const float* p) {
 #if defined(__GNUC__)
     __builtin_prefetch(p, 1);

@@ -104,9 +104,10 @@ def test_zeros_among_the_activations(name: str, target: str) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_column_does_not_depend_on_its_neighbours(name: str, target: str) -> None:
     """Small batches: the same sums in the same order, so that drafted tokens are verified exactly."""
-    packed, x = make(name, 50, 5, 1024)
+    most = 8 if target == "avx512vnni" else 5
+    packed, x = make(name, 50, most, 1024)
     alone = multiply(packed, name, x[:1], target)
-    for columns in (2, 3, 4, 5):
+    for columns in range(2, most + 1):
         assert (multiply(packed, name, x[:columns], target)[0] == alone[0]).all()
 
 
