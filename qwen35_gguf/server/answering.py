@@ -1,19 +1,23 @@
-"""Begin the answer to a request, and send it in pieces: what the APIs have in common."""
+"""Answer a request as a whole or in pieces: what the APIs have in common."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from qwen35_gguf.runtime.async_model import AsyncStream
+from qwen35_gguf.runtime.async_model import AsyncQwen35, AsyncStream
 from qwen35_gguf.server.api_error import api_error, error_object
-from qwen35_gguf.server.settings import ServerSettings
+from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import EventStream, comment, event, unless_gone, with_heartbeats
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 
 class Progress:
@@ -33,47 +37,91 @@ class Progress:
         return comment(f"prompt {self.done}/{self.total}" if self.done < self.total else "generating")
 
 
-async def stream_events(
-    request: Request,
-    settings: ServerSettings,
-    answer: AsyncStream[Any],
-    events: AsyncGenerator[bytes, None],
-    progress: Progress,
-    held: contextlib.AsyncExitStack,
-) -> Response:
-    """Respond with an answer in pieces.
+@dataclass(frozen=True)
+class Exchange:
+    """A request with the model that answers it.
 
-    What is wrong with a request is a status, as far as it is found before the first heartbeat; later it is an event.
-
-    Args:
+    Attributes:
+        service: of the server.
         request: whose client may go away.
-        settings: of the server.
-        answer: begins now, and is closed in any case.
-        events: made of the answer's pieces.
-        progress: of the prompt, for heartbeats.
+        name: of the model.
+        model: stays loaded until the answer is over.
+        progress: of the prompt: give it as `on_progress`, for heartbeats.
         held: is closed after the answer.
 
+    """
+
+    service: Service
+    request: Request
+    name: str
+    model: AsyncQwen35
+    held: contextlib.AsyncExitStack
+    progress: Progress = field(default_factory=Progress)
+
+    async def whole(self, work: Awaitable[Result]) -> Result:
+        """Wait for an answer, which is ended when the client goes away.
+
+        Raises:
+            ClientGoneError: it went away.
+            Qwen35Error: the request is refused.
+
+        """
+        result = await unless_gone(self.request.receive, work)
+        self.service.metrics.answered(self.name, result)
+        return result
+
+    async def stream(
+        self, answer: AsyncStream[Piece], encode: Callable[[AsyncIterator[Piece]], AsyncGenerator[bytes, None]]
+    ) -> Response:
+        """Respond with an answer in pieces.
+
+        What is wrong with a request is a status, as far as it is found before the first heartbeat; later it is an
+        event.
+
+        Args:
+            answer: begins now, and is closed in any case.
+            encode: makes events of its pieces.
+
+        Raises:
+            Qwen35Error: the request is refused.
+
+        """
+        settings, path = self.service.settings, self.request.url.path
+        held = self.held.pop_all()
+        held.push_async_callback(answer.aclose)
+        try:
+            await unless_gone(self.request.receive, _begun(answer, settings.heartbeat))
+        except BaseException:
+            await held.aclose()
+            raise
+
+        async def whole() -> AsyncGenerator[bytes, None]:
+            try:
+                pieces = self.service.metrics.measured(self.name, answer)
+                async with contextlib.aclosing(encode(pieces)) as events:
+                    async for found in events:
+                        yield found
+            except Exception as error:
+                yield event(error_object(path, api_error(error)), "error" if path.startswith("/v1/messages") else None)
+
+        beating = with_heartbeats(whole(), settings.heartbeat, self.progress.comment)
+        return EventStream(beating, settings.patience, held)
+
+
+@contextlib.asynccontextmanager
+async def exchange(service: Service, request: Request, name: object) -> AsyncIterator[Exchange]:
+    """Take the model of a name for a request; it is loaded if it is not.
+
     Raises:
-        Qwen35Error: the request is refused.
+        ApiError: there is none of that name, or too many requests wait for it.
+        Qwen35Error: it cannot be loaded.
 
     """
-    held.push_async_callback(answer.aclose)
-    try:
-        await unless_gone(request.receive, _begun(answer, settings.heartbeat))
-    except BaseException:
-        await held.aclose()
-        raise
-
-    async def whole() -> AsyncGenerator[bytes, None]:
-        try:
-            async with contextlib.aclosing(events):
-                async for found in events:
-                    yield found
-        except Exception as error:
-            yield event(error_object(request.url.path, api_error(error)))
-
-    beating = with_heartbeats(whole(), settings.heartbeat, progress.comment)
-    return EventStream(beating, settings.patience, held)
+    served = service.models.find(name)
+    async with contextlib.AsyncExitStack() as held:
+        entering = held.enter_async_context(service.models.use(name))
+        model: AsyncQwen35 = await unless_gone(request.receive, entering)
+        yield Exchange(service, request, served.name, model, held)
 
 
 async def _begun(answer: AsyncStream[Any], seconds: float) -> None:

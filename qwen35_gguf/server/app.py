@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import traceback
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
@@ -13,13 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.server.access import AccessRules
 from qwen35_gguf.server.api import openai_chat, openai_models, operations
 from qwen35_gguf.server.api_error import ApiError, api_error, error_object
+from qwen35_gguf.server.metrics import Metrics
 from qwen35_gguf.server.models import Models
+from qwen35_gguf.server.request_log import GONE, RequestLog
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.settings import ServerSettings
 from qwen35_gguf.server.streaming import ClientGoneError
@@ -27,7 +27,6 @@ from qwen35_gguf.server.streaming import ClientGoneError
 log = logging.getLogger(__name__)
 
 APIS = (openai_chat.routes, openai_models.routes, operations.routes)
-GONE = 499  # nginx's status for a client that closed its connection; nobody reads it
 IDLE_CHECK = 1.0  # seconds
 
 
@@ -40,7 +39,7 @@ def create_app(settings: ServerSettings, models: Models, *, preload: bool = Fals
         preload: load the first model when the application begins.
 
     """
-    service = Service(settings, models)
+    service = Service(settings, models, Metrics(models))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -57,7 +56,7 @@ def create_app(settings: ServerSettings, models: Models, *, preload: bool = Fals
 
     return Starlette(
         routes=[route for api in APIS for route in api(service)],
-        middleware=[Middleware(AccessRules, settings=settings), Middleware(_LastResort)],
+        middleware=[Middleware(RequestLog, metrics=service.metrics), Middleware(AccessRules, settings=settings)],
         exception_handlers={
             ApiError: _respond,
             Qwen35Error: _respond,
@@ -66,30 +65,6 @@ def create_app(settings: ServerSettings, models: Models, *, preload: bool = Fals
         },
         lifespan=lifespan,
     )
-
-
-class _LastResort:
-    """Answers where something fails that should not; the log gets no message, which may hold what a client sent."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def send_on(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_on)
-        except Exception as error:
-            places = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s %s: %s\n%s", scope.get("method"), scope.get("path"), type(error).__name__, places)
-            if not started:
-                answer = JSONResponse(error_object(scope["path"], api_error(error)), 500)
-                await answer(scope, receive, send)
 
 
 async def _unload_idle(models: Models) -> None:

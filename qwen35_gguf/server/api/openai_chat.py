@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen35_gguf.runtime.async_model import AsyncStream
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk
 from qwen35_gguf.runtime.options import GenerateOptions
-from qwen35_gguf.server.answering import Progress, stream_events
+from qwen35_gguf.server.answering import exchange
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.effort import thinking_options
 from qwen35_gguf.server.json_body import read_object
 from qwen35_gguf.server.request_limits import check_messages, check_options
 from qwen35_gguf.server.service import Service
-from qwen35_gguf.server.streaming import event, unless_gone
+from qwen35_gguf.server.streaming import event
 
 # Fields that are options of the library, with the same names and meanings.
 SAME = (
@@ -61,16 +59,12 @@ def routes(service: Service) -> list[Route]:
         options, streaming = chat_options(body), flag_of(body, "stream")
         check_messages(body.get("messages"), service.settings.limits)
         check_options(options, service.settings.limits)
-        async with contextlib.AsyncExitStack() as stack:
-            model = await stack.enter_async_context(service.models.use(body.get("model")))
-            name = service.models.find(body.get("model")).name
+        async with exchange(service, request, body.get("model")) as asked:
             if not streaming:
-                whole = await unless_gone(request.receive, model.chat(body["messages"], options))
-                return JSONResponse(completion_object(whole, name))
-            progress = Progress()
-            answer = model.chat(body["messages"], options, stream=True, on_progress=progress)
-            events = _events(answer, name)
-            return await stream_events(request, service.settings, answer, events, progress, stack.pop_all())
+                whole = await asked.whole(asked.model.chat(body["messages"], options))
+                return JSONResponse(completion_object(whole, asked.name))
+            answer = asked.model.chat(body["messages"], options, stream=True, on_progress=asked.progress)
+            return await asked.stream(answer, lambda chunks: _events(chunks, asked.name))
 
     return [Route("/v1/chat/completions", chat, methods=["POST"])]
 
@@ -146,7 +140,7 @@ def _given(fields: Mapping[str, Any], *kept: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None or name in kept}
 
 
-async def _events(answer: AsyncStream[ChatCompletionChunk], name: str) -> AsyncGenerator[bytes, None]:
-    async for chunk in answer:
+async def _events(chunks: AsyncIterator[ChatCompletionChunk], name: str) -> AsyncGenerator[bytes, None]:
+    async for chunk in chunks:
         yield event(chunk_object(chunk, name))
     yield event("[DONE]")
