@@ -31,6 +31,22 @@ def gated_delta_rule(
 def causal_conv1d_silu(
     x: _Array, weight: _Array, state: _Array, out: _Array, new_state: _Array, threads: int, target: str
 ) -> None: ...
+def attention_targets() -> list[str]: ...
+def attention(
+    q: _Array,
+    k: _Array,
+    k_type: str,
+    v: _Array,
+    v_type: str,
+    mask: _Array | None,
+    slopes: _Array | None,
+    sinks: _Array | None,
+    scale: float,
+    softcap: float,
+    out: _Array,
+    threads: int,
+    target: str,
+) -> None: ...
 def mul_mat_targets() -> list[str]: ...
 def mul_mat(
     weights: _Array,

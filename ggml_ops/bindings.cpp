@@ -2,12 +2,14 @@
 
 #include "spin_wait.h"
 
+void bind_attention(nanobind::module_& m);
 void bind_delta_net(nanobind::module_& m);
 void bind_kquants(nanobind::module_& m);
 void bind_quantized_matmul(nanobind::module_& m);
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of qwen35_gguf.ggml_ops.";
+    bind_attention(m);
     bind_delta_net(m);
     bind_kquants(m);
     bind_quantized_matmul(m);

@@ -23,6 +23,13 @@ def matmul_target() -> str | None:
     return next((name for name in _native.mul_mat_targets() if LEAST_FIRST.index(name) <= place), None)
 
 
+def attention_target() -> str:
+    """Return the target of attention; raise UnknownTargetError as target() does."""
+    limit = os.environ.get("QWEN35_CPU") or LEAST_FIRST[-1]
+    target()
+    return next(name for name in _native.attention_targets() if LEAST_FIRST.index(name) <= LEAST_FIRST.index(limit))
+
+
 product_target = matmul_target  # the name up to 0.1
 
 

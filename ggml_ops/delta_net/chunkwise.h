@@ -14,8 +14,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../simd/exponential.h"
 #include "delta_net.h"
-#include "exponential.h"
 #include "state_tile.h"
 
 namespace delta_net::SIMD_TARGET {

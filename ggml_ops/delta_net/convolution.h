@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../simd/exponential.h"
 #include "delta_net.h"
-#include "exponential.h"
 
 namespace delta_net::SIMD_TARGET {
 namespace {
+
+using namespace simd;
 
 inline F silu(F a) { return a / (set(1.F) + exponential(-a)); }
 

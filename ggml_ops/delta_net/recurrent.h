@@ -7,11 +7,13 @@
 #include <cmath>
 #include <cstdint>
 
+#include "../simd/exponential.h"
 #include "delta_net.h"
-#include "exponential.h"
 
 namespace delta_net::SIMD_TARGET {
 namespace {
+
+using namespace simd;
 
 constexpr int tokens_per_group = 8;
 

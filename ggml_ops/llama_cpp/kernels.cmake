@@ -28,24 +28,31 @@ endfunction()
 function(ggml_ops_add_kernels cpu_name)
     target_sources(${cpu_name} PRIVATE
         ggml_ops/simd/cpu.cpp
+        ggml_ops/attention/dispatch.cpp
+        ggml_ops/attention/problem.cpp
         ggml_ops/delta_net/dispatch.cpp
         ggml_ops/quantized_matmul/dispatch.cpp
+        ggml_ops/llama_cpp/ggml_attention.cpp
         ggml_ops/llama_cpp/ggml_delta_net.cpp
         ggml_ops/llama_cpp/ggml_block_mul_mat.cpp
         )
+    ggml_ops_add_targets(${cpu_name} attention portable)
     ggml_ops_add_targets(${cpu_name} delta_net portable)
     if (GGML_SYSTEM_ARCH STREQUAL "x86")
         target_compile_definitions(${cpu_name} PRIVATE SIMD_X86)
+        ggml_ops_add_targets(${cpu_name} attention avx512vnni avx512 avx2)
         ggml_ops_add_targets(${cpu_name} delta_net avx512 avx2)
         ggml_ops_add_targets(${cpu_name} quantized_matmul avx512vnni avx2)
         check_cxx_compiler_flag(-mavxvnni GGML_COMPILER_HAS_AVXVNNI)
         if (GGML_COMPILER_HAS_AVXVNNI OR MSVC)
+            ggml_ops_add_targets(${cpu_name} attention avxvnni)
             ggml_ops_add_targets(${cpu_name} quantized_matmul avxvnni)
         else()
-            target_compile_definitions(${cpu_name} PRIVATE MATMUL_NO_AVXVNNI)
+            target_compile_definitions(${cpu_name} PRIVATE SIMD_NO_AVXVNNI)
         endif()
     elseif (GGML_SYSTEM_ARCH STREQUAL "ARM")
         target_compile_definitions(${cpu_name} PRIVATE SIMD_ARM64)
+        ggml_ops_add_targets(${cpu_name} attention neon)
         ggml_ops_add_targets(${cpu_name} delta_net neon)
     endif()
 endfunction()

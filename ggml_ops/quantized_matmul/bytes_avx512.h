@@ -95,7 +95,6 @@ inline I spread(I eight_scales, int i) { return {_mm512_permutexvar_epi32(spread
 
 inline float total(F a) { return _mm512_reduce_add_ps(a.v); }
 inline std::int32_t total(I a) { return _mm512_reduce_add_epi32(a.v); }
-inline float largest(F a) { return _mm512_reduce_max_ps(a.v); }
 inline I rounded(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline void store_narrow(std::int8_t* p, I a) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(a.v));

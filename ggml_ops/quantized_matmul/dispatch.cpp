@@ -9,7 +9,7 @@ namespace {
 #if defined(SIMD_X86)
 const Target* const compiled[] = {
     &target_avx512vnni,
-#if !defined(MATMUL_NO_AVXVNNI)
+#if !defined(SIMD_NO_AVXVNNI)
     &target_avxvnni,
 #endif
     &target_avx2,

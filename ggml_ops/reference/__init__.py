@@ -3,12 +3,14 @@
 The quantizers give the bytes of the kernels; the other twins compute in float64.
 """
 
+from qwen35_gguf.ggml_ops.reference.attention import attention
 from qwen35_gguf.ggml_ops.reference.delta_net import causal_conv1d_silu, gated_delta_rule
 from qwen35_gguf.ggml_ops.reference.matmul import dequantize_activations, mul_mat, quantize_activations
 from qwen35_gguf.ggml_ops.reference.quantize import FORMATS, quantize
 
 __all__ = [
     "FORMATS",
+    "attention",
     "causal_conv1d_silu",
     "dequantize_activations",
     "gated_delta_rule",

@@ -12,7 +12,9 @@
 //   round_even            to an integer, ties to even, for |a| <= 2^22
 //   truncate              to an integer as x86 does: out of range and NaN give 0x80000000
 //   to_fp16 from_fp16     binary16 in the low 16 bits
+//   load                  floats, BF16 and FP16 to F; signed bytes to I
 //   transpose             of a square of `lanes` vectors
+//   largest               element of a vector without NaN
 //   sums                  over the elements of each of four vectors
 #pragma once
 

@@ -29,6 +29,9 @@ inline F load(const BFloat16* p) {
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16))};
 }
 inline F load(const Float16* p) { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+inline I load(const std::int8_t* p) {
+    return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};
+}
 inline void store(float* p, F a) { _mm256_storeu_ps(p, a.v); }
 inline void store(std::int32_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
 
@@ -115,6 +118,13 @@ inline void sums(const F (&v)[4], float (&total)[4]) {
     const __m256 cd = _mm256_hadd_ps(v[2].v, v[3].v);
     const __m256 abcd = _mm256_hadd_ps(ab, cd);
     _mm_storeu_ps(total, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+}
+
+// The largest element; none may be NaN.
+inline float largest(F a) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
 #if defined(__FMA__)

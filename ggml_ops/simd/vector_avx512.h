@@ -29,6 +29,9 @@ inline F load(const BFloat16* p) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16))};
 }
 inline F load(const Float16* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline I load(const std::int8_t* p) {
+    return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline void store(std::int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
 
@@ -123,6 +126,9 @@ inline void sums(const F (&v)[4], float (&total)[4]) {
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
     _mm_storeu_ps(total, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
 }
+
+// The largest element; none may be NaN.
+inline float largest(F a) { return _mm512_reduce_max_ps(a.v); }
 
 }  // namespace
 }  // namespace simd::avx512

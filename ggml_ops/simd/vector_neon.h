@@ -32,6 +32,7 @@ inline F load(const BFloat16* p) {
 inline F load(const Float16* p) {
     return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p))))};
 }
+inline I load(const std::int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
 inline void store(float* p, F a) { vst1q_f32(p, a.v); }
 inline void store(std::int32_t* p, I a) { vst1q_s32(p, a.v); }
 
@@ -109,6 +110,9 @@ inline F fma(F a, F b, F c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline void sums(const F (&v)[4], float (&total)[4]) {
     vst1q_f32(total, vpaddq_f32(vpaddq_f32(v[0].v, v[1].v), vpaddq_f32(v[2].v, v[3].v)));
 }
+
+// The largest element; none may be NaN.
+inline float largest(F a) { return vmaxvq_f32(a.v); }
 
 }  // namespace
 }  // namespace simd::neon

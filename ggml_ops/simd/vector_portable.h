@@ -28,6 +28,7 @@ inline I set(std::int32_t a) { return {a}; }
 inline F load(const float* p) { return {*p}; }
 inline F load(const BFloat16* p) { return {bit_cast<float>(std::uint32_t{p->bits} << 16)}; }
 inline F load(const Float16* p) { return {fp16_to_float(p->bits)}; }
+inline I load(const std::int8_t* p) { return {*p}; }
 inline void store(float* p, F a) { *p = a.v; }
 inline void store(std::int32_t* p, I a) { *p = a.v; }
 
@@ -93,6 +94,9 @@ inline F fma(F a, F b, F c) { return {a.v * b.v + c.v}; }
 inline void sums(const F (&v)[4], float (&total)[4]) {
     for (int i = 0; i < 4; ++i) total[i] = v[i].v;
 }
+
+// The largest element; none may be NaN.
+inline float largest(F a) { return a.v; }
 
 }  // namespace
 }  // namespace simd::portable

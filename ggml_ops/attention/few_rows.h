@@ -1,0 +1,209 @@
+// Small blocks of rows, as of decode: keys and values are read once, straight from the cache, and multiplied in floats.
+// Each phase of a tile asks for the memory of the next one.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../simd/vector.h"
+#include "attention.h"
+#include "cache_rows.h"
+#include "masks.h"
+#include "softmax.h"
+#include "state.h"
+#include "units.h"
+
+namespace attention::SIMD_TARGET {
+namespace {
+
+using namespace simd;
+
+inline constexpr std::int64_t short_tile = 64;  // positions
+inline constexpr int few = 4;                   // rows that are computed together
+inline constexpr int key_positions = lanes == 8 ? 2 : 4;
+inline constexpr int key_vectors = lanes == 1 ? 1 : 2;
+inline constexpr int value_vectors = lanes == 8 ? 2 : 4;
+
+// The scratch memory of a small block, in floats.
+struct SmallBlock {
+    std::int64_t query_step;
+    float* queries;  // rows x query_step, scaled
+    float* scores;   // rows x short_tile
+    float* factors;  // rows
+    float* bias;     // short_tile
+    float* end;
+
+    SmallBlock(float* scratch, std::int64_t rows, std::int64_t key_size)
+        : query_step(round_up(key_size, 2 * floats_per_line)),
+          queries(scratch),
+          scores(queries + round_up(rows, few) * query_step),
+          factors(scores + round_up(rows, few) * short_tile),
+          bias(factors + round_up(rows, floats_per_line)),
+          end(bias + short_tile) {}
+};
+
+inline void prefetch_row(const std::uint8_t* row, std::int64_t bytes) {
+    for (std::int64_t i = 0; i < bytes; i += 64) prefetch(reinterpret_cast<const float*>(row + i));
+}
+
+// Scores of some rows at `Positions` positions from `keys` on. Scores are short_tile apart from row to row.
+template <class Format, int Rows, int Positions>
+inline void score_positions(const Cache& k, const std::uint8_t* keys, const float* queries, std::int64_t query_step,
+                            float* scores) {
+    F sum[Positions][few];
+    for (int p = 0; p < Positions; ++p) {
+        for (int r = 0; r < few; ++r) sum[p][r] = zero();
+    }
+    constexpr std::int64_t step = key_vectors * lanes;
+    for (std::int64_t d = 0; d < k.size; d += step) {
+        for (int p = 0; p < Positions; ++p) {
+            F key[key_vectors];
+            Format::template load_vectors<key_vectors>(keys + p * k.step, d, key);
+            for (int v = 0; v < key_vectors; ++v) {
+                for (int r = 0; r < Rows; ++r) {
+                    sum[p][r] = fma(key[v], load(queries + r * query_step + d + v * lanes), sum[p][r]);
+                }
+            }
+        }
+    }
+    for (int p = 0; p < Positions; ++p) {
+        float total[few];
+        sums(sum[p], total);
+        for (int r = 0; r < Rows; ++r) scores[r * short_tile + p] = total[r];
+    }
+}
+
+template <class Format, int Rows>
+void score_rows(const Job& job, std::int64_t first, std::int64_t count, const float* queries, std::int64_t query_step,
+                float* scores) {
+    const std::int64_t value_bytes = static_cast<std::int64_t>(row_bytes(job.v.type, job.v.size));
+    std::int64_t j = 0;
+    for (; j + key_positions <= count; j += key_positions) {
+        for (int p = 0; p < key_positions; ++p) {
+            prefetch_row(job.v.rows + (first + j + p) * job.v.step, value_bytes);
+        }
+        score_positions<Format, Rows, key_positions>(job.k, job.k.rows + (first + j) * job.k.step, queries, query_step,
+                                                     scores + j);
+    }
+    for (; j < count; ++j) {
+        score_positions<Format, Rows, 1>(job.k, job.k.rows + (first + j) * job.k.step, queries, query_step, scores + j);
+    }
+}
+
+// Adds `Vectors` vectors of the values, from element d on, times the weights of some rows.
+template <class Format, int Rows, int Vectors>
+inline void add_elements(const Cache& v, std::int64_t first, std::int64_t count, const float* weights,
+                         const float* factors, float* values, std::int64_t value_step, std::int64_t d,
+                         const std::uint8_t* next, std::int64_t next_step, std::int64_t next_bytes) {
+    F sum[Rows][Vectors];
+    for (int r = 0; r < Rows; ++r) {
+        for (int i = 0; i < Vectors; ++i) {
+            sum[r][i] = load(values + r * value_step + d + i * lanes) * set(factors[r]);
+        }
+    }
+    for (std::int64_t j = 0; j < count; ++j) {
+        if (next != nullptr) prefetch_row(next + j * next_step, next_bytes);
+        F value[Vectors];
+        Format::template load_vectors<Vectors>(v.rows + (first + j) * v.step, d, value);
+        for (int r = 0; r < Rows; ++r) {
+            const F weight = set(weights[r * short_tile + j]);
+            for (int i = 0; i < Vectors; ++i) sum[r][i] = fma(weight, value[i], sum[r][i]);
+        }
+    }
+    for (int r = 0; r < Rows; ++r) {
+        for (int i = 0; i < Vectors; ++i) store(values + r * value_step + d + i * lanes, sum[r][i]);
+    }
+}
+
+// `ask`: whether the keys of the next tile are asked for meanwhile.
+template <class Format, int Rows>
+void add_rows(const Job& job, std::int64_t first, std::int64_t count, const float* weights, const float* factors,
+              float* values, std::int64_t value_step, bool ask) {
+    const std::int64_t key_bytes = static_cast<std::int64_t>(row_bytes(job.k.type, job.k.size));
+    constexpr std::int64_t step = value_vectors * lanes;
+    std::int64_t d = 0;
+    for (; d + step <= job.v.size; d += step) {
+        const std::uint8_t* const next = ask && d == 0 ? job.k.rows + (first + short_tile) * job.k.step : nullptr;
+        add_elements<Format, Rows, value_vectors>(job.v, first, count, weights, factors, values, value_step, d, next,
+                                                  job.k.step, key_bytes);
+    }
+    for (; d < job.v.size; d += lanes) {
+        add_elements<Format, Rows, 1>(job.v, first, count, weights, factors, values, value_step, d, nullptr, 0, 0);
+    }
+}
+
+// Calls f with the number of rows as a constant.
+template <class Function>
+inline void for_rows(std::int64_t rows, const Function& f) {
+    switch (rows) {
+        case 1: return f(std::integral_constant<int, 1>{});
+        case 2: return f(std::integral_constant<int, 2>{});
+        case 3: return f(std::integral_constant<int, 3>{});
+        default: return f(std::integral_constant<int, few>{});
+    }
+}
+
+// Scores to weights; sets the factors of the old values.
+inline void weigh_rows(const Queries& queries, std::int64_t first, std::int64_t count, const Seen* seen,
+                       const SmallBlock& block, const StateArrays& state) {
+    const std::int64_t width = round_up(count, lanes);
+    for (std::int64_t row = 0; row < queries.rows(); ++row) {
+        float* const scores = block.scores + row * short_tile;
+        if (seen[row] == Seen::none) {
+            std::fill(scores, scores + width, 0.F);
+            block.factors[row] = 1;
+            continue;
+        }
+        const float* bias = nullptr;
+        float slope = 1;
+        if (seen[row] == Seen::some || count < width) {
+            const std::uint16_t* const mask = seen[row] == Seen::some ? mask_of(queries, row) + first : nullptr;
+            fill_bias(mask, count, width, block.bias);
+            bias = block.bias;
+            if (queries.slopes != nullptr) slope = queries.slopes[row % queries.heads];
+        }
+        const float most = add_bias(scores, width, bias, slope, queries.softcap);
+        block.factors[row] =
+            weigh<Floats>(scores, width, most, nullptr, state.largest[row], state.sum[row], scores).old_factor;
+    }
+}
+
+inline void attend_few(const Job& job) {
+    const Queries& queries = job.queries;
+    const std::int64_t rows = queries.rows();
+    const SmallBlock block(reinterpret_cast<float*>(job.scratch), rows, job.k.size);
+    const StateArrays state(job.state, rows, job.v.size);
+    state.clear();
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const float* const q =
+            queries.q + row / queries.heads * queries.token_step + row % queries.heads * queries.head_step;
+        for (std::int64_t d = 0; d < job.k.size; ++d) block.queries[row * block.query_step + d] = q[d] * queries.scale;
+    }
+    Seen seen[max_rows];
+    for (std::int64_t first = job.first; first < job.last; first += short_tile) {
+        const std::int64_t count = std::min(short_tile, job.last - first);
+        if (!find_seen(queries, first, count, seen)) continue;
+        const bool more = first + 2 * short_tile <= job.last;
+        for (std::int64_t row = 0; row < rows; row += few) {
+            for_rows(rows - row, [&](auto together) {
+                for_type(job.k.type, [&](auto format) {
+                    score_rows<decltype(format), together>(job, first, count, block.queries + row * block.query_step,
+                                                           block.query_step, block.scores + row * short_tile);
+                });
+            });
+        }
+        weigh_rows(queries, first, count, seen, block, state);
+        for (std::int64_t row = 0; row < rows; row += few) {
+            for_rows(rows - row, [&](auto together) {
+                for_type(job.v.type, [&](auto format) {
+                    add_rows<decltype(format), together>(job, first, count, block.scores + row * short_tile,
+                                                         block.factors + row, state.values + row * state.value_step,
+                                                         state.value_step, more && row == 0);
+                });
+            });
+        }
+    }
+}
+
+}  // namespace
+}  // namespace attention::SIMD_TARGET
