@@ -19,12 +19,13 @@ from qwen35_gguf.runtime.chat.openai_types import (
     CompletionChunk,
     Delta,
 )
+from qwen35_gguf.runtime.chat.prompt_texts import PromptTexts
 from qwen35_gguf.runtime.chat.structured.answer_form import answer_form
 from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.reuse import CacheInfo
 from qwen35_gguf.runtime.engine.sampling import RAW, new_seed
 from qwen35_gguf.runtime.engine.sequence import Progress
-from qwen35_gguf.runtime.field_checks import flag, function, optional, refuse, whole
+from qwen35_gguf.runtime.field_checks import flag, function, optional, whole
 from qwen35_gguf.runtime.llama.devices import Offload
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.rpc import say_hello
@@ -325,6 +326,12 @@ class Qwen35(Closing):
         found: list[Completion | Qwen35Error] = results.all()
         return found
 
+    @contextlib.contextmanager
+    def texts(self) -> Iterator[PromptTexts]:
+        """Give a block the tokenizer and the chat template."""
+        with self.turns.use():
+            yield requests.prompt_texts(self._loaded, self._vision_encoder)
+
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text.
 
@@ -332,10 +339,8 @@ class Qwen35(Closing):
             MessageError: it is not a text.
 
         """
-        if not isinstance(text, str):
-            raise refuse("text", text, "a text")
-        with self.turns.use():
-            return len(self._loaded.model.tokenize(text))
+        with self.texts() as texts:
+            return len(texts.tokenize(text))
 
     def cache_info(self) -> CacheInfo:
         """Return what the prefix cache holds, and how much of the last prompt was reused, and why no more."""

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.chat import completion
 from qwen35_gguf.runtime.chat.completion import Request
 from qwen35_gguf.runtime.chat.prompt import Prompt, chat_prompt
+from qwen35_gguf.runtime.chat.prompt_texts import PromptTexts
 from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_mask, call_form
 from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
-from qwen35_gguf.runtime.field_checks import refuse
+from qwen35_gguf.runtime.field_checks import refuse, whole
 from qwen35_gguf.runtime.loading import LoadedModel
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
 from qwen35_gguf.runtime.options import GenerateOptions
 
 
-def raw_prompt(loaded: LoadedModel, text: str) -> Prompt:
-    """Tokenize a text that is continued as it is.
+def raw_prompt(loaded: LoadedModel, text: Any) -> Prompt:
+    """Tokenize a text that is continued as it is, or take the ids of its tokens.
 
     Raises:
-        MessageError: it is not a text, or is empty.
+        MessageError: it is neither, or is empty.
 
     """
+    if isinstance(text, list | tuple):
+        check = whole(0, loaded.model.n_vocab - 1)
+        return Prompt([check(f"prompt[{number}]", token) for number, token in enumerate(text)] or _no_prompt())
     if not isinstance(text, str):
         raise refuse("prompt", text, "a text; use chat for messages")
-    items = loaded.model.tokenize(text)
-    if not items:
-        raise MessageError("prompt: is empty; give some text to continue")
-    return Prompt([*items])
+    return Prompt([*loaded.model.tokenize(text)] or _no_prompt())
+
+
+def _no_prompt() -> NoReturn:
+    raise MessageError("prompt: is empty; give some text to continue")
+
+
+def prompt_texts(loaded: LoadedModel, vision: Callable[[], VisionEncoder]) -> PromptTexts:
+    """Give access to the tokenizer and the chat template of a model."""
+    return PromptTexts(loaded.model, loaded.template, vision, loaded.plan.options)
 
 
 def prompt_of_chat(

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.server.access import AccessRules
-from qwen35_gguf.server.api import openai_chat, openai_models, operations
+from qwen35_gguf.server.api import openai_chat, openai_completions, openai_models, operations
 from qwen35_gguf.server.api_error import ApiError, api_error, error_object
 from qwen35_gguf.server.metrics import Metrics
 from qwen35_gguf.server.models import Models
@@ -26,7 +26,7 @@ from qwen35_gguf.server.streaming import ClientGoneError
 
 log = logging.getLogger(__name__)
 
-APIS = (openai_chat.routes, openai_models.routes, operations.routes)
+APIS = (openai_chat.routes, openai_completions.routes, openai_models.routes, operations.routes)
 IDLE_CHECK = 1.0  # seconds
 
 

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk
 from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.answering import exchange
+from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, seed_of, usage_wanted
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.effort import thinking_options
 from qwen35_gguf.server.json_body import read_object
@@ -19,27 +20,16 @@ from qwen35_gguf.server.request_limits import check_messages, check_options
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import event
 
-# Fields that are options of the library, with the same names and meanings.
 SAME = (
+    *SAMPLING,
     "max_tokens",
     "max_completion_tokens",
-    "stop",
     "n",
-    "logit_bias",
-    "response_format",
-    "grammar",
     "tools",
     "tool_choice",
     "parallel_tool_calls",
     "thinking_budget",
     "chat_template_kwargs",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repeat_penalty",
 )
 # Fields that would change the answer, and that a text model on this machine cannot follow.
 REFUSED = {
@@ -48,7 +38,6 @@ REFUSED = {
     "function_call": "was replaced by tool_choice; use that",
     "web_search_options": "this server does not search; leave it out",
 }
-SEEDS = 1 << 64
 
 
 def routes(service: Service) -> list[Route]:
@@ -77,7 +66,7 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
         MessageError: likewise.
 
     """
-    given = {name: value for name, value in body.items() if value is not None}
+    given = present(body)
     for name, reason in REFUSED.items():
         if name in given:
             raise bad_request(f"{name}: {reason}", name)
@@ -85,9 +74,7 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
         raise bad_request('modalities: this model gives text; use ["text"]', "modalities")
     options = {name: given[name] for name in SAME if name in given}
     if "seed" in given:
-        seed = given["seed"]
-        valid = isinstance(seed, int) and not isinstance(seed, bool)
-        options["seed"] = seed % SEEDS if valid else seed  # the original has negative ones
+        options["seed"] = seed_of(given["seed"])
     if "reasoning_effort" in given:
         effort = thinking_options(given["reasoning_effort"])
         variables = options.get("chat_template_kwargs", {})
@@ -95,25 +82,8 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
             effort["chat_template_kwargs"] |= variables
         options = {**effort, **{name: value for name, value in options.items() if name != "chat_template_kwargs"}}
         options |= {} if "chat_template_kwargs" in effort else {"chat_template_kwargs": variables}
-    options["include_usage"] = False
-    if "stream_options" in given:
-        if not isinstance(given["stream_options"], Mapping):
-            raise bad_request("stream_options: is not an object; use include_usage in one", "stream_options")
-        options["include_usage"] = flag_of(given["stream_options"], "include_usage", "stream_options")
+    options["include_usage"] = usage_wanted(given)
     return GenerateOptions.of(None, options)
-
-
-def flag_of(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
-    """Return a field that is true or false; false if it is left out.
-
-    Raises:
-        ApiError: it is something else.
-
-    """
-    value = body.get(name)
-    if not isinstance(value, bool | None):
-        raise bad_request(f"{name}: is neither true nor false; use one of them", param or name)
-    return bool(value)
 
 
 def completion_object(whole: ChatCompletion, name: str) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""State, counts, tokenizer and template."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from inputs.chat_requests import HELLO, TOOL
+from inputs.live_server import LiveServer
+
+TEXT = "Grüße, <|im_start|>世界 🙂"
+
+
+def test_health_and_models(server: LiveServer) -> None:
+    assert server.get("/health").json == {"status": "ok"}
+    (model,) = server.get("/v1/models").json["data"]
+    assert model["id"] == "demo"
+    assert server.get("/v1/models/demo").json == model
+    assert server.get("/v1/models/other").status == 404
+    assert server.get("/nothing").json["error"]["type"] == "invalid_request_error"
+    assert server.get("/v1/chat/completions").status == 405
+
+
+def test_tokens_become_their_text_again(server: LiveServer) -> None:
+    tokens = server.post("/tokenize", {"content": TEXT}).json["tokens"]
+    assert server.post("/detokenize", {"tokens": tokens}).json["content"] == TEXT
+    plain = server.post("/tokenize", {"content": TEXT, "parse_special": False}).json["tokens"]
+    assert len(plain) > len(tokens)
+    pieces = server.post("/tokenize", {"content": TEXT, "with_pieces": True}).json["tokens"]
+    assert [piece["id"] for piece in pieces] == tokens
+    data = [piece["piece"].encode() if isinstance(piece["piece"], str) else bytes(piece["piece"]) for piece in pieces]
+    assert b"".join(data).decode() == TEXT
+
+
+@pytest.mark.parametrize("body", [{}, {"tokens": "x"}, {"tokens": [True]}, {"tokens": [-1]}, {"tokens": [10**12]}])
+def test_wrong_tokens_are_refused(server: LiveServer, body: object) -> None:
+    assert server.post("/detokenize", body).status == 400
+    assert server.post("/tokenize", body).status == 400
+
+
+def test_the_template_is_applied_as_a_chat_does(server: LiveServer) -> None:
+    body = {"messages": HELLO, "tools": [TOOL], "chat_template_kwargs": {"enable_thinking": False}}
+    prompt = server.post("/apply-template", body).json["prompt"]
+    assert "Hello there" in prompt
+    assert '"weather"' in prompt
+    tokens = server.post("/tokenize", {"content": prompt}).json["tokens"]
+    usage = server.post("/v1/chat/completions", {**body, "max_tokens": 1}).json["usage"]
+    assert usage["prompt_tokens"] == len(tokens)
+
+
+def test_props_name_the_template_and_no_path(server: LiveServer) -> None:
+    props = server.get("/props").json
+    assert "im_start" in props["chat_template"]
+    assert props["n_ctx"] == 2048
+    assert ".gguf" not in str(props)
+
+
+def test_counts_are_in_the_format_of_prometheus(server: LiveServer) -> None:
+    server.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 2, "stream": True})
+    answer = server.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    lines = answer.body.decode().splitlines()
+    sample = re.compile(r'[a-z0-9_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? (\d+(\.\d+)?(e[+-]?\d+)?|\+Inf)')
+    assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
+    found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
+    assert found['qwen35_tokens_total{model="demo"}'] >= 2
+    assert found['qwen35_first_token_seconds_count{model="demo"}'] >= 1
+    assert found['qwen35_requests_total{path="/v1/chat/completions",status="200"}'] >= 1
+    assert found['qwen35_requests_running{model="demo"}'] == 0
