@@ -71,7 +71,7 @@ if TYPE_CHECKING:
         Timings,
         Usage,
     )
-    from qwen35_gguf.runtime.engine.reuse import CacheInfo
+    from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
     from qwen35_gguf.runtime.engine.token_mask import Grammar
     from qwen35_gguf.runtime.media.image import MediaLimits
     from qwen35_gguf.runtime.media.video import VideoLimits
@@ -162,7 +162,7 @@ _MODULES = {
         "Timings",
         "Usage",
     ),
-    "runtime.engine.reuse": ("CacheInfo",),
+    "runtime.engine.forest.reuse": ("CacheInfo",),
     "runtime.engine.token_mask": ("Grammar",),
     "runtime.media.image": ("MediaLimits",),
     "runtime.media.video": ("VideoLimits",),

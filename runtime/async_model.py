@@ -1,9 +1,10 @@
-"""`Qwen35` for asyncio: awaitable calls and asynchronous streams, one after another in a thread of its own."""
+"""`Qwen35` for asyncio: awaitable calls and asynchronous streams, which run side by side as those of threads do."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from qwen35_gguf.errors import ClosedError
+from qwen35_gguf.runtime.calls.call import Cancelled, Scope
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk
-from qwen35_gguf.runtime.engine.reuse import CacheInfo
+from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
 from qwen35_gguf.runtime.field_checks import flag
 from qwen35_gguf.runtime.model import Qwen35
 from qwen35_gguf.runtime.options import MANY_OPTIONS, RAW_OPTIONS, GenerateOptions, LoadOptions, with_fields_of
 from qwen35_gguf.runtime.stream import Stream
-from qwen35_gguf.runtime.turns import Cancelled, Scope
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,15 +28,16 @@ if TYPE_CHECKING:
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+MOST_REQUESTS = 256  # that a thread waits for; more wait for one of them
 _END = object()
 
 
 class AsyncQwen35:
-    """A model for asyncio. Requests wait for one another in the order of arrival; none is refused because of another.
+    """A model for asyncio. As many requests as the model has sequences (`parallel`) run side by side, others wait.
 
     Use it in an `async with`, or call `aclose`. A request whose task is cancelled, as by `asyncio.timeout`, and a
     stream that is closed or dropped, free the engine after at most one call of llama.cpp. Callbacks (`on_progress`) are
-    called in the thread of the model.
+    called in a thread of ours.
     """
 
     def __init__(self, path: str | Path | LoadOptions | Qwen35, **keywords: Unpack[LoadKeywords]) -> None:
@@ -51,7 +53,8 @@ class AsyncQwen35:
         """
         self._options = None if isinstance(path, Qwen35) else LoadOptions.of(path, keywords)
         self._model = path if isinstance(path, Qwen35) else None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="qwen35")
+        self._threads = ThreadPoolExecutor(MOST_REQUESTS, thread_name_prefix="qwen35")
+        self._loading = threading.Lock()
         self._scopes: set[Scope] = set()
         self._closed = False
 
@@ -184,20 +187,21 @@ class AsyncQwen35:
         return model.count_tokens(text)
 
     async def cache_info(self) -> CacheInfo:
-        """Return what the prefix cache holds, after the requests that wait."""
+        """Return what the prefix cache holds."""
         return await self._run(lambda: self._loaded().cache_info())
 
-    # ---- the thread ----------------------------------------------------------------------------------------------
+    # ---- threads ----------------------------------------------------------------------------------------------
 
     def _loaded(self) -> Qwen35:
-        """Load the model in the thread that uses it."""
-        if self._model is None and self._options is not None:
-            self._model = Qwen35(self._options)
+        """Load the model, in a thread of ours, unless it is."""
+        with self._loading:
+            if self._model is None and self._options is not None:
+                self._model = Qwen35(self._options)
         assert self._model is not None
         return self._model
 
     def submit(self, work: Callable[[], Result], scope: Scope) -> Future[Result]:
-        """Let the thread do some work after what waits already.
+        """Let a thread do some work.
 
         Raises:
             ClosedError: the model was closed.
@@ -218,14 +222,12 @@ class AsyncQwen35:
         if self._closed:
             raise ClosedError("model: it was closed; load it again")
         self._scopes.add(scope)
-        return self._thread.submit(entered)
+        return self._threads.submit(entered)
 
     def cancel(self, scope: Scope) -> None:
         """End the work of a scope, after at most one call of llama.cpp."""
         self._scopes.discard(scope)
-        scope.cancelled = True
-        if self._model is not None:
-            self._model.turns.cancel_scope(scope)
+        scope.cancel()
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         scope = Scope()
@@ -244,11 +246,11 @@ class AsyncQwen35:
         self._closed = True
         for scope in list(self._scopes):
             self.cancel(scope)
-        self._thread.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
         await asyncio.to_thread(self._free)
 
     def _free(self) -> None:
-        self._thread.shutdown()
+        self._threads.shutdown()
         if self._model is not None:
             self._model.close()
 

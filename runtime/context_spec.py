@@ -41,6 +41,7 @@ class ContextSpec:
         kv_type: of both caches; a key of `KV_TYPES`.
         flash_attention: use it where llama.cpp can; otherwise attention with a stored matrix of scores.
         n_seq: sequences, which share the cells.
+        separate: each sequence has its part of the cells for itself, and shares none.
         n_rs_seq: tokens of the last call that can be rolled back (the draft depth).
         n_outputs: rows with logits of one call.
         yarn: for a context beyond the native one.
@@ -54,6 +55,7 @@ class ContextSpec:
     kv_type: str = "f16"
     flash_attention: bool = True
     n_seq: int = 1
+    separate: bool = False
     n_rs_seq: int = 0
     n_outputs: int = 1
     yarn: Yarn | None = None

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from dataclasses import dataclass, field, replace
 
-from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError, Qwen35Error
+from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
 from qwen35_gguf.runtime.chat.template import ChatTemplate
 from qwen35_gguf.runtime.context_spec import MemoryRequest
 from qwen35_gguf.runtime.engine.draft_depth import Depth
-from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
-from qwen35_gguf.runtime.engine.sequence import Engine
-from qwen35_gguf.runtime.engine.state_store import StateStore
+from qwen35_gguf.runtime.engine.engine_thread import EngineThread
+from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
+from qwen35_gguf.runtime.engine.scheduler import Scheduler, context_of
 from qwen35_gguf.runtime.llama.adapters.lora_file import changes_mtp_head, check_adapter
 from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.llama.library import Closing
@@ -28,12 +30,12 @@ from qwen35_gguf.runtime.planning.yarn import yarn_for, yarn_note
 from qwen35_gguf.runtime.settings import Settings, context_spec, memory_request, model_spec
 from qwen35_gguf.runtime.tuning import profiles
 from qwen35_gguf.runtime.tuning.profiles import Profile
-from qwen35_gguf.runtime.turns import Call
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 16384
 MESSAGE_START = "<|im_start|>"
+OWN_STATES = 4  # recurrent states that sequences for several prompts keep
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class LoadedModel(Closing):
         metadata: of the file, as text.
         template: the file's chat template; None if it has none.
         grammars: compiled for its vocabulary.
-        engine: the live sequence.
+        engine: its sequences.
+        thread: which runs the engine.
         vision: the vision encoder; None until it is used.
 
     """
@@ -113,46 +116,52 @@ class LoadedModel(Closing):
             self.template = _template(self.model)
             self.grammars = TokenGrammars(self.model.vocabulary)
             starts = self.model.tokenize(MESSAGE_START)
-            self.engine = Engine(
+            self.engine = Scheduler(
                 self.model,
                 spec,
+                parallel=options.parallel,
                 draft=plan.draft,
                 message_start=starts[0] if len(starts) == 1 else None,
                 cache_bytes=options.cache_bytes,
                 cached_states=plan.cached_states,
                 store=store,
+                max_gap=options.max_gap,
+                deterministic=options.deterministic,
             )
+            self.thread = EngineThread(str(options.path))
+            self.thread.add(self.engine)
+            weakref.finalize(self, self.thread.stop)
         except BaseException:
             self.model.close()
             raise
 
     def close(self) -> None:
         """Free everything."""
+        self.thread.stop()
+        self.engine.close()
         if self.vision is not None:
             self.vision.close()
-        self.engine.close()
         self.model.close()
 
-    def switch(self, call: Call, other: Call | None) -> None:
-        """Let the engine hold the sequence of a call, and not that of another one; a stream's is kept for later.
+    def more_sequences(self, parallel: int, n_ctx: int) -> Scheduler:
+        """Make a scheduler with sequences of its own, each of `n_ctx` cells; close it.
 
         Raises:
-            ModelError: it was lost, or cannot be restored.
+            ModelError: there is not enough memory.
 
         """
-        if other is call:
-            return
-        if other is not None and other.streaming and other.started:
-            try:
-                other.saved = self.engine.suspend()
-            except Qwen35Error as error:
-                log.warning("a stream cannot continue: %s", error)
-        if call.saved is not None:
-            saved, call.saved = call.saved, None
-            self.engine.resume(saved)
-        elif call.started:
-            raise ModelError("stream: what the model had computed for it is lost; ask again")
-        call.started = True
+        spec = replace(self.context_spec, n_ctx=n_ctx)
+        options = self.plan.options
+        return Scheduler(
+            self.model,
+            spec,
+            parallel=parallel,
+            message_start=self.engine.message_start,
+            cache_bytes=0 if options.cache_bytes == 0 else None,
+            cached_states=OWN_STATES,
+            max_gap=options.max_gap,
+            deterministic=options.deterministic,
+        )
 
     def vision_encoder(self) -> VisionEncoder:
         """Return the vision encoder, loaded when it is first used.
@@ -224,7 +233,7 @@ def plan_load(options: LoadOptions) -> LoadPlan:
         n_ctx=n_ctx,
         tuned=tuned,
         settings=with_overrides(settings, options),
-        draft=draft if has_mtp else 0,
+        draft=draft if has_mtp and not (options.deterministic and draft == "auto") else 0,
         devices=tuple(devices),
         adapts_mtp=any(changes_mtp_head(adapter, layers) for adapter in adapters),
     )
@@ -241,7 +250,9 @@ def _request(plan: LoadPlan) -> MemoryRequest:
         mmproj=read_header(options.mmproj) if options.mmproj else None,
         image_pixels=options.image_pixels,
     )
-    return replace(request, adapter_bytes=sum(one.path.stat().st_size for one in options.adapters))
+    shared = context_of(request.context, options.parallel, plan.draft, separate=options.deterministic)
+    context = shared if options.parallel > 1 else request.context
+    return replace(request, context=context, adapter_bytes=sum(one.path.stat().st_size for one in options.adapters))
 
 
 def with_overrides(settings: Settings, options: LoadOptions) -> Settings:

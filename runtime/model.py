@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from qwen35_gguf.errors import Qwen35Error, RpcServerError
+from qwen35_gguf.errors import ClosedError, Qwen35Error
 from qwen35_gguf.runtime import loading, requests
+from qwen35_gguf.runtime.calls.call import Call
+from qwen35_gguf.runtime.calls.lifetime import Lifetime
 from qwen35_gguf.runtime.chat import completion
-from qwen35_gguf.runtime.chat.completion import Answer, Request
+from qwen35_gguf.runtime.chat.completion import Request
 from qwen35_gguf.runtime.chat.openai_types import (
     ChatCompletion,
     ChatCompletionChunk,
     Completion,
     CompletionChunk,
-    Delta,
 )
 from qwen35_gguf.runtime.chat.prompt_texts import PromptTexts
 from qwen35_gguf.runtime.chat.structured.answer_form import answer_form
-from qwen35_gguf.runtime.engine import scheduler
-from qwen35_gguf.runtime.engine.reuse import CacheInfo
+from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
+from qwen35_gguf.runtime.engine.job import Progress
 from qwen35_gguf.runtime.engine.sampling import RAW, new_seed
-from qwen35_gguf.runtime.engine.sequence import Progress
+from qwen35_gguf.runtime.engine.scheduler import MAX_PARALLEL
+from qwen35_gguf.runtime.engine_calls import EngineCalls
 from qwen35_gguf.runtime.field_checks import flag, function, optional, whole
 from qwen35_gguf.runtime.llama.devices import Offload
 from qwen35_gguf.runtime.llama.library import Closing
@@ -34,7 +36,6 @@ from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
 from qwen35_gguf.runtime.options import MANY_OPTIONS, RAW_OPTIONS, GenerateOptions, LoadOptions, with_fields_of
 from qwen35_gguf.runtime.stream import Stream
 from qwen35_gguf.runtime.tuning.profiles import Profile
-from qwen35_gguf.runtime.turns import Call, Turns
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,9 +49,8 @@ MANY_TOKENS = 256
 class Qwen35(Closing):
     """A Qwen3.5 from a GGUF file. Close it, or use it in a `with`; one that is dropped is freed, too.
 
-    Calls from several threads wait for one another, in the order of their arrival. While a stream is open, other calls
-    may run between two of its reads: from the thread that reads it without delay, from others when it was not read for
-    half a second.
+    Calls from several threads run side by side, up to `parallel` of them; others wait in the order of their arrival. A
+    stream runs a few pieces ahead of its reader; one that is not read gives way to calls that wait.
 
     Attributes:
         path: the GGUF.
@@ -77,10 +77,10 @@ class Qwen35(Closing):
 
         """
         options = LoadOptions.of(path, keywords)
-        self._lost = False
-        self._encoder_lock = threading.Lock()
+        self._loading = threading.Lock()
         self._loaded = loading.load(options)
-        self.turns = Turns(str(options.path))
+        self._lifetime = Lifetime(str(options.path))
+        self._calls = EngineCalls(self._lifetime)
         plan = self._loaded.plan
         self.path, self.name, self.n_ctx = options.path, plan.name, plan.n_ctx
         self.tuned: Profile | None = plan.tuned
@@ -172,19 +172,18 @@ class Qwen35(Closing):
 
         """
         wanted = GenerateOptions.of(options, keywords)
-        call = Call.within(wanted.timeout, streaming=flag("stream", stream))
+        call = Call(wanted.timeout, streaming=flag("stream", stream))
         optional(function)("on_progress", on_progress)
         form = answer_form(wanted.response_format, wanted.grammar)
         with self._ready():
             prompt = requests.prompt_of_chat(self._loaded, messages, wanted, self._vision_encoder, "use generate")
             asked = requests.chat_requests(self._loaded, prompt, wanted, form)
-            pieces = [self._answer(request, call, on_progress) for request in asked]
-            if stream:
-                chunks = completion.chunks(self.name, pieces, wanted.include_usage)
-                return Stream(chunks, call, self.turns, self._turn)
-            with self._turn(call):
-                answers = [completion.drain(each) for each in pieces]
-                return completion.chat_completion(self.name, answers, asked[0].answer_type)
+            events = self._calls.begin(self._loaded, asked, call, on_progress, pieces=call.streaming)
+            if call.streaming:
+                chunks = completion.chunks(self.name, events, len(asked), wanted.include_usage)
+                return Stream(chunks, call, self._lifetime, self)
+            answers = completion.drain(events, len(asked))
+            return completion.chat_completion(self.name, answers, asked[0].answer_type)
 
     @overload
     def generate(
@@ -238,18 +237,19 @@ class Qwen35(Closing):
         text as it comes.
         """
         wanted = GenerateOptions.of(options, keywords, RAW_OPTIONS)
-        call = Call.within(wanted.timeout, streaming=flag("stream", stream))
+        call = Call(wanted.timeout, streaming=flag("stream", stream))
         for name, given in (("on_text", on_text), ("on_progress", on_progress)):
             optional(function)(name, given)
         form = answer_form(wanted.response_format, wanted.grammar)
         with self._ready():
             made = requests.raw_prompt(self._loaded, prompt)
             request = requests.make_request(self._loaded, made, wanted, RAW, form=form, raw=True)
-            pieces = self._answer(request, call, on_progress)
-            if stream:
-                return Stream(completion.text_chunks(pieces, on_text), call, self.turns, self._turn)
-            with self._turn(call):
-                return completion.completion(completion.drain(pieces, on_text), request.answer_type)
+            pieces = call.streaming or on_text is not None
+            events = self._calls.begin(self._loaded, [request], call, on_progress, pieces=pieces)
+            guarded = None if on_text is None else self._calls.guarded(on_text)
+            if call.streaming:
+                return Stream(completion.text_chunks(events, guarded), call, self._lifetime, self)
+            return completion.completion(completion.drain(events, 1, guarded)[0], request.answer_type)
 
     @overload
     def generate_many(
@@ -283,11 +283,11 @@ class Qwen35(Closing):
         on_result: Callable[[int, Completion], None] | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> list[Completion] | list[Completion | Qwen35Error]:
-        """Answer several prompts side by side, each a text to continue or the messages of a chat (without media).
+        """Answer several prompts side by side, each a text to continue or the messages of a chat.
 
-        Up to `parallel` sequences share a context of their own and each step; the weights are read once for all of
-        them. The answers come in the order of the prompts, without reasoning. Of the options, `max_tokens` is 256 by
-        default; prompt i has the seed `seed` + i.
+        Up to `parallel` sequences share each step; the weights are read once for all of them. They are those of the
+        model, if it was loaded with as many, else some of a context of their own. The answers come in the order of the
+        prompts, without reasoning. Of the options, `max_tokens` is 256 by default; prompt i has the seed `seed` + i.
 
         Args:
             prompts: texts and conversations.
@@ -302,34 +302,27 @@ class Qwen35(Closing):
 
         """
         wanted = GenerateOptions.of(None, {"max_tokens": MANY_TOKENS, **keywords}, MANY_OPTIONS)
-        parallel = whole(1, scheduler.MAX_PARALLEL)("parallel", parallel)
+        parallel = whole(1, MAX_PARALLEL)("parallel", parallel)
         optional(function)("on_result", on_result)
         given = prompts_of(prompts)
-        first, call = new_seed(wanted.seed), Call.within(wanted.timeout)
+        first, call = new_seed(wanted.seed), Call(wanted.timeout)
         form = answer_form(wanted.response_format, wanted.grammar)
         results = Results(len(given), flag("return_exceptions", return_exceptions), on_result)
         with self._ready():
-            model, spec, made = self._loaded.model, self._loaded.context_spec, {}
+            made: dict[int, Request] = {}
             for at, prompt in enumerate(given):
                 with results.noting(at):
-                    made[at] = requests.make_job(self._loaded, prompt, wanted, form, seed=first + at)
-
-            def done(at: int, result: scheduler.JobResult | Qwen35Error) -> None:
-                with results.noting(at):
-                    if isinstance(result, Qwen35Error):
-                        raise result
-                    results.add(at, completion.completion_of(model, made[at][0], result))
-
-            with self._turn(call, engine=False):
-                jobs = {at: job for at, (_, job) in made.items()}
-                scheduler.run(model, jobs, spec, parallel=parallel, done=done, check=self._checker(call))
+                    made[at] = requests.one_of_many(
+                        self._loaded, prompt, wanted, form, self._vision_encoder, seed=first + at
+                    )
+            self._calls.answer_many(self._loaded, made, call, results, parallel)
         found: list[Completion | Qwen35Error] = results.all()
         return found
 
     @contextlib.contextmanager
     def texts(self) -> Iterator[PromptTexts]:
         """Give a block the tokenizer and the chat template."""
-        with self.turns.use():
+        with self._lifetime.use():
             yield requests.prompt_texts(self._loaded, self._vision_encoder)
 
     def count_tokens(self, text: str) -> int:
@@ -344,57 +337,41 @@ class Qwen35(Closing):
 
     def cache_info(self) -> CacheInfo:
         """Return what the prefix cache holds, and how much of the last prompt was reused, and why no more."""
-        with self.turns.use(), self._turn(Call(), engine=False):
-            return self._loaded.engine.info()
+        with self._lifetime.use():
+            return self._loaded.thread.ask(self._loaded.engine.info)
 
     def _vision_encoder(self) -> VisionEncoder:
-        with self._encoder_lock:
+        with self._loading:
             return self._loaded.vision_encoder()
 
-    def _answer(self, request: Request, call: Call, on_progress: Progress | None) -> Generator[Delta, None, Answer]:
-        """Make the generator of an answer, which runs in turns of the call; what is wrong is refused now."""
-        loaded = self._loaded
-        return completion.answer(loaded.model, loaded.engine, request, on_progress, self._checker(call))
-
-    # ---- one at a time -------------------------------------------------------------------------------------------
+    # ---- the engine ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:
         """Keep the model from being freed meanwhile, and load it again if one of its RPC servers is gone."""
-        with self.turns.use():
-            if self._lost:
-                with self.turns.turn(Call()):
+        with self._lifetime.use():
+            if self._calls.lost:
+                with self._loading:
                     self._load_again()
             yield
 
-    @contextlib.contextmanager
-    def _turn(self, call: Call, *, engine: bool = True) -> Iterator[None]:
-        """Wait until it is the call's turn, and let the engine hold its sequence."""
-        with self.turns.turn(call, engine=engine) as other:
-            if engine:
-                self._loaded.switch(call, other)
-            try:
-                yield
-            except RpcServerError:
-                self._lost = True
-                raise
-
-    def _checker(self, call: Call) -> Callable[[], None]:
-        turns = self.turns
-        return lambda: turns.check(call)
-
     def _load_again(self) -> None:
-        if self._lost:
+        if self._calls.lost:
             for endpoint in self.offload.endpoints:
                 say_hello(endpoint)
             self._loaded.close()
             self._loaded = loading.LoadedModel(self._loaded.plan)
-            self.turns.forget()
-            self._lost = False
+            self._calls.lost = False
 
     def close(self) -> None:
         """Free everything; a second call does nothing.
 
         Open streams end, calls that wait raise `ClosedError`, and calls that run are waited for.
         """
-        self.turns.close(self._loaded.close)
+        self._lifetime.close(self._end_calls, self._loaded.close)
+
+    def _end_calls(self) -> None:
+        """End streams, and calls that wait."""
+        error = self._lifetime.closed_error()
+        with contextlib.suppress(ClosedError):
+            self._loaded.thread.ask(lambda: self._loaded.engine.end_unstarted(error))

@@ -32,6 +32,9 @@ class LoadKeywords(TypedDict, total=False):
     video_limits: VideoLimits | None
     check_memory: bool
     adapters: Sequence[str | Path | tuple[str | Path, float]]
+    parallel: int
+    max_gap: float
+    deterministic: bool
 
 
 class FreeKeywords(TypedDict, total=False):

@@ -12,6 +12,7 @@ from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.sampling import LIMITS
+from qwen35_gguf.runtime.engine.scheduler import MAX_GAP, MAX_PARALLEL
 from qwen35_gguf.runtime.engine.token_mask import Grammar
 from qwen35_gguf.runtime.field_checks import (
     FOREVER,
@@ -97,6 +98,10 @@ class LoadOptions:
         media_limits: what may be loaded, and how large images become.
         video_limits: how videos are sampled.
         check_memory: refuse to load what does not fit into the free memory.
+        parallel: requests that run side by side, each with `n_ctx` tokens of context.
+        max_gap: seconds that an answer may wait for the next part of another request's prompt.
+        deterministic: an answer does not depend on what runs beside it, not even by rounding; slower. Drafts are then
+            made only with a fixed depth.
         adapters: GGUF LoRAs that are applied, each a path, or a path and a scale (by default 1).
 
     Raises:
@@ -121,6 +126,9 @@ class LoadOptions:
     video_limits: VideoLimits | None = checked(optional(instance(VideoLimits)))
     check_memory: bool = checked(flag, True)
     adapters: tuple[AdapterSpec, ...] = checked(_adapters, ())
+    parallel: int = checked(whole(1, MAX_PARALLEL), 1)
+    max_gap: float = checked(number(0, FOREVER, above=True), MAX_GAP)
+    deterministic: bool = checked(flag, False)
 
     def __post_init__(self) -> None:
         check_fields(self)

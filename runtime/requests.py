@@ -1,4 +1,4 @@
-"""Turn what a caller asks for into checked requests: prompts, sampling, forms of the answer, jobs."""
+"""Turn what a caller asks for into checked requests: prompts, sampling, forms of the answer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from qwen35_gguf.errors import MessageError
-from qwen35_gguf.runtime.chat import completion
+from qwen35_gguf.errors import ContextError, MessageError
 from qwen35_gguf.runtime.chat.completion import Request
 from qwen35_gguf.runtime.chat.prompt import Prompt, chat_prompt
 from qwen35_gguf.runtime.chat.prompt_texts import PromptTexts
 from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_mask, call_form
-from qwen35_gguf.runtime.engine import scheduler
 from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
+from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
 from qwen35_gguf.runtime.field_checks import refuse, whole
 from qwen35_gguf.runtime.loading import LoadedModel
@@ -128,27 +127,28 @@ def make_request(
     )
 
 
-def make_job(
-    loaded: LoadedModel, given: Any, options: GenerateOptions, form: AnswerForm | None, *, seed: int
-) -> tuple[Request, scheduler.Job]:
-    """Make one of several prompts, a text or messages, a job of the scheduler.
+def one_of_many(
+    loaded: LoadedModel,
+    given: Any,
+    options: GenerateOptions,
+    form: AnswerForm | None,
+    vision: Callable[[], VisionEncoder],
+    *,
+    seed: int,
+) -> Request:
+    """Make a request of one of several prompts, a text or messages.
 
     Raises:
-        MessageError: it is malformed, or has images.
+        MessageError: it is malformed.
         ContextError: it does not fit into the context together with its answer.
 
     """
-
-    def no_vision() -> VisionEncoder:
-        raise MessageError("has images; use chat")
-
     raw = isinstance(given, str)
-    prompt = raw_prompt(loaded, given) if raw else prompt_of_chat(loaded, given, options, no_vision)
+    prompt = raw_prompt(loaded, given) if raw else prompt_of_chat(loaded, given, options, vision)
     preset = RAW if raw else preset_of(prompt)
     request = make_request(loaded, prompt, options, preset, seed=seed, depth=0, raw=raw, form=form)
-    tokens = [item for item in prompt.items if isinstance(item, int)]
-    start = completion.mask_start(loaded.model, request)
-    watch = completion.stops(loaded.model, request) if request.stop else None
-    job = scheduler.Job(tokens, request.sampling, request.seed, request.limit, request.mask, *start, watch=watch)
-    scheduler.check_fits(job, loaded.context_spec)
-    return request, job
+    cells, most = n_cells(prompt.items), loaded.plan.n_ctx
+    if cells + request.limit > most:
+        needed = f"{cells:,} tokens and {request.limit:,} to generate"
+        raise ContextError(f"{needed} do not fit into a context of {most:,}; raise n_ctx")
+    return request

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from types import TracebackType
 from typing import Generic, NoReturn, SupportsIndex, TypeVar
 
 from qwen35_gguf.errors import CopyError
-from qwen35_gguf.runtime.turns import Call, Cancelled, Turns
+from qwen35_gguf.runtime.calls.call import Call, Cancelled
+from qwen35_gguf.runtime.calls.lifetime import Lifetime
 
 Piece = TypeVar("Piece")
 
@@ -17,27 +18,21 @@ Piece = TypeVar("Piece")
 class Stream(Iterator[Piece], Generic[Piece]):
     """An answer in pieces: iterate over it, and close it to stop early, at best with a `with`.
 
-    It belongs to the model, not to a thread. Other calls may run between two reads: what it needs to continue is kept
-    meanwhile. Closing it, from any thread, frees the engine after at most one call of llama.cpp.
+    It belongs to the model, not to a thread. It runs a few pieces ahead of its reader, and pauses then. Closing it,
+    from any thread, frees the engine after at most one call of llama.cpp.
     """
 
-    def __init__(
-        self,
-        pieces: Generator[Piece, None, None],
-        call: Call,
-        turns: Turns,
-        turn: Callable[[Call], contextlib.AbstractContextManager[None]],
-    ) -> None:
+    def __init__(self, pieces: Generator[Piece, None, None], call: Call, lifetime: Lifetime, owner: object) -> None:
         """Wrap a generator.
 
         Args:
-            pieces: runs the engine.
+            pieces: reads the call.
             call: the request.
-            turns: of the model.
-            turn: waits until the engine is the call's.
+            lifetime: of the model.
+            owner: the model, which lives as long as the stream.
 
         """
-        self._pieces, self._call, self._turns, self._turn = pieces, call, turns, turn
+        self._pieces, self._call, self._lifetime, self._owner = pieces, call, lifetime, owner
         self._pid = os.getpid()
         self._over = False
 
@@ -54,12 +49,12 @@ class Stream(Iterator[Piece], Generic[Piece]):
             Qwen35Error: llama.cpp fails.
 
         """
-        self._turns.check_process()
+        self._lifetime.check_process()
         if self._over:
             raise StopIteration
         try:
-            with self._turns.use(), self._turn(self._call):
-                return next(self._pieces)
+            self._lifetime.check_open()
+            return next(self._pieces)
         except Cancelled:
             self.close()
             raise StopIteration from None
@@ -75,9 +70,13 @@ class Stream(Iterator[Piece], Generic[Piece]):
         if self._over or os.getpid() != self._pid:
             return
         self._over = True
-        self._turns.cancel(self._call)
+        self._call.cancel()
         with contextlib.suppress(ValueError):  # it is being read: that read ends it
             self._pieces.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_over", True):
+            self.close()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse copies and pickles, which would read and end the same answer."""

@@ -1,10 +1,9 @@
-"""Run one request: evaluate the prompt, sample, and give the answer in pieces or as a whole."""
+"""Make a request a job of the engine, and its tokens an answer: in pieces, and as a whole."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,9 +24,8 @@ from qwen35_gguf.runtime.chat.prompt import Prompt
 from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
 from qwen35_gguf.runtime.chat.structured.masks import TriggeredMask
 from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.scheduler import JobResult
-from qwen35_gguf.runtime.engine.sequence import Engine, Progress
 from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.llama.model import Model
 
@@ -72,103 +70,128 @@ class Answer:
     reasoning_tokens: int
 
 
-def answer(
+@dataclass(frozen=True)
+class Evaluated:
+    """How many tokens of a prompt are evaluated, of how many."""
+
+    done: int
+    total: int
+
+
+Event = Delta | Evaluated | Answer | Exception
+Events = Iterator[tuple[int, Event]]  # of several answers by their numbers
+
+
+def make_job(
     model: Model,
-    engine: Engine,
     request: Request,
-    on_progress: Progress | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> Generator[Delta, None, Answer]:
-    """Evaluate the prompt and sample; give the pieces, and return the whole.
+    put: Callable[[Event], None],
+    *,
+    pieces: bool = True,
+    progress: bool = False,
+    wants: Callable[[], bool] = lambda: True,
+    yields: Callable[[], bool] = lambda: True,
+    streams: bool = False,
+) -> Job:
+    """Make a request a job of the engine.
 
     Args:
         model: of the engine.
-        engine: evaluates.
-        request: what is refused is refused now, and not when the first piece is read.
-        on_progress: is called with the tokens of the prompt that are evaluated, and those of the whole prompt.
-        check: is called after each call of llama.cpp; what it raises ends the answer.
+        request: see there.
+        put: is called with each event, the last of which is the whole answer, or the error that ended it.
+        pieces: give the pieces of the answer, too.
+        progress: report how much of the prompt is evaluated.
+        wants: see `Job`.
+        yields: see `Job`.
+        streams: see `Job`.
 
     Raises:
-        GrammarError: the mask allows nothing.
-        ContextError: the prompt does not fit into the context.
-        ModelError, RpcServerError: llama.cpp fails.
+        GrammarError: the mask cannot be used.
 
     """
-    engine.check_prompt(request.prompt.items)
     after, lead = mask_start(model, request)
     sampler = Sampler(model, request.sampling, request.seed, request.mask, after=after, lead=lead)
-    return _generate(model, engine, sampler, request, _checked(on_progress, check), check)
+    writer = _Writer(model, request, sampler, put if pieces else lambda _: None)
+
+    def done(outcome: Outcome | Exception) -> None:
+        try:
+            put(outcome if isinstance(outcome, Exception) else writer.answer(outcome))
+        except Exception as error:
+            put(error)
+
+    def report(evaluated: int, total: int) -> None:
+        put(Evaluated(evaluated, total))
+
+    return Job(
+        request.prompt.items,
+        sampler,
+        request.limit,
+        writer.take,
+        done,
+        report if progress else lambda *_: None,
+        wants,
+        yields,
+        streams,
+        request.depth,
+    )
 
 
-def _checked(on_progress: Progress | None, check: Callable[[], None]) -> Progress:
-    def progress(done: int, total: int) -> None:
-        check()
-        if on_progress is not None:
-            on_progress(done, total)
+class _Writer:
+    """Makes an answer of tokens."""
 
-    return progress
+    def __init__(self, model: Model, request: Request, sampler: Sampler, put: Callable[[Delta], None]) -> None:
+        self._model, self._request, self._sampler, self._put = model, request, sampler, put
+        self._parser = _parser(model, request)
+        self._count = self._reasoning = 0
+        self._finish: FinishReason = "length"
 
+    def take(self, token: int) -> Sequence[int] | None:
+        """Take a token; see `Job`."""
+        model, parser = self._model, self._parser
+        self._count += 1
+        if model.ends(token):
+            self._finish = "stop"
+            return None
+        was_reasoning = parser.inside
+        self._reasoning += was_reasoning
+        self._feed(token)
+        if parser.stopped:
+            self._finish = "stop"
+            return None
+        if was_reasoning and not parser.inside:  # the think block ended, perhaps without a token of its own
+            self._sampler.start()
+            return ()
+        budget = self._request.thinking_budget
+        if not parser.inside or budget is None or self._reasoning < budget:
+            return ()
+        following = model.tokenize(thinking.OUT_OF_BUDGET + END_THINK + thinking.AFTER)
+        self._count += len(following)
+        for known in following:
+            self._feed(known)
+        return following
 
-def _generate(
-    model: Model,
-    engine: Engine,
-    sampler: Sampler,
-    request: Request,
-    on_progress: Progress | None,
-    check: Callable[[], None],
-) -> Generator[Delta, None, Answer]:
-    with sampler:
-        return (yield from _pieces(model, engine, sampler, request, on_progress, check))
+    def _feed(self, token: int) -> None:
+        for delta in self._parser.feed(token, self._model.piece(token)):
+            self._put(delta)
 
-
-def _pieces(
-    model: Model,
-    engine: Engine,
-    sampler: Sampler,
-    request: Request,
-    on_progress: Progress | None,
-    check: Callable[[], None],
-) -> Generator[Delta, None, Answer]:
-    prompt = request.prompt
-    parser = _parser(model, request)
-    items = list(prompt.items)
-    count = 0
-    start = time.perf_counter()
-    reused = engine.prefill(items, on_progress)
-    evaluated = time.perf_counter()
-    total = engine.main.n_ctx - engine.room
-    reasoning = 0
-    finish: FinishReason = "length"
-    tokens = engine.generate(sampler, limit=request.limit, depth=request.depth)
-    with contextlib.closing(tokens):
-        for token in tokens:
-            check()
-            count += 1
-            if model.ends(token):
-                finish = "stop"
-                break
-            was_reasoning = parser.inside
-            reasoning += was_reasoning
-            yield from parser.feed(token, model.piece(token))
-            if parser.stopped:
-                finish = "stop"
-                break
-            if was_reasoning and not parser.inside:  # the think block ended, perhaps without a token of its own
-                sampler.start()
-            elif parser.inside and request.thinking_budget is not None and reasoning >= request.thinking_budget:
-                following = model.tokenize(thinking.OUT_OF_BUDGET + END_THINK + thinking.AFTER)
-                engine.force(following)
-                count += len(following)
-                for known in following:
-                    yield from parser.feed(known, model.piece(known))
-    yield from parser.finish(truncated=finish == "length")
-    message = parser.message()
-    if message.tool_calls and finish == "stop":
-        finish = "tool_calls"
-    seconds = time.perf_counter() - evaluated
-    drafts = engine.drafts
-    timings = Timings(total, reused, evaluated - start, count, seconds, drafts.drafted, drafts.accepted)
-    return Answer(message, finish, timings, reasoning)
+    def answer(self, outcome: Outcome) -> Answer:
+        """Give the rest, and return the whole."""
+        for delta in self._parser.finish(truncated=self._finish == "length"):
+            self._put(delta)
+        message = self._parser.message()
+        if message.tool_calls and self._finish == "stop":
+            self._finish = "tool_calls"
+        drafts = outcome.drafts
+        timings = Timings(
+            outcome.prompt_cells,
+            outcome.reused_cells,
+            outcome.prompt_seconds,
+            self._count,
+            outcome.seconds,
+            drafts.drafted,
+            drafts.accepted,
+        )
+        return Answer(message, self._finish, timings, self._reasoning)
 
 
 def mask_start(model: Model, request: Request) -> tuple[int | None, tuple[int, ...]]:
@@ -191,29 +214,18 @@ def _parser(model: Model, request: Request) -> RawText | ReplyParser:
     )
 
 
-def drain(pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None] | None = None) -> Answer:
-    """Run to the end; `on_text` is called with the content as it comes."""
-    with contextlib.closing(pieces):
-        while True:
-            try:
-                delta = next(pieces)
-            except StopIteration as end:
-                whole: Answer = end.value
-                return whole
-            if on_text is not None and delta.content:
-                on_text(delta.content)
-
-
-def stops(model: Model, request: Request) -> Callable[[int], bool]:
-    """Return a function that takes each token of an answer and reports whether a stop text came."""
-    parser = _parser(model, request)
-
-    def stopped(token: int) -> bool:
-        for _ in parser.feed(token, model.piece(token)):
-            pass
-        return parser.stopped
-
-    return stopped
+def drain(events: Events, count: int, on_text: Callable[[str], None] | None = None) -> list[Answer]:
+    """Wait for as many answers; `on_text` is called with the content as it comes."""
+    found: dict[int, Answer] = {}
+    while len(found) < count:
+        number, event = next(events)
+        if isinstance(event, Answer):
+            found[number] = event
+        elif isinstance(event, Exception):
+            raise event
+        elif on_text is not None and isinstance(event, Delta) and event.content:
+            on_text(event.content)
+    return [found[number] for number in range(count)]
 
 
 def chat_completion(name: str, answers: Sequence[Answer], answer_type: AnswerType | None = None) -> ChatCompletion:
@@ -240,35 +252,33 @@ def _sum(answers: Sequence[Answer]) -> tuple[Timings, int]:
 
 
 def chunks(
-    name: str, answers: Sequence[Generator[Delta, None, Answer]], include_usage: bool | None = None
+    name: str, events: Events, count: int, include_usage: bool | None = None
 ) -> Generator[ChatCompletionChunk, None, None]:
-    """Give the pieces of the answers to one prompt, one after another, OpenAI's form.
+    """Give the pieces of the answers to one prompt, as they come, OpenAI's form.
 
     Args:
         name: of the model.
-        answers: their pieces.
+        events: of the answers.
+        count: of answers.
         include_usage: see `GenerateOptions`.
 
     """
     identity, created = openai_types.new_id(), int(time.time())
-    done: list[Answer] = []
-    with contextlib.ExitStack() as stack:
-        for pieces in answers:
-            stack.enter_context(contextlib.closing(pieces))
-        for index, pieces in enumerate(answers):
-            role: Literal["assistant"] | None = "assistant"  # in the first piece of each answer
-            while True:
-                try:
-                    delta = replace(next(pieces), role=role)
-                except StopIteration as end:
-                    done.append(end.value)
-                    break
-                yield ChatCompletionChunk(name, [openai_types.ChunkChoice(delta, index=index)], identity, created)
-                role = None
-            last = index == len(answers) - 1
-            timings, reasoning_tokens = _sum(done)
+    done: dict[int, Answer] = {}
+    roles: dict[int, Literal["assistant"] | None] = dict.fromkeys(range(count), "assistant")  # in each first piece
+    while len(done) < count:
+        index, event = next(events)
+        if isinstance(event, Exception):
+            raise event
+        if isinstance(event, Delta):
+            delta = replace(event, role=roles[index])
+            yield ChatCompletionChunk(name, [openai_types.ChunkChoice(delta, index=index)], identity, created)
+        elif isinstance(event, Answer):
+            done[index] = event
+            last = len(done) == count
+            timings, reasoning_tokens = _sum([done[number] for number in sorted(done)])
             usage = openai_types.usage(timings, reasoning_tokens)
-            choice = openai_types.ChunkChoice(Delta(role=role), done[-1].finish_reason, index)
+            choice = openai_types.ChunkChoice(Delta(role=roles[index]), event.finish_reason, index)
             yield ChatCompletionChunk(
                 name,
                 [choice],
@@ -277,40 +287,27 @@ def chunks(
                 usage=usage if last and include_usage is None else None,
                 timings=timings if last else None,
             )
+        else:
+            continue
+        roles[index] = None
     if include_usage:
         yield ChatCompletionChunk(name, [], identity, created, usage=usage, timings=timings)
 
 
-def text_chunks(
-    pieces: Generator[Delta, None, Answer], on_text: Callable[[str], None] | None = None
-) -> Generator[CompletionChunk, None, None]:
+def text_chunks(events: Events, on_text: Callable[[str], None] | None = None) -> Generator[CompletionChunk, None, None]:
     """Give the pieces of a continued text; the last one has the finish reason, usage and timings."""
-    with contextlib.closing(pieces):
-        while True:
-            try:
-                delta = next(pieces)
-            except StopIteration as end:
-                whole: Answer = end.value
-                break
-            if delta.content:
-                if on_text is not None:
-                    on_text(delta.content)
-                yield CompletionChunk(delta.content)
-    yield CompletionChunk("", whole.finish_reason, whole.timings)
+    for _, event in events:
+        if isinstance(event, Exception):
+            raise event
+        if isinstance(event, Answer):
+            yield CompletionChunk("", event.finish_reason, event.timings)
+            return
+        if isinstance(event, Delta) and event.content:
+            if on_text is not None:
+                on_text(event.content)
+            yield CompletionChunk(event.content)
 
 
 def completion(whole: Answer, answer_type: AnswerType | None = None) -> Completion:
     """Give the form of a continued text."""
     return Completion(whole.message.content or "", whole.finish_reason, whole.timings, answer_type)
-
-
-def completion_of(model: Model, request: Request, result: JobResult) -> Completion:
-    """Turn the tokens of one of several requests into a completion, without its reasoning."""
-    parser = _parser(model, request)
-    for token in result.tokens[:-1] if result.ended else result.tokens:
-        parser.feed(token, model.piece(token))
-    parser.finish(truncated=not result.ended and not parser.stopped)
-    ended = result.ended or parser.stopped
-    timings = Timings(len(request.prompt.items), 0, result.prompt_seconds, len(result.tokens), result.seconds)
-    text = parser.message().content or ""
-    return Completion(text, "stop" if ended else "length", timings, request.answer_type)

@@ -11,12 +11,12 @@ from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
 from qwen35_gguf.runtime.chat.control_tokens import ControlTokens
 from qwen35_gguf.runtime.chat.message_media import split_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
-from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
+from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Place
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.media.image import FACTOR, Image, MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
-from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, Visual, evaluate_image
+from qwen35_gguf.runtime.media.vision_encoder import Embedding, VisionEncoder, Visual, evaluate_image
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,14 @@ def media_chunk(visual: Visual, encoder: VisionEncoder) -> MediaChunk:
     """Make an image or a pair of frames an item of a prompt; it is encoded when it is evaluated, if ever."""
     height, width, _ = (visual.rgb if isinstance(visual, Image) else visual.first).shape
     rows, columns = height // FACTOR, width // FACTOR
+    encoded: list[Embedding] = []  # until it is evaluated
 
-    def evaluate(context: Context, pos: int) -> None:
-        evaluate_image(context, encoder.embed(visual), pos)
+    def encode() -> None:
+        encoded.append(encoder.embed(visual))
 
-    return MediaChunk(visual.sha256, rows * columns, max(rows, columns), evaluate)
+    def evaluate(context: Context, place: Place) -> None:
+        evaluate_image(context, encoded[0], place.pos, seq=place.seq, start=place.start, stop=place.stop)
+        if place.stop == rows * columns:
+            encoded.clear()
+
+    return MediaChunk(visual.sha256, rows * columns, max(rows, columns), evaluate, encode, lambda: bool(encoded))

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwen35_gguf.runtime.llama.batch import FloatArray
+from qwen35_gguf.runtime.llama.batch import FloatArray, Part
 from qwen35_gguf.runtime.llama.context import Context
-from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
 
 WINDOW = 1024  # rows that wait for the MTP head at most; it never sees older ones
@@ -29,92 +28,84 @@ class Drafts:
     accepted: int = 0
 
 
-@dataclass(frozen=True)
-class StepTiming:
-    """What a step with drafts cost."""
-
-    drafts: int
-    verify_seconds: float
-    draft_seconds: float
-
-
-class Drafter(Closing):
-    """The MTP head with a KV cache of its own, in sync with the main model.
+class Drafter:
+    """The MTP head's side of one sequence, in sync with the main model.
 
     The head's row at position p takes the token there and the main model's hidden state of p - 1. Rows wait in a
     buffer until drafts are wanted, so that a prompt, and steps without drafts, cost nothing but a copy. Of a long
     prompt the head sees the last rows only: its drafts can get worse by that, the output cannot.
     """
 
-    def __init__(self, model: Model, main: Context) -> None:
-        """Make the head's context.
+    def __init__(self, head: Context, n_embd: int, seq: int = 0) -> None:
+        """Begin with nothing.
 
         Args:
-            model: loaded with the MTP head.
-            main: the main model's context, which gives hidden states and must outlive this object.
-
-        Raises:
-            ModelError: llama.cpp refuses.
+            head: the context of the MTP head, of which all drafters take a sequence each.
+            n_embd: width of a hidden state.
+            seq: the sequence, in both contexts.
 
         """
-        self._context = Context(model, replace(main.spec, n_rs_seq=0, n_outputs=1), mtp_of=main)
-        self._main = main
+        self.head, self.seq = head, seq
         self.hidden: FloatArray | None = None  # of the main model's last token
         self._end = 0  # position up to which rows were evaluated or wait
         self._tokens = np.zeros(WINDOW, np.int32)
         self._positions = np.zeros(WINDOW, np.int32)
-        self._rows = np.zeros((WINDOW, model.n_embd), np.float32)
+        self._rows = np.zeros((WINDOW, n_embd), np.float32)
         self._waiting = 0
 
-    def close(self) -> None:
-        """Free the context."""
-        self._context.close()
-
     def clear(self) -> None:
-        """Empty the context and the buffer."""
-        self._context.clear()
+        """Empty the sequence and the buffer."""
+        self.head.remove(0, seq=self.seq)
         self.hidden, self._end, self._waiting = None, 0, 0
 
     def rewind(self, pos: int, hidden: FloatArray | None) -> None:
         """Remove what is at `pos` and after; `hidden` is the main model's hidden state before it."""
         self._waiting = int(np.searchsorted(self._positions[: self._waiting], pos))
-        self._context.remove(pos)
+        self.head.remove(pos, seq=self.seq)
         self.hidden, self._end = hidden, min(self._end, pos)
 
-    def sync(self, tokens: Sequence[int], pos: int) -> None:
-        """Take the first tokens of the main model's last call, at positions from `pos`, with their hidden states."""
+    def sync(self, tokens: Sequence[int], pos: int, hidden: FloatArray) -> None:
+        """Take tokens that the main model has evaluated at positions from `pos`, with their (tokens, n_embd) states."""
         n = len(tokens)
-        hidden = self._main.hidden(n)
         for i in range(max(0, self._end - pos), n):
             before = hidden[i - 1] if i else self.hidden
             if before is not None:
                 self._wait(tokens[i], pos + i, before)
         self._end = max(self._end, pos + n)
-        self.hidden = hidden[-1].copy()
+        self.hidden = hidden[n - 1].copy()
 
-    def skip(self, rows: int, pos: int) -> None:
-        """Pass over an image, of which the main model's last call evaluated `rows`; `pos` is that of what follows."""
-        self.hidden, self._end = self._main.hidden(rows)[-1].copy(), pos
+    def skip(self, hidden: FloatArray, pos: int) -> None:
+        """Pass over an image, whose last row has the (n_embd,) state `hidden`; `pos` is that of what follows."""
+        self.hidden, self._end = hidden.copy(), pos
 
-    def draft(self, token: int, pos: int, depth: int) -> list[int]:
-        """Predict the `depth` tokens after `token`, which is at `pos` and not yet evaluated by the main model."""
+    def begin(self, token: int, pos: int, room: int) -> Part | None:
+        """Return the rows after which the head predicts what follows `token`, which is at `pos` and not evaluated yet.
+
+        Earlier rows that wait are evaluated here, so that at most `room` are left; None if there is no hidden state.
+        """
         if self.hidden is None:
-            return []
+            return None
         if pos >= self._end:
             self._wait(token, pos, self.hidden)
-        self._flush()
-        drafts: list[int] = []
-        while True:
-            drafts.append(int(self._context.logits(-1).argmax()))
-            if len(drafts) == depth:
-                break
-            own = self._context.head_hidden().copy()
-            self._context.evaluate(drafts[-1:], pos + len(drafts), outputs=1, embd=own[None])
+        n, self._waiting = self._waiting, 0
+        breaks = np.flatnonzero(np.diff(self._positions[:n]) != 1) + 1
+        last = max(int(breaks[-1]) if len(breaks) else 0, n - room)
+        edges = sorted({0, last, *(edge for edge in breaks.tolist() if edge < last)})
+        edges = sorted({*edges, *range(0, last, self.head.n_batch)})
+        for start, stop in itertools.pairwise(edges):
+            self.head.evaluate_parts([self._part(start, stop, 0)])
+        return self._part(last, n, 1)
+
+    def end(self, pos: int, depth: int) -> None:
+        """Note that a draft of `depth` tokens is over, whose first row was at `pos`."""
         # The rows of drafts rest on the head's own states; those of accepted ones are made again from the main model's.
         if depth > 1:
-            self._context.remove(pos + 1)
+            self.head.remove(pos + 1, seq=self.seq)
         self._end = pos + 1
-        return drafts
+
+    def _part(self, start: int, stop: int, outputs: int) -> Part:
+        tokens = self._tokens[start:stop].tolist()
+        return Part(tokens, int(self._positions[start]), self.seq, outputs, self._rows[start:stop].copy())
 
     def _wait(self, token: int, pos: int, hidden: FloatArray) -> None:
         if self._waiting == WINDOW:
@@ -126,41 +117,78 @@ class Drafter(Closing):
         self._tokens[i], self._positions[i], self._rows[i] = token, pos, hidden
         self._waiting = i + 1
 
-    def _flush(self) -> None:
-        """Evaluate the waiting rows in calls of consecutive positions, with logits for the last row."""
-        n, self._waiting = self._waiting, 0
-        breaks = np.flatnonzero(np.diff(self._positions[:n]) != 1) + 1
-        edges = sorted({0, n, *breaks.tolist(), *range(0, n, self._context.n_batch)})
-        for start, stop in itertools.pairwise(edges):
-            self._context.evaluate(
-                self._tokens[start:stop].tolist(),
-                int(self._positions[start]),
-                outputs=int(stop == n),
-                embd=self._rows[start:stop],
-            )
 
+def head_context(model: Model, main: Context) -> Context:
+    """Make the context of the MTP head for the sequences of a main context, which must outlive it.
 
-def measure_costs(main: Context, drafter: Drafter, max_depth: int) -> tuple[list[float], float]:
-    """Time steps of 1 .. 1 + max_depth tokens and a draft, on an empty context, which is empty afterwards.
+    Raises:
+        ModelError: llama.cpp refuses, or the model was loaded without the head.
 
-    1, 2 and 1 + max_depth tokens are timed, twice each, of which the better one counts; the others are interpolated.
     """
-    sizes = sorted({1, 2, 1 + max_depth})
+    return Context(model, replace(main.spec, n_rs_seq=0, n_outputs=1), mtp_of=main)
+
+
+def draft(drafters: Sequence[Drafter], tokens: Sequence[int], positions: Sequence[int], depth: int) -> list[list[int]]:
+    """Predict the `depth` tokens after one token of each of several sequences, in calls that they share.
+
+    Args:
+        drafters: of the sequences.
+        tokens: not yet evaluated by the main model.
+        positions: of these tokens.
+        depth: of all drafts.
+
+    Returns:
+        The drafts of each; none for a sequence without a hidden state.
+
+    """
+    found: list[list[int]] = [[] for _ in drafters]
+    room = max(1, drafters[0].head.n_batch // len(drafters))
+    parts = [one.begin(token, pos, room) for one, token, pos in zip(drafters, tokens, positions, strict=True)]
+    active = [i for i, part in enumerate(parts) if part is not None]
+    rows = [part for part in parts if part is not None]
+    head = drafters[0].head
+    while active:
+        head.evaluate_parts(rows)
+        ends = np.cumsum([len(part.tokens) for part in rows]) - 1
+        for i, end in zip(active, ends.tolist(), strict=True):
+            found[i].append(int(head.logits(end).argmax()))
+        if len(found[active[0]]) == depth:
+            break
+        rows = [
+            Part(found[i][-1:], positions[i] + len(found[i]), drafters[i].seq, 1, head.head_hidden(end).copy()[None])
+            for i, end in zip(active, ends.tolist(), strict=True)
+        ]
+    for i in active:
+        drafters[i].end(positions[i], depth)
+    return found
+
+
+def measure_costs(main: Context, drafter: Drafter, max_depth: int, n_seq: int = 1) -> tuple[list[float], float]:
+    """Time steps of some tokens and a draft, on empty contexts, which are empty afterwards.
+
+    The fewest, two, and the most tokens of one sequence, and the most of all of them are timed, twice each, of which
+    the better one counts; the others are interpolated.
+
+    Returns:
+        Seconds for 1, 2, ... (1 + max_depth) * n_seq tokens in one call, and those of a draft.
+
+    """
+    most = (1 + max_depth) * n_seq
+    sizes = sorted({1, 2, 1 + max_depth, most})
     best = dict.fromkeys(sizes, float("inf"))
-    draft = float("inf")
+    once = float("inf")
     for _ in range(2):
         for size in sizes:
             main.clear()
             start = time.perf_counter()
-            main.evaluate([0] * size, 0, outputs=size)
+            main.evaluate([0] * size, 0, outputs=min(size, 1 + max_depth))
             main.logits(-1)
             best[size] = min(best[size], time.perf_counter() - start)
-            drafter.clear()
-            drafter.sync([0] * size, 0)
+        drafter.clear()
+        drafter.sync([0] * most, 0, main.hidden(most))
         start = time.perf_counter()
-        drafter.draft(0, size, 1)
-        draft = min(draft, time.perf_counter() - start)
+        draft([drafter], [0], [most], 1)
+        once = min(once, time.perf_counter() - start)
     main.clear()
     drafter.clear()
-    depths = np.arange(1 + max_depth) + 1
-    return [float(x) for x in np.interp(depths, sizes, [best[size] for size in sizes])], draft
+    return [float(x) for x in np.interp(np.arange(most) + 1, sizes, [best[size] for size in sizes])], once

@@ -1,179 +1,362 @@
-"""Several sequences in one context: each step evaluates a token of all of them, so that the weights are read once."""
+"""Token ids in, token ids out: many requests in one context, of which each step evaluates a part of all.
+
+A step is a call with the last tokens of all answers (`decoding`), so that the weights are read once for all of them,
+and a chunk of one prompt (`prefill`), as large as the answers can wait for. llama.cpp's recurrent layers take equally
+many tokens of each sequence: a chunk in the same call would be computed apart in any case, and so the tokens that were
+sampled are given out before it. It does not depend on text, messages or images: an image is a `MediaChunk`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
-from qwen35_gguf.errors import ContextError, GrammarError, Qwen35Error
+from qwen35_gguf.errors import ContextError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.token_mask import TokenMask
+from qwen35_gguf.runtime.engine.chunk_size import ChunkSize
+from qwen35_gguf.runtime.engine.decoding import Decoder
+from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
+from qwen35_gguf.runtime.engine.forest.forest import Forest
+from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES, LiveSequence
+from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
+from qwen35_gguf.runtime.engine.job import End, Job, Run
+from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
+from qwen35_gguf.runtime.engine.mtp import Drafter, head_context
+from qwen35_gguf.runtime.engine.prefill import Prefill
 from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
 
 MAX_PARALLEL = 64
+MAX_GAP = 0.25
 
 
-@dataclass(frozen=True)
-class Job:
-    """One prompt.
-
-    Attributes:
-        tokens: of the prompt.
-        sampling: how tokens are chosen.
-        seed: of the sampler.
-        limit: tokens generated at most.
-        mask: of the answer; None: any.
-        after: the token after which the mask applies; None: from the beginning.
-        lead: tokens that come between.
-        watch: is called with each token, and ends the generation by returning True.
-
-    """
-
-    tokens: list[int]
-    sampling: Sampling
-    seed: int
-    limit: int
-    mask: TokenMask | None = None
-    after: int | None = None
-    lead: tuple[int, ...] = ()
-    watch: Callable[[int], bool] | None = None
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """What was generated for a job.
+class Scheduler(Closing):
+    """Several sequences in one context. One thread at a time may call it.
 
     Attributes:
-        tokens: all of them, the one that ended the generation included.
-        ended: whether the last token ended it; otherwise the limit was reached.
-        prompt_seconds: of evaluating the prompt.
-        seconds: from then to the last token.
+        model: what it was made for.
+        n_ctx: cells that a sequence may take.
+        main: the context of the main model.
+        message_start: the token that begins a message.
+        forest: what is known of earlier prompts.
+        wake: is called, by any thread, when a step that had nothing to do would have something.
 
     """
 
-    tokens: list[int]
-    ended: bool
-    prompt_seconds: float
-    seconds: float
+    def __init__(
+        self,
+        model: Model,
+        spec: ContextSpec,
+        *,
+        parallel: int = 1,
+        draft: Depth = 0,
+        message_start: int | None = None,
+        cache_bytes: int | None = None,
+        cached_states: int = CACHED_STATES,
+        store: StateStore | None = None,
+        max_gap: float = MAX_GAP,
+        deterministic: bool = False,
+    ) -> None:
+        """Make the contexts.
 
+        Args:
+            model: must outlive it; loaded with the MTP head if anything is drafted.
+            spec: of a context for one sequence; what others and drafts need is added.
+            parallel: sequences, each with `spec.n_ctx` cells.
+            draft: tokens drafted in each step, 0 to 4, or "auto".
+            message_start: the token that begins a message: states are copied before it.
+            cache_bytes: of states in memory; None: of `cached_states` recurrent states.
+            cached_states: see there.
+            store: where states are kept between runs.
+            max_gap: seconds that an answer waits for another's prompt.
+            deterministic: what runs beside a sequence changes nothing in it, not even by rounding.
 
-Done = Callable[[int, JobResult | Qwen35Error], None]
+        Raises:
+            ModelError: there is not enough memory, or llama.cpp refuses.
 
-
-@dataclass
-class _Slot:
-    """A sequence that is being generated."""
-
-    number: int
-    job: Job
-    sampler: Sampler
-    prompt_seconds: float
-    started: float
-    pos: int
-    row: int = -1
-    tokens: list[int] = field(default_factory=list)
-
-
-def run(
-    model: Model,
-    jobs: Mapping[int, Job],
-    spec: ContextSpec,
-    *,
-    parallel: int,
-    done: Done,
-    check: Callable[[], None] = lambda: None,
-) -> None:
-    """Run all jobs, up to `parallel` side by side; a sequence that ends makes room for the next job.
-
-    Args:
-        model: loaded.
-        jobs: by their numbers; each fits (`check_fits`).
-        spec: of a context for one sequence; `n_ctx` is the most cells that each gets.
-        parallel: sequences.
-        done: is called with the number of a job and its result, or the error that ended it alone, at that moment.
-        check: is called before each step; what it raises ends them all.
-
-    Raises:
-        ModelError: llama.cpp fails.
-
-    """
-    if not jobs:
-        return
-    parallel = min(parallel, len(jobs))
-    cells = sum(sorted((len(job.tokens) + job.limit for job in jobs.values()), reverse=True)[:parallel])
-    slots: dict[int, _Slot] = {}
-    waiting = list(jobs.items())
-    shared = replace(spec, n_ctx=cells, n_batch=max(spec.n_batch, parallel), n_seq=parallel)
-    with Context(model, shared) as context:
+        """
+        self.model, self.n_ctx, self.message_start = model, spec.n_ctx, message_start
+        spec = context_of(spec, parallel, draft, separate=deterministic)
+        self.main = Context(model, spec, hidden=spec.n_rs_seq > 0)
+        self._head: Context | None = None
+        self._encoder: ThreadPoolExecutor | None = None
         try:
-            while waiting or slots:
-                check()
-                for seq in range(parallel):
-                    if seq not in slots and waiting:
-                        number, job = waiting.pop(0)
-                        slots[seq] = _begin(model, context, seq, number, job, spec.n_batch, check)
-                        _sample(model, context, seq, slots, done)
-                if slots:
-                    _step(model, context, slots, done)
-        finally:
-            for slot in slots.values():
-                slot.sampler.close()
+            if spec.n_rs_seq:
+                self._head = head_context(model, self.main)
+        except BaseException:
+            self.close()
+            raise
+        drafters = [Drafter(self._head, model.n_embd, seq) if self._head else None for seq in range(parallel)]
+        self._sequences = [
+            LiveSequence(self.main, self.n_ctx, seq, drafter, exact=deterministic)
+            for seq, drafter in enumerate(drafters)
+        ]
+        self.forest = Forest(cache_bytes, cached_states, store, self._sequences)
+        self._decoder = Decoder(self.main, self.n_ctx, draft, alone=deterministic)
+        self._prefill = Prefill(self.main, self.forest, message_start)
+        self._chunk = ChunkSize(max_gap, self.main.n_batch)
+        self._fixed_chunks = deterministic
+        self._step_seconds = 0.0
+        self._uses = 0
+        self._waiting: deque[Run] = deque()
+        self._runs: list[Run] = []  # in a sequence, or suspended
+        self.wake: Callable[[], None] = lambda: None
 
+    def close(self) -> None:
+        """Free the contexts."""
+        if self._encoder is not None:
+            self._encoder.shutdown(cancel_futures=True)
+        if self._head is not None:
+            self._head.close()
+        self.main.close()
 
-def check_fits(job: Job, spec: ContextSpec) -> None:
-    """Check that a prompt with its answer fits into a sequence.
+    @property
+    def parallel(self) -> int:
+        """The number of sequences."""
+        return len(self._sequences)
 
-    Raises:
-        ContextError: it does not.
+    @property
+    def waits(self) -> bool:
+        """Whether jobs wait for a sequence."""
+        return bool(self._waiting)
 
-    """
-    if len(job.tokens) + job.limit > spec.n_ctx:
-        needed = f"{len(job.tokens):,} tokens and {job.limit:,} to generate"
-        raise ContextError(f"{needed} do not fit into a context of {spec.n_ctx:,}; raise n_ctx")
+    @property
+    def ready(self) -> bool:
+        """Whether a step would certainly do something: a paused answer is read again, or an image is encoded."""
+        answers = (run.phase in ("answer", "suspended") and run.job.wants() for run in self._runs)
+        return any(answers) or any(run.phase == "prompt" and not run.encoding for run in self._runs)
 
+    def info(self) -> CacheInfo:
+        """Return what is held of earlier prompts, and what became of the last one."""
+        return self.forest.info()
 
-def _begin(
-    model: Model, context: Context, seq: int, number: int, job: Job, n_batch: int, check: Callable[[], None]
-) -> _Slot:
-    """Evaluate the prompt of a job."""
-    start = time.perf_counter()
-    for at in range(0, len(job.tokens), n_batch):
-        check()
-        part = job.tokens[at : at + n_batch]
-        context.evaluate(part, at, seq=seq, outputs=int(at + len(part) == len(job.tokens)))
-    now = time.perf_counter()
-    sampler = Sampler(model, job.sampling, job.seed, job.mask, after=job.after, lead=job.lead)
-    return _Slot(number, job, sampler, now - start, now, len(job.tokens))
+    # ---- jobs ----------------------------------------------------------------------------------------------------
 
+    def check_prompt(self, prompt: Prompt) -> int:
+        """Count the cells of a prompt that can be evaluated.
 
-def _step(model: Model, context: Context, slots: dict[int, _Slot], done: Done) -> None:
-    """Evaluate the last token of each sequence, and sample the next ones."""
-    order = list(slots)
-    context.evaluate_rows([slots[seq].tokens[-1] for seq in order], [slots[seq].pos for seq in order], order)
-    for row, seq in enumerate(order):
-        slots[seq].pos += 1
-        slots[seq].row = row
-        _sample(model, context, seq, slots, done)
+        Raises:
+            ContextError: it does not fit into the context, or does not end with a token.
 
+        """
+        if not prompt or isinstance(prompt[-1], MediaChunk):
+            raise ContextError("prompt: is empty or does not end with text; add some")
+        total = n_cells(prompt)
+        if total > self.n_ctx:
+            raise ContextError(f"prompt: {total:,} tokens do not fit into a context of {self.n_ctx:,}; raise n_ctx")
+        return total
 
-def _sample(model: Model, context: Context, seq: int, slots: dict[int, _Slot], done: Done) -> None:
-    """Sample a token of a sequence; one that ends leaves its slot."""
-    slot = slots[seq]
-    result: JobResult | Qwen35Error
-    try:
-        token = slot.sampler.sample(context, slot.row)
-        slot.tokens.append(token)
-        ended = model.ends(token)
-        stopped = not ended and slot.job.watch is not None and slot.job.watch(token)
-        if not ended and not stopped and len(slot.tokens) < slot.job.limit:
+    def add(self, job: Job) -> Run:
+        """Let a job wait for its turn; errors as of `check_prompt`."""
+        self.check_prompt(job.prompt)
+        run = Run(job)
+        self._waiting.append(run)
+        return run
+
+    def end(self, run: Run, error: Exception) -> None:
+        """End a job with an error, unless it is over."""
+        if run.phase != "over":
+            self._end(run, error)
+
+    def end_unstarted(self, error: Exception) -> None:
+        """End jobs that wait, and those that are read piece by piece."""
+        for run in (*self._runs, *self._waiting):
+            if run.job.streams or run.phase == "waiting":
+                self._end(run, error)
+
+    def end_all(self, error: Exception) -> None:
+        """End all jobs with an error."""
+        for run in (*self._runs, *self._waiting):
+            self._end(run, error)
+
+    def run(self, job: Job) -> Run:
+        """Run a job, and all others, until it is over."""
+        run = self.add(job)
+        while run.phase != "over":
+            if not self.step():
+                time.sleep(0.001)
+        return run
+
+    # ---- steps ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Advance all answers by a call, and one prompt by a chunk; report whether there was anything to do."""
+        try:
+            decoded = self._decode()
+            return self._prompts(beside=decoded) or decoded
+        except RpcServerError as error:
+            self.end_all(error)
+            return True
+
+    def _decode(self) -> bool:
+        runs = [run for run in self._runs if run.phase == "answer" and run.job.wants()]
+        if not runs:
+            return False
+        start = time.perf_counter()
+        try:
+            for run, end in self._decoder.step(runs):
+                self._end(run, end)
+        except RpcServerError:
+            raise
+        except Qwen35Error as error:
+            for run in runs:
+                self._fail(run, error)
+        self._step_seconds = time.perf_counter() - start
+        return True
+
+    def _prompts(self, *, beside: bool) -> bool:
+        """Evaluate a chunk of the first prompt that can be."""
+        self._wake_suspended()
+        rows = self._chunk.rows(self._step_seconds) if beside and not self._fixed_chunks else self.main.n_batch
+        for run in [run for run in self._runs if run.phase == "prompt"]:
+            if self._advance(run, rows):
+                return True
+        admitted = self._admit()
+        return admitted is not None and (admitted.phase != "prompt" or self._advance(admitted, rows))
+
+    def _advance(self, run: Run, rows: int) -> bool:
+        """Evaluate up to `rows` rows of a prompt; False if it waits for an image."""
+        done = 0
+        try:
+            while done < rows and run.phase == "prompt" and not run.cancelled:
+                start = time.perf_counter()
+                count = self._prefill.advance(run, rows if self._fixed_chunks else rows - done)
+                if not count:
+                    self._encode(run)
+                    break
+                self.main.wait()
+                self._chunk.record(count, time.perf_counter() - start)
+                done += count
+                if len(run.live.items) == len(run.items):
+                    self._first_token(run)
+        except RpcServerError:
+            raise
+        except Exception as error:
+            self._fail(run, error)
+        return done > 0
+
+    def _first_token(self, run: Run) -> None:
+        run.phase, run.evaluated = "answer", time.perf_counter()
+        end = self._decoder.sample(run, -1)
+        if end is not None:
+            self._end(run, end)
+
+    def _encode(self, run: Run) -> None:
+        """Let the image that a prompt waits for be encoded beside the steps.
+
+        Raises:
+            VisionError: that failed.
+
+        """
+        if run.error is not None:
+            raise run.error
+        item = run.job.prompt[len(run.live.items)]
+        if run.encoding or not isinstance(item, MediaChunk):
             return
-        result = JobResult(slot.tokens, ended, slot.prompt_seconds, time.perf_counter() - slot.started)
-    except GrammarError as error:
-        result = error
-    slot.sampler.close()
-    context.remove(0, seq=seq)
-    del slots[seq]
-    done(slot.number, result)
+        run.encoding = True
+        self._encoder = self._encoder or ThreadPoolExecutor(1, thread_name_prefix="qwen35-images")
+        self._encoder.submit(self._encode_now, run, item)
+
+    def _encode_now(self, run: Run, item: MediaChunk) -> None:
+        try:
+            item.encode()
+        except Exception as error:
+            run.error = error
+        run.encoding = False
+        self.wake()
+
+    # ---- sequences -----------------------------------------------------------------------------------------------
+
+    def _admit(self) -> Run | None:
+        """Give the job that waits longest a sequence; None if there is no job or no sequence."""
+        if not self._waiting:
+            return None
+        taken = {run.live.seq for run in self._runs if run.sequence is not None}
+        idle = [one for one in self._sequences if one.seq not in taken] or self._give_way()
+        if not idle:
+            return None
+        run = self._waiting.popleft()
+        self._runs.append(run)
+        try:
+            self._enter(run, idle)
+        except RpcServerError:
+            raise
+        except Qwen35Error as error:
+            self._fail(run, error)
+        return run
+
+    def _enter(self, run: Run, idle: list[LiveSequence]) -> None:
+        run.sequence = self.forest.choose(idle, run.saved.items if run.saved else run.items)
+        self._uses += 1
+        run.sequence.used = self._uses
+        if run.saved is not None:
+            others = [one for one in self._sequences if one is not run.sequence]
+            saved, run.saved, run.phase = run.saved, None, "answer"
+            run.sequence.resume(saved, self.forest.cache, others)
+            return
+        drafter = run.sequence.drafter
+        if drafter is not None and not self._decoder.measured and not any(one.items for one in self._sequences):
+            self._decoder.measure(drafter)
+        run.began, run.phase = time.perf_counter(), "prompt"
+        self._prefill.begin(run, run.sequence)
+
+    def _give_way(self) -> list[LiveSequence]:
+        """Suspend an answer that nobody reads, for a job that waits."""
+        for run in self._runs:
+            if run.phase == "answer" and not run.job.wants() and run.job.yields():
+                live = run.live
+                run.saved, run.sequence, run.phase = live.state(), None, "suspended"
+                live.n_prompt = 0  # it is kept already
+                return [live]
+        return []
+
+    def _wake_suspended(self) -> None:
+        """Let answers that gave way wait for a sequence again as soon as they are read."""
+        for run in [run for run in self._runs if run.phase == "suspended" and run.job.wants()]:
+            run.phase = "waiting"
+            self._runs.remove(run)
+            self._waiting.append(run)
+
+    # ---- ends ----------------------------------------------------------------------------------------------------
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        """End a run whose sequence may be of any state."""
+        if run.sequence is not None:
+            run.sequence.clear()
+        self._end(run, error)
+
+    def _end(self, run: Run, result: End | Exception) -> None:
+        if run.phase == "over":
+            return
+        run.phase = "over"
+        if run in self._runs:
+            self._runs.remove(run)
+        else:
+            self._waiting.remove(run)
+        if run.sequence is not None:
+            self._uses += 1
+            run.sequence.used, run.sequence = self._uses, None
+        run.saved = None
+        run.job.sampler.close()
+        run.job.done(result if isinstance(result, Exception) else run.outcome(result, time.perf_counter()))
+
+
+def context_of(spec: ContextSpec, parallel: int, draft: Depth, *, separate: bool = False) -> ContextSpec:
+    """Return the context that several sequences share, from that of one of them."""
+    depth = depth_limit(draft)
+    # A step is one call, of which llama.cpp splits off less than it can roll back, or ends the process.
+    least = max(parallel * (1 + depth), 2 + depth if depth else 1)
+    return replace(
+        spec,
+        n_ctx=spec.n_ctx * parallel,
+        n_batch=max(spec.n_batch, least),
+        n_seq=parallel,
+        separate=separate,
+        n_rs_seq=depth,
+        n_outputs=parallel * (1 + depth),
+    )

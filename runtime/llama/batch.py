@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,26 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
 SECTIONS = 4  # of M-RoPE in llama.cpp: time, row, column, and one that is not used
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive tokens of one sequence in a call.
+
+    Attributes:
+        tokens: ids.
+        pos: position of the first.
+        seq: the sequence.
+        outputs: rows at the end that get logits.
+        embd: (tokens, n_embd) float32, the hidden states that the context of an MTP head takes.
+
+    """
+
+    tokens: Sequence[int]
+    pos: int
+    seq: int = 0
+    outputs: int = 0
+    embd: FloatArray | None = None
 
 
 class Batch:
@@ -54,22 +75,20 @@ class Batch:
         if self._embd is not None:
             self.struct.embd = self._embd.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
 
-    def fill(
-        self, tokens: Sequence[int], pos: int, *, seq: int = 0, outputs: int = 0, embd: FloatArray | None = None
-    ) -> None:
-        """Set consecutive tokens of one sequence, with logits for the last `outputs`, and (tokens, n_embd) floats."""
-        n = len(tokens)
-        self._token[:n] = tokens
-        self._pos[:n] = np.arange(pos, pos + n, dtype=np.int32)
-        self._finish(n, seq, outputs)
-        if embd is not None and self._embd is not None:
-            self._embd[:n] = embd
-
-    def fill_rows(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
-        """Set one token for each of several sequences, all with logits."""
-        n = len(tokens)
-        self.struct.n_tokens = n
-        self._token[:n], self._pos[:n], self._sequence[:n], self._outputs[:n] = tokens, positions, sequences, 1
+    def fill(self, parts: Sequence[Part]) -> None:
+        """Set the tokens of some sequences, one part after the other."""
+        start = 0
+        for part in parts:
+            stop = start + len(part.tokens)
+            self._token[start:stop] = part.tokens
+            self._pos[start:stop] = np.arange(part.pos, part.pos + stop - start, dtype=np.int32)
+            self._sequence[start:stop] = part.seq
+            self._outputs[start : stop - part.outputs] = 0
+            self._outputs[stop - part.outputs : stop] = 1
+            if part.embd is not None and self._embd is not None:
+                self._embd[start:stop] = part.embd
+            start = stop
+        self.struct.n_tokens = start
 
     def fill_embeddings(self, values: FloatArray, positions: IntArray, *, seq: int = 0, outputs: int = 0) -> None:
         """Set embeddings, (rows, n_embd), at positions (`SECTIONS`, rows) of one sequence."""
@@ -77,11 +96,7 @@ class Batch:
         if self._embd is not None:
             self._embd[:n] = values
         self._pos[: SECTIONS * n] = positions.reshape(-1)
-        self._finish(n, seq, outputs)
-
-    def _finish(self, n: int, seq: int, outputs: int) -> None:
         self.struct.n_tokens = n
         self._sequence[:n] = seq
         self._outputs[:n] = 0
-        if outputs:
-            self._outputs[n - outputs : n] = 1
+        self._outputs[n - outputs : n] = 1

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qwen35_gguf.errors import ContextError, ModelError
 from qwen35_gguf.runtime.context_spec import KV_TYPES, ContextSpec
-from qwen35_gguf.runtime.llama.batch import Batch, FloatArray, IntArray
+from qwen35_gguf.runtime.llama.batch import Batch, FloatArray, IntArray, Part
 from qwen35_gguf.runtime.llama.eval_callback import EvalCallback
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, clear_messages, extension_library, library, reason, set_fields
@@ -35,7 +35,7 @@ def context_fields(spec: ContextSpec) -> dict[str, Any]:
         "n_rs_seq": spec.n_rs_seq,
         "n_seq_max": spec.n_seq,
         "n_outputs_max": max(spec.n_outputs, spec.n_seq),
-        "kv_unified": spec.n_seq > 1,
+        "kv_unified": spec.n_seq > 1 and not spec.separate,
         "type_k": KV_TYPES[spec.kv_type],
         "type_v": KV_TYPES[spec.kv_type],
         "flash_attn_type": FLASH_AUTO if spec.flash_attention else FLASH_OFF,
@@ -137,12 +137,14 @@ class Context(Closing):
             RpcServerError: an RPC server is gone.
 
         """
-        self._batch.fill(tokens, pos, seq=seq, outputs=outputs, embd=embd)
-        self._decode(self._batch)
+        self.evaluate_parts([Part(tokens, pos, seq, outputs, embd)])
 
-    def evaluate_rows(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
-        """Evaluate one token for each of several sequences, with logits for all; errors as of `evaluate`."""
-        self._batch.fill_rows(tokens, positions, sequences)
+    def evaluate_parts(self, parts: Sequence[Part]) -> None:
+        """Evaluate tokens of several sequences, at most `n_batch` in all; errors as of `evaluate`.
+
+        The rows of the call are those of the parts, one after the other.
+        """
+        self._batch.fill(parts)
         self._decode(self._batch)
 
     def evaluate_embeddings(self, values: FloatArray, positions: IntArray, *, seq: int = 0, outputs: int = 0) -> None:
@@ -171,6 +173,10 @@ class Context(Closing):
         if result != 0:
             raise ModelError(f"llama.cpp cannot evaluate ({reason(f'llama_decode returned {result}')})")
 
+    def wait(self) -> None:
+        """Wait until the last call is computed, on devices that compute beside the CPU."""
+        self._library.llama_synchronize(self.pointer)
+
     def logits(self, row: int) -> FloatArray:
         """Return the logits of a row of the last call (-1: the last), (n_vocab,) float32, valid until the next."""
         pointer = self._library.llama_get_logits_ith(self.pointer, row)
@@ -194,9 +200,9 @@ class Context(Closing):
             raise ModelError("llama.cpp gives no hidden states for the MTP head")
         return np.ctypeslib.as_array(pointer, (rows, self._model.n_embd))
 
-    def head_hidden(self) -> FloatArray:
-        """Return the MTP head's own hidden state of the last row of its call, (n_embd,) float32."""
-        pointer = self._ext.llama_get_embeddings_nextn_ith(self.pointer, self._rows - 1)
+    def head_hidden(self, row: int = -1) -> FloatArray:
+        """Return the MTP head's own hidden state of a row of its call (-1: the last), (n_embd,) float32."""
+        pointer = self._ext.llama_get_embeddings_nextn_ith(self.pointer, row if row >= 0 else self._rows + row)
         if not pointer:
             raise ModelError("llama.cpp gives no hidden state of the MTP head")
         return np.ctypeslib.as_array(pointer, (self._model.n_embd,))
@@ -209,23 +215,30 @@ class Context(Closing):
         """Remove the cells from `pos` on; False if a recurrent state cannot be rolled back that far."""
         return bool(self._library.llama_memory_seq_rm(self.memory, seq, pos, -1))
 
-    def state(self, *, partial: bool) -> ByteArray:
-        """Copy the state of sequence 0: recurrent states only (`partial`), or these and the KV cache, as bytes."""
+    def share(self, source: int, target: int, pos: int) -> None:
+        """Let a sequence that is empty hold the keys and values of another one before `pos`, which it shares with it.
+
+        Its recurrent state is that of the other one, until another one is restored.
+        """
+        self._library.llama_memory_seq_cp(self.memory, source, target, 0, pos)
+
+    def state(self, *, partial: bool, seq: int = 0) -> ByteArray:
+        """Copy the state of a sequence: recurrent states only (`partial`), or these and the KV cache, as bytes."""
         lib, flags = self._library, self._flags(partial)
-        size = lib.llama_state_seq_get_size_ext(self.pointer, 0, flags)
+        size = lib.llama_state_seq_get_size_ext(self.pointer, seq, flags)
         data = np.empty(size, np.uint8)
-        if lib.llama_state_seq_get_data_ext(self.pointer, _bytes(data), size, 0, flags) != size:
+        if lib.llama_state_seq_get_data_ext(self.pointer, _bytes(data), size, seq, flags) != size:
             raise ModelError(f"llama.cpp cannot copy its state ({reason()})")
         return data
 
-    def state_size(self, *, partial: bool) -> int:
+    def state_size(self, *, partial: bool, seq: int = 0) -> int:
         """Return the bytes that `state` would take."""
-        return int(self._library.llama_state_seq_get_size_ext(self.pointer, 0, self._flags(partial)))
+        return int(self._library.llama_state_seq_get_size_ext(self.pointer, seq, self._flags(partial)))
 
-    def restore(self, data: ByteArray, *, partial: bool) -> bool:
+    def restore(self, data: ByteArray, *, partial: bool, seq: int = 0) -> bool:
         """Restore a state; False if llama.cpp refuses it, and then the sequence may be empty."""
         flags = self._flags(partial)
-        return bool(self._library.llama_state_seq_set_data_ext(self.pointer, _bytes(data), data.nbytes, 0, flags))
+        return bool(self._library.llama_state_seq_set_data_ext(self.pointer, _bytes(data), data.nbytes, seq, flags))
 
     def _flags(self, partial: bool) -> int:
         return int(self._library.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial else 0)

@@ -163,22 +163,27 @@ def image_positions(embedding: Embedding, pos: int) -> npt.NDArray[np.int32]:
     return np.stack([time + np.int32(pos), row + np.int32(pos), column + np.int32(pos), time])
 
 
-def evaluate_image(context: Context, embedding: Embedding, pos: int, n_batch: int | None = None) -> int:
-    """Evaluate an image at position `pos` and return the position of what follows.
+def evaluate_image(
+    context: Context, embedding: Embedding, pos: int, *, seq: int = 0, start: int = 0, stop: int | None = None
+) -> int:
+    """Evaluate an image that begins at position `pos`, or some of its rows, and return the position of what follows.
 
     Args:
         context: of the model that the embedding was made for.
         embedding: of the image.
         pos: where it begins.
-        n_batch: tokens of one call, at most and by default those of the context.
+        seq: the sequence.
+        start: the first row.
+        stop: the row after the last; None: of all.
 
     Raises:
         ContextError: the context is full; count with `Embedding.n_tokens`.
         ModelError: llama.cpp fails.
 
     """
-    n_batch = n_batch or context.n_batch
     positions = image_positions(embedding, pos)
-    for start in range(0, embedding.n_tokens, n_batch):
-        context.evaluate_embeddings(embedding.values[start : start + n_batch], positions[:, start : start + n_batch])
+    stop = embedding.n_tokens if stop is None else stop
+    for first in range(start, stop, context.n_batch):
+        rows = slice(first, min(stop, first + context.n_batch))
+        context.evaluate_embeddings(embedding.values[rows], positions[:, rows], seq=seq)
     return pos + embedding.n_pos

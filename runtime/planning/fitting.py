@@ -12,7 +12,7 @@ from qwen35_gguf.errors import MemoryLimitError, Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.quant import presets, tensor_types
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRequest
-from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES, MOST_STATES
+from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES, MOST_STATES
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
 from qwen35_gguf.runtime.llama.memory_breakdown import PlannedModel
 from qwen35_gguf.runtime.planning.available_memory import available_bytes

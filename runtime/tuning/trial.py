@@ -29,7 +29,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant.divergence import log_softmax
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, speed_up
-from qwen35_gguf.runtime.engine.mtp import Drafter, measure_costs
+from qwen35_gguf.runtime.engine.mtp import Drafter, head_context, measure_costs
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
 from qwen35_gguf.runtime.llama.model import Model
@@ -191,11 +191,11 @@ class _Loaded:
             return 1.0
         main = self._context(self.settings.kv_type, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, hidden=True)
         try:
-            drafter = Drafter(self.model, main)
+            head = head_context(self.model, main)
             try:
-                verify, draft = measure_costs(main, drafter, MAX_DEPTH)
+                verify, draft = measure_costs(main, Drafter(head, self.model.n_embd), MAX_DEPTH)
             finally:
-                drafter.close()
+                head.close()
         finally:
             main.close()
         return max(speed_up(verify, draft, [1.0] * MAX_DEPTH, depth) for depth in range(1 + MAX_DEPTH))

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pytest
 
 from qwen35_gguf.errors import ContextError
+from qwen35_gguf.runtime.llama.batch import Part
 
 Array = npt.NDArray[Any]
 
@@ -91,7 +92,7 @@ class MockContext:
     """What `qwen35_gguf.runtime.llama.context.Context` is to the engine.
 
     Attributes:
-        calls: positions and tokens of each call of `evaluate`, for tests that look at what was computed.
+        calls: positions and tokens of each part of each call, for tests that look at what was computed.
 
     """
 
@@ -122,62 +123,64 @@ class MockContext:
         self, tokens: Sequence[int], pos: int, *, seq: int = 0, outputs: int = 0, embd: Array | None = None
     ) -> None:
         """Append tokens to a sequence; check that they continue it."""
+        self.evaluate_parts([Part(tokens, pos, seq, outputs, embd)])
+
+    def evaluate_parts(self, parts: Sequence[Part]) -> None:
+        """Append tokens to several sequences; check that they continue each."""
         assert not self.closed
-        assert 0 < len(tokens) <= self.n_batch
-        assert outputs <= self.spec.n_outputs
-        self.calls.append((pos, list(tokens)))
-        if self.mtp_of is not None:
-            self._evaluate_head(tokens, pos, outputs, embd)
-            return
-        assert embd is None
-        self._append(seq, [(pos + i, token) for i, token in enumerate(tokens)])
-        self._begin_call(len(tokens))
-        history = [item for _, item in self._sequences[seq].state]
-        for row in range(len(tokens)):
-            before = history[: len(history) - len(tokens) + row + 1]
+        assert 0 < sum(len(part.tokens) for part in parts) <= self.n_batch
+        assert sum(part.outputs for part in parts) <= max(self.spec.n_outputs, self.spec.n_seq)
+        assert len({part.seq for part in parts}) == len(parts)
+        self._begin_call(sum(len(part.tokens) for part in parts))
+        for part in parts:
+            assert part.tokens
+            self.calls.append((part.pos, list(part.tokens)))
+            if self.mtp_of is not None:
+                self._evaluate_head(part)
+            else:
+                self._evaluate_main(part)
+
+    def _evaluate_main(self, part: Part) -> None:
+        assert part.embd is None
+        n = len(part.tokens)
+        self._append(part.seq, [(part.pos + i, token) for i, token in enumerate(part.tokens)])
+        history = [item for _, item in self._sequences[part.seq].state]
+        for row in range(n):
+            before = history[: len(history) - n + row + 1]
             self._hidden.append(np.array(_last(before), np.float32))
-            if row >= len(tokens) - outputs:
-                self._logits[row] = self.model.logits(before)
+            if row >= n - part.outputs:
+                self._logits[len(self._hidden) - 1] = self.model.logits(before)
 
-    def evaluate_rows(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
-        """Append one token to each of several sequences."""
-        assert len(set(sequences)) == len(sequences) <= self.n_batch
-        rows = []
-        for token, pos, seq in zip(tokens, positions, sequences, strict=True):
-            self._append(seq, [(pos, token)])
-            rows.append(self.model.logits([item for _, item in self._sequences[seq].state]))
+    def evaluate_image(self, key: str, place: Any, n_pos: int) -> None:
+        """Take rows of an image that moves the position by `n_pos`."""
+        rows = range(place.start, place.stop)
+        assert 0 < len(rows) <= self.n_batch
+        self._append(place.seq, [(place.pos + min(i, n_pos - 1), media_item(key)) for i in rows], image=True)
         self._begin_call(len(rows))
-        self._logits = dict(enumerate(rows))
-
-    def evaluate_image(self, key: str, pos: int, n_cells: int, n_pos: int) -> None:
-        """Take an image of `n_cells` that moves the position by `n_pos`."""
-        entries = [(pos + min(i, n_pos - 1), media_item(key)) for i in range(n_cells)]
-        self._append(0, entries, image=True)
-        self._begin_call((n_cells - 1) % self.n_batch + 1)
         self._hidden = [np.array(_last([media_item(key)] * ORDER), np.float32)] * self._rows
 
-    def _evaluate_head(self, tokens: Sequence[int], pos: int, outputs: int, embd: Array | None) -> None:
+    def _evaluate_head(self, part: Part) -> None:
         """The row at a position takes the token there and the hidden state of the position before it."""
-        assert embd is not None
-        assert embd.shape == (len(tokens), self.model.n_embd)
-        cells = self._sequences[0].cells
-        assert not cells or cells[-1][0] < pos
-        cells += [(pos + i, token) for i, token in enumerate(tokens)]
+        assert part.embd is not None
+        assert part.embd.shape == (len(part.tokens), self.model.n_embd)
+        cells = self._sequences[part.seq].cells
+        assert not cells or cells[-1][0] < part.pos
+        cells += [(part.pos + i, token) for i, token in enumerate(part.tokens)]
         assert len(cells) <= self.n_ctx
-        self._begin_call(len(tokens))
-        for row, (token, before) in enumerate(zip(tokens, embd, strict=True)):
+        for row, (token, before) in enumerate(zip(part.tokens, part.embd, strict=True)):
             context = [int(number) - 1 for number in before if number > 0] + [token]
             self._hidden.append(np.array(_last(context), np.float32))
-            if row >= len(tokens) - outputs:
-                self._logits[row] = self.model.head_logits(context)
+            if row >= len(part.tokens) - part.outputs:
+                self._logits[len(self._hidden) - 1] = self.model.head_logits(context)
 
     def _append(self, seq: int, entries: list[tuple[int, int]], *, image: bool = False) -> None:
         memory = self._sequences[seq]
         assert memory.state == memory.cells, "the recurrent state and the KV cache are of different prefixes"
         if memory.cells:
-            assert entries[0][0] > memory.cells[-1][0], "a position is evaluated twice"
-        assert image or entries[0][0] - (memory.cells[-1][0] if memory.cells else -1) >= 1
-        if sum(len(other.cells) for other in self._sequences.values()) + len(entries) > self.n_ctx:
+            last = memory.cells[-1][0]
+            assert entries[0][0] > last or (image and entries[0][0] == last), "a position is evaluated twice"
+        used = {id(cell) for other in self._sequences.values() for cell in other.cells}  # shared ones count once
+        if len(used) + len(entries) > self.n_ctx:
             raise ContextError(f"the context of {self.n_ctx} tokens is full; raise n_ctx")
         memory.cells += entries
         memory.state += entries
@@ -199,9 +202,20 @@ class MockContext:
         assert self._gives_hidden
         return np.stack(self._hidden[:rows])
 
-    def head_hidden(self) -> Array:
-        """Return the MTP head's own hidden state of the last row."""
-        return self._hidden[-1]
+    def head_hidden(self, row: int = -1) -> Array:
+        """Return the MTP head's own hidden state of a row."""
+        return self._hidden[row]
+
+    def wait(self) -> None:
+        """Do nothing."""
+
+    def share(self, source: int, target: int, pos: int) -> None:
+        """Let a sequence have the cells of another one before a position, and its recurrent state."""
+        memory = self._sequences[target]
+        assert not memory.cells
+        assert not memory.state
+        memory.cells = [entry for entry in self._sequences[source].cells if entry[0] < pos]
+        memory.state = list(self._sequences[source].state)
 
     def clear(self) -> None:
         """Empty all sequences."""
@@ -220,24 +234,24 @@ class MockContext:
         memory.cells = [entry for entry in memory.cells if entry[0] < pos]
         return True
 
-    def state(self, *, partial: bool) -> Array:
-        """Copy the recurrent state of sequence 0, or all of its memory."""
-        memory = self._sequences[0]
+    def state(self, *, partial: bool, seq: int = 0) -> Array:
+        """Copy the recurrent state of a sequence, or all of its memory."""
+        memory = self._sequences[seq]
         entries = np.array(memory.state, np.int32).reshape(-1, 2)
         return np.concatenate([np.array([[int(partial), 0]], np.int32), entries]).view(np.uint8).ravel()
 
-    def state_size(self, *, partial: bool) -> int:
+    def state_size(self, *, partial: bool, seq: int = 0) -> int:
         """Return the bytes of `state`."""
-        return self.state(partial=partial).nbytes
+        return self.state(partial=partial, seq=seq).nbytes
 
-    def restore(self, data: Array, *, partial: bool) -> bool:
+    def restore(self, data: Array, *, partial: bool, seq: int = 0) -> bool:
         """Restore a copy; False if it is of the other kind, or not of a state."""
         if not data.nbytes or data.nbytes % 8:
             return False
         head, *entries = data.view(np.int32).reshape(-1, 2).tolist()
         if head != [int(partial), 0]:
             return False
-        memory = self._sequences[0]
+        memory = self._sequences[seq]
         memory.state = [(pos, item) for pos, item in entries]
         memory.last_call = 0
         if not partial:
@@ -271,8 +285,8 @@ class MockChain:
 
 def use_mock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the engine make mock contexts and mock samplers."""
-    from qwen35_gguf.runtime.engine import mtp, sampling, scheduler, sequence
+    from qwen35_gguf.runtime.engine import mtp, sampling, scheduler
 
-    for module in (mtp, scheduler, sequence):
+    for module in (mtp, scheduler):
         monkeypatch.setattr(module, "Context", MockContext)
     monkeypatch.setattr(sampling, "Chain", MockChain)

@@ -54,15 +54,15 @@ print("ok" if grown < 60 else f"{grown:.0f} MB more")
 """
 
 HALF_BUILT = """
-from qwen35_gguf.runtime.engine import sequence
-real = sequence.Context
+from qwen35_gguf.runtime.engine import scheduler
+real = scheduler.Context
 def fails(*args, **options):
     context = real(*args, **options)
     raise ModelError("no memory")
 def once():
     try: load(draft=0)
     except ModelError: pass
-sequence.Context = fails
+scheduler.Context = fails
 for _ in range(3): once(); gc.collect()
 before = resident()
 for _ in range(8): once(); gc.collect()

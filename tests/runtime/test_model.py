@@ -16,6 +16,7 @@ from qwen35_gguf import errors
 from qwen35_gguf.errors import MemoryLimitError
 from qwen35_gguf.runtime import Qwen35
 from qwen35_gguf.runtime.chat.thinking import OUT_OF_BUDGET
+from qwen35_gguf.runtime.engine.sampling import Sampler
 from qwen35_gguf.runtime.media.image import Image
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.planning import fitting
@@ -168,10 +169,10 @@ def _speak(model: Qwen35, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     """Let the engine give the tokens of a text instead of sampled ones; everything after it is real."""
     tokens = [*model._loaded.model.tokenize(text), model._loaded.model.tokenize("<|im_end|>")[0]]
 
-    def generate(*_: object, **__: object):  # type: ignore[no-untyped-def]
-        yield from tokens
+    def sample(self: Sampler, *_: object) -> int:
+        return next(vars(self).setdefault("spoken", iter(tokens)))  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(model._loaded.engine, "generate", generate)
+    monkeypatch.setattr(Sampler, "sample", sample)
 
 
 def test_characters_split_over_tokens_arrive_whole(shared: Qwen35, monkeypatch: pytest.MonkeyPatch) -> None:

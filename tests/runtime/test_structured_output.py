@@ -184,8 +184,8 @@ def test_what_cannot_be_combined_is_refused(shared: Qwen35) -> None:
 def test_forced_tokens_are_not_sampled(files: list[Path]) -> None:
     with Qwen35(files[0], n_ctx=512, n_threads=1, draft=0) as model:
         calls = []
-        evaluate = model._loaded.engine.main.evaluate
-        model._loaded.engine.main.evaluate = lambda *a, **k: (calls.append(a), evaluate(*a, **k))[1]  # type: ignore[method-assign]
+        evaluate = model._loaded.engine.main.evaluate_parts
+        model._loaded.engine.main.evaluate_parts = lambda *a, **k: (calls.append(a), evaluate(*a, **k))[1]  # type: ignore[method-assign]
         schema = {"const": {"a long name of a property": "and a long value of it"}}
         result = model.chat(HELLO, response_format=form(schema), thinking=False, temperature=0)
         assert result.parsed == schema["const"]

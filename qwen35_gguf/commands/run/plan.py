@@ -17,7 +17,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH
-from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
+from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inputs.one_request import OneRequest
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.engine.forest.reuse import WORTH_KEEPING, worth_keeping
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
-from qwen35_gguf.runtime.engine.reuse import WORTH_KEEPING, worth_keeping
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.sequence import Engine
-from qwen35_gguf.runtime.engine.state_store import StateStore
 
 pytestmark = pytest.mark.unit
 
@@ -33,10 +33,10 @@ def _mock(monkeypatch: pytest.MonkeyPatch) -> None:
     mock_llama.use_mock(monkeypatch)
 
 
-def engine(model: MockModel | None = None, **options: Any) -> Engine:
+def engine(model: MockModel | None = None, **options: Any) -> OneRequest:
     options = {"cache_bytes": PLENTY, **options}
     spec = ContextSpec(n_ctx=8192, n_batch=16)
-    return Engine(model or MockModel(), spec, message_start=START, **options)  # type: ignore[arg-type]
+    return OneRequest(model or MockModel(), spec, message_start=START, **options)  # type: ignore[arg-type]
 
 
 def message(length: int, seed: int) -> list[int]:
@@ -44,8 +44,8 @@ def message(length: int, seed: int) -> list[int]:
 
 
 def image(key: str, n_cells: int = 20, n_pos: int = 5) -> MediaChunk:
-    def evaluate(context: Any, pos: int) -> None:
-        context.evaluate_image(key, pos, n_cells, n_pos)
+    def evaluate(context: Any, place: Any) -> None:
+        context.evaluate_image(key, place, n_pos)
 
     return MediaChunk(key, n_cells, n_pos, evaluate)
 
@@ -53,7 +53,7 @@ def image(key: str, n_cells: int = 20, n_pos: int = 5) -> MediaChunk:
 HEADER = [START, 3]  # begins the answer
 
 
-def say(on: Engine, conversation: list[Any], count: int = 9) -> tuple[int, list[int]]:
+def say(on: OneRequest, conversation: list[Any], count: int = 9) -> tuple[int, list[int]]:
     """Answer a conversation; return the items that were reused, and the answer."""
     on.prefill([*conversation, *HEADER])
     last = on.info().last

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inputs.one_request import OneRequest
 from oracles import llama
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.live_sequence import CACHED_STATES
+from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
+from qwen35_gguf.runtime.engine.job import Job
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.sequence import Engine
-from qwen35_gguf.runtime.engine.state_store import StateStore
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 
@@ -38,8 +39,8 @@ def echo(echoing: Path) -> Iterator[Model]:
         yield model
 
 
-def engine(model: Model, spec: ContextSpec = SPEC, **options: object) -> Engine:
-    return Engine(model, spec, message_start=START, **options)  # type: ignore[arg-type]
+def engine(model: Model, spec: ContextSpec = SPEC, **options: object) -> OneRequest:
+    return OneRequest(model, spec, message_start=START, **options)  # type: ignore[arg-type]
 
 
 def messages(seed: int, *lengths: int) -> list[int]:
@@ -47,12 +48,14 @@ def messages(seed: int, *lengths: int) -> list[int]:
     return [token for length in lengths for token in [START, *rng.integers(2, 2000, length).tolist()]]
 
 
-def generate(on: Engine, model: Model, settings: Sampling = GREEDY, count: int = 24, **options: object) -> list[int]:
+def generate(
+    on: OneRequest, model: Model, settings: Sampling = GREEDY, count: int = 24, **options: object
+) -> list[int]:
     with Sampler(model, settings, 7) as sampler:
-        return list(on.generate(sampler, limit=count, **options))  # type: ignore[arg-type]
+        return on.generate(sampler, limit=count, **options)  # type: ignore[arg-type]
 
 
-def answer(on: Engine, model: Model, prompt: list[int], settings: Sampling = GREEDY) -> list[int]:
+def answer(on: OneRequest, model: Model, prompt: list[int], settings: Sampling = GREEDY) -> list[int]:
     on.prefill(prompt)
     return generate(on, model, settings)
 
@@ -137,40 +140,24 @@ def test_the_least_recently_used_states_go_and_the_beginning_stays(loaded: Model
         assert mine.prefill([*prompt[:31], *messages(99, 40)]) == 31
 
 
-def test_an_interrupted_prompt_resumes_at_a_recurrent_state(loaded: Model) -> None:
+def test_a_cancelled_prompt_is_continued_where_it_was_left(loaded: Model) -> None:
     prompt = messages(1, 600, 300, 20)
-
-    def interrupt(done: int, total: int) -> None:
-        if done > 700 and total:
-            raise KeyboardInterrupt
-
     with engine(loaded, cache_bytes=1 << 30) as mine:
-        with pytest.raises(KeyboardInterrupt):
-            mine.prefill(prompt, interrupt)
-        assert mine.prefill(prompt) == 601
+
+        def interrupt(done: int, _: int) -> None:
+            if done > 700:
+                raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            mine.prefill(prompt, interrupt)  # what fails leaves nothing
+        assert mine.prefill(prompt) == 0
+        run = mine.scheduler.add(Job(messages(7, 600, 300), Sampler(loaded, GREEDY, 0), 0, lambda _: ()))
+        mine.scheduler.step()
+        mine.scheduler.end(run, TimeoutError())
+        assert mine.prefill(messages(7, 600, 300)) == 512  # what is cancelled leaves what it evaluated
         found = generate(mine, loaded)
     with engine(loaded) as cold:
-        assert answer(cold, loaded, prompt) == found
-
-
-def test_an_interrupted_generation_resumes_at_a_recurrent_state(loaded: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompt = messages(1, 100, 20)
-    with engine(loaded, draft=3) as mine:
-        mine.prefill(prompt)
-        evaluate = mine.main.evaluate
-
-        def interrupted(*arguments: object, **options: object) -> None:
-            evaluate(*arguments, **options)  # type: ignore[arg-type]
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(mine.main, "evaluate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            generate(mine, loaded)
-        monkeypatch.undo()
-        assert mine.prefill(prompt) == 101
-        found = generate(mine, loaded)
-    with engine(loaded) as cold:
-        assert answer(cold, loaded, prompt) == found
+        assert answer(cold, loaded, messages(7, 600, 300)) == found
 
 
 # ---- on disk -----------------------------------------------------------------------------------------------------
@@ -245,7 +232,7 @@ def test_acceptance_is_that_of_the_head(echo: Model, depth: int) -> None:
             mine.prefill(messages(seed, 30))
             best.clear()
             with Watched(echo, MIXED, seed) as sampler:
-                tokens = list(mine.generate(sampler, limit=40))
+                tokens = mine.generate(sampler, limit=40)
             expected = accepted(tokens, best, depth)
             assert (mine.drafts.drafted, mine.drafts.accepted) == expected
             totals += expected
@@ -261,9 +248,7 @@ def test_a_sequence_with_drafts_goes_on_where_it_was_stopped(echo: Model) -> Non
     with engine(echo, draft=4) as mine:
         mine.prefill(prompt)
         with Sampler(echo, GREEDY, 7) as sampler:
-            tokens = mine.generate(sampler, limit=100)
-            said = [next(tokens) for _ in range(5)]
-            tokens.close()
+            said = mine.generate(sampler, limit=100, stop=5)
         assert said == expected[:5]
         assert mine.prefill([*prompt, *said]) >= len(prompt)
         assert generate(mine, echo) == rest
@@ -274,10 +259,7 @@ def test_forced_tokens_follow_in_place_of_sampled_ones(loaded: Model) -> None:
     with engine(loaded, draft=2) as mine:
         mine.prefill(prompt)
         with Sampler(loaded, GREEDY, 7) as sampler:
-            tokens = mine.generate(sampler, limit=12)
-            said = [next(tokens) for _ in range(3)]
-            mine.force(forced)
-            said += [*forced, *tokens]
+            said = mine.generate(sampler, limit=12, force=lambda n: forced if n == 3 else ())
     with engine(loaded) as cold:
         assert cold.prefill([*prompt, *said[:6]]) == 0
         assert generate(cold, loaded, count=9) == said[6:]

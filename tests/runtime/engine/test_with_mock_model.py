@@ -13,15 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inputs.one_request import OneRequest
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.errors import ContextError
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine import scheduler
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
-from qwen35_gguf.runtime.engine.sequence import Engine
-from qwen35_gguf.runtime.engine.state_store import StateStore
 
 pytestmark = pytest.mark.unit
 
@@ -35,14 +34,14 @@ def _mock(monkeypatch: pytest.MonkeyPatch) -> None:
     mock_llama.use_mock(monkeypatch)
 
 
-def engine(model: MockModel | None = None, *, n_ctx: int = 4096, n_batch: int = 16, **options: Any) -> Engine:
+def engine(model: MockModel | None = None, *, n_ctx: int = 4096, n_batch: int = 16, **options: Any) -> OneRequest:
     spec = ContextSpec(n_ctx=n_ctx, n_batch=n_batch)
-    return Engine(model or MockModel(), spec, message_start=BOUNDARY, **options)  # type: ignore[arg-type]
+    return OneRequest(model or MockModel(), spec, message_start=BOUNDARY, **options)  # type: ignore[arg-type]
 
 
-def answer(engine: Engine, count: int, sampling: Sampling = GREEDY, seed: int = 0, **options: Any) -> list[int]:
+def answer(engine: OneRequest, count: int, sampling: Sampling = GREEDY, seed: int = 0, **options: Any) -> list[int]:
     with Sampler(engine.model, sampling, seed) as sampler:
-        return list(engine.generate(sampler, limit=count, **options))
+        return engine.generate(sampler, limit=count, **options)
 
 
 def message(length: int, start: int = 10) -> list[int]:
@@ -50,18 +49,18 @@ def message(length: int, start: int = 10) -> list[int]:
 
 
 def image(key: str, n_cells: int = 20, n_pos: int = 5) -> MediaChunk:
-    def evaluate(context: Any, pos: int) -> None:
-        context.evaluate_image(key, pos, n_cells, n_pos)
+    def evaluate(context: Any, place: Any) -> None:
+        context.evaluate_image(key, place, n_pos)
 
     return MediaChunk(key, n_cells, n_pos, evaluate)
 
 
-def evaluated(engine: Engine) -> int:
+def evaluated(engine: OneRequest) -> int:
     """Tokens of the main model's calls so far."""
     return sum(len(tokens) for _, tokens in _context(engine).calls)
 
 
-def _context(engine: Engine) -> Any:
+def _context(engine: OneRequest) -> Any:
     found = [value for value in vars(engine).values() if isinstance(value, mock_llama.MockContext)]
     return found[0]
 
@@ -116,8 +115,7 @@ def test_auto_measures_once_and_changes_no_token() -> None:
     with engine(model, draft="auto") as made:
         made.prefill(prompt)
         first = answer(made, 30)
-        assert made.tuner is not None
-        assert made.tuner.ready
+        assert made.scheduler._decoder.measured
         assert first == model.greedy(prompt, 30)
 
 
@@ -126,13 +124,9 @@ def test_forced_tokens_follow_and_are_counted() -> None:
     with engine(model, draft=2) as made, Sampler(model, GREEDY, 0) as sampler:  # type: ignore[arg-type]
         prompt = message(20)
         made.prefill(prompt)
-        given_out: list[int] = []
-        for token in made.generate(sampler, limit=6):
-            given_out.append(token)
-            if len(given_out) == 2:
-                made.force([7, 8, 9])
+        given_out = made.generate(sampler, limit=6, force=lambda n: [7, 8, 9] if n == 2 else ())
         assert given_out[:2] == model.greedy(prompt, 2)
-        assert given_out[2:] == model.greedy([*prompt, *given_out[:2], 7, 8, 9], 4)
+        assert given_out[2:] == [7, 8, 9, *model.greedy([*prompt, *given_out[:2], 7, 8, 9], 4)]
         chain: Any = sampler._chain
         assert [token for token in chain.accepted if token in (7, 8, 9)][:3] == [7, 8, 9]
 
@@ -154,9 +148,7 @@ def test_a_caller_may_stop_in_the_middle_of_a_step(stop: int) -> None:
     prompt = message(20)
     with engine(model, draft=4) as made, Sampler(model, GREEDY, 0) as sampler:  # type: ignore[arg-type]
         made.prefill(prompt)
-        stream = made.generate(sampler, limit=50)
-        taken = [next(stream) for _ in range(stop)]
-        stream.close()
+        taken = made.generate(sampler, limit=50, stop=stop)
         following = [*prompt, *taken, *message(10, start=3)]
         made.prefill(following)
         assert answer(made, 20) == model.greedy(following, 20)
@@ -235,32 +227,6 @@ def test_states_on_disk_serve_another_run(tmp_path: Path) -> None:
         assert made.prefill(prompt) == 0
 
 
-@pytest.mark.parametrize("at", [1, 3, 6])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_an_interrupted_prompt_can_be_resumed(at: int, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MockModel()
-    prompt = [*message(40), *message(40, start=3), *message(40, start=6)]
-    calls = 0
-    evaluate = mock_llama.MockContext.evaluate
-
-    def interrupted(self: Any, *arguments: Any, **options: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == at and when == "before":
-            raise KeyboardInterrupt
-        evaluate(self, *arguments, **options)
-        if calls == at:
-            raise KeyboardInterrupt
-
-    with engine(model) as made:
-        with monkeypatch.context() as patch:
-            patch.setattr(mock_llama.MockContext, "evaluate", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                made.prefill(prompt)
-        made.prefill(prompt)
-        assert answer(made, 10) == model.greedy(prompt, 10)
-
-
 @pytest.mark.parametrize(("prompt", "reason"), [
     ([], "is empty"),
     ([*message(5), image("a")], "does not end with text"),
@@ -287,42 +253,6 @@ def test_any_prompts_in_any_order_give_what_a_fresh_engine_gives(
         for prompt in prompts:
             made.prefill(prompt)
             assert answer(made, 7) == model.greedy(prompt, 7)
-
-
-# ---- several sequences -----------------------------------------------------------------------------------------------
-
-
-def run(model: MockModel, jobs: list[scheduler.Job], parallel: int, n_ctx: int = 200) -> list[scheduler.JobResult]:
-    spec = ContextSpec(n_ctx=n_ctx, n_batch=16)
-    for job in jobs:
-        scheduler.check_fits(job, spec)
-    found: dict[int, Any] = {}
-    scheduler.run(model, dict(enumerate(jobs)), spec, parallel=parallel, done=found.__setitem__)  # type: ignore[arg-type]
-    return [found[number] for number in range(len(jobs))]
-
-
-@pytest.mark.parametrize("parallel", [1, 2, 3, 7, 20])
-def test_jobs_side_by_side_give_what_each_gives_alone(parallel: int) -> None:
-    model = MockModel(ending=True)
-    jobs = [scheduler.Job(message(5 + 7 * i, start=i), GREEDY, i, limit=4 + 9 * i % 30) for i in range(7)]
-    for job, result in zip(jobs, run(model, jobs, parallel), strict=True):
-        expected = model.greedy(job.tokens, job.limit)
-        ended = mock_llama.ENDING in expected
-        assert result.tokens == (expected[: expected.index(mock_llama.ENDING) + 1] if ended else expected)
-        assert result.ended == ended
-
-
-def test_the_seed_of_a_job_decides_its_choices_whatever_runs_beside_it() -> None:
-    jobs = [scheduler.Job(message(20), RANDOM, seed, limit=15) for seed in (1, 2, 1)]
-    alone = [run(MockModel(), [job], 1)[0].tokens for job in jobs]
-    assert [result.tokens for result in run(MockModel(), jobs, 3)] == alone
-    assert alone[0] == alone[2] != alone[1]
-
-
-def test_a_job_that_cannot_fit_is_refused_before_any_work() -> None:
-    jobs = [scheduler.Job(message(20), GREEDY, 0, limit=10), scheduler.Job(message(150), GREEDY, 0, limit=51)]
-    with pytest.raises(ContextError, match=r"^150 tokens and 51 to generate do not fit .* 200; raise"):
-        run(MockModel(), jobs, 2)
 
 
 def test_closing_closes_every_context() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen35_gguf.errors import OutputError
-from qwen35_gguf.runtime.engine.prefix_cache import SequenceState
-from qwen35_gguf.runtime.engine.state_store import StateStore
+from qwen35_gguf.runtime.engine.forest.prefix_cache import SequenceState
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 
 pytestmark = pytest.mark.unit
 

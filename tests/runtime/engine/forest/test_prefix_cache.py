@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen35_gguf.runtime.engine.prefix_cache import PrefixCache, RecurrentState, boundaries, common_prefix
+from qwen35_gguf.runtime.engine.forest.prefix_cache import PrefixCache, RecurrentState, boundaries, common_prefix
 
 pytestmark = pytest.mark.unit
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import OutputError
-from qwen35_gguf.runtime.engine.prefix_cache import Item, SequenceState, common_prefix
+from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, SequenceState, common_prefix
 
 MAGIC = b"qwen35 state 1\n"
 SUFFIX = ".state"
@@ -32,6 +32,7 @@ class StateStore:
         identity: of the model and the settings of its context.
         max_bytes: the budget of the folder.
         states: those that are stored for this model, without their bytes.
+        works: whether states can be written; what could not be written once is not tried again.
 
     """
 
@@ -47,7 +48,12 @@ class StateStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be used for states ({error.strerror or error})") from None
+        self.works = True
         self.states = list(self._stored())
+
+    def forget(self, state: SequenceState) -> None:
+        """Pass a state over from now on."""
+        self.states.remove(state)
 
     def covers(self, items: Sequence[Item]) -> int:
         """Return the most items at the beginning of `items` that a stored state shares."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from qwen35_gguf.runtime.engine.prefix_cache import (
+from qwen35_gguf.runtime.engine.forest.prefix_cache import (
     Item,
     PrefixCache,
     RecurrentState,
@@ -29,8 +29,9 @@ class Source:
     Attributes:
         length: items that need not be evaluated.
         recurrent: the recurrent states to restore; None: those of the sequence.
-        whole: the sequence to load first; None: the live one.
+        whole: the sequence to load first; None: one in the context.
         shared: items that the most similar of all known sequences shares with the prompt.
+        other: number of another sequence of the context that has the keys and values; None: the live one has.
 
     """
 
@@ -38,6 +39,7 @@ class Source:
     recurrent: RecurrentState | None
     whole: SequenceState | None
     shared: int
+    other: int | None = None
 
     @property
     def place(self) -> Place:
@@ -53,6 +55,7 @@ def find_source(
     cache: PrefixCache,
     stored: Iterable[SequenceState] = (),
     *,
+    others: Sequence[Sequence[Item]] = (),
     interrupted: bool = False,
 ) -> Source:
     """Find what gives the longest beginning of a prompt.
@@ -62,14 +65,17 @@ def find_source(
         wanted: the prompt.
         cache: states in memory.
         stored: sequences on disk.
+        others: items of other sequences of the context.
         interrupted: the context's keys and values are those of `live`, its recurrent states may be of any position.
 
     """
     found = [_usable(live, wanted, cache, None, as_it_is=not interrupted)]
+    beside = (_usable(items, wanted, cache, None, as_it_is=False) for items in others)
+    found += [replace(source, other=number) for number, source in enumerate(beside)]
     found += [_usable(known.items, wanted, cache, known) for known in (*cache.sequence_states(), *stored)]
     best = max(found, key=lambda source: source.length)
     shared = max(source.shared for source in found)
-    return Source(best.length, best.recurrent, best.whole, shared)
+    return replace(best, shared=shared)
 
 
 def _usable(
@@ -89,14 +95,19 @@ def _usable(
 
 
 def worth_keeping(
-    live: Sequence[Item], n_prompt: int, wanted: Sequence[Item], kept: Iterable[SequenceState] = ()
+    live: Sequence[Item],
+    n_prompt: int,
+    wanted: Sequence[Item],
+    kept: Iterable[SequenceState] = (),
+    beside: Iterable[Sequence[Item]] = (),
 ) -> bool:
     """Decide whether the live sequence is kept when `wanted` replaces it: by what no other sequence shares with it.
 
     A prompt that shares all of the live one's first `n_prompt` items continues its conversation, or asks for another
     answer: what is lost then is an answer that the next prompt does not contain in this form.
     """
-    shared = max(common_prefix(live, other) for other in (wanted, *(state.items for state in kept)))
+    known = (wanted, *(state.items for state in kept), *beside)
+    shared = max(common_prefix(live, other) for other in known)
     return shared < n_prompt and len(live) - shared >= WORTH_KEEPING
 
 
@@ -181,14 +192,14 @@ class CacheInfo:
 
 
 def held_sequences(
-    live: Sequence[Item], cache: PrefixCache, stored: Iterable[SequenceState]
+    live: Iterable[Sequence[Item]], cache: PrefixCache, stored: Iterable[SequenceState]
 ) -> tuple[HeldSequence, ...]:
     """List the sequences of which something can be reused."""
 
     def states(items: Sequence[Item]) -> tuple[int, ...]:
         return tuple(sorted(len(s.items) for s in cache.recurrent_states() if begins_with(items, s.items)))
 
-    found = [HeldSequence(len(live), "context", 0, states(live))] if live else []
+    found = [HeldSequence(len(items), "context", 0, states(items)) for items in live if items]
     found += [HeldSequence(len(s.items), "memory", s.n_bytes, states(s.items)) for s in cache.sequence_states()]
     return (*found, *(HeldSequence(len(s.items), "disk", 0, states(s.items)) for s in stored))
 

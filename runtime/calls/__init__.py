@@ -1,0 +1,1 @@
+"""A call as its caller sees it, and who may call."""

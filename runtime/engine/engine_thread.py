@@ -1,0 +1,145 @@
+"""The thread in which a model computes: it advances the schedulers, and takes orders between two steps."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+from qwen35_gguf.errors import ClosedError
+from qwen35_gguf.runtime.calls.call import Call, Cancelled
+from qwen35_gguf.runtime.engine.job import Job, Run
+from qwen35_gguf.runtime.engine.scheduler import Scheduler
+
+Result = TypeVar("Result")
+
+POLL = 0.02  # seconds after which it looks again whether a stream that nobody reads gives way
+
+log = logging.getLogger(__name__)
+
+
+class EngineThread:
+    """Runs schedulers, which no other thread may touch while they are in it.
+
+    It is started by the first order, and holds nothing but the schedulers: a model that is dropped can be freed.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Begin without a scheduler; `name` is the model's, for messages."""
+        self._name, self._pid = name, os.getpid()
+        self._condition = threading.Condition()
+        self._orders: deque[Callable[[], None]] = deque()
+        self._schedulers: list[Scheduler] = []
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def add(self, scheduler: Scheduler) -> None:
+        """Advance a scheduler, too."""
+        scheduler.wake = self._notify
+        self.ask(lambda: self._schedulers.append(scheduler))
+
+    def remove(self, scheduler: Scheduler) -> None:
+        """Advance a scheduler no longer; what it runs ends."""
+
+        def end() -> None:
+            scheduler.end_all(Cancelled())
+            self._schedulers.remove(scheduler)
+
+        self.ask(end)
+
+    def submit(self, scheduler: Scheduler, jobs: Sequence[Job], call: Call) -> None:
+        """Let jobs of a call wait for their turns."""
+        runs: list[Run] = []
+
+        def add() -> None:
+            runs.extend(scheduler.add(job) for job in jobs)
+
+        def end() -> None:
+            for run in runs:
+                scheduler.end(run, Cancelled())
+
+        def stop() -> None:
+            for run in runs:
+                run.cancelled = True
+            self.order(end, quiet=True)
+
+        self.order(add)
+        call.begin(stop, self._notify)
+
+    def ask(self, question: Callable[[], Result]) -> Result:
+        """Run a function between two steps, and return its result, or raise its error."""
+        answer: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        if threading.current_thread() is self._thread:
+            return question()
+        self.order(run)
+        return answer.result()
+
+    def order(self, order: Callable[[], None], *, quiet: bool = False) -> None:
+        """Let a function run between two steps.
+
+        Raises:
+            ClosedError: the thread was stopped, unless `quiet`.
+
+        """
+        with self._condition:
+            if self._stopped:
+                if not quiet:
+                    raise ClosedError(f"{self._name}: the model was closed; load it again")
+                return
+            self._orders.append(order)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="qwen35-engine", daemon=True)
+                self._thread.start()
+            self._condition.notify_all()
+
+    def stop(self) -> None:
+        """End everything; a second call does nothing, and one in a forked process neither."""
+        if os.getpid() != self._pid:
+            return
+        with self._condition:
+            self._stopped = True
+            self._condition.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _notify(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            while self._orders:
+                self._orders.popleft()()
+            if self._stopped:
+                break
+            steps = [self._step(scheduler) for scheduler in self._schedulers]
+            if not any(steps):
+                with self._condition:
+                    if not self._orders and not self._stopped and not self._any_ready():
+                        waits = any(scheduler.waits for scheduler in self._schedulers)
+                        self._condition.wait(POLL if waits else None)
+        while self._schedulers:
+            self._schedulers.pop().end_all(ClosedError(f"{self._name}: the model was closed; load it again"))
+
+    def _any_ready(self) -> bool:
+        """Report whether a step would do something; what makes it so takes the lock afterwards."""
+        return any(scheduler.ready for scheduler in self._schedulers)
+
+    def _step(self, scheduler: Scheduler) -> bool:
+        try:
+            return scheduler.step()
+        except Exception as error:
+            log.exception("the engine failed")
+            scheduler.end_all(error)
+            return True

@@ -1,0 +1,78 @@
+"""What is known of earlier prompts, for all sequences of a context: shared cells, states in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
+from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, PrefixCache, SequenceState, common_prefix
+from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo, PromptReuse, Source, explain, held_sequences
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
+
+
+class Forest:
+    """The prefixes that prompts may begin with.
+
+    Attributes:
+        cache: of states in memory.
+        store: of states on disk; None without.
+        sequences: of the context, running or not.
+
+    """
+
+    def __init__(
+        self, cache_bytes: int | None, cached_states: int, store: StateStore | None, sequences: Sequence[LiveSequence]
+    ) -> None:
+        """Begin with what is on disk.
+
+        Args:
+            cache_bytes: of states in memory; None: of `cached_states` recurrent states.
+            cached_states: see there.
+            store: where states are kept between runs.
+            sequences: of the context.
+
+        """
+        self._fit_cache = cached_states if cache_bytes is None else 0  # as soon as the size of a state is known
+        self.cache = PrefixCache(cache_bytes or 0)
+        self.store, self.sequences = store, list(sequences)
+        self._last: PromptReuse | None = None
+
+    @property
+    def stored(self) -> list[SequenceState]:
+        """What is on disk, without the bytes."""
+        return self.store.states if self.store is not None else []
+
+    def held(self) -> list[Sequence[Item]]:
+        """Return the sequences outside of the cache to which recurrent states may belong."""
+        return [*(one.items for one in self.sequences), *(state.items for state in self.stored)]
+
+    def choose(self, idle: Sequence[LiveSequence], items: Sequence[Item]) -> LiveSequence:
+        """Choose the sequence that takes a prompt: the one that it continues, an empty one, or the one unused longest.
+
+        A prompt that shares only the beginning of a sequence leaves it as it is, if there is another one.
+        """
+        shared = {one.seq: common_prefix(one.items, items) for one in idle}
+        continued = [one for one in idle if one.items and shared[one.seq] >= min(one.n_prompt or 1, len(one.items))]
+        if continued:
+            return max(continued, key=lambda one: shared[one.seq])
+        return min(idle, key=lambda one: (bool(one.items), shared[one.seq] > 0 and len(idle) > 1, one.used))
+
+    def prepare(self, target: LiveSequence, items: Sequence[Item]) -> tuple[Source, PromptReuse]:
+        """Bring a sequence to the longest known prefix of `items`."""
+        first = self._last is None
+        others = [one for one in self.sequences if one is not target]
+        source = target.reuse(items, self.cache, self.store, others)
+        self._last = explain(source, items, self.cache, reused=len(target.items), first=first)
+        return source, self._last
+
+    def keep(self, live: LiveSequence) -> None:
+        """Copy the recurrent states of a sequence as they are now."""
+        state = live.recurrent_state()
+        if self._fit_cache:
+            self.cache.max_bytes = self._fit_cache * (state.state.nbytes + 8 * live.n_ctx)
+        self.cache.add(state, self.held())
+
+    def info(self) -> CacheInfo:
+        """Return what is held, and what became of the last prompt."""
+        held = held_sequences([one.items for one in self.sequences], self.cache, self.stored)
+        return CacheInfo(self.cache.max_bytes, self.cache.n_bytes, held, self._last)

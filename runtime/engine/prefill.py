@@ -1,0 +1,109 @@
+"""Evaluate prompts in chunks: what of them is known, where calls end, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qwen35_gguf.runtime.engine.forest.forest import Forest
+from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
+from qwen35_gguf.runtime.engine.forest.prefix_cache import EVERY, boundaries
+from qwen35_gguf.runtime.engine.forest.reuse import useful_stops
+from qwen35_gguf.runtime.engine.job import Run
+from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Place
+from qwen35_gguf.runtime.llama.context import Context
+
+
+class Prefill:
+    """Evaluates the prompts of runs."""
+
+    def __init__(self, main: Context, forest: Forest, message_start: int | None) -> None:
+        """Use a context.
+
+        Args:
+            main: of the main model.
+            forest: what is known of earlier prompts.
+            message_start: the token that begins a message: states are copied before it.
+
+        """
+        self._main, self._forest, self._message_start = main, forest, message_start
+
+    def begin(self, run: Run, sequence: LiveSequence) -> None:
+        """Let a run take a sequence, and find what of its prompt is known."""
+        run.sequence = sequence
+        items = run.items
+        source, run.reuse = self._forest.prepare(sequence, items)
+        run.reused, start = sequence.cells, len(sequence.items)
+        stops = boundaries(items, self._message_start, max(EVERY, self._main.n_batch))
+        messages = [stop for stop in stops if items[stop] == self._message_start]
+        sequence.n_prompt = (messages or stops or [len(items)])[-1]
+        stops = [stop for stop in stops if stop > start]
+        run.kept = useful_stops(stops, items, self._message_start, start=start, shared=source.shared)
+        run.messages = set(messages) or run.kept
+        run.stops = [*stops, len(items)]
+        sequence.in_step = False
+
+    def advance(self, run: Run, rows: int) -> int:
+        """Evaluate up to `rows` rows of a prompt in one call; return how many.
+
+        0: it waits for an image that is being encoded. After the last one `len(live.items) == len(run.items)`, and the
+        last row of the call has logits.
+
+        Raises:
+            ModelError, RpcServerError, VisionError: llama.cpp fails.
+
+        """
+        live, prompt = run.live, run.job.prompt
+        at = len(live.items)
+        item = prompt[at]
+        rows = min(rows, self._main.n_batch)
+        if isinstance(item, MediaChunk):
+            if not item.encoded():
+                return 0
+            done = self._image(run, item, rows)
+        else:
+            stop = next(stop for stop in run.stops if stop > at)
+            done = self._tokens(run, prompt[at : min(stop, at + rows)])
+        if not run.rows:
+            self._at_stop(run)
+        run.job.progress(live.cells + run.rows, run.total)
+        return done
+
+    def _tokens(self, run: Run, part: Sequence[int | MediaChunk]) -> int:
+        live = run.live
+        tokens: list[int] = []
+        for item in part:
+            if isinstance(item, MediaChunk):
+                break
+            tokens.append(item)
+        last = len(live.items) + len(tokens) == len(run.items)
+        live.in_step = True
+        self._main.evaluate(tokens, live.pos, seq=live.seq, outputs=int(last))
+        if live.drafter is not None:
+            live.drafter.sync(tokens, live.pos, self._main.hidden(len(tokens)))
+        live.append(tokens, len(tokens), len(tokens))
+        live.in_step = False
+        return len(tokens)
+
+    def _image(self, run: Run, item: MediaChunk, rows: int) -> int:
+        live = run.live
+        stop = min(item.n_cells, run.rows + rows)
+        done = stop - run.rows
+        live.in_step = True  # a part of an image is not recorded
+        item.evaluate(self._main, Place(live.seq, live.pos, run.rows, stop))
+        run.rows = stop
+        if stop == item.n_cells:
+            run.rows = 0
+            live.append([item.key], item.n_pos, item.n_cells)
+            if live.drafter is not None:
+                live.drafter.skip(self._main.hidden(done)[done - 1], live.pos)
+            live.in_step = False
+        return done
+
+    def _at_stop(self, run: Run) -> None:
+        """Keep and save the states here, if this is a place for it."""
+        live = run.live
+        at = len(live.items)
+        if at in run.kept:
+            self._forest.keep(live)
+        if at in run.messages and at in run.stops:
+            live.save(self._forest.store)
