@@ -14,14 +14,15 @@ import argparse
 import random
 import statistics
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.engine import mtp
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth, best_depth, speed_up
-from qwen35_gguf.runtime.engine.mtp import measure_costs
+from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.sampling import RAW, Sampler, choose
-from qwen35_gguf.runtime.engine.sequence import Engine
+from qwen35_gguf.runtime.engine.scheduler import Scheduler
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from runtime import convert
 
@@ -44,58 +45,73 @@ def main() -> None:
         file = options.model or convert(Path(scratch), options.size, options.quant)
         with (
             Model(file, ModelSpec(mtp=True)) as model,
-            Engine(model, spec, draft=0) as off,
-            Engine(model, spec, draft="auto") as auto,
+            Scheduler(model, spec, draft=0) as off,
+            Scheduler(model, spec, draft="auto") as auto,
         ):
             report(file.name, model, off, auto, options)
 
 
-def report(name: str, model: Model, off: Engine, auto: Engine, options: argparse.Namespace) -> None:
+def report(name: str, model: Model, off: Scheduler, auto: Scheduler, options: argparse.Namespace) -> None:
     """Measure and print."""
-    assert auto.drafter is not None
-    measured = [measure_costs(auto.main, auto.drafter, MAX_DEPTH) for _ in range(5)]
+    drafter = auto.forest.sequences[0].drafter
+    assert drafter is not None
+    measured = [mtp.measure_costs(auto.main, drafter, MAX_DEPTH) for _ in range(5)]
     verify = [statistics.median(steps) for steps in zip(*(steps for steps, _ in measured), strict=True)]
     draft = statistics.median(draft for _, draft in measured)
     steps = ", ".join(f"{1e3 * seconds:.1f}" for seconds in verify)
     print(f"{name}, {options.threads} threads: steps of 1 to 5 tokens {steps} ms, a draft {1e3 * draft:.1f} ms")
     known, _ = generate(model, off, 0, options.tokens)
-    real = auto.drafter.draft
+    real = mtp.draft
     print(f"{'right':>6}{'  predicted at depth 1, 2, 3, 4':<36}{'best':>5}{'auto, measured':>16}{'accepted':>10}")
     for acceptance in ACCEPTANCE:
         chance = random.Random(0)
 
-        def draft_some(token: int, pos: int, depth: int, p: float = acceptance, c: random.Random = chance) -> list[int]:
-            drafts = real(token, pos, depth)
-            truth = known[pos : pos + depth]
-            return [t if c.random() < p else (t + 1) % model.n_vocab for t in truth][: len(drafts)]
+        def draft_some(
+            drafters: Sequence[mtp.Drafter],
+            tokens: Sequence[int],
+            positions: Sequence[int],
+            depth: int,
+            p: float = acceptance,
+            c: random.Random = chance,
+        ) -> list[list[int]]:
+            drafts = real(drafters, tokens, positions, depth)
+            truth = known[positions[0] : positions[0] + depth]
+            return [[t if c.random() < p else (t + 1) % model.n_vocab for t in truth][: len(drafts[0])]]
 
-        auto.drafter.draft = draft_some  # type: ignore[method-assign]
+        mtp.draft = draft_some
         ratios = []
         for turn in range(options.rounds):
-            sides: list[tuple[Engine, Depth]] = [(off, 0), (auto, "auto")]
-            seconds = {}
+            sides: list[tuple[Scheduler, Depth]] = [(off, 0), (auto, "auto")]
+            outcomes = {}
             for engine, depth in reversed(sides) if turn % 2 else sides:
-                tokens, seconds[depth] = generate(model, engine, depth, options.tokens)
+                tokens, outcomes[depth] = generate(model, engine, depth, options.tokens)
                 if tokens != known:
                     raise SystemExit("the text changed")
-            ratios.append(seconds[0] / seconds["auto"])
+            ratios.append(outcomes[0].seconds / outcomes["auto"].seconds)
         places = [acceptance] * MAX_DEPTH
         predicted = "".join(f"{speed_up(verify, draft, places, depth):>7.2f}" for depth in range(1, MAX_DEPTH + 1))
-        counts = auto.drafts
+        counts = outcomes["auto"].drafts
         taken = f"{counts.accepted}/{counts.drafted}"
         best = best_depth(verify, draft, places)
+        mtp.draft = real
         print(f"{acceptance:>6.0%}{predicted:<36}{best:>5}{statistics.median(ratios):>16.2f}{taken:>10}", flush=True)
 
 
-def generate(model: Model, engine: Engine, depth: Depth, count: int) -> tuple[list[int], float]:
-    """Generate greedily after one token; return the tokens and the seconds from the first to the last."""
-    with Sampler(model, choose(RAW, {}, {"temperature": 0.0}), 0) as sampler:
-        engine.prefill([1000])
-        tokens, start = [], 0.0
-        for token in engine.generate(sampler, limit=count, depth=depth):
-            start = start or time.perf_counter()
-            tokens.append(token)
-        return tokens, time.perf_counter() - start
+def generate(model: Model, engine: Scheduler, depth: Depth, count: int) -> tuple[list[int], Outcome]:
+    """Generate greedily after one token; return the tokens and what became of the job."""
+    tokens: list[int] = []
+    results: list[Outcome | Exception] = []
+
+    def take(token: int) -> tuple[int, ...]:
+        tokens.append(token)
+        return ()
+
+    sampler = Sampler(model, choose(RAW, {}, {"temperature": 0.0}), 0)
+    engine.run(Job([1000], sampler, count, take, results.append, depth=depth))
+    (result,) = results
+    if isinstance(result, Exception):
+        raise result
+    return tokens, result
 
 
 if __name__ == "__main__":
