@@ -106,7 +106,7 @@ def test_accepted_drafts_save_calls() -> None:
             before = len(_context(made).calls)
             answer(made, 40)
             calls.append(len(_context(made).calls) - before)
-    assert calls == [39, 10]
+    assert calls == [2 + 39, 2 + 10]  # the prompt again, which is the last message
 
 
 def test_auto_measures_once_and_changes_no_token() -> None:
