@@ -31,7 +31,7 @@ BIN  := $(VENV)/$(SCRIPTS)
 DEMO := examples/tiny-qwen3.5
 
 # What the patched llama-cpp-python depends on, but for the Python that builds it.
-KERNELS := ggml_ops/simd ggml_ops/attention ggml_ops/delta_net ggml_ops/quantized_matmul ggml_ops/llama_cpp
+KERNELS := ggml_ops/simd ggml_ops/attention ggml_ops/delta_net ggml_ops/quantized_matmul ggml_ops/float_matmul ggml_ops/llama_cpp
 PATCHES := $(wildcard patches/*.patch patches/*.py $(foreach folder,$(KERNELS),$(folder)/*.h $(folder)/*/*.h $(folder)/*.cpp $(folder)/*.cmake))
 
 # What an install depends on. Python files are not listed: the install is editable.

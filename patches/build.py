@@ -28,7 +28,7 @@ from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "ggml_ops"
-KERNEL_FOLDERS = ("simd", "attention", "delta_net", "quantized_matmul", "llama_cpp")
+KERNEL_FOLDERS = ("simd", "attention", "delta_net", "quantized_matmul", "float_matmul", "llama_cpp")
 KERNEL_SUFFIXES = (".cmake", ".cpp", ".h")
 KERNEL_TARGET = "vendor/llama.cpp/ggml/src/ggml_ops"
 # Only the extension for Python needs these.

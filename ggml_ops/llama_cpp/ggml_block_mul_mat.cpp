@@ -13,6 +13,7 @@
 #include "../simd/cpu.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
+#include "ggml_float_mul_mat.h"
 
 namespace {
 
@@ -213,6 +214,7 @@ bool ggml_block_mul_mat_takes(ggml_type type, int64_t k) {
 }
 
 bool ggml_block_mul_mat_supported(const ggml_tensor* op) {
+    if (ggml_float_mul_mat_supported(op)) return true;
     const ggml_tensor* src0 = op->src[0];
     const ggml_tensor* src1 = op->src[1];
     return ggml_block_mul_mat_takes(src0->type, src0->ne[0]) && src1->type == GGML_TYPE_F32 &&
@@ -220,11 +222,19 @@ bool ggml_block_mul_mat_supported(const ggml_tensor* op) {
            ggml_get_op_params_i32(op, 1) != GGML_HINT_SRC0_IS_HADAMARD;
 }
 
-size_t ggml_block_mul_mat_work_size(const ggml_tensor* op, int n_tasks) { return Layout(op).bytes(n_tasks); }
+size_t ggml_block_mul_mat_work_size(const ggml_tensor* op, int n_tasks) {
+    return ggml_float_mul_mat_supported(op) ? ggml_float_mul_mat_work_size(op, n_tasks) : Layout(op).bytes(n_tasks);
+}
 
-void ggml_block_mul_mat_forward(const ggml_compute_params* params, ggml_tensor* dst) { multiply_all(params, &dst, 1); }
+void ggml_block_mul_mat_forward(const ggml_compute_params* params, ggml_tensor* dst) {
+    if (ggml_float_mul_mat_supported(dst)) return ggml_float_mul_mat_forward(params, dst);
+    multiply_all(params, &dst, 1);
+}
 
 int ggml_block_mul_mat_forward_fused(const ggml_compute_params* params, const ggml_cgraph* graph, int first) {
+    if (ggml_float_mul_mat_supported(graph->nodes[first])) {
+        return ggml_float_mul_mat_forward_fused(params, graph, first);
+    }
     constexpr int most = 8;
     ggml_tensor* nodes[most];
     int count = 0;
@@ -234,8 +244,8 @@ int ggml_block_mul_mat_forward_fused(const ggml_compute_params* params, const gg
         if (ggml_op_is_empty(node->op)) continue;
         // src1 is the only operand that the graph can have written: none of these nodes waits for another.
         if (node->op != GGML_OP_MUL_MAT || !(node->flags & GGML_TENSOR_FLAG_COMPUTE) ||
-            !ggml_block_mul_mat_supported(node) || node->src[0]->op != GGML_OP_NONE || !in_host_memory(node->src[0]) ||
-            ggml_is_empty(node)) {
+            !ggml_block_mul_mat_supported(node) || ggml_float_mul_mat_supported(node) ||
+            node->src[0]->op != GGML_OP_NONE || !in_host_memory(node->src[0]) || ggml_is_empty(node)) {
             break;
         }
         if (count > 0 && (node->src[1] != nodes[0]->src[1] ||

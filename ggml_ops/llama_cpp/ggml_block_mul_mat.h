@@ -1,4 +1,4 @@
-// GGML_OP_MUL_MAT and GGML_OP_MUL_MAT_ID of quantized weights in the layout of the file, for ggml's CPU backend
+// GGML_OP_MUL_MAT and GGML_OP_MUL_MAT_ID of weights in the layout of the file, for ggml's CPU backend
 // (included from C), with the kernels in ggml_ops/quantized_matmul. A weight is decoded once for all columns of a
 // batch.
 #pragma once

@@ -5,7 +5,13 @@ The quantizers give the bytes of the kernels; the other twins compute in float64
 
 from qwen35_gguf.ggml_ops.reference.attention import attention
 from qwen35_gguf.ggml_ops.reference.delta_net import causal_conv1d_silu, gated_delta_rule
-from qwen35_gguf.ggml_ops.reference.matmul import dequantize_activations, mul_mat, quantize_activations
+from qwen35_gguf.ggml_ops.reference.matmul import (
+    dequantize_activations,
+    float_mul_mat,
+    mul_mat,
+    quantize_activations,
+    round_activations,
+)
 from qwen35_gguf.ggml_ops.reference.quantize import FORMATS, quantize
 
 __all__ = [
@@ -13,8 +19,10 @@ __all__ = [
     "attention",
     "causal_conv1d_silu",
     "dequantize_activations",
+    "float_mul_mat",
     "gated_delta_rule",
     "mul_mat",
     "quantize",
     "quantize_activations",
+    "round_activations",
 ]

@@ -60,3 +60,34 @@ def mul_mat(weights: Array, type: str, x: Array) -> Array:  # noqa: A002
     dequantized = dequantize(weights, GGMLQuantizationType[type]).astype(np.float64)
     result: Array = dequantize_activations(*quantize_activations(x, type)) @ dequantized.T
     return result
+
+
+def round_activations(x: Array, type: str) -> Array:  # noqa: A002 (ggml's word)
+    """Round (batch, k) float32 activations to the type of floating-point weights, as ggml does: float32."""
+    if type == "F16":
+        return x.astype(np.float16).astype(np.float32)
+    if type == "BF16":
+        bits = x.astype(np.float32).view(np.uint32)
+        rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
+        return np.asarray(rounded.view(np.float32))
+    return x.astype(np.float32)
+
+
+def float_mul_mat(weights: Array, type: str, x: Array) -> Array:  # noqa: A002
+    """Multiply floating-point weights with activations: the twin of ggml_ops/float_matmul.
+
+    Args:
+        weights: (rows, row bytes) uint8, of `type`.
+        type: F32, F16 or BF16.
+        x: (batch, k) float32, finite.
+
+    Returns:
+        (batch, rows) float64. The kernel gives the same to within the rounding of its float32 sums.
+
+    """
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    values = weights.view(np.float32) if type == "F32" else dequantize(weights, GGMLQuantizationType[type])
+    result: Array = round_activations(x, type).astype(np.float64) @ values.astype(np.float64).T
+    return result

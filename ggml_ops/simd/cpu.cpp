@@ -56,6 +56,7 @@ bool cpu_has_avx512vnni() { return cpu_has_avx512() && __builtin_cpu_supports("a
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 #if defined(SIMD_X86)
+bool cpu_has_avx512bf16() { return cpu_has_avx512() && (leaf7_1_eax() & 1U << 5) != 0; }
 // Not all compilers know it by name.
 bool cpu_has_avxvnni() { return cpu_has_avx2() && (leaf7_1_eax() & 1U << 4) != 0; }
 #endif
@@ -63,7 +64,7 @@ bool cpu_is_any() { return true; }
 
 bool not_above(const char* name, const char* limit) {
     if (limit == nullptr) return true;
-    for (const char* const target : {"portable", "neon", "avx2", "avxvnni", "avx512", "avx512vnni"}) {
+    for (const char* const target : {"portable", "neon", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"}) {
         if (std::strcmp(name, target) == 0) return true;
         if (std::strcmp(limit, target) == 0) return false;
     }

@@ -5,8 +5,9 @@ namespace simd {
 
 bool cpu_has_avx512();  // F, BW, DQ, VL
 bool cpu_has_avx512vnni();
-bool cpu_has_avx2();     // with FMA and F16C
-bool cpu_has_avxvnni();  // AVX2 and dot products of bytes
+bool cpu_has_avx512bf16();  // AVX-512 and dot products of BF16
+bool cpu_has_avx2();        // with FMA and F16C
+bool cpu_has_avxvnni();     // AVX2 and dot products of bytes
 bool cpu_is_any();
 
 // Whether the target `name` needs no more than the target `limit`; always true without a limit (null or unknown).

@@ -19,7 +19,8 @@ GGML = "vendor/llama.cpp/ggml"
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 CHECK = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wno-unused-function", "-x", "c++"]
 AVX2 = ["-DSIMD_X86", "-mavx2", "-mf16c", "-mfma"]
-AVX512 = ["-DSIMD_X86", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c"]
+AVX512 = ["-DSIMD_X86", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
+AVX512 += ["-mavx512bf16", "-mfma", "-mf16c"]
 
 HEADERS = sorted(file for file in KERNELS.glob("**/*.h") if file.parent != GLUE)
 # Of quantized_matmul, these use no intrinsics.

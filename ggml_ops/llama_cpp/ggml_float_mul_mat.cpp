@@ -1,0 +1,190 @@
+// From ggml tensors to the rows and columns of the kernels in ggml_ops/float_matmul, which do not depend on ggml. Rows
+// and, in a large batch, columns are split into shares, which the threads take one after another.
+//
+// The work buffer contains the converted columns of src1, then a part for each thread.
+
+#include "ggml_float_mul_mat.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "../float_matmul/float_matmul.h"
+#include "../simd/cpu.h"
+#include "ggml-backend-impl.h"
+#include "ggml-impl.h"
+
+namespace {
+
+constexpr int64_t cache_line = 64;
+constexpr int64_t share_columns = 768;  // of a large batch, about: enough for a panel to pay off
+
+// The best target that this processor supports and QWEN35_CPU allows; null where ggml's own kernels are better.
+const float_matmul::Target* best_target() {
+    static const float_matmul::Target* chosen = []() -> const float_matmul::Target* {
+        const char* limit = std::getenv("QWEN35_CPU");
+        for (const float_matmul::Target* target : float_matmul::targets()) {
+            if (!target->supported() || !simd::not_above(target->name, limit)) continue;
+            return std::strcmp(target->name, "portable") == 0 ? nullptr : target;
+        }
+        return nullptr;
+    }();
+    return chosen;
+}
+
+bool find_format(ggml_type type, float_matmul::Format& format) {
+    using float_matmul::Format;
+    switch (type) {
+        case GGML_TYPE_F32: format = Format::f32; return true;
+        case GGML_TYPE_F16: format = Format::f16; return true;
+        case GGML_TYPE_BF16: format = Format::bf16; return true;
+        default: return false;
+    }
+}
+
+size_t padded(size_t bytes) { return GGML_PAD(bytes, cache_line); }
+
+// Sizes and offsets of the work buffer.
+struct Layout {
+    float_matmul::Format format = float_matmul::Format::f32;
+    int64_t k;
+    int64_t columns;  // of src1
+    size_t column_bytes;
+    size_t threads;       // offset of the parts of the threads
+    size_t thread_bytes;  // of one part
+
+    explicit Layout(const ggml_tensor* op) {
+        const ggml_tensor* src1 = op->src[1];
+        find_format(op->src[0]->type, format);
+        k = src1->ne[0];
+        columns = ggml_nrows(src1);
+        column_bytes = best_target()->column_bytes(format, k);
+        threads = padded(column_bytes * columns);
+        thread_bytes = padded(best_target()->scratch_bytes) + padded(src1->ne[1] * sizeof(float*));
+    }
+
+    size_t bytes(int n_tasks) const { return cache_line + threads + thread_bytes * n_tasks; }
+};
+
+// Rounds all columns of src1; a single column is split among the threads as well.
+void convert_columns(const ggml_compute_params* params, const ggml_tensor* src1, const Layout& layout, uint8_t* base) {
+    const int64_t pieces = (layout.k + float_matmul::convert_values - 1) / float_matmul::convert_values;
+    const int64_t total = pieces * layout.columns;
+    int64_t at = total * params->ith / params->nth;
+    const int64_t end = total * (params->ith + 1) / params->nth;
+    while (at < end) {
+        const int64_t i = at / pieces;
+        const int64_t first = at % pieces;
+        const int64_t last = std::min(pieces, first + end - at);
+        const int64_t i1 = i % src1->ne[1];
+        const int64_t i2 = i / src1->ne[1] % src1->ne[2];
+        const int64_t i3 = i / (src1->ne[1] * src1->ne[2]);
+        const char* x = static_cast<const char*>(src1->data) + i1 * src1->nb[1] + i2 * src1->nb[2] + i3 * src1->nb[3];
+        best_target()->convert(layout.format, layout.k, reinterpret_cast<const float*>(x), first, last,
+                               base + layout.column_bytes * i);
+        at += last - first;
+    }
+}
+
+// How one matmul is split: a grid of rows and columns.
+struct Shares {
+    int64_t rows;
+    int64_t columns;
+    int64_t row_count;
+    int64_t count;
+
+    Shares(int64_t all_rows, int64_t batch_size, int n_threads) {
+        const int64_t unit = best_target()->row_granularity;
+        const int64_t step = best_target()->column_granularity;
+        const int64_t column_count = std::max<int64_t>(1, batch_size / share_columns);
+        columns = std::max<int64_t>(1, ((batch_size + column_count - 1) / column_count + step - 1) / step * step);
+        rows = std::max<int64_t>(1, all_rows * column_count / (8 * n_threads) / unit) * unit;
+        row_count = (all_rows + rows - 1) / rows;
+        count = row_count * ((batch_size + columns - 1) / columns);
+    }
+};
+
+// Consecutive matmuls of one src1; `count` may be 1.
+void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, int count) {
+    const ggml_tensor* src1 = nodes[0]->src[1];
+    const Layout layout(nodes[0]);
+
+    GGML_ASSERT(params->wsize >= layout.bytes(params->nth));
+
+    auto* const base = reinterpret_cast<uint8_t*>(GGML_PAD(reinterpret_cast<uintptr_t>(params->wdata), cache_line));
+    uint8_t* const scratch = base + layout.threads + layout.thread_bytes * params->ith;
+    float** const out = reinterpret_cast<float**>(scratch + padded(best_target()->scratch_bytes));
+
+    convert_columns(params, src1, layout, base);
+    if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    ggml_barrier(params->threadpool);
+
+    // Shares are numbered over all matmuls and planes.
+    int64_t item = params->ith;
+    int64_t done = 0;
+    for (int n = 0; n < count; ++n) {
+        const ggml_tensor* dst = nodes[n];
+        const ggml_tensor* src0 = dst->src[0];
+        const Shares shares(src0->ne[1], src1->ne[1], params->nth);
+        for (int64_t plane = 0; plane < dst->ne[2] * dst->ne[3]; ++plane, done += shares.count) {
+            const int64_t i2 = plane % dst->ne[2];
+            const int64_t i3 = plane / dst->ne[2];
+            char* const result = static_cast<char*>(dst->data) + i2 * dst->nb[2] + i3 * dst->nb[3];
+            const uint8_t* weights = static_cast<const uint8_t*>(src0->data) +
+                                     i2 / (dst->ne[2] / src0->ne[2]) * src0->nb[2] +
+                                     i3 / (dst->ne[3] / src0->ne[3]) * src0->nb[3];
+            while (item < done + shares.count) {
+                const int64_t row = (item - done) % shares.row_count * shares.rows;
+                const int64_t column = (item - done) / shares.row_count * shares.columns;
+                const int64_t columns = std::min(shares.columns, src1->ne[1] - column);
+                for (int64_t c = 0; c < columns; ++c) {
+                    out[c] = reinterpret_cast<float*>(result + (column + c) * dst->nb[1]) + row;
+                }
+                best_target()->multiply({layout.format, layout.k, weights + row * src0->nb[1], src0->nb[1],
+                                         std::min(shares.rows, src0->ne[1] - row),
+                                         base + layout.column_bytes * (plane * src1->ne[1] + column), out, columns,
+                                         scratch});
+                item = ggml_threadpool_chunk_add(params->threadpool, 1);
+            }
+        }
+    }
+}
+
+bool in_host_memory(const ggml_tensor* t) { return !t->buffer || ggml_backend_buffer_is_host(t->buffer); }
+
+}  // namespace
+
+bool ggml_float_mul_mat_supported(const ggml_tensor* op) {
+    const ggml_tensor* src0 = op->src[0];
+    const ggml_tensor* src1 = op->src[1];
+    float_matmul::Format format;
+    return op->op == GGML_OP_MUL_MAT && best_target() && find_format(src0->type, format) &&
+           src1->type == GGML_TYPE_F32 && src1->nb[0] == sizeof(float) && src0->nb[0] == ggml_type_size(src0->type) &&
+           op->nb[0] == sizeof(float) && ggml_get_op_params_i32(op, 1) != GGML_HINT_SRC0_IS_HADAMARD;
+}
+
+size_t ggml_float_mul_mat_work_size(const ggml_tensor* op, int n_tasks) { return Layout(op).bytes(n_tasks); }
+
+void ggml_float_mul_mat_forward(const ggml_compute_params* params, ggml_tensor* dst) { multiply_all(params, &dst, 1); }
+
+int ggml_float_mul_mat_forward_fused(const ggml_compute_params* params, const ggml_cgraph* graph, int first) {
+    constexpr int most = 8;
+    ggml_tensor* nodes[most];
+    int count = 0;
+    int last = first;
+    for (int i = first; i < graph->n_nodes && count < most; ++i) {
+        ggml_tensor* node = graph->nodes[i];
+        if (ggml_op_is_empty(node->op)) continue;
+        // src1 is the only operand that the graph can have written: none of these nodes waits for another.
+        if (!(node->flags & GGML_TENSOR_FLAG_COMPUTE) || !ggml_float_mul_mat_supported(node) ||
+            node->src[0]->op != GGML_OP_NONE || !in_host_memory(node->src[0]) || ggml_is_empty(node)) {
+            break;
+        }
+        if (count > 0 && (node->src[1] != nodes[0]->src[1] || node->src[0]->type != nodes[0]->src[0]->type)) break;
+        nodes[count++] = node;
+        last = i;
+    }
+    if (count < 2) return 0;
+    multiply_all(params, nodes, count);
+    return last - first;
+}
