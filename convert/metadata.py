@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, Metadata
+from gguf import GGML_QUANT_VERSION, GGUFType, GGUFValueType, GGUFWriter, LlamaFileType, Metadata
 
 from qwen35_gguf.architecture import text_section
 from qwen35_gguf.architecture.config import Config
@@ -41,6 +41,13 @@ from qwen35_gguf.quant.recipe_file import Recipe
 Parameters = tuple[int, int, int, int]
 
 HUB = "https://huggingface.co"
+
+VISION_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
 
 
 def text_metadata(
@@ -86,14 +93,17 @@ def text_metadata(
 
 
 def vision_metadata(
-    config: Config, directory: Path, *, file_type: int, name: str | None, parameters: Parameters
+    config: Config, directory: Path, *, file_type: int, name: str | None, parameters: Parameters, padded: bool = False
 ) -> list[KeyValue]:
-    """Return the metadata of the vision file (architecture ``clip``); arguments and errors as for ``text_metadata``."""
+    """Return the metadata of the vision file (architecture ``clip``); arguments and errors as for ``text_metadata``.
+
+    ``padded``: its feed-forward networks are padded to whole blocks of Q8_0.
+    """
     where = directory / "config.json"
     vision = JsonObject(config, str(where)).section("vision_config")
     if not vision.values:
         raise CheckpointError(f"{where}: has no vision_config, so there is no vision encoder to describe")
-    sources = Sources(vision, text_section(config, str(where)), _image_settings(directory))
+    sources = Sources(vision, text_section(config, str(where)), _image_settings(directory), padded=padded)
     return [
         *_general(config, directory, "clip", GGUFType.MMPROJ, name, parameters, None, None),
         *_rows(VISION_KEYS, sources),

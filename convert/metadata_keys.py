@@ -21,6 +21,7 @@ from gguf import GGUFValueType, RopeScalingType, VisionProjectorType
 from qwen35_gguf.architecture import LINEAR, interval_of, layer_kinds_of
 from qwen35_gguf.architecture.config import LAYERS
 from qwen35_gguf.convert.config.rope import Rope, read_rope
+from qwen35_gguf.convert.transforms import padded_width
 from qwen35_gguf.json_file import COUNT, FLAG, NUMBER, SIZE, TEXT, JsonObject, Kind, list_of
 
 UINT32, INT32, FLOAT32 = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.FLOAT32
@@ -36,6 +37,7 @@ class Sources:
         text: the text model's part of config.json.
         images: the settings of the image processor.
         mtp_blocks: blocks of the MTP head that the file will have.
+        padded: whether the feed-forward networks of the vision encoder are padded to whole blocks of Q8_0.
 
     """
 
@@ -43,6 +45,7 @@ class Sources:
     text: JsonObject
     images: JsonObject = field(default_factory=lambda: JsonObject({}, "preprocessor_config.json"))
     mtp_blocks: int = 0
+    padded: bool = False
 
     @cached_property
     def rope(self) -> Rope:
@@ -160,6 +163,11 @@ def _statistic(name: str) -> Rule:
     return lambda s: s.images.get(name, list_of(KINDS[FLOAT32])) or [0.5] * 3
 
 
+def _feed_forward_length(s: Sources) -> int:
+    width = s.main.need("intermediate_size", SIZE)
+    return padded_width(width) if s.padded else width
+
+
 # The main part is vision_config.
 VISION_KEYS = (
     Key("clip.has_vision_encoder", lambda _: True, BOOL),
@@ -167,7 +175,7 @@ VISION_KEYS = (
     Key("clip.vision.image_size", _image_size, UINT32),
     Key("clip.vision.patch_size", "patch_size", UINT32),
     Key("clip.vision.embedding_length", "hidden_size", UINT32),
-    Key("clip.vision.feed_forward_length", "intermediate_size", UINT32),
+    Key("clip.vision.feed_forward_length", _feed_forward_length, UINT32),
     Key("clip.vision.block_count", "depth", UINT32),
     Key("clip.vision.attention.head_count", "num_heads", UINT32),
     Key("clip.vision.image_mean", _statistic("image_mean"), ARRAY, element=FLOAT32),

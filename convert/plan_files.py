@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, LlamaFileType
+from gguf import GGMLQuantizationType
 
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert import hub, metadata
@@ -32,13 +32,6 @@ from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant import presets, recipe_file, tensor_types
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-VISION_TYPES = {
-    "F32": LlamaFileType.ALL_F32,
-    "F16": LlamaFileType.MOSTLY_F16,
-    "BF16": LlamaFileType.MOSTLY_BF16,
-    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
-}
 
 
 @dataclass(frozen=True)
@@ -232,8 +225,10 @@ def check_names(quant: str, recipe: str | Path | None = None, mmproj_type: str =
 
     """
     _find_types(quant, recipe)
-    if mmproj_type.upper() not in VISION_TYPES:
-        raise QuantizationError(f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(VISION_TYPES)}")
+    if mmproj_type.upper() not in metadata.VISION_TYPES:
+        raise QuantizationError(
+            f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(metadata.VISION_TYPES)}"
+        )
 
 
 def text_file(
@@ -295,9 +290,11 @@ def text_file(
 
 def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedFile:
     """Plan the vision encoder, whose matrices are F32, F16, BF16 or Q8_0; `stem` is the text model's name."""
-    wanted, tensors = type_.upper(), source.tensors.vision
-    check_vision(source.checkpoint.config, str(source.checkpoint.directory / "config.json"))
+    wanted, tensors, config = type_.upper(), source.tensors.vision, source.checkpoint.config
+    check_vision(config, str(source.checkpoint.directory / "config.json"))
     parameters = count_parameters(tensors)
+    if padded := wanted == "Q8_0":
+        tensors = plan_tensors(source.checkpoint, Parts(text=False, mtp=False), pad_vision=True).vision
     return PlannedFile(
         out / f"mmproj-{stem}-{wanted}.gguf",
         "clip",
@@ -305,11 +302,12 @@ def vision_file(source: Source, type_: str, out: Path, *, stem: str) -> PlannedF
         tuple(tensor_types.vision_type(tensor.name, tensor.shape, wanted, tensor.fixed) for tensor in tensors),
         source.described(
             metadata.vision_metadata(
-                source.checkpoint.config,
+                config,
                 source.checkpoint.directory,
-                file_type=int(VISION_TYPES[wanted]),
+                file_type=int(metadata.VISION_TYPES[wanted]),
                 name=source.name or (source.repo and source.repo.rpartition("/")[2]),
                 parameters=parameters,
+                padded=padded,
             )
         ),
         parameters[0],

@@ -5,7 +5,7 @@ The table is walked from the output side. `tensor_plan` resolves it against a ch
 
 Source names are canonical (`checkpoint.canonical_name`); {L} is the GGUF block, {l} the layer inside its stack, {e} an
 expert. A source may be split into parts, which together must cover it. Shapes are in the names of `dimensions`,
-operations in those of `transforms.operation_table`.
+operations in those of `transforms.operation_table` and `vision_operation_table`.
 
 GGUF side: llama.cpp src/models/qwen35.cpp, qwen35moe.cpp and tools/mtmd/models/qwen3vl.cpp.
 Checkpoint side: transformers modeling_qwen3_5.py, modeling_qwen3_5_moe.py; `mtp.*` as published.
@@ -22,7 +22,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from qwen35_gguf.architecture import FULL, MOE, Architecture, VisionEncoder
-from qwen35_gguf.convert.transforms import operation_table
+from qwen35_gguf.convert.transforms import operation_table, vision_operation_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -192,9 +192,14 @@ VISION_BLOCK = (
     Rule("v.blk.{L}.attn_out.bias", "visual.blocks.{l}.attn.proj.bias", ("vision",), (), F32),
     Rule("v.blk.{L}.ln2.weight", "visual.blocks.{l}.norm2.weight", ("vision",), (), F32),
     Rule("v.blk.{L}.ln2.bias", "visual.blocks.{l}.norm2.bias", ("vision",), (), F32),
-    Rule("v.blk.{L}.ffn_up.weight", "visual.blocks.{l}.mlp.linear_fc1.weight", ("vision_ffn", "vision")),
-    Rule("v.blk.{L}.ffn_up.bias", "visual.blocks.{l}.mlp.linear_fc1.bias", ("vision_ffn",), (), F32),
-    Rule("v.blk.{L}.ffn_down.weight", "visual.blocks.{l}.mlp.linear_fc2.weight", ("vision", "vision_ffn")),
+    Rule("v.blk.{L}.ffn_up.weight", "visual.blocks.{l}.mlp.linear_fc1.weight", ("vision_ffn", "vision"), ("pad_rows",)),
+    Rule("v.blk.{L}.ffn_up.bias", "visual.blocks.{l}.mlp.linear_fc1.bias", ("vision_ffn",), ("pad_rows",), F32),
+    Rule(
+        "v.blk.{L}.ffn_down.weight",
+        "visual.blocks.{l}.mlp.linear_fc2.weight",
+        ("vision", "vision_ffn"),
+        ("pad_columns",),
+    ),
     Rule("v.blk.{L}.ffn_down.bias", "visual.blocks.{l}.mlp.linear_fc2.bias", ("vision",), (), F32),
 )
 
@@ -283,7 +288,8 @@ def expected_shapes(model: Architecture | VisionEncoder) -> dict[str, Shape]:
     if isinstance(model, Architecture):
         dims, rules, operations = dimensions(model), text_rules(model), operation_table(model)
     else:
-        dims, rules, operations = vision_dimensions(model), vision_rules(model), {}
+        dims, rules = vision_dimensions(model), vision_rules(model)
+        operations = vision_operation_table(model.intermediate_size)
     shapes = {}
     for rule, name, _ in rules:
         shape = tuple(dims[dimension] for dimension in rule.shape)

@@ -114,12 +114,13 @@ class TensorPlan:
     notes: tuple[str, ...]
 
 
-def plan_tensors(checkpoint: Checkpoint, parts: Parts | None = None) -> TensorPlan:
+def plan_tensors(checkpoint: Checkpoint, parts: Parts | None = None, *, pad_vision: bool = False) -> TensorPlan:
     """Resolve the table against a checkpoint.
 
     Args:
         checkpoint: the source.
         parts: what to convert, of what was read of the checkpoint; None for all of it.
+        pad_vision: pad the feed-forward networks of the vision encoder to whole blocks of Q8_0.
 
     Raises:
         CheckpointError: a tensor is missing, unknown, used twice or in part, or config.json gives another shape.
@@ -144,7 +145,9 @@ def plan_tensors(checkpoint: Checkpoint, parts: Parts | None = None) -> TensorPl
             resolved.add(held, dims, operations, (rule for rule in rules if part_of(rule.source) == part))
     text = tuple(resolved.outputs)
     if encoder:
-        resolved.add(held, vision_dimensions(encoder), {}, vision_rules(encoder))
+        width = encoder.intermediate_size
+        padding = transforms.vision_operation_table(width, transforms.padded_width(width) if pad_vision else None)
+        resolved.add(held, vision_dimensions(encoder), padding, vision_rules(encoder))
     _check(checkpoint, held, architecture, resolved)
     return TensorPlan(architecture, text, tuple(resolved.outputs[len(text) :]), tuple(notes))
 

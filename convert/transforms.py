@@ -1,7 +1,7 @@
 """The operations that the tensor map names. Each is pure and has an inverse: `invert(apply(x)) == x`.
 
-The permutations are exact in any dtype. The two arithmetic ones compute in F32 as llama.cpp's converter does, so that
-their inverses return the source to within the rounding of F32.
+The permutations and the padding are exact in any dtype. The two arithmetic ones compute in F32 as llama.cpp's converter
+does, so that their inverses return the source to within the rounding of F32.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from qwen35_gguf.architecture import Architecture
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
 
+Q8_0_BLOCK = 32
+
 
 class Operation(NamedTuple):
     """A named, invertible step from a source tensor to its GGUF tensor.
 
     `axis` is the one whose entries it reorders, None if it does something else. What reorders rows (0) does so to the
-    left factor of a matmul, what reorders columns (1) to the right one.
+    left factor of a matmul, what reorders columns (1) to the right one. `padding` is the part of the result that the
+    inverse drops: zeros, None if it drops nothing.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Operation(NamedTuple):
     invert: Callable[[Array], Array]
     shape: Callable[[Shape], Shape] = lambda shape: shape
     axis: int | None = None
+    padding: Callable[[Array], Array] | None = None
 
 
 def _add_one(x: Array) -> Array:
@@ -86,6 +90,41 @@ def tile_value_heads(axis: int, key_heads: int, per_key: int, head_dim: int, off
         invert=lambda y: permute(y, per_key, key_heads),
         axis=axis,
     )
+
+
+def padded_width(width: int) -> int:
+    """Return the width to which a feed-forward network of a vision encoder is padded: whole blocks of Q8_0."""
+    return -(-width // Q8_0_BLOCK) * Q8_0_BLOCK
+
+
+def pad(axis: int, size: int, padded: int) -> Operation:
+    """Append zeros to the `size` entries of `axis` until there are `padded`.
+
+    A neuron whose weights and bias are zero is gelu(0) = 0, and meets a column of zeros: the network stays the same.
+    """
+
+    def apply(x: Array) -> Array:
+        zeros = np.zeros((*x.shape[:axis], padded - size, *x.shape[axis + 1 :]), x.dtype)
+        return np.concatenate([x, zeros], axis=axis)
+
+    def split(y: Array) -> tuple[Array, Array]:
+        kept, zeros = np.split(y, [size], axis=axis)
+        return kept, zeros
+
+    return Operation(
+        "pad_" + ("columns" if axis else "rows"),
+        apply,
+        invert=lambda y: split(y)[0],
+        shape=lambda shape: (*shape[:axis], padded, *shape[axis + 1 :]),
+        padding=lambda y: split(y)[1],
+    )
+
+
+def vision_operation_table(width: int, padded: int | None = None) -> dict[str, tuple[Operation, ...]]:
+    """Bind the operation names of a vision encoder, whose feed-forward networks of `width` may be `padded`."""
+    if padded is None or padded == width:
+        return {"pad_rows": (), "pad_columns": ()}
+    return {"pad_rows": (pad(0, width, padded),), "pad_columns": (pad(1, width, padded),)}
 
 
 def operation_table(architecture: Architecture, *, norms_shifted: bool = False) -> dict[str, tuple[Operation, ...]]:

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType
 
+from qwen35_gguf.architecture import VisionEncoder
 from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.adapters.adapter_folder import open_adapters
 from qwen35_gguf.convert.adapters.merging import merge_adapters
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, plan_tensors
+from qwen35_gguf.convert.transforms import padded_width
 from qwen35_gguf.errors import CheckpointError
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
@@ -76,7 +78,7 @@ def verify(
         raise CheckpointError(
             f"{path}: is {arch}, but {directory} is {checkpoint.arch}; compare it with its own source"
         )
-    plan = plan_tensors(checkpoint)
+    plan = plan_tensors(checkpoint, pad_vision=_is_padded(header, checkpoint))
     outputs = plan.vision if arch == "clip" else plan.text
     for output in outputs:
         found = stored.pop(output.name, None)
@@ -95,12 +97,25 @@ def parts_of(header: GgufHeader) -> Parts:
     return Parts(mtp=any(".nextn." in tensor.name for tensor in header.tensors), vision=False)
 
 
+def _is_padded(header: GgufHeader, checkpoint: Checkpoint) -> bool:
+    """Tell whether the feed-forward networks of a vision encoder have zeros up to whole blocks of Q8_0."""
+    if header.architecture != "clip":
+        return False
+    encoder = VisionEncoder.from_config(checkpoint.config, str(checkpoint.directory / "config.json"))
+    width = header.value("clip.vision.feed_forward_length")
+    return encoder is not None and width == padded_width(encoder.intermediate_size)
+
+
 def _compare(checkpoint: Checkpoint, output: OutputTensor, found: TensorInfo, data: Array) -> Comparison:
     type_, shape = found.type, found.shape
     limit = presets.FORMATS[type_].error if type_ in presets.FORMATS else UNKNOWN_FORMAT_ERROR
     if shape != output.shape:
         problem = f"has shape {list(shape)}, expected {list(output.shape)}"
         return Comparison(output.name, type_.name, float("nan"), limit, False, problem)
+    if not _padding_is_zero(output, data, type_):
+        return Comparison(
+            output.name, type_.name, float("nan"), limit, False, "is padded with values that are not zero"
+        )
     if len(output.sources) > 1:
         blocks = np.split(data, len(output.sources))
         block_shape = shape[1:]
@@ -119,6 +134,14 @@ def _compare(checkpoint: Checkpoint, output: OutputTensor, found: TensorInfo, da
         checkpoint.release_source(source)
     error = float(np.sqrt(difference / energy)) if energy else float(difference > 0)
     return Comparison(output.name, type_.name, error, limit, exact)
+
+
+def _padding_is_zero(output: OutputTensor, data: Array, type_: GGMLQuantizationType) -> bool:
+    paddings = [operation.padding for operation in output.operations if operation.padding is not None]
+    if not paddings:
+        return True
+    whole = kernels.dequantize(data, type_, output.shape[-1]).reshape(output.shape)
+    return not any(padding(whole).any() for padding in paddings)
 
 
 def _slabs(
