@@ -8,6 +8,7 @@ namespace {
 
 #if defined(SIMD_X86)
 const Target* const compiled[] = {
+    &target_avx512vbmi,
     &target_avx512vnni,
 #if !defined(SIMD_NO_AVXVNNI)
     &target_avxvnni,

@@ -8,7 +8,18 @@
 
 namespace quantized_matmul {
 
-enum class Format : int { q8_0 = 8, q4_k = 12, q5_k = 13, q6_k = 14, iq4_xs = 23 };
+enum class Format : int {
+    q8_0 = 8,
+    q4_k = 12,
+    q5_k = 13,
+    q6_k = 14,
+    iq2_xxs = 16,
+    iq2_xs = 17,
+    iq3_xxs = 18,
+    iq3_s = 21,
+    iq2_s = 22,
+    iq4_xs = 23,
+};
 
 inline constexpr std::int64_t super_block = 256;  // weights that are unpacked together
 
@@ -29,6 +40,11 @@ inline constexpr FormatRow format_table[] = {
     {Format::q4_k, "Q4_K", Activations::q8_k, 256, 144},
     {Format::q5_k, "Q5_K", Activations::q8_k, 256, 176},
     {Format::q6_k, "Q6_K", Activations::q8_k, 256, 210},
+    {Format::iq2_xxs, "IQ2_XXS", Activations::q8_k, 256, 66},
+    {Format::iq2_xs, "IQ2_XS", Activations::q8_k, 256, 74},
+    {Format::iq3_xxs, "IQ3_XXS", Activations::q8_k, 256, 98},
+    {Format::iq3_s, "IQ3_S", Activations::q8_k, 256, 110},
+    {Format::iq2_s, "IQ2_S", Activations::q8_k, 256, 82},
     {Format::iq4_xs, "IQ4_XS", Activations::q8_k, 256, 136},
 };
 // clang-format on

@@ -114,7 +114,8 @@ inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* con
             }
         }
     } else {
-        constexpr int together = 2;  // 2 * 2 * 63 * 127 < 2^15; longer sums of narrower bytes turned out slower
+        // 2 * 2 * 63 * 127 < 2^15; longer sums of narrower bytes turned out slower.
+        constexpr int together = Weights::most <= 63 ? 2 : 1;
         for (int first = 0; first < steps; first += together) {
             B words[tile_vectors][Columns];
             for (int s = first; s < first + together; ++s) {

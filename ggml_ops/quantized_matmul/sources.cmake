@@ -4,7 +4,7 @@ include(CheckCXXCompilerFlag)
 
 target_sources(_native PRIVATE quantized_matmul/bind.cpp quantized_matmul/dispatch.cpp)
 if("avx2" IN_LIST SIMD_SETS)
-  simd_targets(quantized_matmul avx512vnni avx2)
+  simd_targets(quantized_matmul avx512vbmi avx512vnni avx2)
   if(NOT MSVC)
     check_cxx_compiler_flag(-mavxvnni HAS_AVXVNNI)
   endif()

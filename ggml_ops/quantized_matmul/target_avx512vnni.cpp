@@ -2,6 +2,7 @@
 #define SIMD_VECTOR "vector_avx512.h"
 #define MATMUL_BYTES "bytes_avx512.h"
 #define MATMUL_GEMV "gemv_avx512.h"
+#define MATMUL_GRIDS "entries_avx512.h"
 #include "kernels.h"
 
 #include "../simd/cpu.h"

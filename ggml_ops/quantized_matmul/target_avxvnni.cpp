@@ -1,6 +1,7 @@
 #define SIMD_TARGET avxvnni
 #define SIMD_VECTOR "vector_avx2.h"
 #define MATMUL_BYTES "bytes_avx2.h"
+#define MATMUL_GRIDS "entries_avx2.h"
 #define MATMUL_VNNI
 #define MATMUL_GEMV "gemv.h"
 #include "kernels.h"

@@ -5,6 +5,7 @@
 
 namespace quantized_matmul {
 
+extern const Target target_avx512vbmi;
 extern const Target target_avx512vnni;
 extern const Target target_avxvnni;
 extern const Target target_avx2;

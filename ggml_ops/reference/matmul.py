@@ -47,7 +47,7 @@ def mul_mat(weights: Array, type: str, x: Array) -> Array:  # noqa: A002
 
     Args:
         weights: (rows, row bytes) uint8, quantized to `type`.
-        type: Q4_K, Q5_K, Q6_K, Q8_0 or IQ4_XS.
+        type: one that the kernels have.
         x: (batch, k) float32.
 
     Returns:

@@ -45,6 +45,7 @@ unsigned leaf7_1_eax() {
 #if defined(_MSC_VER) && defined(SIMD_X86)
 bool cpu_has_avx512() { return cpu_has(1U << 16 | 1U << 17 | 1U << 30 | 1U << 31, 1U << 29, 0xE6); }
 bool cpu_has_avx512vnni() { return cpu_has_avx512() && (leaf7_ecx() & 1U << 11) != 0; }
+bool cpu_has_avx512vbmi() { return cpu_has_avx512vnni() && (leaf7_ecx() & (1U << 1 | 1U << 8)) == (1U << 1 | 1U << 8); }
 bool cpu_has_avx2() { return cpu_has(1U << 5, 1U << 29 | 1U << 12, 0x6); }
 #elif defined(SIMD_X86)
 bool cpu_has_avx512() {
@@ -52,6 +53,9 @@ bool cpu_has_avx512() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 bool cpu_has_avx512vnni() { return cpu_has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+bool cpu_has_avx512vbmi() {
+    return cpu_has_avx512vnni() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
+}
 // Every processor with AVX2 has F16C, which not all compilers know by name.
 bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
@@ -62,9 +66,12 @@ bool cpu_has_avxvnni() { return cpu_has_avx2() && (leaf7_1_eax() & 1U << 4) != 0
 #endif
 bool cpu_is_any() { return true; }
 
+constexpr const char* least_first[] = {"portable", "neon",       "avx2",       "avxvnni",
+                                       "avx512",   "avx512vnni", "avx512vbmi", "avx512bf16"};
+
 bool not_above(const char* name, const char* limit) {
     if (limit == nullptr) return true;
-    for (const char* const target : {"portable", "neon", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"}) {
+    for (const char* const target : least_first) {
         if (std::strcmp(name, target) == 0) return true;
         if (std::strcmp(limit, target) == 0) return false;
     }

@@ -21,10 +21,11 @@ CHECK = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wno-unused-functio
 AVX2 = ["-DSIMD_X86", "-mavx2", "-mf16c", "-mfma"]
 AVX512 = ["-DSIMD_X86", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 AVX512 += ["-mavx512bf16", "-mfma", "-mf16c"]
+VBMI = [*AVX512, "-mavx512vbmi", "-mgfni"]
 
 HEADERS = sorted(file for file in KERNELS.glob("**/*.h") if file.parent != GLUE)
 # Of quantized_matmul, these use no intrinsics.
-PORTABLE = {"activations.h", "format_table.h", "quantized_matmul.h", "targets.h"}
+PORTABLE = {"activations.h", "format_table.h", "quantized_matmul.h", "tables.h", "targets.h"}
 
 on_x86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -50,7 +51,8 @@ def test_a_header_compiles_alone(file: Path) -> None:
     needs_x86 = "avx" in file.name or ("quantized_matmul" in file.parts and file.name not in PORTABLE)
     if needs_x86 and not on_x86:
         pytest.skip("needs an x86 compiler")
-    compile_alone(file, "g++", (AVX512 if "avx512" in file.name else AVX2) if needs_x86 else [])
+    flags = VBMI if "vbmi" in file.name else AVX512 if "avx512" in file.name else AVX2
+    compile_alone(file, "g++", flags if needs_x86 else [])
 
 
 @pytest.mark.unit

@@ -17,7 +17,9 @@ def test_a_target_of_this_processor_is_taken(name: str, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [("avx512vnni", "avx512"), ("avxvnni", "avx2")], ids=["avx512vnni", "avxvnni"]
+    ("limit", "expected"),
+    [("avx512vbmi", "avx512"), ("avx512vnni", "avx512"), ("avxvnni", "avx2")],
+    ids=["avx512vbmi", "avx512vnni", "avxvnni"],
 )
 def test_a_limit_between_two_targets_takes_the_lesser(
     limit: str, expected: str, monkeypatch: pytest.MonkeyPatch

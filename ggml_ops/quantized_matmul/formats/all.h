@@ -1,6 +1,11 @@
 // All formats that have kernels; unpack.h says what a format provides.
 #pragma once
 
+#include "iq2_s.h"
+#include "iq2_xs.h"
+#include "iq2_xxs.h"
+#include "iq3_s.h"
+#include "iq3_xxs.h"
 #include "iq4_xs.h"
 #include "q4_k.h"
 #include "q5_k.h"
@@ -15,7 +20,7 @@ struct FormatList {
     static constexpr bool complete = sizeof...(Weights) == sizeof format_table / sizeof format_table[0];
 };
 
-using Formats = FormatList<Q4K, Q5K, Q6K, Q80, IQ4XS>;
+using Formats = FormatList<Q4K, Q5K, Q6K, Q80, IQ2XXS, IQ2XS, IQ2S, IQ3XXS, IQ3S, IQ4XS>;
 static_assert(Formats::complete, "a row of format_table.h has no struct here, or the other way round");
 
 // Stands for a format in an argument.

@@ -26,6 +26,7 @@ struct FourOrFiveBits {
     static constexpr Format format = Bits == 5 ? Format::q5_k : Format::q4_k;
     static constexpr int values_per_scale = 32;
     static constexpr bool narrow = true;
+    static constexpr int most = Bits == 5 ? 31 : 15;
     static constexpr bool has_mins = true;
 
     const std::uint8_t* p;

@@ -11,6 +11,7 @@ struct Q6K {
     static constexpr Format format = Format::q6_k;
     static constexpr int values_per_scale = 16;
     static constexpr bool narrow = true;
+    static constexpr int most = 63;
     static constexpr bool has_mins = true;
 
     const std::uint8_t* p;

@@ -6,9 +6,10 @@
 // smaller formats) and may decode the super-block's scales then. It provides:
 //   format                     its name in the enumeration; the rest of format_table.h's row follows from it
 //   values_per_scale           16 or 32
-//   narrow                     bytes are unsigned and have at most six bits, so that a sum of two products with a
-//                              signed byte fits 16 bits; others have eight and are signed or unsigned, whichever is
-//                              faster on the target (`make_wide`); if unsigned, their min corrects it
+//   narrow                     bytes are unsigned and have at most seven bits, so that a sum of two products with a
+//                              signed byte fits 16 bits (`most` is the largest); others have eight and are signed or
+//                              unsigned, whichever is faster on the target (`make_wide`); if unsigned, their min
+//                              corrects it
 //   has_mins
 //   unpack<Half>(q)            the bytes of 128 weights, in their order; Half: 0 or 1
 //   scales(floats)             of all 256 / values_per_scale groups, behind eight of them zeros
