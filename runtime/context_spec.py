@@ -10,6 +10,7 @@ IMAGE_PIXELS = 4_194_304  # of the largest image, by default
 N_BATCH = 512
 LEAST_CELLS = 256
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}  # ggml_type
+AUTO_KV_TYPE = "auto"  # what is fastest; decided before a context is made
 
 
 @dataclass(frozen=True)

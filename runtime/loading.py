@@ -11,7 +11,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
 from qwen35_gguf.runtime.chat.template import ChatTemplate
-from qwen35_gguf.runtime.context_spec import MemoryRequest
+from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, MemoryRequest
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.engine_thread import EngineThread
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
@@ -26,6 +26,7 @@ from qwen35_gguf.runtime.model_files import find_mmproj, model_identity, read_mo
 from qwen35_gguf.runtime.options import LoadOptions
 from qwen35_gguf.runtime.planning import fitting, offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
+from qwen35_gguf.runtime.planning.kv_cache_type import with_kv_type
 from qwen35_gguf.runtime.planning.yarn import yarn_for, yarn_note
 from qwen35_gguf.runtime.settings import Settings, context_spec, memory_request, model_spec
 from qwen35_gguf.runtime.tuning import profiles
@@ -222,6 +223,11 @@ def plan_load(options: LoadOptions) -> LoadPlan:
     draft = settings.depth if options.draft is None else options.draft
     n_ctx = min(DEFAULT_CONTEXT, native) if options.n_ctx is None else options.n_ctx
     yarn_for(header, n_ctx)  # raises beyond what YaRN gives
+    settings = with_overrides(settings, options)
+    if settings.kv_type == AUTO_KV_TYPE:
+        asked = memory_request(settings, draft if has_mtp else 0, n_ctx=n_ctx)
+        settings = replace(settings, kv_type=with_kv_type(header, asked, on_cpu=not devices).context.kv_type)
+        log.info("%s: the KV cache is %s", options.path.name, settings.kv_type)
     adapters = [check_adapter(adapter.path, header) for adapter in options.adapters]
     layers = int(header.require_hparam("block_count")) - int(header.hparam("nextn_predict_layers", 0))
     if options.mmproj is not None:
@@ -232,7 +238,7 @@ def plan_load(options: LoadOptions) -> LoadPlan:
         name=str(header.value("general.name") or options.path.stem),
         n_ctx=n_ctx,
         tuned=tuned,
-        settings=with_overrides(settings, options),
+        settings=settings,
         draft=draft if has_mtp and not (options.deterministic and draft == "auto") else 0,
         devices=tuple(devices),
         adapts_mtp=any(changes_mtp_head(adapter, layers) for adapter in adapters),

@@ -13,7 +13,7 @@ import click
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, tokens
 from qwen35_gguf.errors import GrammarError
-from qwen35_gguf.runtime.context_spec import KV_TYPES
+from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
@@ -31,7 +31,7 @@ LOADING = [
     click.option("--gpu-layers", type=LAYERS, help="Layers on other devices; -1 for all; by default as planned."),
     click.option("--device", "devices", multiple=True, help="A GPU to use, or cpu for none; may be repeated."),
     click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers to use: host:port, separated by commas."),
-    click.option("--kv-type", type=click.Choice(list(KV_TYPES)), help="By default f16."),
+    click.option("--kv-type", type=click.Choice([*KV_TYPES, AUTO_KV_TYPE]), help="By default f16; auto: the fastest."),
     click.option("--draft", help="Tokens that the MTP head drafts: auto, the default, or 0 to 4."),
     click.option("--no-profile", is_flag=True, help="Do not use the profile of `qwen35 tune`."),
     click.option("--mmproj", type=PATH, help="Vision encoder; by default mmproj-*.gguf beside FILE."),

@@ -19,7 +19,7 @@ from qwen35_gguf import ggml_ops
 from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.errors import ContextError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
-from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
+from qwen35_gguf.runtime.context_spec import KV_TYPES, ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning.compute_buffers import (
     F32,
@@ -32,7 +32,6 @@ from qwen35_gguf.runtime.planning.compute_buffers import (
     vision_buffer,
 )
 
-KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 LONGEST_CONTEXT = 1 << 20  # with YaRN
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 # Measured with the 0.8B model: resident memory that is in none of llama.cpp's buffers.

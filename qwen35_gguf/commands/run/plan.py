@@ -15,7 +15,7 @@ from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
-from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
+from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES, ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.llama.devices import Device
@@ -23,7 +23,8 @@ from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
-from qwen35_gguf.runtime.planning.memory import KV_TYPES, architecture_of, has_mtp
+from qwen35_gguf.runtime.planning.kv_cache_type import with_kv_type
+from qwen35_gguf.runtime.planning.memory import architecture_of, has_mtp
 from qwen35_gguf.runtime.planning.placement import largest_context, plan_placement
 from qwen35_gguf.runtime.planning.plan import Machine, Plan, Usage, as_dict
 from qwen35_gguf.runtime.planning.yarn import native_context, yarn_note
@@ -55,7 +56,7 @@ LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-f
 @click.command("plan", cls=Verb)
 @click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
 @click.option("--ctx", type=tokens(), help="Tokens of context; by default 16,384 or what is native.")
-@click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(KV_TYPES)}.")
+@click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(KV_TYPES)}, {AUTO_KV_TYPE}.")
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
 @click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers as well: host:port, separated by commas.")
 @click.option("--ram", type=MEMORY, help="Plan for a machine with this much free RAM: 16GB, 8GiB, 512MB.")
@@ -89,6 +90,7 @@ def command(
         cached_states=CACHED_STATES if parallel == 1 else 0,
         mmproj=None if no_vision else _mmproj(file, header),
     )
+    request = with_kv_type(header, request, on_cpu=not machine.devices)
     with offload.measuring(header, request, machine.devices) as asked:
         measure = None if ram or vram else asked
         plan = plan_placement(header, machine, request, measure)
@@ -99,7 +101,7 @@ def command(
     console = output.console()
     if not console.is_terminal:
         console.width = 120
-    draw(console, plan, longest, yarn_note(header, n_ctx, kv_type))
+    draw(console, plan, longest, yarn_note(header, n_ctx, request.context.kv_type))
 
 
 def read_machine(
