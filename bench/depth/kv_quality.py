@@ -55,7 +55,7 @@ def main() -> None:
 
 def predictions(
     model: Model, tokens: list[int], rows: int, kv_type: str, threads: int, *, flash: bool = True
-) -> np.ndarray:
+) -> np.ndarray[Any, Any]:
     """Return log-probabilities of the last `rows` tokens, (rows, vocabulary) float64."""
     spec = ContextSpec(
         len(tokens), n_batch=BATCH, n_threads=threads, kv_type=kv_type, n_outputs=rows, flash_attention=flash
