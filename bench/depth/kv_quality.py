@@ -5,8 +5,8 @@
 With flash attention llama.cpp converts an F32 cache to F16, so the reference is attention with stored scores.
 
 The text is what the package holds for calibration and evaluation, from the beginning again where it ends. Behind
-`depth` tokens, `--tokens` more are evaluated in one call; their predictions are compared, row by row. A model whose
-native context is shorter goes on beyond it.
+`depth` tokens, `--tokens` more are evaluated in one call; their predictions are compared, row by row. Beyond the native
+context of a model positions simply continue.
 """
 
 from __future__ import annotations
