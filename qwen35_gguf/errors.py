@@ -77,7 +77,7 @@ class TimeLimitError(Qwen35Error, TimeoutError):
 
 
 class ServerError(Qwen35Error):
-    """A server cannot start: its address, its keys or its models are not usable."""
+    """A server cannot start: its address, its keys or its models are not usable; or one that is asked refuses."""
 
 
 class BusyError(Qwen35Error):

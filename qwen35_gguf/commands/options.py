@@ -63,6 +63,19 @@ GENERATION = [
 ]
 
 
+NO_FILE = Path("-")  # where a server's model is used
+
+
+def loading_names() -> list[str]:
+    """Return the names of the options of loading."""
+
+    def nothing() -> None: ...
+
+    for option in LOADING:
+        option(nothing)
+    return [option.name or "" for option in click.command("loading")(nothing).params]
+
+
 def model_options(callback: Callback) -> Callback:
     """Add the argument FILE and the options of loading and generating to a command.
 
@@ -71,6 +84,10 @@ def model_options(callback: Callback) -> Callback:
 
     @functools.wraps(callback)
     def with_objects(**values: Any) -> None:
+        if values["file"] is None:
+            if values.get("url") is None:
+                raise click.UsageError("Missing argument 'FILE'.", click.get_current_context())
+            values["file"] = NO_FILE
         callback(loading=_loading(values), generation=_generation(values), **values)
 
     decorated: Callback = with_objects

@@ -20,7 +20,7 @@ from qwen35_gguf.errors import (
 _FIELD = re.compile(r"([a-z_]+)(?:\[|:|\.)")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: what raises an error sets its traceback
 class ApiError(Exception):
     """A request that is not answered.
 

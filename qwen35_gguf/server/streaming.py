@@ -111,9 +111,10 @@ async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:
         return task.result()
     finally:
         for each in (task, gone):
-            each.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await each
+            if not each.done():
+                each.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await each
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -322,7 +322,7 @@ def for_template(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             message["tool_calls"] = calls
         if message.get("role") == "tool":
             call_id = message.get("tool_call_id")
-            if call_id is not None and call_id not in known:
+            if call_id is not None and not (isinstance(call_id, str) and call_id in known):
                 raise ToolError(
                     f"{where}: the result of an unknown call {str(call_id)[:60]!r}; give the id of a call before it"
                 )
@@ -338,6 +338,8 @@ def _decoded(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise ToolError(f"{where}: a tool call has no function with a name")
+    if not isinstance(call.get("id"), str | None):
+        raise ToolError(f"{where}: the id of a tool call is not a text; give the one that the call had")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:

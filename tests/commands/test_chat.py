@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from inputs.live_server import serving
 from qwen35_gguf.commands.run import chat
 from qwen35_gguf.runtime import model
 
@@ -79,3 +80,35 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(files: list[Path], monkeypa
     assert result.exit_code == 0, result.output
     assert "(stopped)" in result.stderr
     assert result.stdout.count("user: ") == 2
+
+
+def test_a_server_answers_as_the_file_does(folder: Path) -> None:
+    pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+    from qwen35_gguf.runtime.options import LoadOptions
+    from qwen35_gguf.server.app import create_app
+    from qwen35_gguf.server.models import Models
+    from qwen35_gguf.server.settings import ServerSettings
+
+    file = folder / "model.gguf"
+    models = Models({"served": LoadOptions(file, n_ctx=1024, n_threads=1, draft=0)})
+    pytest.importorskip("PIL.Image", reason="Pillow is not installed").new("RGB", (64, 64)).save(folder / "a.png")
+    lines = ("Hello", f"/image {folder / 'a.png'}", "What is this?", "/quit")
+    options = ("-n", "6", "--temp", "0", "--no-think")
+    with serving(create_app(ServerSettings(api_keys=("k",)), models)) as server:
+        for place in (server.url, f"{server.url}/v1", server.url.removeprefix("http://")):
+            words = ["--url", place, "--api-key", "k", *options]
+            result = CliRunner().invoke(chat.command, words, input="".join(line + "\n" for line in lines))
+            assert result.exit_code == 0, result.output
+            assert "served of" in result.stderr
+            assert result.stdout == talk(file, *lines, arguments=("--no-think",)).stdout
+        for words, message in (
+            (["--url", server.url], "answers 401"),
+            (["nothing", "--url", server.url, "--api-key", "k"], "'nothing' does not exist"),
+            (["--url", server.url, "--ctx", "2k"], "--ctx has no effect with --url"),
+            (["--url", "ftp://x"], "is not the URL of a server"),
+            (["--url", "http://127.0.0.1:9"], "does not answer"),
+            ([], "Missing argument 'FILE'"),
+        ):
+            result = CliRunner().invoke(chat.command, words, input="Hello\n")
+            assert message in result.stderr
+            assert "Traceback" not in result.stderr

@@ -39,8 +39,10 @@ def start(demo: Path) -> Iterator[Callable[..., LiveServer]]:
 
     with ExitStack() as stack:
 
-        def begin(models: dict[str, Any] | None = None, **settings: Any) -> LiveServer:
-            served = Models({NAME: options}, **(models or {}))
+        def begin(
+            names: tuple[str, ...] = (NAME,), models: dict[str, Any] | None = None, **settings: Any
+        ) -> LiveServer:
+            served = Models(dict.fromkeys(names, options), **(models or {}))
             return stack.enter_context(serving(create_app(ServerSettings(**settings), served)))
 
         yield begin

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import click
 
-from qwen35_gguf.commands import output
+from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.media_sources import check_file
-from qwen35_gguf.commands.options import PATH, load, model_options, note_without_effect
+from qwen35_gguf.commands.options import NO_FILE, PATH, load, loading_names, model_options, note_without_effect
 from qwen35_gguf.commands.run.run import content
 from qwen35_gguf.commands.terminal import PromptProgress, show
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import Qwen35Error, UnitError
-from qwen35_gguf.runtime.model import Qwen35
+from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
+from qwen35_gguf.server.client import RemoteModel
 from qwen35_gguf.units import parse_length
 
 HELP = """\
@@ -29,6 +31,9 @@ HELP = """\
 /reset         begin again
 /quit          leave (or Ctrl-D)
 A line that ends with \\ continues in the next one. Ctrl-C stops an answer."""
+
+
+Ask = Callable[[list[Any], GenerateOptions], Iterable[ChatCompletionChunk]]
 
 
 @dataclass
@@ -49,27 +54,47 @@ class _Conversation:
 
 
 @click.command("chat", cls=Verb)
-@click.argument("file", type=PATH)
+@click.argument("file", type=PATH, required=False)
+@click.option("--url", help="Talk with a server, as of `qwen35 serve`; FILE is then the name of its model, or none.")
+@click.option("--api-key", envvar="QWEN35_API_KEY", help="Of the server; better in the environment: QWEN35_API_KEY.")
 @click.option("--system", help="System message.")
 @model_options
-def command(system: str | None, loading: LoadOptions, generation: GenerateOptions) -> None:
+def command(
+    url: str | None, api_key: str | None, system: str | None, loading: LoadOptions, generation: GenerateOptions
+) -> None:
     """Talk with the GGUF FILE; /help lists what can be typed."""
-    note_without_effect(click.get_current_context())
+    ctx = click.get_current_context()
+    note_without_effect(ctx)
     conversation = _Conversation(system, generation.thinking, generation.thinking_budget)
     conversation.reset()
+    if url is not None:
+        given.refuse(ctx, loading_names(), "with --url")
+        remote = RemoteModel(url, None if loading.path == NO_FILE else str(loading.path), api_key)
+        output.note(f"{remote.name} of {url}; /help for help")
+        _converse(conversation, generation, lambda messages, wanted: remote.chat(messages, wanted, PromptProgress()))
+        return
     with load(loading) as model:
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 (lets input() edit lines and remember them)
         output.note(f"{model.name}, {model.n_ctx:,} tokens of context; /help for help")
-        while (line := _read()) is not None:
-            try:
-                if line.startswith("/"):
-                    if not _run_command(line, conversation):
-                        break
-                elif line.strip():
-                    _ask(model, conversation, line, generation)
-            except Qwen35Error as error:  # of this message; the conversation continues
-                click.echo(f"Error: {' '.join(str(error).splitlines())}", err=True)
+
+        def ask(messages: list[Any], wanted: GenerateOptions) -> Iterable[ChatCompletionChunk]:
+            return model.chat(messages, options=wanted, stream=True, on_progress=PromptProgress())
+
+        _converse(conversation, generation, ask)
+
+
+def _converse(conversation: _Conversation, generation: GenerateOptions, ask: Ask) -> None:
+    """Read messages and print answers until the end of the input."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 (lets input() edit lines and remember them)
+    while (line := _read()) is not None:
+        try:
+            if line.startswith("/"):
+                if not _run_command(line, conversation):
+                    break
+            elif line.strip():
+                _ask(ask, conversation, line, generation)
+        except Qwen35Error as error:  # of this message; the conversation continues
+            click.echo(f"Error: {' '.join(str(error).splitlines())}", err=True)
 
 
 def _read() -> str | None:
@@ -160,13 +185,12 @@ def _plain(content: Any) -> str:
     return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in content or ())
 
 
-def _ask(model: Qwen35, conversation: _Conversation, line: str, generation: GenerateOptions) -> None:
+def _ask(ask: Ask, conversation: _Conversation, line: str, generation: GenerateOptions) -> None:
     """Send a message and print the answer; both are kept if there was an answer, or a part of one."""
     message = {"role": "user", "content": content(line, conversation.images, conversation.videos)}
     conversation.images = conversation.videos = ()
     wanted = replace(generation, thinking=conversation.thinking, thinking_budget=conversation.budget)
-    chunks = model.chat([*conversation.messages, message], options=wanted, stream=True, on_progress=PromptProgress())
-    answer, timings = show(chunks)
+    answer, timings = show(ask([*conversation.messages, message], wanted))
     if answer.content or timings is not None:
         conversation.messages += [message, answer]
     output.emit(answer.to_dict() | {"timings": timings and asdict(timings)}, indent=None)

@@ -1,0 +1,101 @@
+"""Server-sent events: heartbeats, readers that stop reading, clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+from inputs.chat_requests import HELLO
+from inputs.live_server import LiveServer
+from qwen35_gguf.server.streaming import ClientGoneError, EventStream, event, unless_gone, with_heartbeats
+
+CHAT = "/v1/chat/completions"
+
+
+async def slowly(*pauses: float) -> AsyncGenerator[bytes, None]:
+    for number, pause in enumerate(pauses):
+        await asyncio.sleep(pause)
+        yield b"%d" % number
+
+
+async def never() -> Any:
+    await asyncio.Event().wait()
+
+
+def test_silence_is_filled_with_comments() -> None:
+    async def main() -> list[bytes]:
+        return [found async for found in with_heartbeats(slowly(0, 0.5, 0), 0.05, lambda: b":")]
+
+    found = asyncio.run(main())
+    assert [one for one in found if one != b":"] == [b"0", b"1", b"2"]
+    assert found.index(b"1") > 1
+
+
+def test_an_event_is_one_line_of_data() -> None:
+    assert event({"text": "a\nb\u2028é"}).decode() == 'data: {"text":"a\\nb\u2028é"}\n\n'
+    assert event("x", "name") == b"event: name\ndata: x\n\n"
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2])
+def test_a_reader_that_stops_is_dropped_and_everything_closed(reads: int) -> None:
+    closed = []
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"x"
+        finally:
+            closed.append("events")
+
+    async def main() -> None:
+        count = 0
+
+        async def send(message: Any) -> None:
+            nonlocal count
+            count += message["type"] == "http.response.body"
+            if count > reads:
+                await never()
+
+        held = contextlib.AsyncExitStack()
+        held.callback(closed.append, "held")
+        await EventStream(events(), 0.05, held)({"type": "http"}, never, send)
+
+    asyncio.run(main())
+    assert closed == ["events", "held"]
+
+
+def test_work_ends_with_its_client() -> None:
+    async def main() -> None:
+        async def receive() -> Any:
+            await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
+
+        with pytest.raises(ClientGoneError):
+            await unless_gone(receive, never())
+        assert await unless_gone(never, asyncio.sleep(0, "done")) == "done"
+
+    asyncio.run(main())
+
+
+def test_clients_that_vanish_at_random_moments_leave_nothing_behind(server: LiveServer) -> None:
+    chance = random.Random(0)
+    body = b'{"messages": [{"role": "user", "content": "Tell me a long story"}], "stream": true, "max_tokens": 200}'
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (CHAT.encode(), len(body))
+    for _ in range(30):
+        connection = server.connection()
+        connection.connect()
+        whole = head + body
+        connection.sock.sendall(whole[: chance.choice((len(whole), chance.randrange(len(whole))))])
+        time.sleep(chance.random() * 0.03)
+        connection.close()
+    assert server.post(CHAT, {"messages": HELLO, "max_tokens": 2}).status == 200
+    end = time.monotonic() + 60
+    while 'qwen35_requests_running{model="demo"} 0' not in server.get("/metrics").body.decode():
+        assert time.monotonic() < end
+        time.sleep(0.05)
