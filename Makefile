@@ -15,6 +15,7 @@ TARGET     ?=
 CPU        ?=
 IMAGE      ?=
 STOCK      ?=
+PORT       ?= 8080
 CUDA       ?=
 
 BUILD_FLAGS = $(if $(filter-out 0,$(STOCK)),--stock) $(if $(CUDA),--cuda '$(CUDA)')
@@ -43,7 +44,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-busy bench-structured bench-offload clean
+.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-busy bench-structured bench-serve bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +68,13 @@ run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last,
 	if [ -z "$$file" ]; then echo 'No GGUF file in $(OUT): run make convert first, or name one with MODEL_FILE=' >&2; exit 2; fi; \
 	echo "$$file" >&2; \
 	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT" $(if $(IMAGE),--image '$(IMAGE)')
+
+serve: $(VENV)/.server  ## serve the models in OUT on PORT (without any: the demo), or MODEL_FILE
+	@if [ -z '$(MODEL_FILE)' ] && ! ls '$(OUT)'/*.gguf >/dev/null 2>&1; then \
+	  echo 'No GGUF file in $(OUT): converting $(DEMO), which knows little but says it well.' >&2; \
+	  '$(BIN)/qwen35' convert '$(DEMO)' -q '$(QUANT)' -o '$(OUT)' --quiet; \
+	fi
+	@'$(BIN)/qwen35' serve '$(or $(MODEL_FILE),$(OUT))' --port '$(PORT)'
 
 runtime: $(VENV)/.runtime  ## build llama-cpp-python with the patches and install it
 ifneq ($(strip $(BUILD_FLAGS)),)
@@ -137,6 +145,9 @@ bench-busy: $(VENV)/.dev  ## decode on a quiet machine and beside two busy proce
 bench-structured: $(VENV)/.dev  ## masks of structured output at 248,320 tokens: time per token, and of what is made once
 	'$(BIN)/python' bench/structured.py
 
+bench-serve: $(VENV)/.dev  ## llama-server of a stock build and qwen35 serve: chats of 1, 4 and 8 clients behind one system prompt
+	'$(BIN)/python' bench/serving/serve.py --size '$(SIZE)'
+
 bench-offload: $(VENV)/.dev  ## splits over a GPU: parity with the CPU, memory against the plan, tuned settings against the defaults
 	'$(BIN)/python' bench/offload.py $(if $(filter command,$(origin SIZE)),--size '$(SIZE)') --save
 
@@ -159,9 +170,13 @@ $(VENV)/.runtime: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[runtime,vision,examples]'
 	@touch '$@'
 
+$(VENV)/.server: $(SOURCES) $(VENV)/.llama
+	'$(BIN)/python' -m pip install --quiet -e '.[server,vision,examples]'
+	@touch '$(VENV)/.runtime' '$@'
+
 $(VENV)/.dev: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[dev]'
-	@touch '$(VENV)/.runtime' '$(VENV)/.unit' '$@'  # .dev contains both
+	@touch '$(VENV)/.runtime' '$(VENV)/.server' '$(VENV)/.unit' '$@'  # .dev contains all of them
 
 $(VENV)/.unit: $(SOURCES) | $(BIN)/python$(EXE)
 	'$(BIN)/python' -m pip install --quiet -e '.[unit]'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from qwen35_gguf.runtime.async_model import AsyncQwen35, AsyncStream
 from qwen35_gguf.server.api_error import api_error, error_object
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import EventStream, comment, event, unless_gone, with_heartbeats
+
+log = logging.getLogger(__name__)
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -68,6 +71,8 @@ class Exchange:
         """
         result = await unless_gone(self.request.receive, work)
         self.service.metrics.answered(self.name, result)
+        if self.service.settings.log_requests:
+            log.info("answered: %s", result)
         return result
 
     async def stream(
@@ -98,6 +103,8 @@ class Exchange:
         async def whole() -> AsyncGenerator[bytes, None]:
             try:
                 pieces = self.service.metrics.measured(self.name, answer)
+                if settings.log_requests:
+                    pieces = _logged(pieces)
                 async with contextlib.aclosing(encode(pieces)) as events:
                     async for found in events:
                         yield found
@@ -122,6 +129,12 @@ async def exchange(service: Service, request: Request, name: object) -> AsyncIte
         entering = held.enter_async_context(service.models.use(name))
         model: AsyncQwen35 = await unless_gone(request.receive, entering)
         yield Exchange(service, request, served.name, model, held)
+
+
+async def _logged(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+    async for piece in pieces:
+        log.info("answered: %s", piece)
+        yield piece
 
 
 async def _begun(answer: AsyncStream[Any], seconds: float) -> None:

@@ -17,9 +17,9 @@ from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.server.access import AccessRules
 from qwen35_gguf.server.api import openai_chat, openai_completions, openai_models, operations
 from qwen35_gguf.server.api_error import ApiError, api_error, error_object
-from qwen35_gguf.server.metrics import Metrics
 from qwen35_gguf.server.models import Models
-from qwen35_gguf.server.request_log import GONE, RequestLog
+from qwen35_gguf.server.monitoring.metrics import Metrics
+from qwen35_gguf.server.monitoring.request_log import GONE, RequestLog
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.settings import ServerSettings
 from qwen35_gguf.server.streaming import ClientGoneError

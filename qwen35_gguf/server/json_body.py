@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from qwen35_gguf.server.api_error import ApiError, bad_request
 from qwen35_gguf.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 
 async def read_object(request: Request, settings: ServerSettings) -> dict[str, Any]:
@@ -33,6 +36,8 @@ async def read_object(request: Request, settings: ServerSettings) -> dict[str, A
         raise bad_request(f"body: is not JSON ({_reason(error)}); send a JSON object") from None
     if not isinstance(value, dict):
         raise bad_request("body: is not a JSON object; send {...}")
+    if settings.log_requests:
+        log.info("asked: %s", json.dumps(value, ensure_ascii=False))
     return value
 
 

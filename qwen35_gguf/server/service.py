@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwen35_gguf.server.metrics import Metrics
 from qwen35_gguf.server.models import Models
+from qwen35_gguf.server.monitoring.metrics import Metrics
 from qwen35_gguf.server.settings import ServerSettings
 
 

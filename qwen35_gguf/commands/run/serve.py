@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,10 +99,11 @@ def command(
     runtime = installed_runtime()
     if runtime and not runtime.patches:
         output.note(STOCK_NOTE)
-    logging.getLogger("qwen35_gguf.server").setLevel(logging.INFO)
-    with listen(settings) as listener:
-        address = f"http://{'localhost' if host == '127.0.0.1' else host}:{listener.getsockname()[1]}"
+    with listen(settings) as listener, _log():
+        name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listener.getsockname()[1]}"
         output.echo(f"{address}: {', '.join(found)}")
+        output.advise(_lines_to_copy(address, bool(settings.api_keys)))
         output.emit({"address": address, "models": list(found)}, indent=None)
         server(create_app(settings, models, preload=len(found) == 1), settings).run(sockets=[listener])
 
@@ -108,3 +111,32 @@ def command(
 def _alias(text: str, default: str) -> tuple[str, str]:
     name, equals, target = text.partition("=")
     return name, target if equals else default
+
+
+def _lines_to_copy(address: str, with_key: bool) -> str:
+    """Return a line for curl, one for Python, and one for agents."""
+    key = "$QWEN35_API_KEY" if with_key else "none"
+    header = f' -H "Authorization: Bearer {key}"' if with_key else ""
+    body = """{"messages": [{"role": "user", "content": "Hello"}]}"""
+    return (
+        f"curl {address}/v1/chat/completions{header} -d '{body}'\n"
+        f"python -c 'import openai; print(openai.OpenAI().models.list())'  # with the next line\n"
+        f"export OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY={key} ANTHROPIC_BASE_URL={address} ANTHROPIC_API_KEY={key}"
+    )
+
+
+@contextlib.contextmanager
+def _log() -> Iterator[None]:
+    """Write what the server logs to stderr."""
+    logger, handler = logging.getLogger("qwen35_gguf.server"), logging.StreamHandler()
+    if output.is_quiet():
+        handler.setLevel(logging.ERROR)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True

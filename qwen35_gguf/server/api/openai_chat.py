@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -31,6 +31,7 @@ SAME = (
     "thinking_budget",
     "chat_template_kwargs",
 )
+ARGUMENT_PIECE = 64  # characters
 # Fields that would change the answer, and that a text model on this machine cannot follow.
 REFUSED = {
     "audio": "this model gives text; leave it out",
@@ -72,6 +73,8 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
             raise bad_request(f"{name}: {reason}", name)
     if given.get("modalities", ["text"]) != ["text"]:
         raise bad_request('modalities: this model gives text; use ["text"]', "modalities")
+    if given.get("logprobs") or given.get("top_logprobs"):
+        raise bad_request("logprobs: are not available yet; leave them out", "logprobs")
     options = {name: given[name] for name in SAME if name in given}
     if "seed" in given:
         options["seed"] = seed_of(given["seed"])
@@ -106,11 +109,31 @@ def chunk_object(chunk: ChatCompletionChunk, name: str) -> dict[str, Any]:
     return made
 
 
+def with_split_calls(chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give a chunk, or several where it has a call: its name, then its arguments in pieces, as the original does."""
+    choice = chunk["choices"][0] if chunk["choices"] else {"delta": {}}
+    calls = choice["delta"].get("tool_calls")
+    if not calls:
+        yield chunk
+        return
+
+    def with_calls(*made: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return chunk | {"choices": [choice | {"delta": more | {"tool_calls": list(made)}}]}
+
+    for call in calls:
+        function, rest = call["function"], {name: value for name, value in choice["delta"].items() if name == "role"}
+        yield with_calls(call | {"function": function | {"arguments": ""}}, **rest)
+        for at in range(0, len(function["arguments"]), ARGUMENT_PIECE):
+            part = {"arguments": function["arguments"][at : at + ARGUMENT_PIECE]}
+            yield with_calls({"index": call["index"], "function": part})
+
+
 def _given(fields: Mapping[str, Any], *kept: str) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None or name in kept}
 
 
 async def _events(chunks: AsyncIterator[ChatCompletionChunk], name: str) -> AsyncGenerator[bytes, None]:
     async for chunk in chunks:
-        yield event(chunk_object(chunk, name))
+        for piece in with_split_calls(chunk_object(chunk, name)):
+            yield event(piece)
     yield event("[DONE]")

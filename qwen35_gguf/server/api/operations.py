@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from qwen35_gguf.server.api.fields import flag_of
 from qwen35_gguf.server.api.openai_chat import chat_options
-from qwen35_gguf.server.exposition import CONTENT_TYPE
 from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.monitoring.exposition import CONTENT_TYPE
 from qwen35_gguf.server.request_limits import check_messages
 from qwen35_gguf.server.service import Service
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen35_gguf.server.api_error import api_error, error_object
-from qwen35_gguf.server.metrics import Metrics
+from qwen35_gguf.server.monitoring.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from qwen35_gguf.runtime.chat.openai_types import Timings
-from qwen35_gguf.server.exposition import Family, Histogram, exposition, gauge
 from qwen35_gguf.server.models import Models
+from qwen35_gguf.server.monitoring.exposition import Family, Histogram, exposition, gauge
 
 Piece = TypeVar("Piece")
 

@@ -1,0 +1,97 @@
+"""Clients of a server with OpenAI's API, each in a thread: chats of some turns, and when each piece came."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Turn:
+    """What a turn took.
+
+    Attributes:
+        first: seconds to the first piece.
+        seconds: to the last.
+        gaps: seconds between pieces.
+        tokens: generated.
+        prompt: tokens of the prompt.
+        evaluated: of these, those that were not reused.
+        text: of the answer.
+
+    """
+
+    first: float = 0.0
+    seconds: float = 0.0
+    gaps: list[float] = field(default_factory=list)
+    tokens: int = 0
+    prompt: int = 0
+    evaluated: int = 0
+    text: str = ""
+
+
+def ask(port: int, messages: list[Message], tokens: int) -> Turn:
+    """Stream an answer of N tokens, without thinking and greedy; random weights must not repeat one token for ever."""
+    body = {
+        "messages": messages,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": tokens,
+        "temperature": 0,
+        "repeat_penalty": 8.0,
+        "cache_prompt": True,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1200)
+    turn, pieces = Turn(), []
+    start = last = time.perf_counter()
+    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    if response.status != 200:
+        raise RuntimeError(response.read().decode())
+    for line in response:
+        if not line.startswith(b"data: {"):
+            continue
+        data = json.loads(line[6:])
+        if usage := data.get("usage"):
+            turn.tokens, turn.prompt = usage["completion_tokens"], usage["prompt_tokens"]
+            turn.evaluated = turn.prompt - (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+        delta = data["choices"][0]["delta"] if data.get("choices") else {}
+        if not delta.get("content"):
+            continue
+        pieces.append(delta["content"])
+        now = time.perf_counter()
+        if turn.first:
+            turn.gaps.append(now - last)
+        else:
+            turn.first = now - start
+        last = now
+    turn.seconds, turn.text = time.perf_counter() - start, "".join(pieces)
+    connection.close()
+    return turn
+
+
+def chat(port: int, system: str, name: str, turns: int, tokens: int) -> list[Turn]:
+    """Chat for some turns behind a system prompt, continuing with the server's own answers."""
+    messages: list[Message] = [{"role": "system", "content": system}]
+    done = []
+    for number in range(turns):
+        messages.append({"role": "user", "content": f"{name} asks question {number + 1}: what follows from this?"})
+        done.append(ask(port, messages, tokens))
+        messages.append({"role": "assistant", "content": done[-1].text})
+    return done
+
+
+def chats(port: int, system: str, clients: int, turns: int, tokens: int) -> tuple[float, list[list[Turn]]]:
+    """Let clients chat side by side; return the seconds that it took, and the turns of each."""
+    start = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        names = [f"Client {number}" for number in range(clients)]
+        found = list(pool.map(lambda name: chat(port, system, name, turns, tokens), names))
+    return time.perf_counter() - start, found

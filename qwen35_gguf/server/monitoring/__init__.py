@@ -1,0 +1,1 @@
+"""What the operator sees of a server: a log of its requests, and counts."""
