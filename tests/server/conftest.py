@@ -35,7 +35,7 @@ def start(demo: Path) -> Iterator[Callable[..., LiveServer]]:
     from qwen35_gguf.server.settings import ServerSettings
 
     limits = MediaLimits(local_files=False, https_only=True)
-    options = LoadOptions(demo, n_ctx=2048, n_threads=1, draft=0, media_limits=limits)
+    options = LoadOptions(demo, n_ctx=2048, n_threads=1, draft=0, parallel=4, media_limits=limits)
 
     with ExitStack() as stack:
 

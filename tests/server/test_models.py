@@ -24,7 +24,7 @@ SHORT = {"messages": HELLO, "max_tokens": 2}
 
 @pytest.fixture(scope="module")
 def options(demo: Path) -> LoadOptions:
-    return LoadOptions(demo, n_ctx=2048, n_threads=1, draft=0)
+    return LoadOptions(demo, n_ctx=2048, n_threads=1, draft=0, parallel=4)
 
 
 @pytest.fixture(scope="module")

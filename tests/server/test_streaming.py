@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -99,3 +100,24 @@ def test_clients_that_vanish_at_random_moments_leave_nothing_behind(server: Live
     while 'qwen35_requests_running{model="demo"} 0' not in server.get("/metrics").body.decode():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_streams_run_side_by_side(server: LiveServer) -> None:
+    body = {"messages": HELLO, "stream": True, "max_tokens": 400, "temperature": 0}
+    alone = server.post(CHAT, body).events
+    connections = [server.connection() for _ in range(4)]
+    for connection in connections:
+        connection.request("POST", CHAT, json.dumps(body))
+    responses = [connection.getresponse() for connection in connections]
+    begun = [response.read(100) for response in responses]  # each has begun before another is read to its end
+    for begin, response, connection in zip(begun, responses, connections, strict=True):
+        events = [
+            json.loads(part[6:]) for part in (begin + response.read()).decode().split("\n\n") if part[:7] == "data: {"
+        ]
+        assert text_of(events) == text_of(alone[:-1])
+        connection.close()
+
+
+def text_of(events: list[Any]) -> str:
+    deltas = [event["choices"][0]["delta"] for event in events]
+    return "".join((delta.get("reasoning_content") or "") + (delta.get("content") or "") for delta in deltas)

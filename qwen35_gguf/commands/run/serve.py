@@ -16,6 +16,7 @@ from qwen35_gguf.commands.options import PATH, loading_options
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import MissingDependencyError
+from qwen35_gguf.runtime.engine.scheduler import MAX_GAP, MAX_PARALLEL
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.model_files import read_model
@@ -38,6 +39,21 @@ NEEDED = "starlette and uvicorn are needed to serve; install them with pip insta
 @click.option("--without-key", is_flag=True, help="Listen beyond this machine although there is no key.")
 @click.option("--allow-host", "hosts", multiple=True, help="A name of this machine that clients use; may be repeated.")
 @click.option("--cors", "origins", multiple=True, help="Origin of web pages that may use the server; may be repeated.")
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, MAX_PARALLEL),
+    default=4,
+    show_default=True,
+    help="Requests of a model that run side by side, each with --ctx tokens of context.",
+)
+@click.option(
+    "--max-gap",
+    type=click.FloatRange(min=0, min_open=True),
+    default=MAX_GAP,
+    show_default=True,
+    help="Seconds that a stream may wait for the next part of another request's prompt.",
+)
+@click.option("--deterministic", is_flag=True, help="Let nothing that runs beside a request change it; slower.")
 @click.option("--alias", "aliases", multiple=True, help="NAME or NAME=MODEL: another name of a model; * matches all.")
 @click.option("--memory", type=SIZE, help="What loaded models may take in total; by default what is available.")
 @click.option("--ttl", type=click.FloatRange(min=1), help="Unload a model that was idle for N seconds.")
@@ -53,6 +69,9 @@ def command(
     without_key: bool,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    parallel: int,
+    max_gap: float,
+    deterministic: bool,
     aliases: tuple[str, ...],
     memory: int | None,
     ttl: float | None,
@@ -89,12 +108,13 @@ def command(
         read_model(path)
     given = loading.media_limits or MediaLimits()
     limits = replace(given, local_files=False, https_only=not given.allow_private)
+    options = replace(loading, media_limits=limits, parallel=parallel, max_gap=max_gap, deterministic=deterministic)
     models = Models(
-        {name: replace(loading, path=path, media_limits=limits) for name, path in found.items()},
+        {name: replace(options, path=path) for name, path in found.items()},
         aliases=dict(_alias(alias, next(iter(found))) for alias in aliases),
         memory=memory,
         ttl=ttl,
-        queue=queue,
+        queue=parallel + queue,
     )
     runtime = installed_runtime()
     if runtime and not runtime.patches:

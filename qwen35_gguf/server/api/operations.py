@@ -57,14 +57,15 @@ def routes(service: Service) -> list[Route]:
                 return JSONResponse({"prompt": texts.render(body["messages"], chat_options(body))})
 
     async def props(request: Request) -> Response:
-        async with models.use(request.query_params.get("model")) as model:
+        served = models.find(request.query_params.get("model"))
+        async with models.use(served.name) as model:
             loaded = await model.load()
             with loaded.texts() as texts:
                 template = texts.chat_template
         return JSONResponse(
             {
                 "model": loaded.name,
-                "total_slots": 1,
+                "total_slots": served.options.parallel,
                 "n_ctx": loaded.n_ctx,
                 "chat_template": template,
                 "modalities": {"vision": True, "audio": False},
