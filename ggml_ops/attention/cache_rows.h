@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../simd/repeat.h"
 #include "../simd/vector.h"
 #include "attention.h"
 
@@ -19,8 +20,8 @@ struct Plain {
     }
     // Vectors of elements from i on.
     template <int Vectors>
-    static void load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
-        for (int v = 0; v < Vectors; ++v) x[v] = load(reinterpret_cast<const Element*>(row) + i + v * lanes);
+    [[gnu::always_inline]] static void load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
+        repeat<Vectors>([&](auto v) { x[v] = load(reinterpret_cast<const Element*>(row) + i + v * lanes); });
     }
 };
 
@@ -38,7 +39,7 @@ struct Q8_0 {
         return load(reinterpret_cast<const std::int8_t*>(block + 2 + i));
     }
     template <int Vectors>
-    static void load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]);
+    [[gnu::always_inline]] static void load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]);
 };
 
 struct Q4_0 {
@@ -50,32 +51,33 @@ struct Q4_0 {
         return ((i < 16 ? packed : shift_right<4>(packed)) & set(15)) - set(8);
     }
     template <int Vectors>
-    static void load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]);
+    [[gnu::always_inline]] static void load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]);
 };
 
 // Vectors from element i on, which is a multiple of Vectors * lanes or of 32.
 template <class Format, int Vectors>
-inline void load_blocks(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
+[[gnu::always_inline]] inline void load_blocks(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
     constexpr int per_block = 32 / lanes;
-    const std::uint8_t* block = row + i / 32 * Format::block_bytes;
+    static_assert(Vectors < per_block || Vectors % per_block == 0);
+    const std::uint8_t* const block = row + i / 32 * Format::block_bytes;
     if constexpr (Vectors >= per_block) {
-        for (int v = 0; v < Vectors; v += per_block, block += Format::block_bytes) {
-            const F scale = block_scale(block);
-            for (int j = 0; j < per_block && v + j < Vectors; ++j) {
-                x[v + j] = to_float(Format::integers(block, j * lanes)) * scale;
-            }
-        }
+        repeat<Vectors / per_block>([&](auto b) {
+            const F scale = block_scale(block + b * Format::block_bytes);
+            repeat<per_block>([&](auto j) {
+                x[b * per_block + j] = to_float(Format::integers(block + b * Format::block_bytes, j * lanes)) * scale;
+            });
+        });
     } else {
         const F scale = block_scale(block);
-        for (int v = 0; v < Vectors; ++v) x[v] = to_float(Format::integers(block, i % 32 + v * lanes)) * scale;
+        repeat<Vectors>([&](auto v) { x[v] = to_float(Format::integers(block, i % 32 + v * lanes)) * scale; });
     }
 }
 template <int Vectors>
-inline void Q8_0::load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
+[[gnu::always_inline]] inline void Q8_0::load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
     load_blocks<Q8_0, Vectors>(row, i, x);
 }
 template <int Vectors>
-inline void Q4_0::load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
+[[gnu::always_inline]] inline void Q4_0::load_vectors(const std::uint8_t* row, std::int64_t i, F (&x)[Vectors]) {
     load_blocks<Q4_0, Vectors>(row, i, x);
 }
 
@@ -92,6 +94,10 @@ inline void for_type(Type type, const Function& f) {
 }
 
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+inline void prefetch_row(const std::uint8_t* row, std::int64_t bytes) {
+    for (std::int64_t i = 0; i < bytes; i += 64) prefetch(reinterpret_cast<const float*>(row + i));
+}
 
 // A whole row as floats; up to a multiple of 2 * lanes, zeros.
 template <class Format>

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../simd/repeat.h"
 #include "../simd/vector.h"
 #include "attention.h"
 #include "cache_rows.h"
@@ -42,35 +43,29 @@ struct SmallBlock {
           end(bias + short_tile) {}
 };
 
-inline void prefetch_row(const std::uint8_t* row, std::int64_t bytes) {
-    for (std::int64_t i = 0; i < bytes; i += 64) prefetch(reinterpret_cast<const float*>(row + i));
-}
-
 // Scores of some rows at `Positions` positions from `keys` on. Scores are short_tile apart from row to row.
 template <class Format, int Rows, int Positions>
-inline void score_positions(const Cache& k, const std::uint8_t* keys, const float* queries, std::int64_t query_step,
-                            float* scores) {
+[[gnu::always_inline]] inline void score_positions(const Cache& k, const std::uint8_t* keys, const float* queries,
+                                                   std::int64_t query_step, float* scores) {
     F sum[Positions][few];
-    for (int p = 0; p < Positions; ++p) {
-        for (int r = 0; r < few; ++r) sum[p][r] = zero();
-    }
+    repeat<Positions>([&](auto p) { repeat<few>([&](auto r) { sum[p][r] = zero(); }); });
     constexpr std::int64_t step = key_vectors * lanes;
     for (std::int64_t d = 0; d < k.size; d += step) {
-        for (int p = 0; p < Positions; ++p) {
+        repeat<Positions>([&](auto p) {
             F key[key_vectors];
             Format::template load_vectors<key_vectors>(keys + p * k.step, d, key);
-            for (int v = 0; v < key_vectors; ++v) {
-                for (int r = 0; r < Rows; ++r) {
+            repeat<key_vectors>([&](auto v) {
+                repeat<Rows>([&](auto r) {
                     sum[p][r] = fma(key[v], load(queries + r * query_step + d + v * lanes), sum[p][r]);
-                }
-            }
-        }
+                });
+            });
+        });
     }
-    for (int p = 0; p < Positions; ++p) {
+    repeat<Positions>([&](auto p) {
         float total[few];
         sums(sum[p], total);
         for (int r = 0; r < Rows; ++r) scores[r * short_tile + p] = total[r];
-    }
+    });
 }
 
 template <class Format, int Rows>
@@ -92,27 +87,25 @@ void score_rows(const Job& job, std::int64_t first, std::int64_t count, const fl
 
 // Adds `Vectors` vectors of the values, from element d on, times the weights of some rows.
 template <class Format, int Rows, int Vectors>
-inline void add_elements(const Cache& v, std::int64_t first, std::int64_t count, const float* weights,
-                         const float* factors, float* values, std::int64_t value_step, std::int64_t d,
-                         const std::uint8_t* next, std::int64_t next_step, std::int64_t next_bytes) {
+[[gnu::always_inline]] inline void add_elements(const Cache& v, std::int64_t first, std::int64_t count,
+                                                const float* weights, const float* factors, float* values,
+                                                std::int64_t value_step, std::int64_t d, const std::uint8_t* next,
+                                                std::int64_t next_step, std::int64_t next_bytes) {
     F sum[Rows][Vectors];
-    for (int r = 0; r < Rows; ++r) {
-        for (int i = 0; i < Vectors; ++i) {
-            sum[r][i] = load(values + r * value_step + d + i * lanes) * set(factors[r]);
-        }
-    }
+    repeat<Rows>([&](auto r) {
+        repeat<Vectors>([&](auto i) { sum[r][i] = load(values + r * value_step + d + i * lanes) * set(factors[r]); });
+    });
     for (std::int64_t j = 0; j < count; ++j) {
         if (next != nullptr) prefetch_row(next + j * next_step, next_bytes);
         F value[Vectors];
         Format::template load_vectors<Vectors>(v.rows + (first + j) * v.step, d, value);
-        for (int r = 0; r < Rows; ++r) {
+        repeat<Rows>([&](auto r) {
             const F weight = set(weights[r * short_tile + j]);
-            for (int i = 0; i < Vectors; ++i) sum[r][i] = fma(weight, value[i], sum[r][i]);
-        }
+            repeat<Vectors>([&](auto i) { sum[r][i] = fma(weight, value[i], sum[r][i]); });
+        });
     }
-    for (int r = 0; r < Rows; ++r) {
-        for (int i = 0; i < Vectors; ++i) store(values + r * value_step + d + i * lanes, sum[r][i]);
-    }
+    repeat<Rows>(
+        [&](auto r) { repeat<Vectors>([&](auto i) { store(values + r * value_step + d + i * lanes, sum[r][i]); }); });
 }
 
 // `ask`: whether the keys of the next tile are asked for meanwhile.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../simd/repeat.h"
 #include "../simd/vector.h"
 #include "attention.h"
 #include "cache_rows.h"
@@ -31,13 +32,13 @@ void score_group(const Panels<Unit>& panels, std::int64_t row, std::int64_t widt
     for (std::int64_t j = 0; j < width; j += tile_width) {
         typename Unit::Sum sum[Rows][tile_vectors];
         multiply<Unit, Rows, tile_vectors, 1, Rows>(queries, panels.keys + j * panels.key_units, panels.key_units, sum);
-        for (int v = 0; v < tile_vectors; ++v) {
+        repeat<tile_vectors>([&](auto v) {
             const F key_scale = load(panels.key_scales + j + v * lanes);
-            for (int r = 0; r < Rows; ++r) {
+            repeat<Rows>([&](auto r) {
                 const F scale = key_scale * set(panels.query_scales[row + r]);
                 store(panels.scores + r * tile_positions<Unit> + j + v * lanes, Unit::floats(sum[r][v]) * scale);
-            }
-        }
+            });
+        });
     }
 }
 
@@ -78,13 +79,13 @@ void add_values(const Panels<Unit>& panels, const StateArrays& state, std::int64
     typename Unit::Sum sum[Rows][Vectors];
     multiply<Unit, Rows, Vectors, tile_units<Unit>, 1>(panels.weights, panels.values + d * tile_units<Unit>, units,
                                                        sum);
-    for (int r = 0; r < Rows; ++r) {
+    repeat<Rows>([&](auto r) {
         float* const to = state.values + (row + r) * state.value_step + d;
         const F old_factor = set(factors[r].old_factor), new_factor = set(factors[r].new_factor);
-        for (int v = 0; v < Vectors; ++v) {
+        repeat<Vectors>([&](auto v) {
             store(to + v * lanes, fma(Unit::floats(sum[r][v]), new_factor, load(to + v * lanes) * old_factor));
-        }
-    }
+        });
+    });
 }
 
 template <class Unit, int Rows>
@@ -106,6 +107,12 @@ void attend_group(const Job& job, const TileView& tile, const Panels<Unit>& pane
     }
 }
 
+// Asks for the rows of the next tile, a part of them with each group of rows.
+inline void prefetch_part(const Cache& cache, std::int64_t first, std::int64_t last) {
+    const auto bytes = static_cast<std::int64_t>(row_bytes(cache.type, cache.size));
+    for (std::int64_t j = first; j < last; ++j) prefetch_row(cache.rows + j * cache.step, bytes);
+}
+
 inline bool all_are(const Seen* seen, std::int64_t first, std::int64_t last, Seen what) {
     return std::all_of(seen + first, seen + last, [what](Seen one) { return one == what; });
 }
@@ -125,6 +132,12 @@ void attend_many(const Job& job) {
         for_type(job.v.type, [&](auto format) { fill_values<Unit, decltype(format)>(job.v, first, count, panels); });
         const TileView tile{first, count, seen};
         for (std::int64_t row = 0; row < rows; row += tile_rows) {
+            const std::int64_t next = first + tile_positions<Unit>;
+            const std::int64_t more = std::clamp<std::int64_t>(job.last - next, 0, tile_positions<Unit>);
+            const std::int64_t from = next + more * row / rows;
+            const std::int64_t to = next + more * std::min(row + tile_rows, rows) / rows;
+            prefetch_part(job.k, from, to);
+            prefetch_part(job.v, from, to);
             if (all_are(seen, row, std::min(row + tile_rows, rows), Seen::none)) continue;
             switch (group_rows(rows, row) / row_unit) {
                 case 1: attend_group<Unit, row_unit>(job, tile, panels, state, row); break;

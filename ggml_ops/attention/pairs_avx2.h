@@ -7,6 +7,7 @@
 #endif
 
 #include <immintrin.h>
+#include <cstdint>
 
 #include "../simd/vector.h"
 
@@ -18,12 +19,22 @@ using namespace simd;
 inline constexpr bool has_pairs = true;
 inline constexpr int tile_rows = 6;  // of the result, in registers
 
-inline I rounded(F a) { return {_mm256_cvtps_epi32(a.v)}; }
-inline I dot(I sum, I a, I b) {
-#if defined(ATTENTION_VNNI)
-    return {_mm256_dpwssd_avx_epi32(sum.v, a.v, b.v)};
+#if defined(__GNUC__)
+// __m256i is a vector of 64-bit integers to GCC, which moves sums of that type around in every step.
+using Sums = std::int32_t __attribute__((vector_size(32)));
 #else
-    return {_mm256_add_epi32(sum.v, _mm256_madd_epi16(a.v, b.v))};
+using Sums = __m256i;
+#endif
+
+inline I rounded(F a) { return {_mm256_cvtps_epi32(a.v)}; }
+inline Sums no_sums() { return (Sums)_mm256_setzero_si256(); }
+inline F to_floats(Sums sums) { return {_mm256_cvtepi32_ps((__m256i)sums)}; }
+inline Sums dot(Sums sums, F a, F b) {
+    const __m256i pairs = _mm256_castps_si256(a.v), others = _mm256_castps_si256(b.v);
+#if defined(ATTENTION_VNNI)
+    return (Sums)_mm256_dpwssd_avx_epi32((__m256i)sums, pairs, others);
+#else
+    return (Sums)_mm256_add_epi32((__m256i)sums, _mm256_madd_epi16(pairs, others));
 #endif
 }
 

@@ -7,6 +7,7 @@
 #endif
 
 #include <immintrin.h>
+#include <cstdint>
 
 #include "../simd/vector.h"
 
@@ -18,12 +19,22 @@ using namespace simd;
 inline constexpr bool has_pairs = true;
 inline constexpr int tile_rows = 12;  // of the result, in registers
 
-inline I rounded(F a) { return {_mm512_cvtps_epi32(a.v)}; }
-inline I dot(I sum, I a, I b) {
-#if defined(ATTENTION_VNNI)
-    return {_mm512_dpwssd_epi32(sum.v, a.v, b.v)};
+#if defined(__GNUC__)
+// __m512i is a vector of 64-bit integers to GCC, which moves sums of that type around in every step.
+using Sums = std::int32_t __attribute__((vector_size(64)));
 #else
-    return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(a.v, b.v))};
+using Sums = __m512i;
+#endif
+
+inline I rounded(F a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline Sums no_sums() { return (Sums)_mm512_setzero_si512(); }
+inline F to_floats(Sums sums) { return {_mm512_cvtepi32_ps((__m512i)sums)}; }
+inline Sums dot(Sums sums, F a, F b) {
+    const __m512i pairs = _mm512_castps_si512(a.v), others = _mm512_castps_si512(b.v);
+#if defined(ATTENTION_VNNI)
+    return (Sums)_mm512_dpwssd_epi32((__m512i)sums, pairs, others);
+#else
+    return (Sums)_mm512_add_epi32((__m512i)sums, _mm512_madd_epi16(pairs, others));
 #endif
 }
 

@@ -1,6 +1,8 @@
 // Pairs of integers are not faster than floats: NEON and portable C++.
 #pragma once
 
+#include <cstdint>
+
 #include "../simd/vector.h"
 
 namespace attention::SIMD_TARGET {
@@ -11,8 +13,12 @@ using namespace simd;
 inline constexpr bool has_pairs = false;
 inline constexpr int tile_rows = lanes == 1 ? 6 : 12;  // of the result, in registers
 
+using Sums = I;
+
 inline I rounded(F a) { return truncate(round_even(a)); }
-inline I dot(I sum, I, I) { return sum; }
+inline Sums no_sums() { return set(std::int32_t{0}); }
+inline F to_floats(Sums sums) { return to_float(sums); }
+inline Sums dot(Sums sums, F, F) { return sums; }
 
 }  // namespace
 }  // namespace attention::SIMD_TARGET

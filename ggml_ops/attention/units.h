@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "../simd/repeat.h"
 #include "../simd/vector.h"
 
 #if !defined(ATTENTION_PAIRS)
@@ -36,10 +37,10 @@ struct Floats {
 struct Pairs {
     static constexpr bool pairs = true;
     static constexpr int elements = 2;
-    using Sum = I;
-    static Sum none() { return set(std::int32_t{0}); }
-    static Sum dot_add(Sum sum, F a, F b) { return dot(sum, bits(a), bits(b)); }
-    static F floats(Sum a) { return to_float(a); }
+    using Sum = Sums;
+    static Sum none() { return no_sums(); }
+    static Sum dot_add(Sum sum, F a, F b) { return dot(sum, a, b); }
+    static F floats(Sum a) { return to_floats(a); }
 };
 
 inline constexpr float norm_limit = 32767.F;
@@ -62,16 +63,14 @@ constexpr std::int64_t units_of(std::int64_t size) {
 // sum = a b over some units: a is read at a[row * RowStep + unit * UnitStep], b has `Vectors` vectors for each unit.
 template <class Unit, int Rows, int Vectors, int RowStep, int UnitStep>
 inline void multiply(const float* a, const float* b, std::int64_t units, typename Unit::Sum (&sum)[Rows][Vectors]) {
-    for (int r = 0; r < Rows; ++r) {
-        for (int v = 0; v < Vectors; ++v) sum[r][v] = Unit::none();
-    }
+    repeat<Rows>([&](auto r) { repeat<Vectors>([&](auto v) { sum[r][v] = Unit::none(); }); });
     for (std::int64_t u = 0; u < units; ++u) {
         F w[Vectors];
-        for (int v = 0; v < Vectors; ++v) w[v] = load(b + (u * Vectors + v) * lanes);
-        for (int r = 0; r < Rows; ++r) {
+        repeat<Vectors>([&](auto v) { w[v] = load(b + (u * Vectors + v) * lanes); });
+        repeat<Rows>([&](auto r) {
             const F x = set(a[r * RowStep + u * UnitStep]);
-            for (int v = 0; v < Vectors; ++v) sum[r][v] = Unit::dot_add(sum[r][v], x, w[v]);
-        }
+            repeat<Vectors>([&](auto v) { sum[r][v] = Unit::dot_add(sum[r][v], x, w[v]); });
+        });
     }
 }
 
