@@ -4,6 +4,7 @@
 
 #include <arm_neon.h>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "scalar.h"
@@ -32,7 +33,11 @@ inline F load(const BFloat16* p) {
 inline F load(const Float16* p) {
     return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p))))};
 }
-inline I load(const std::int8_t* p) { return {{p[0], p[1], p[2], p[3]}}; }
+inline I load(const std::int8_t* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, sizeof four);
+    return {vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)))))};
+}
 inline void store(float* p, F a) { vst1q_f32(p, a.v); }
 inline void store(std::int32_t* p, I a) { vst1q_s32(p, a.v); }
 
