@@ -46,6 +46,8 @@ class FreeKeywords(TypedDict, total=False):
     seed: int | None
     n: int | None
     logit_bias: Mapping[int, float] | Mapping[str, float] | None
+    logprobs: bool | None
+    top_logprobs: int | None
     draft: Depth | None
     grammar: str | Grammar | None
     thinking: bool | None

@@ -44,6 +44,7 @@ from qwen35_gguf.runtime.media.video import VideoLimits
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
 MAX_BATCH = 1 << 16
 MAX_CHOICES = 128
+MAX_LOGPROBS = 20
 BIAS = 100.0
 LARGEST_SCALE = 1000.0  # of an adapter
 TEMPLATE_OWN = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "self")
@@ -193,6 +194,9 @@ class GenerateOptions:
         n: answers to the same messages, each with a seed of its own.
         logit_bias: is added to the logits of tokens: ids and numbers from -100 to 100.
         draft: as of the model; what is not loaded cannot be switched on.
+        logprobs: give the log-probabilities of the content's tokens: by the logits with their biases, before penalties,
+            temperature and grammar.
+        top_logprobs: and those of the N most probable tokens at each place.
         grammar: rules that the content obeys, after the thinking: a `Grammar`, or a text in GBNF of llama.cpp.
         response_format: the form of the content, after the thinking: OpenAI-style; or a class of pydantic, or another
             type, in which the result's `parsed` is given.
@@ -226,6 +230,8 @@ class GenerateOptions:
     n: int = checked(whole(1, MAX_CHOICES), 1)
     logit_bias: Mapping[int, float] | None = checked(optional(_biases))
     draft: Depth | None = checked(optional(_depth))
+    logprobs: bool | None = checked(optional(flag))
+    top_logprobs: int | None = checked(optional(whole(0, MAX_LOGPROBS)))
     grammar: str | Grammar | None = checked(optional(lambda n, v: v if isinstance(v, Grammar) else text(n, v)))
     response_format: Any = checked(anything)
     thinking: bool | None = checked(optional(flag))
@@ -246,6 +252,8 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise MessageError("top_logprobs: are given with logprobs only; set it to true, or leave both out")
 
     @classmethod
     def of(

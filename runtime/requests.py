@@ -124,6 +124,7 @@ def make_request(
         answer_type=form.type if form is not None else None,
         thinking_budget=options.thinking_budget,
         raw=raw,
+        top_logprobs=options.top_logprobs or 0 if options.logprobs else None,
     )
 
 

@@ -12,12 +12,15 @@ from qwen35_gguf.runtime.chat import openai_types, thinking
 from qwen35_gguf.runtime.chat.openai_types import (
     ChatCompletion,
     ChatCompletionChunk,
+    ChoiceLogprobs,
     Completion,
     CompletionChunk,
     Delta,
     FinishReason,
     ParsedChatCompletion,
     Timings,
+    TokenLogprob,
+    TopLogprob,
 )
 from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
 from qwen35_gguf.runtime.chat.prompt import Prompt
@@ -25,7 +28,7 @@ from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
 from qwen35_gguf.runtime.chat.structured.masks import TriggeredMask
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.job import Job, Outcome
-from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
+from qwen35_gguf.runtime.engine.sampling import Chosen, Sampler, Sampling
 from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.llama.model import Model
 
@@ -45,6 +48,7 @@ class Request:
         answer_type: how the content is read.
         thinking_budget: tokens after which the thinking is ended.
         raw: the output is text and nothing else: without thinking and tool calls.
+        top_logprobs: number of tokens whose probabilities are given at each place of the content; None: not asked for.
 
     """
 
@@ -58,6 +62,7 @@ class Request:
     answer_type: AnswerType | None = None
     thinking_budget: int | None = None
     raw: bool = False
+    top_logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Answer:
     finish_reason: FinishReason
     timings: Timings
     reasoning_tokens: int
+    logprobs: ChoiceLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Evaluated:
     total: int
 
 
-Event = Delta | Evaluated | Answer | Exception
+Event = Delta | TokenLogprob | Evaluated | Answer | Exception
 Events = Iterator[tuple[int, Event]]  # of several answers by their numbers
 
 
@@ -110,7 +116,8 @@ def make_job(
 
     """
     after, lead = mask_start(model, request)
-    sampler = Sampler(model, request.sampling, request.seed, request.mask, after=after, lead=lead)
+    top = request.top_logprobs
+    sampler = Sampler(model, request.sampling, request.seed, request.mask, after=after, lead=lead, top_logprobs=top)
     writer = _Writer(model, request, sampler, put if pieces else lambda _: None)
 
     def done(outcome: Outcome | Exception) -> None:
@@ -139,11 +146,12 @@ def make_job(
 class _Writer:
     """Makes an answer of tokens."""
 
-    def __init__(self, model: Model, request: Request, sampler: Sampler, put: Callable[[Delta], None]) -> None:
+    def __init__(self, model: Model, request: Request, sampler: Sampler, put: Callable[[Event], None]) -> None:
         self._model, self._request, self._sampler, self._put = model, request, sampler, put
         self._parser = _parser(model, request)
         self._count = self._reasoning = 0
         self._finish: FinishReason = "length"
+        self._logprobs: list[TokenLogprob] = []
 
     def take(self, token: int) -> Sequence[int] | None:
         """Take a token; see `Job`."""
@@ -154,6 +162,9 @@ class _Writer:
             return None
         was_reasoning = parser.inside
         self._reasoning += was_reasoning
+        if self._request.top_logprobs is not None and not was_reasoning:
+            self._logprobs.append(token_logprob(model, token, self._sampler.last))
+            self._put(self._logprobs[-1])
         self._feed(token)
         if parser.stopped:
             self._finish = "stop"
@@ -191,7 +202,22 @@ class _Writer:
             drafts.drafted,
             drafts.accepted,
         )
-        return Answer(message, self._finish, timings, self._reasoning)
+        logprobs = None if self._request.top_logprobs is None else ChoiceLogprobs(self._logprobs)
+        return Answer(message, self._finish, timings, self._reasoning, logprobs)
+
+
+def token_logprob(model: Model, token: int, found: Chosen | None) -> TokenLogprob:
+    """Give a token the form of the API; one that nothing was sampled for (None) was certain."""
+
+    def form(one: int) -> tuple[str, list[int]]:
+        data = model.piece(one) or model.vocabulary.text_of(one).encode()
+        return data.decode(errors="replace"), list(data)
+
+    text, data = form(token)
+    if found is None:
+        return TokenLogprob(text, 0.0, data)
+    best = [TopLogprob(form(one)[0], logprob, form(one)[1]) for one, logprob in found.best]
+    return TokenLogprob(text, found.logprob, data, best)
 
 
 def mask_start(model: Model, request: Request) -> tuple[int | None, tuple[int, ...]]:
@@ -230,7 +256,10 @@ def drain(events: Events, count: int, on_text: Callable[[str], None] | None = No
 
 def chat_completion(name: str, answers: Sequence[Answer], answer_type: AnswerType | None = None) -> ChatCompletion:
     """Give the answers to one prompt OpenAI's form; `name` is the model's."""
-    choices = [openai_types.Choice(each.message, each.finish_reason, index) for index, each in enumerate(answers)]
+    choices = [
+        openai_types.Choice(each.message, each.finish_reason, index, each.logprobs)
+        for index, each in enumerate(answers)
+    ]
     timings, reasoning_tokens = _sum(answers)
     usage = openai_types.usage(timings, reasoning_tokens)
     if answer_type is None:
@@ -265,20 +294,27 @@ def chunks(
     """
     identity, created = openai_types.new_id(), int(time.time())
     done: dict[int, Answer] = {}
+    tokens: dict[int, list[TokenLogprob]] = {}  # whose text is in the next piece
     roles: dict[int, Literal["assistant"] | None] = dict.fromkeys(range(count), "assistant")  # in each first piece
     while len(done) < count:
         index, event = next(events)
         if isinstance(event, Exception):
             raise event
+        if isinstance(event, TokenLogprob):
+            tokens.setdefault(index, []).append(event)
+            continue
+        found = tokens.pop(index, None) if isinstance(event, Delta | Answer) else None
+        logprobs = None if found is None else ChoiceLogprobs(found)
         if isinstance(event, Delta):
             delta = replace(event, role=roles[index])
-            yield ChatCompletionChunk(name, [openai_types.ChunkChoice(delta, index=index)], identity, created)
+            choice = openai_types.ChunkChoice(delta, None, index, logprobs)
+            yield ChatCompletionChunk(name, [choice], identity, created)
         elif isinstance(event, Answer):
             done[index] = event
             last = len(done) == count
             timings, reasoning_tokens = _sum([done[number] for number in sorted(done)])
             usage = openai_types.usage(timings, reasoning_tokens)
-            choice = openai_types.ChunkChoice(Delta(role=roles[index]), event.finish_reason, index)
+            choice = openai_types.ChunkChoice(Delta(role=roles[index]), event.finish_reason, index, logprobs)
             yield ChatCompletionChunk(
                 name,
                 [choice],

@@ -134,12 +134,37 @@ def usage(timings: Timings, reasoning_tokens: int = 0) -> Usage:
 
 
 @dataclass(frozen=True)
+class TopLogprob:
+    """A token that was probable: its text, the natural logarithm of its probability, and its bytes."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+@dataclass(frozen=True)
+class TokenLogprob(TopLogprob):
+    """A token of the answer, with the most probable ones at its place."""
+
+    top_logprobs: list[TopLogprob] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ChoiceLogprobs:
+    """The tokens of the content, in order."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """An answer of a completion."""
 
     message: Message
     finish_reason: FinishReason
     index: int = 0
+    logprobs: ChoiceLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +174,7 @@ class ChunkChoice:
     delta: Delta
     finish_reason: FinishReason | None = None
     index: int = 0
+    logprobs: ChoiceLogprobs | None = None
 
 
 def _now() -> int:

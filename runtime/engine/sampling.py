@@ -16,6 +16,7 @@ import numpy as np
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.field_checks import number
+from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
@@ -122,8 +123,38 @@ def new_seed(seed: int | None) -> int:
     return seed % MAX_SEED
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """How probable a sampled token was, by the logits with their biases, before penalties, temperature and mask.
+
+    Attributes:
+        token: its id.
+        logprob: natural logarithm of its probability.
+        best: the most probable tokens with theirs, best first.
+
+    """
+
+    token: int
+    logprob: float
+    best: tuple[tuple[int, float], ...]
+
+
+def chosen(logits: FloatArray, token: int, top: int) -> Chosen:
+    """Compute the log-probabilities of a token and of the `top` best, from logits, (n_vocab,) float32."""
+    highest = logits.max()
+    total = float(highest) + math.log(float(np.exp(logits - highest).sum(dtype=np.float64)))
+    best = np.argpartition(logits, -top)[-top:] if top else np.empty(0, np.intp)
+    best = best[np.argsort(-logits[best], kind="stable")]
+    return Chosen(token, float(logits[token]) - total, tuple((int(one), float(logits[one]) - total) for one in best))
+
+
 class Sampler(Closing):
-    """Chooses tokens by the settings and, from some token on, among those that a mask allows."""
+    """Chooses tokens by the settings and, from some token on, among those that a mask allows.
+
+    Attributes:
+        last: how probable the token was that was sampled last; None unless that is asked for.
+
+    """
 
     def __init__(
         self,
@@ -134,6 +165,7 @@ class Sampler(Closing):
         *,
         after: int | None = None,
         lead: Sequence[int] = (),
+        top_logprobs: int | None = None,
     ) -> None:
         """Build the chain.
 
@@ -144,8 +176,11 @@ class Sampler(Closing):
             mask: of the answer; closed with the sampler.
             after: the token after which the mask applies; None: from the beginning.
             lead: tokens that come between that token and the masked ones.
+            top_logprobs: record in `last` the probability of each token, and of the N best.
 
         """
+        self._top = top_logprobs
+        self.last: Chosen | None = None
         self._mask = mask
         self._waits = after is not None
         self._after = after
@@ -185,15 +220,13 @@ class Sampler(Closing):
         if len(self._biased):
             logits = logits.copy()
             logits[self._biased] += self._bias
-        if self._mask is None:
-            token = self._chain.choose(logits)
-            self._chain.accept(token)
-            return token
-        if self._waits:
+        if self._mask is None or self._waits:
             token = self._chain.choose(logits)
         else:
             token = self._lead[0] if self._lead else self._mask.choose(self._chain, logits)
         self.accept(token)
+        if self._top is not None:
+            self.last = chosen(logits, token, self._top)
         return token
 
     def accept(self, *tokens: int) -> None:
@@ -211,6 +244,7 @@ class Sampler(Closing):
 
     def forced(self) -> list[int]:
         """Return tokens that certainly follow, counted like sampled ones."""
+        self.last = None
         if self._mask is None or self._waits:
             return []
         found = [*self._lead] or self._mask.forced()

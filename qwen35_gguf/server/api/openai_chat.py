@@ -25,6 +25,8 @@ SAME = (
     "max_tokens",
     "max_completion_tokens",
     "n",
+    "logprobs",
+    "top_logprobs",
     "tools",
     "tool_choice",
     "parallel_tool_calls",
@@ -73,8 +75,6 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
             raise bad_request(f"{name}: {reason}", name)
     if given.get("modalities", ["text"]) != ["text"]:
         raise bad_request('modalities: this model gives text; use ["text"]', "modalities")
-    if given.get("logprobs") or given.get("top_logprobs"):
-        raise bad_request("logprobs: are not available yet; leave them out", "logprobs")
     options = {name: given[name] for name in SAME if name in given}
     if "seed" in given:
         options["seed"] = seed_of(given["seed"])
@@ -93,7 +93,6 @@ def completion_object(whole: ChatCompletion, name: str) -> dict[str, Any]:
     """Return a whole answer as the API has it, under the name by which the model was asked for."""
     made = whole.to_dict() | {"model": name}
     for choice in made["choices"]:
-        choice["logprobs"] = None
         choice["message"] = {"refusal": None} | _given(choice["message"], "content")
         for call in choice["message"].get("tool_calls", ()):
             del call["index"]
@@ -104,7 +103,6 @@ def chunk_object(chunk: ChatCompletionChunk, name: str) -> dict[str, Any]:
     """Return a piece of an answer as the API has it."""
     made = _given(chunk.to_dict(), "choices") | {"model": name}
     for choice in made["choices"]:
-        choice["logprobs"] = None
         choice["delta"] = _given(choice["delta"])
     return made
 
@@ -125,6 +123,7 @@ def with_split_calls(chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield with_calls(call | {"function": function | {"arguments": ""}}, **rest)
         for at in range(0, len(function["arguments"]), ARGUMENT_PIECE):
             part = {"arguments": function["arguments"][at : at + ARGUMENT_PIECE]}
+            choice = choice | {"logprobs": None}  # they came with the name
             yield with_calls({"index": call["index"], "function": part})
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen35_gguf.errors import GrammarError, MessageError
-from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, new_seed
+from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, chosen, new_seed
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, GbnfMask, candidate_array, preselect
 
@@ -127,3 +127,15 @@ def test_a_bad_grammar(model: Model, text: str) -> None:
     with pytest.raises(GrammarError, match="grammar: cannot be parsed") as caught:
         GbnfMask(model.vocabulary, text)
     assert "\n" not in str(caught.value)
+
+
+def test_log_probabilities_are_those_of_torch() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    logits = np.random.default_rng(0).normal(0, 5, 1000).astype(np.float32)
+    expected = torch.log_softmax(torch.from_numpy(logits).double(), 0)
+    found = chosen(logits, 7, 5)
+    assert found.logprob == pytest.approx(float(expected[7]), abs=1e-5)
+    values, ids = torch.topk(expected, 5)
+    assert [token for token, _ in found.best] == ids.tolist()
+    assert [logprob for _, logprob in found.best] == pytest.approx(values.tolist(), abs=1e-5)
+    assert chosen(logits, 7, 0).best == ()

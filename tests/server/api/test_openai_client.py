@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,28 @@ def test_json_schemas_are_obeyed(client: Any) -> None:
     assert isinstance(parsed, kind)
     with client.chat.completions.stream(response_format=kind, **wanted) as stream:
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, kind)
+
+
+def test_log_probabilities_are_those_of_the_tokens(client: Any) -> None:
+    wanted = {"model": "demo", "messages": HELLO, "temperature": 0, "max_tokens": 12, "reasoning_effort": "none"}
+    whole = client.chat.completions.create(logprobs=True, top_logprobs=3, **wanted).choices[0]
+    tokens = whole.logprobs.content
+    assert b"".join(bytes(one.bytes) for one in tokens).decode().strip() == whole.message.content.strip()
+    for one in tokens:
+        best = [other.logprob for other in one.top_logprobs]
+        assert one.top_logprobs[0].token == one.token  # greedy
+        assert best == sorted(best, reverse=True)
+        assert one.logprob == best[0]
+        assert 0 < sum(math.exp(logprob) for logprob in best) <= 1 + 1e-6
+    streamed = []
+    for chunk in client.chat.completions.create(logprobs=True, top_logprobs=3, stream=True, **wanted):
+        streamed += chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else []
+    assert streamed == tokens
+    assert client.chat.completions.create(**wanted).choices[0].logprobs is None
+    assert not client.chat.completions.create(logprobs=True, **wanted).choices[0].logprobs.content[0].top_logprobs
+    for wrong in ({"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21}, {"logprobs": 3}):
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(extra_body=wrong, **wanted)
 
 
 def test_images_are_seen(client: Any) -> None:
