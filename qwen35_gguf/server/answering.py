@@ -15,7 +15,7 @@ from starlette.responses import Response
 from qwen35_gguf.runtime.async_model import AsyncQwen35, AsyncStream
 from qwen35_gguf.server.api_error import api_error, error_object
 from qwen35_gguf.server.service import Service
-from qwen35_gguf.server.streaming import EventStream, comment, event, unless_gone, with_heartbeats
+from qwen35_gguf.server.streaming import EventStream, comment, event, unless_gone
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ class Exchange:
             except Exception as error:
                 yield event(error_object(path, api_error(error)), "error" if path.startswith("/v1/messages") else None)
 
-        beating = with_heartbeats(whole(), settings.heartbeat, self.progress.comment)
-        return EventStream(beating, settings.patience, held)
+        times = {"patience": settings.patience, "heartbeat": settings.heartbeat}
+        return EventStream(whole(), held, **times, beat=self.progress.comment)
 
 
 @contextlib.asynccontextmanager

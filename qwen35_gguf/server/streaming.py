@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 Result = TypeVar("Result")
 
+TICKS = 4  # looks at the clock in the shortest of the times
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -34,62 +35,73 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-async def with_heartbeats(
-    events: AsyncGenerator[bytes, None], seconds: float, beat: Callable[[], bytes]
-) -> AsyncGenerator[bytes, None]:
-    """Give events, and what `beat` returns wherever none came for some seconds."""
-    coming: asyncio.Future[bytes] | None = None
-    try:
-        while True:
-            if coming is None:
-                coming = asyncio.ensure_future(events.__anext__())
-            done, _ = await asyncio.wait({coming}, timeout=seconds)
-            if not done:
-                yield beat()
-                continue
-            finished, coming = coming, None
-            try:
-                found = finished.result()
-            except StopAsyncIteration:
-                return
-            yield found
-    finally:
-        if coming is not None:
-            coming.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await coming
-        await events.aclose()
-
-
 class EventStream(Response):
-    """A response of server-sent events, which ends when its client goes away or does not read."""
+    """A response of server-sent events, which ends when its client goes away or does not read.
+
+    A piece costs no task and no timer: one task beside looks at the clock.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], patience: float, held: contextlib.AsyncExitStack) -> None:
-        """Take the events, the seconds that a client may take to read one, and what is closed at the end."""
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        held: contextlib.AsyncExitStack,
+        *,
+        patience: float,
+        heartbeat: float,
+        beat: Callable[[], bytes],
+    ) -> None:
+        """Take the events.
+
+        Args:
+            events: are closed in any case.
+            held: is closed after them.
+            patience: seconds that a client may take to read one.
+            heartbeat: seconds without any after which `beat` is sent.
+            beat: returns a comment.
+
+        """
         super().__init__(headers=HEADERS)
-        self._events, self._patience, self._held = events, patience, held
+        self._events, self._held, self._patience = events, held, patience
+        self._heartbeat, self._beat = heartbeat, beat
+        self._sending: float | None = None  # since when
+        self._sent = 0.0  # when the last one was
         del self.headers["content-length"]
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         async with self._held:
-            with contextlib.suppress(ClientGoneError):
-                await unless_gone(receive, self._send(send))
+            clock = asyncio.get_running_loop().time
+            work = asyncio.ensure_future(self._send(send, clock))
+            watch = asyncio.ensure_future(self._watch(send, clock, work))
+            try:
+                with contextlib.suppress(ClientGoneError, asyncio.CancelledError, OSError):
+                    await unless_gone(receive, work)
+            finally:
+                watch.cancel()
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, clock: Callable[[], float]) -> None:
+        self._sent = self._sending = clock()
         async with contextlib.aclosing(self._events):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._sending = None
             async for found in self._events:
-                await self._in_time(send({"type": "http.response.body", "body": found, "more_body": True}))
+                self._sending = clock()
+                await send({"type": "http.response.body", "body": found, "more_body": True})
+                self._sent, self._sending = clock(), None
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _in_time(self, sending: Awaitable[None]) -> None:
-        try:
-            await asyncio.wait_for(sending, self._patience)
-        except (OSError, TimeoutError, asyncio.TimeoutError):
-            raise ClientGoneError from None
+    async def _watch(self, send: Send, clock: Callable[[], float], work: asyncio.Future[None]) -> None:
+        """Give up where a client does not read; send a comment where nothing else is to be sent."""
+        while True:
+            await asyncio.sleep(min(self._heartbeat, self._patience) / TICKS)
+            if self._sending is not None:
+                if clock() - self._sending > self._patience:
+                    work.cancel()
+            elif clock() - self._sent > self._heartbeat:
+                self._sent = clock()
+                await send({"type": "http.response.body", "body": self._beat(), "more_body": True})
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:

@@ -14,7 +14,7 @@ import pytest
 
 from inputs.chat_requests import HELLO
 from inputs.live_server import LiveServer
-from qwen35_gguf.server.streaming import ClientGoneError, EventStream, event, unless_gone, with_heartbeats
+from qwen35_gguf.server.streaming import ClientGoneError, EventStream, event, unless_gone
 
 CHAT = "/v1/chat/completions"
 
@@ -29,13 +29,23 @@ async def never() -> Any:
     await asyncio.Event().wait()
 
 
-def test_silence_is_filled_with_comments() -> None:
-    async def main() -> list[bytes]:
-        return [found async for found in with_heartbeats(slowly(0, 0.5, 0), 0.05, lambda: b":")]
+async def answered(events: AsyncGenerator[bytes, None], send: Any, *closed: Any, **times: float) -> None:
+    held = contextlib.AsyncExitStack()
+    for each in closed:
+        held.callback(each)
+    stream = EventStream(events, held, **({"patience": 60, "heartbeat": 60} | times), beat=lambda: b":")
+    await stream({"type": "http"}, never, send)
 
-    found = asyncio.run(main())
-    assert [one for one in found if one != b":"] == [b"0", b"1", b"2"]
-    assert found.index(b"1") > 1
+
+def test_silence_is_filled_with_comments() -> None:
+    found: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        found.append(message.get("body", b"start"))
+
+    asyncio.run(answered(slowly(0, 0.5, 0), send, heartbeat=0.05))
+    assert [one for one in found if one != b":"] == [b"start", b"0", b"1", b"2", b""]
+    assert found.index(b"1") - found.index(b"0") > 2
 
 
 def test_an_event_is_one_line_of_data() -> None:
@@ -63,9 +73,7 @@ def test_a_reader_that_stops_is_dropped_and_everything_closed(reads: int) -> Non
             if count > reads:
                 await never()
 
-        held = contextlib.AsyncExitStack()
-        held.callback(closed.append, "held")
-        await EventStream(events(), 0.05, held)({"type": "http"}, never, send)
+        await answered(events(), send, lambda: closed.append("held"), patience=0.05)
 
     asyncio.run(main())
     assert closed == ["events", "held"]

@@ -123,7 +123,7 @@ def command(
         name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         address = f"http://{name}:{listener.getsockname()[1]}"
         output.echo(f"{address}: {', '.join(found)}")
-        output.advise(_lines_to_copy(address, bool(settings.api_keys)))
+        output.advise(_lines_to_copy(address, next(iter(found)), bool(settings.api_keys)))
         output.emit({"address": address, "models": list(found)}, indent=None)
         server(create_app(settings, models, preload=len(found) == 1), settings).run(sockets=[listener])
 
@@ -133,14 +133,16 @@ def _alias(text: str, default: str) -> tuple[str, str]:
     return name, target if equals else default
 
 
-def _lines_to_copy(address: str, with_key: bool) -> str:
+def _lines_to_copy(address: str, model: str, with_key: bool) -> str:
     """Return a line for curl, one for Python, and one for agents."""
     key = "$QWEN35_API_KEY" if with_key else "none"
     header = f' -H "Authorization: Bearer {key}"' if with_key else ""
     body = """{"messages": [{"role": "user", "content": "Hello"}]}"""
+    client = f"openai.OpenAI(base_url='{address}/v1', api_key='{key}')"
+    asked = f"model='{model}', messages=[{{'role': 'user', 'content': 'Hello'}}]"
     return (
         f"curl {address}/v1/chat/completions{header} -d '{body}'\n"
-        f"python -c 'import openai; print(openai.OpenAI().models.list())'  # with the next line\n"
+        f'python -c "import openai; print({client}.chat.completions.create({asked}).choices[0].message.content)"\n'
         f"export OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY={key} ANTHROPIC_BASE_URL={address} ANTHROPIC_API_KEY={key}"
     )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk
+from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Delta
 from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.answering import exchange
 from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, seed_of, usage_wanted
@@ -100,11 +101,38 @@ def completion_object(whole: ChatCompletion, name: str) -> dict[str, Any]:
 
 
 def chunk_object(chunk: ChatCompletionChunk, name: str) -> dict[str, Any]:
-    """Return a piece of an answer as the API has it."""
-    made = _given(chunk.to_dict(), "choices") | {"model": name}
-    for choice in made["choices"]:
-        choice["delta"] = _given(choice["delta"])
+    """Return a piece of an answer as the API has it; by hand, since there is one for each token."""
+    made: dict[str, Any] = {
+        "id": chunk.id,
+        "object": chunk.object,
+        "created": chunk.created,
+        "model": name,
+        "choices": [
+            {
+                "index": choice.index,
+                "delta": delta_object(choice.delta),
+                "finish_reason": choice.finish_reason,
+                "logprobs": None if choice.logprobs is None else asdict(choice.logprobs),
+            }
+            for choice in chunk.choices
+        ],
+    }
+    if chunk.usage is not None:
+        made["usage"] = asdict(chunk.usage)
+    if chunk.timings is not None:
+        made["timings"] = asdict(chunk.timings)
     return made
+
+
+def delta_object(delta: Delta) -> dict[str, Any]:
+    """Return what a piece adds to a message."""
+    made: dict[str, Any] = {
+        "role": delta.role,
+        "content": delta.content,
+        "reasoning_content": delta.reasoning_content,
+        "tool_calls": delta.tool_calls and [asdict(call) for call in delta.tool_calls],
+    }
+    return _given(made)
 
 
 def with_split_calls(chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
