@@ -63,7 +63,7 @@ struct Finish {
     std::int64_t token_step, head_step;  // in floats
 };
 
-inline constexpr std::int64_t max_rows = 256;  // of a block
+inline constexpr std::int64_t max_rows = 512;  // of a block
 inline constexpr std::int64_t position_granularity = 128;
 
 struct Target {

@@ -7,6 +7,8 @@ namespace {
 
 constexpr std::int64_t max_heads = 64;       // of a block
 constexpr std::int64_t min_positions = 256;  // of a part
+// Of a block, where there are too few blocks for the threads. Unpacking the cache is a tenth of the work for this many.
+constexpr std::int64_t enough_rows = 256;
 
 std::int64_t divide_up(std::int64_t n, std::int64_t by) { return (n + by - 1) / by; }
 std::size_t padded(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -82,13 +84,15 @@ float* shared_states(const Plan& plan, std::int64_t unit, std::uint8_t* work) {
 Plan::Plan(const Target& target, const Problem& problem, int threads) {
     head_blocks = divide_up(problem.group, max_heads);
     heads = divide_up(problem.group, head_blocks);
-    token_blocks = divide_up(problem.tokens, max_rows / heads);
-    tokens = divide_up(problem.tokens, token_blocks);
-    token_blocks = divide_up(problem.tokens, tokens);
-    items = problem.streams * problem.cache_heads * head_blocks * token_blocks;
-
     // Several units for each thread, so that one that is late does not keep the others waiting for long.
     const std::int64_t wanted = threads == 1 ? 1 : 4 * std::int64_t{threads};
+    const std::int64_t planes = problem.streams * problem.cache_heads * head_blocks;
+    const std::int64_t fewest = divide_up(problem.tokens, max_rows / heads);
+    token_blocks = std::max(fewest, std::min(divide_up(wanted, planes), problem.tokens * heads / enough_rows));
+    tokens = divide_up(problem.tokens, token_blocks);
+    token_blocks = divide_up(problem.tokens, tokens);
+    items = planes * token_blocks;
+
     const std::int64_t most = std::max<std::int64_t>(1, problem.positions / min_positions);
     parts = std::min(divide_up(wanted, items), most);
     positions = divide_up(divide_up(problem.positions, parts), position_granularity) * position_granularity;
