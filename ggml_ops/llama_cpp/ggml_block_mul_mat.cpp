@@ -98,7 +98,7 @@ struct Work {
 
 // Quantizes all columns of src1; a single column is split among the threads as well.
 void quantize_columns(const ggml_compute_params* params, const ggml_tensor* src1, const Work& work) {
-    const int64_t blocks = work.layout.k / quantized_matmul::super_block;
+    const int64_t blocks = quantized_matmul::column_blocks(work.layout.k);
     const int64_t total = blocks * work.layout.columns;
     int64_t at = total * params->ith / params->nth;
     const int64_t end = total * (params->ith + 1) / params->nth;
@@ -210,7 +210,8 @@ void list_expert_columns(const ggml_tensor* ids, int64_t experts, int64_t* start
 }  // namespace
 
 bool ggml_block_mul_mat_takes(ggml_type type, int64_t k) {
-    return best_target() && quantized_matmul::find_row(type) && k % quantized_matmul::super_block == 0;
+    const quantized_matmul::FormatRow* row = quantized_matmul::find_row(type);
+    return best_target() && row && k % row->block == 0;
 }
 
 bool ggml_block_mul_mat_supported(const ggml_tensor* op) {

@@ -1,35 +1,57 @@
-// A quantized column: k 8-bit values, their sums over 32 and over 16 of them (times the column's scale), the scales.
+// A quantized column: its 8-bit values, and sums of them, which correct for mins and for bytes that are made unsigned.
 // All formats with the same activations share one layout, so that a column can be reused for the next matrix.
 #pragma once
 
 #include <cstdint>
 
-#include "quantized_matmul.h"
+#include "format_table.h"
 
 namespace quantized_matmul {
 namespace {
 
-constexpr std::int64_t floats_bytes(std::int64_t count) { return count * static_cast<std::int64_t>(sizeof(float)); }
-constexpr std::int64_t sums_offset(std::int64_t k, std::int64_t values_per_sum) {
-    return values_per_sum == 32 ? k : k + floats_bytes(k / 32);
-}
-constexpr std::int64_t scales_offset(std::int64_t k) { return sums_offset(k, 16) + floats_bytes(k / 16); }
+constexpr std::int64_t blocks_of(std::int64_t k) { return (k + super_block - 1) / super_block; }
 
-// The offsets of a super-block in a column, in bytes.
-struct ColumnOffsets {
-    std::int64_t q, sums, scale;
+// Where the parts of a column start, in bytes, and where it ends. `k` is the number of values, padded with zeros to
+// whole super-blocks.
+template <Activations>
+struct ColumnParts;
+
+// One scale for 256 values.
+template <>
+struct ColumnParts<Activations::q8_k> {
+    std::int64_t minus_sums_of_16, minus_sums_of_32;         // int16: the sums of the values, negated
+    std::int64_t starts_of_16, starts_of_32, starts_of_256;  // int32: -128 times the sums
+    std::int64_t scales;                                     // float
+    std::int64_t end;
+
+    explicit constexpr ColumnParts(std::int64_t columns_k)
+        : minus_sums_of_16(blocks_of(columns_k) * super_block),
+          minus_sums_of_32(minus_sums_of_16 + blocks_of(columns_k) * 16 * 2),
+          starts_of_16(minus_sums_of_32 + blocks_of(columns_k) * 8 * 2),
+          starts_of_32(starts_of_16 + blocks_of(columns_k) * 16 * 4),
+          starts_of_256(starts_of_32 + blocks_of(columns_k) * 8 * 4),
+          scales(starts_of_256 + blocks_of(columns_k) * 4),
+          end(scales + blocks_of(columns_k) * 4) {}
 };
 
-template <class Weights>
-ColumnOffsets offsets_of(std::int64_t k, std::int64_t block) {
-    constexpr std::int64_t sums = super_block / Weights::values_per_scale;
-    constexpr std::int64_t scales = row_of(Weights::format).activations == Activations::q8_0 ? 8 : 1;
-    return {block * super_block, sums_offset(k, Weights::values_per_scale) + floats_bytes(block * sums),
-            scales_offset(k) + floats_bytes(block * scales)};
-}
+// One scale for 32 values.
+template <>
+struct ColumnParts<Activations::q8_0> {
+    std::int64_t starts_of_32;  // int32: -128 times the sums
+    std::int64_t scales;        // float
+    std::int64_t minus_sums;    // float: the sums times the scales, negated
+    std::int64_t end;
 
-inline const float* floats_at(const std::uint8_t* column, std::int64_t offset) {
-    return reinterpret_cast<const float*>(column + offset);
+    explicit constexpr ColumnParts(std::int64_t columns_k)
+        : starts_of_32(blocks_of(columns_k) * super_block),
+          scales(starts_of_32 + blocks_of(columns_k) * 8 * 4),
+          minus_sums(scales + blocks_of(columns_k) * 8 * 4),
+          end(minus_sums + blocks_of(columns_k) * 8 * 4) {}
+};
+
+template <class T>
+const T* at(const std::uint8_t* column, std::int64_t offset) {
+    return reinterpret_cast<const T*>(column + offset);
 }
 
 }  // namespace

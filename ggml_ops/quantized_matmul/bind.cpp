@@ -46,7 +46,7 @@ void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format
     const quantized_matmul::Format format = find_format(format_name);
     const std::size_t columns = x.shape(0), rows = weights.shape(0);
     const auto k = static_cast<std::int64_t>(x.shape(1));
-    if (k % quantized_matmul::super_block != 0 || weights.shape(1) != quantized_matmul::row_bytes(format, k)) {
+    if (k % quantized_matmul::row_of(format).block != 0 || weights.shape(1) != quantized_matmul::row_bytes(format, k)) {
         throw std::invalid_argument("weights: rows do not have as many values as x");
     }
     if (out.shape(0) != columns || out.shape(1) != rows) throw std::invalid_argument("out: not columns x rows");
@@ -61,7 +61,7 @@ void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format
     nb::gil_scoped_release unlocked;
     for (std::size_t c = 0; c < columns; ++c) {
         const float* const column = x.data() + c * static_cast<std::size_t>(k);
-        target.quantize(format, k, column, 0, k / quantized_matmul::super_block, quantized.get() + c * bytes);
+        target.quantize(format, k, column, 0, quantized_matmul::column_blocks(k), quantized.get() + c * bytes);
     }
     target.multiply({format, k, weights.data(), weights.shape(1), static_cast<std::int64_t>(rows), from.data(),
                      to.data(), static_cast<std::int64_t>(columns), scratch.get()});

@@ -32,9 +32,18 @@ inline B four_bytes(const void* p) {
     return {_mm256_set1_epi32(four)};
 }
 
+// A sum that is computed now: GCC would postpone it until all its terms are, for which there are too few registers.
+template <class Vector>
+Vector now(Vector a) {
+#if defined(__GNUC__)
+    asm("" : "+x"(a.v));
+#endif
+    return a;
+}
+
 // Sums of pairs of products; at most 2 * 63 * 127 each.
 inline B pairs(B a, B b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }
-inline B add_pairs(B a, B b) { return {_mm256_add_epi16(a.v, b.v)}; }
+inline B add_pairs(B a, B b) { return now(B{_mm256_add_epi16(a.v, b.v)}); }
 inline I widen(B a) { return {_mm256_madd_epi16(a.v, _mm256_set1_epi16(1))}; }
 // Pairs times 16-bit scales.
 inline I scaled(B a, B scale) { return {_mm256_madd_epi16(a.v, scale.v)}; }
@@ -61,10 +70,10 @@ inline constexpr bool sums_in_lanes = false;
 inline constexpr int tile_columns = 3;
 inline I dot(I sum, B a, B b) { return sum + widen(pairs(a, b)); }
 inline I dot_wide(I sum, B a, B b) {
-    return sum + widen({_mm256_maddubs_epi16(_mm256_abs_epi8(a.v), _mm256_sign_epi8(b.v, a.v))});
+    return now(sum + widen({_mm256_maddubs_epi16(_mm256_abs_epi8(a.v), _mm256_sign_epi8(b.v, a.v))}));
 }
 inline B make_wide(B a) { return a; }
-inline I scaled(I sum, B a, B scale) { return sum + scaled(a, scale); }
+inline I scaled(I sum, B a, B scale) { return now(sum + scaled(a, scale)); }
 #endif
 
 inline I multiply(I a, I b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
@@ -104,6 +113,41 @@ inline void store_narrow(std::int8_t* p, I a) {
 
 inline __m256i low_nibbles(__m256i a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
 inline __m256i high_nibbles(__m256i a) { return low_nibbles(_mm256_srli_epi16(a, 4)); }
+
+// Sixteen words.
+struct H {
+    __m256i v;
+};
+inline H to_words(__m128i bytes) { return {_mm256_cvtepi8_epi16(bytes)}; }
+inline H operator*(H a, int factor) { return {_mm256_mullo_epi16(a.v, _mm256_set1_epi16(static_cast<short>(factor)))}; }
+inline void store_words(void* p, H a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a.v); }
+// Sums of two products each.
+inline I sums_of_products(H a, const std::int16_t* b) {
+    return {_mm256_madd_epi16(a.v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)))};
+}
+
+// Unsigned bytes plus a number.
+inline B raised(B a, int by) { return {_mm256_add_epi8(a.v, _mm256_set1_epi8(static_cast<char>(by)))}; }
+
+// Each of the 16 bytes of a lane selects one of a table, which every lane has of its own.
+inline B look_up(B tables, B index) { return {_mm256_shuffle_epi8(tables.v, index.v)}; }
+inline B repeat_lane(__m128i a) { return {_mm256_broadcastsi128_si256(a)}; }
+// Of 16 scales, of 16 weights each, those of the i-th 32 weights: each fills a lane.
+inline B repeat_in_lanes(__m128i scales, int i) {
+    const __m256i lane = _mm256_set_epi64x(0x0101010101010101, 0x0101010101010101, 0, 0);
+    const __m256i first = _mm256_set1_epi8(static_cast<char>(2 * i));
+    return {_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(scales), _mm256_add_epi8(lane, first))};
+}
+// Of lanes that a byte fills: this byte times each of eight numbers, twice, modulo 256.
+template <int C0, int C1, int C2, int C3, int C4, int C5, int C6, int C7>
+B multiples(B a) {
+    // The low byte of a word times the even number, and, moved up by eight bits, times the odd one.
+    const __m256i even = _mm256_broadcastsi128_si256(_mm_setr_epi16(C0, C2, C4, C6, C0, C2, C4, C6));
+    const __m256i odd = _mm256_broadcastsi128_si256(
+        _mm_setr_epi16(C1 * 256, C3 * 256, C5 * 256, C7 * 256, C1 * 256, C3 * 256, C5 * 256, C7 * 256));
+    const __m256i low = _mm256_and_si256(_mm256_mullo_epi16(a.v, even), _mm256_set1_epi16(0xFF));
+    return {_mm256_or_si256(low, _mm256_mullo_epi16(a.v, odd))};
+}
 
 // What follows unpacks 128 weights.
 
@@ -150,6 +194,45 @@ inline void look_up_nibbles(const std::uint8_t* p, __m128i table, B (&q)[4]) {
 // Four blocks of 32 bytes, `step` bytes from one to the next.
 inline void gather_blocks(const std::uint8_t* p, std::int64_t step, B (&q)[4]) {
     for (int i = 0; i < 4; ++i) q[i] = load_bytes(p + i * step);
+}
+
+// 32 bytes whose bits 2 j and 2 j + 1 are of the j-th 32 weights.
+inline void unpack_two_bits(const std::uint8_t* p, B (&q)[4]) {
+    const __m256i bits = load_bytes(p).v, mask = _mm256_set1_epi8(3);
+    for (int i = 0; i < 4; ++i) q[i].v = _mm256_and_si256(_mm256_srli_epi16(bits, 2 * i), mask);
+}
+
+// 32 bytes whose bit j is the third of the j-th 32 weights; Half: bits 0 to 3 or 4 to 7.
+template <int Half>
+void add_third_bit(const std::uint8_t* p, B (&q)[4]) {
+    const __m256i bits = load_bytes(p).v, mask = _mm256_set1_epi8(4);
+    for (int i = 0; i < 4; ++i) {
+        constexpr int up = 2 - 4 * Half;  // bit 4 * Half + i moves to bit 2
+        const __m256i moved = up >= i ? _mm256_slli_epi16(bits, up - i) : _mm256_srli_epi16(bits, i - up);
+        q[i].v = _mm256_or_si256(q[i].v, _mm256_and_si256(moved, mask));
+    }
+}
+
+// Four times 16 bytes, Step from one to the next: of 32 weights, the first 16 in their low nibbles and the others in
+// the high ones.
+template <int Step>
+void gather_nibbles(const std::uint8_t* p, B (&q)[4]) {
+    for (int i = 0; i < 4; ++i) {
+        const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * Step));
+        q[i].v = low_nibbles(_mm256_inserti128_si256(_mm256_castsi128_si256(packed), _mm_srli_epi16(packed, 4), 1));
+    }
+}
+
+// Four times 32 bits, Step bytes from one to the next: the fifth ones of 32 weights.
+template <int Step>
+void gather_fifth_bits(const std::uint8_t* p, B (&q)[4]) {
+    const __m256i byte_of_lane = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+    const __m256i bit_of_byte = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201));
+    for (int i = 0; i < 4; ++i) {
+        const __m256i repeated = _mm256_shuffle_epi8(four_bytes(p + i * Step).v, byte_of_lane);
+        const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(repeated, bit_of_byte), bit_of_byte);
+        q[i].v = _mm256_or_si256(q[i].v, _mm256_and_si256(is_set, _mm256_set1_epi8(16)));
+    }
 }
 
 }  // namespace

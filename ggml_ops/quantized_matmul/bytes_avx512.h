@@ -63,6 +63,19 @@ inline F spread_odd(F a) { return {_mm512_permutexvar_ps(pairs_of(1, 2), a.v)}; 
 inline I zero_sums() { return {_mm512_setzero_si512()}; }
 inline I dot(I sum, B a, B b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }
 inline I dot_wide(I sum, B a, B b) { return dot(sum, a, b); }
+
+// Of integers, shifted right, each in the first 32 bits of its 64-bit lane: eight, or of sixteen the even and odd ones.
+template <int Shift>
+I spread_starts(const std::int32_t* p) {
+    const __m256i eight_starts = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_cvtepu32_epi64(_mm256_srai_epi32(eight_starts, Shift))};
+}
+template <int Shift>
+void spread_starts(const std::int32_t* p, I& even, I& odd) {
+    const __m512i starts = _mm512_srai_epi32(_mm512_loadu_si512(p), Shift);
+    even.v = _mm512_maskz_mov_epi32(0x5555, starts);
+    odd.v = _mm512_srli_epi64(starts, 32);
+}
 inline B make_wide(B a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8(-128))}; }
 
 // Sums of pairs of products; at most 2 * 63 * 127 each.
@@ -102,6 +115,43 @@ inline void store_narrow(std::int8_t* p, I a) {
 
 inline __m512i low_nibbles(__m512i a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 inline __m512i high_nibbles(__m512i a) { return low_nibbles(_mm512_srli_epi16(a, 4)); }
+
+// Sixteen words.
+struct H {
+    __m256i v;
+};
+inline H to_words(__m128i bytes) { return {_mm256_cvtepi8_epi16(bytes)}; }
+inline H operator*(H a, int factor) { return {_mm256_mullo_epi16(a.v, _mm256_set1_epi16(static_cast<short>(factor)))}; }
+inline void store_words(void* p, H a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a.v); }
+// Sums of two products each; the lanes behind them are zero.
+inline I sums_of_products(H a, const std::int16_t* b) {
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b));
+    return {_mm512_zextsi256_si512(_mm256_madd_epi16(a.v, words))};
+}
+
+// Unsigned bytes plus a number.
+inline B raised(B a, int by) { return {_mm512_add_epi8(a.v, _mm512_set1_epi8(static_cast<char>(by)))}; }
+
+// Each of the 16 bytes of a lane selects one of a table, which every lane has of its own.
+inline B look_up(B tables, B index) { return {_mm512_shuffle_epi8(tables.v, index.v)}; }
+inline B repeat_lane(__m128i a) { return {_mm512_broadcast_i32x4(a)}; }
+// Of 16 scales, of 16 weights each, those of the i-th 64 weights: each fills a lane.
+inline B repeat_in_lanes(__m128i scales, int i) {
+    const __m512i lane = _mm512_set_epi64(0x0303030303030303, 0x0303030303030303, 0x0202020202020202,
+                                          0x0202020202020202, 0x0101010101010101, 0x0101010101010101, 0, 0);
+    const __m512i first = _mm512_set1_epi8(static_cast<char>(4 * i));
+    return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(scales), _mm512_add_epi8(lane, first))};
+}
+// Of lanes that a byte fills: this byte times each of eight numbers, twice, modulo 256.
+template <int C0, int C1, int C2, int C3, int C4, int C5, int C6, int C7>
+B multiples(B a) {
+    // The low byte of a word times the even number, and, moved up by eight bits, times the odd one.
+    const __m512i even = _mm512_broadcast_i32x4(_mm_setr_epi16(C0, C2, C4, C6, C0, C2, C4, C6));
+    const __m512i odd = _mm512_broadcast_i32x4(
+        _mm_setr_epi16(C1 * 256, C3 * 256, C5 * 256, C7 * 256, C1 * 256, C3 * 256, C5 * 256, C7 * 256));
+    const __m512i low = _mm512_and_si512(_mm512_mullo_epi16(a.v, even), _mm512_set1_epi16(0xFF));
+    return {_mm512_or_si512(low, _mm512_mullo_epi16(a.v, odd))};
+}
 
 // What follows unpacks 128 weights.
 
@@ -163,6 +213,50 @@ inline void gather_blocks(const std::uint8_t* p, std::int64_t step, B (&q)[2]) {
         const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 2 * i * step));
         const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + (2 * i + 1) * step));
         q[i].v = _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
+    }
+}
+
+// 32 bytes whose bits 2 j and 2 j + 1 are of the j-th 32 weights.
+inline void unpack_two_bits(const std::uint8_t* p, B (&q)[2]) {
+    const __m512i bits = twice(p), mask = _mm512_set1_epi8(3);
+    q[0].v = _mm512_and_si512(_mm512_srlv_epi16(bits, halves_of_words(0, 2)), mask);
+    q[1].v = _mm512_and_si512(_mm512_srlv_epi16(bits, halves_of_words(4, 6)), mask);
+}
+
+// 32 bytes whose bit j is the third of the j-th 32 weights; Half: bits 0 to 3 or 4 to 7.
+template <int Half>
+void add_third_bit(const std::uint8_t* p, B (&q)[2]) {
+    const __m512i bits = twice(p), mask = _mm512_set1_epi8(4);
+    const __m512i first =
+        Half == 0 ? _mm512_sllv_epi16(bits, halves_of_words(2, 1)) : _mm512_srlv_epi16(bits, halves_of_words(2, 3));
+    const __m512i second = _mm512_srlv_epi16(bits, Half == 0 ? halves_of_words(0, 1) : halves_of_words(4, 5));
+    q[0].v = _mm512_or_si512(q[0].v, _mm512_and_si512(first, mask));
+    q[1].v = _mm512_or_si512(q[1].v, _mm512_and_si512(second, mask));
+}
+
+// Four times 16 bytes, Step from one to the next: of 32 weights, the first 16 in their low nibbles and the others in
+// the high ones.
+template <int Step>
+void gather_nibbles(const std::uint8_t* p, B (&q)[2]) {
+    const __m512i shifts =
+        _mm512_set_epi64(0x0004000400040004, 0x0004000400040004, 0, 0, 0x0004000400040004, 0x0004000400040004, 0, 0);
+    for (int i = 0; i < 2; ++i) {
+        const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 2 * i * Step));
+        const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + (2 * i + 1) * Step));
+        const __m512i both = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(first), 0xFF00, second);
+        q[i].v = low_nibbles(_mm512_srlv_epi16(both, shifts));
+    }
+}
+
+// Four times 32 bits, Step bytes from one to the next: the fifth ones of 32 weights.
+template <int Step>
+void gather_fifth_bits(const std::uint8_t* p, B (&q)[2]) {
+    for (int i = 0; i < 2; ++i) {
+        std::uint32_t first, second;
+        std::memcpy(&first, p + 2 * i * Step, sizeof first);
+        std::memcpy(&second, p + (2 * i + 1) * Step, sizeof second);
+        const __mmask64 bits = first | std::uint64_t{second} << 32;
+        q[i].v = _mm512_mask_add_epi8(q[i].v, bits, q[i].v, _mm512_set1_epi8(16));
     }
 }
 

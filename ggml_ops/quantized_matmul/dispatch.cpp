@@ -25,10 +25,12 @@ std::size_t row_bytes(Format format, std::int64_t k) {
 }
 
 std::size_t column_bytes(Format format, std::int64_t k) {
-    const std::int64_t scales = k / activations_per_scale(row_of(format).activations);
-    const auto bytes = static_cast<std::size_t>(scales_offset(k) + floats_bytes(scales));
-    return (bytes + 63) / 64 * 64;
+    const std::int64_t bytes = row_of(format).activations == Activations::q8_k ? ColumnParts<Activations::q8_k>(k).end
+                                                                               : ColumnParts<Activations::q8_0>(k).end;
+    return static_cast<std::size_t>((bytes + 63) / 64 * 64);
 }
+
+std::int64_t column_blocks(std::int64_t k) { return blocks_of(k); }
 
 bool same_activations(Format a, Format b) { return row_of(a).activations == row_of(b).activations; }
 

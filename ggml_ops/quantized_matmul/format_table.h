@@ -9,13 +9,20 @@
 namespace quantized_matmul {
 
 enum class Format : int {
+    q4_0 = 2,
+    q4_1 = 3,
+    q5_0 = 6,
+    q5_1 = 7,
     q8_0 = 8,
+    q2_k = 10,
+    q3_k = 11,
     q4_k = 12,
     q5_k = 13,
     q6_k = 14,
     iq2_xxs = 16,
     iq2_xs = 17,
     iq3_xxs = 18,
+    iq4_nl = 20,
     iq3_s = 21,
     iq2_s = 22,
     iq4_xs = 23,
@@ -36,7 +43,13 @@ struct FormatRow {
 
 // clang-format off
 inline constexpr FormatRow format_table[] = {
+    {Format::q4_0, "Q4_0", Activations::q8_0, 32, 18},
+    {Format::q4_1, "Q4_1", Activations::q8_0, 32, 20},
+    {Format::q5_0, "Q5_0", Activations::q8_0, 32, 22},
+    {Format::q5_1, "Q5_1", Activations::q8_0, 32, 24},
     {Format::q8_0, "Q8_0", Activations::q8_0, 32, 34},
+    {Format::q2_k, "Q2_K", Activations::q8_k, 256, 84},
+    {Format::q3_k, "Q3_K", Activations::q8_k, 256, 110},
     {Format::q4_k, "Q4_K", Activations::q8_k, 256, 144},
     {Format::q5_k, "Q5_K", Activations::q8_k, 256, 176},
     {Format::q6_k, "Q6_K", Activations::q8_k, 256, 210},
@@ -45,6 +58,7 @@ inline constexpr FormatRow format_table[] = {
     {Format::iq3_xxs, "IQ3_XXS", Activations::q8_k, 256, 98},
     {Format::iq3_s, "IQ3_S", Activations::q8_k, 256, 110},
     {Format::iq2_s, "IQ2_S", Activations::q8_k, 256, 82},
+    {Format::iq4_nl, "IQ4_NL", Activations::q8_0, 32, 18},
     {Format::iq4_xs, "IQ4_XS", Activations::q8_k, 256, 136},
 };
 // clang-format on
@@ -59,9 +73,5 @@ constexpr const FormatRow* find_row(int type) {
 
 // For formats that have kernels.
 constexpr const FormatRow& row_of(Format format) { return *find_row(static_cast<int>(format)); }
-
-constexpr int activations_per_scale(Activations activations) {
-    return activations == Activations::q8_0 ? 32 : static_cast<int>(super_block);
-}
 
 }  // namespace quantized_matmul

@@ -1,6 +1,4 @@
-// GEMM, for large batches: some rows of weights become a panel of bytes, four of a row beside those of the next row, so
-// that a vector holds as many rows as it has lanes and a column's four bytes are the same for all of them. The panel
-// stays in the cache for all columns.
+// GEMM, for large batches: a panel of rows, which stays in the cache, times all columns, tile by tile.
 #pragma once
 
 #include <algorithm>
@@ -9,201 +7,231 @@
 
 #include "activations.h"
 #include "bytes.h"
-#include "formats/all.h"
+#include "panel.h"
 #include "quantized_matmul.h"
-#include "read_ahead.h"
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
 
-inline constexpr int panel_rows = tile_vectors * lanes;
-inline constexpr int panel_blocks = 8;  // super-blocks of each row: 64 or 32 KiB of bytes
-inline constexpr int max_scales = super_block / 16;
+// Lanes are rows of the panel.
+template <class T, int Columns>
+using Tile = T[tile_vectors][Columns];
 
-using PanelRow = float[panel_rows];
-
-struct Panel {
-    alignas(64) std::uint8_t q[panel_blocks][super_block / 4][panel_rows][4];
-    float scales[panel_blocks][max_scales][panel_rows];
-    float mins[panel_blocks][max_scales][panel_rows];
-    // A block of each row before it is transposed. Moving bits about, floats stand for any four bytes.
-    float row_q[panel_rows][super_block / 4];
-    float row_scales[panel_rows][max_scales];
-    float row_mins[panel_rows][max_scales];
-};
-
-constexpr std::size_t panel_bytes() { return sizeof(Panel); }
-
-// Columns of `row` become rows of `out`.
-template <int Columns, std::size_t Width>
-void transpose_rows(const float (&row)[panel_rows][Width], float (*out)[panel_rows]) {
-    for (int v = 0; v < panel_rows; v += lanes) {
-        for (int i = 0; i < Columns; i += lanes) {
-            F square[lanes];
-            for (int r = 0; r < lanes; ++r) square[r] = load(row[v + r] + i);
-            transpose(square);
-            for (int r = 0; r < std::min(lanes, Columns); ++r) store(out[i + r] + v, square[r]);
-        }
-    }
-}
-
-template <class Weights>
-void fill_row(const std::uint8_t* p, Panel& panel, int r) {
-    constexpr int count = super_block / Weights::values_per_scale;
-    const Weights weights(p);
-    B q[vectors];
-    weights.template unpack<0>(q);
-    for (int i = 0; i < vectors; ++i) store_bytes(panel.row_q[r] + i * (width / 4), q[i]);
-    weights.template unpack<1>(q);
-    for (int i = 0; i < vectors; ++i) store_bytes(panel.row_q[r] + (half_block + i * width) / 4, q[i]);
-    F floats[vectors_for(count)];
-    weights.scales(floats);
-    for (int i = 0; i < vectors_for(count); ++i) store(panel.row_scales[r] + i * lanes, floats[i]);
-    if constexpr (Weights::has_mins) {
-        weights.mins(floats);
-        for (int i = 0; i < vectors_for(count); ++i) store(panel.row_mins[r] + i * lanes, floats[i]);
-    }
-}
-
-// The blocks that the panel after this one takes of the same row, or of the row as far below as the panel is high.
-template <class Weights>
-std::int64_t next_panel_step(const Job& job, std::int64_t block) {
-    if (block + panel_blocks < job.k / super_block) return panel_blocks * super_block_bytes<Weights>();
-    return panel_rows * static_cast<std::int64_t>(job.row_step) - block * super_block_bytes<Weights>();
-}
-
-// Missing rows repeat the last one.
-template <class Weights>
-void fill_panel(const Job& job, std::int64_t row, std::int64_t block, std::int64_t blocks, Panel& panel) {
-    constexpr int count = super_block / Weights::values_per_scale;
-    const std::int64_t next = next_panel_step<Weights>(job, block);
-    for (std::int64_t b = 0; b < blocks; ++b) {
-        for (int r = 0; r < panel_rows; ++r) {
-            const std::int64_t at = std::min(row + r, job.rows - 1);
-            const std::uint8_t* const p = job.weights + at * job.row_step + (block + b) * super_block_bytes<Weights>();
-            read_ahead_of_panel(p + next, super_block_bytes<Weights>());
-            fill_row<Weights>(p, panel, r);
-        }
-        transpose_rows<super_block / 4>(panel.row_q, reinterpret_cast<PanelRow*>(panel.q[b]));
-        transpose_rows<count>(panel.row_scales, panel.scales[b]);
-        if constexpr (Weights::has_mins) transpose_rows<count>(panel.row_mins, panel.mins[b]);
-    }
-}
-
-template <class Weights>
-inline I dot_of(I sum, B a, B b) {
-    if constexpr (Weights::narrow) return dot(sum, a, b);
-    return dot_wide(sum, a, b);
-}
-
-// The sums over the values of one scale: lanes are rows.
-template <class Weights, int Columns>
-inline void dots(const std::uint8_t (*q)[panel_rows][4], const std::uint8_t* const (&x)[Columns],
-                 I (&sum)[tile_vectors][Columns]) {
-    constexpr int steps = Weights::values_per_scale / 4;
+template <int Columns, class T>
+void fill_tile(Tile<T, Columns>& tile, T value) {
     for (int v = 0; v < tile_vectors; ++v) {
-        for (int c = 0; c < Columns; ++c) sum[v][c] = zero_sums();
+        for (int c = 0; c < Columns; ++c) tile[v][c] = value;
     }
-    if constexpr (sums_in_lanes || !Weights::narrow) {
-        for (int s = 0; s < steps; ++s) {
+}
+
+// Adds the dot products of Values bytes of each row with each column: four bytes to a lane in one instruction.
+template <class Weights, int Values, int Columns>
+[[gnu::always_inline]] inline void add_dots(const std::uint8_t (*q)[panel_rows][4],
+                                            const std::uint8_t* const (&x)[Columns], Tile<I, Columns>& sum) {
+    constexpr int together = std::min(Values, 32);
+    for (int first = 0; first < Values; first += together) {
+        for (int s = 0; s < together / 4; ++s) {
             B w[tile_vectors];
-            for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[s][v * lanes]);
+            for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[first / 4 + s][v * lanes]);
             for (int c = 0; c < Columns; ++c) {
-                const B four = four_bytes(x[c] + arranged_offset(4 * s));
+                const B four = four_bytes(x[c] + arranged_offset(first) + arranged_offset(4 * s));
                 for (int v = 0; v < tile_vectors; ++v) sum[v][c] = dot_of<Weights>(sum[v][c], w[v], four);
             }
         }
-    } else {
-        // 2 * 2 * 63 * 127 < 2^15; longer sums of narrower bytes turned out slower.
-        constexpr int together = Weights::most <= 63 ? 2 : 1;
-        for (int first = 0; first < steps; first += together) {
-            B words[tile_vectors][Columns];
-            for (int s = first; s < first + together; ++s) {
-                B w[tile_vectors];
-                for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[s][v * lanes]);
-                for (int c = 0; c < Columns; ++c) {
-                    const B four = four_bytes(x[c] + arranged_offset(4 * s));
-                    for (int v = 0; v < tile_vectors; ++v) {
-                        const B sums = pairs(w[v], four);
-                        words[v][c] = s == first ? sums : add_pairs(words[v][c], sums);
-                    }
-                }
-            }
-            for (int v = 0; v < tile_vectors; ++v) {
-                for (int c = 0; c < Columns; ++c) sum[v][c] = sum[v][c] + widen(words[v][c]);
+    }
+}
+
+// Up to how many bytes the dot products fit 16 bits.
+template <class Weights>
+constexpr int values_in_words() {
+    constexpr int limit = 32767 / (2 * 127 * Weights::most) * 4;
+    return limit >= 32 ? 32 : limit >= 16 ? 16 : limit >= 8 ? 8 : 4;
+}
+
+// Sums of pairs, of pairs ..., in 16 bits; Values is at most values_in_words.
+template <int Values, int Columns>
+[[gnu::always_inline]] inline void pair_sums(const std::uint8_t (*q)[panel_rows][4],
+                                             const std::uint8_t* const (&x)[Columns], Tile<B, Columns>& words) {
+    for (int c = 0; c < Columns; ++c) {
+        const B four = four_bytes(x[c]);
+        for (int v = 0; v < tile_vectors; ++v) words[v][c] = pairs(load_bytes(q[0][v * lanes]), four);
+    }
+    for (int s = 1; s < Values / 4; ++s) {
+        B w[tile_vectors];
+        for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[s][v * lanes]);
+        for (int c = 0; c < Columns; ++c) {
+            const B four = four_bytes(x[c] + 4 * s);
+            for (int v = 0; v < tile_vectors; ++v) words[v][c] = add_pairs(words[v][c], pairs(w[v], four));
+        }
+    }
+}
+
+// Adds dot products of a group of Values bytes, times a scale in words; without one they are widened only.
+template <class Weights, int Values, int Columns>
+[[gnu::always_inline]] inline void add_words(const std::uint8_t (*q)[panel_rows][4],
+                                             const std::uint8_t* const (&x)[Columns], const float* scales,
+                                             Tile<I, Columns>& sum) {
+    constexpr int together = std::min(Values, values_in_words<Weights>());
+    for (int first = 0; first < Values; first += together) {
+        const std::uint8_t* at_first[Columns];
+        for (int c = 0; c < Columns; ++c) at_first[c] = x[c] + first;
+        Tile<B, Columns> words;
+        pair_sums<together, Columns>(q + first / 4, at_first, words);
+        for (int v = 0; v < tile_vectors; ++v) {
+            for (int c = 0; c < Columns; ++c) {
+                sum[v][c] = scales ? scaled(sum[v][c], words[v][c], load_bytes(scales + v * lanes))
+                                   : now(sum[v][c] + widen(words[v][c]));
             }
         }
     }
 }
 
-// One tile of the result: the rows of the panel times some columns, over the blocks of the panel. Adds to `total`.
+// The sums over the values of one scale.
 template <class Weights, int Columns>
-void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
-                   const std::uint8_t* const (&columns)[Columns], std::int64_t k, float (&total)[Columns][panel_rows]) {
-    constexpr int count = super_block / Weights::values_per_scale;
-    for (std::int64_t b = 0; b < blocks; ++b) {
-        const ColumnOffsets at = offsets_of<Weights>(k, block + b);
-        F sum[tile_vectors][Columns];
-        for (int v = 0; v < tile_vectors; ++v) {
-            for (int c = 0; c < Columns; ++c) sum[v][c] = zero();
+[[gnu::always_inline]] inline void group_sums(const std::uint8_t (*q)[panel_rows][4],
+                                              const std::uint8_t* const (&x)[Columns],
+                                              const std::int32_t* const (&starts)[Columns], int group,
+                                              Tile<I, Columns>& sum) {
+    using Kept = PanelOf<Weights>;
+    constexpr int values = Kept::values_per_scale;
+    for (int c = 0; c < Columns; ++c) {
+        const I start = Kept::starts_below ? set(starts[c][group]) : zero_sums();
+        for (int v = 0; v < tile_vectors; ++v) sum[v][c] = start;
+    }
+    const std::uint8_t* of_group[Columns];
+    for (int c = 0; c < Columns; ++c) of_group[c] = x[c] + arranged_offset(group * values);
+    const auto* const q_of_group = q + group * (values / 4);
+    if constexpr (sums_in_lanes || !Weights::narrow) add_dots<Weights, values, Columns>(q_of_group, of_group, sum);
+    else add_words<Weights, values, Columns>(q_of_group, of_group, nullptr, sum);
+}
+
+// Adds the dot product of the mins and the column's sums, times the factor of the mins.
+template <class Weights, int Columns>
+[[gnu::always_inline]] inline void add_mins(const Panel& panel, std::int64_t b,
+                                            const std::int16_t* const (&minus_sums)[Columns], Tile<F, Columns>& sum) {
+    Tile<I, Columns> products;
+    fill_tile<Columns>(products, zero_sums());
+    for (int j = 0; j < PanelOf<Weights>::mins; ++j) {
+        for (int c = 0; c < Columns; ++c) {
+            const B two_words = four_bytes(minus_sums[c] + 2 * j);
+            for (int v = 0; v < tile_vectors; ++v) {
+                products[v][c] = scaled(products[v][c], load_bytes(panel.mins[b][j] + v * lanes), two_words);
+            }
         }
-        for (int j = 0; j < count; ++j) {
-            const std::uint8_t* x[Columns];
-            const std::int64_t first = at.q + arranged_offset(j * Weights::values_per_scale);
-            for (int c = 0; c < Columns; ++c) x[c] = columns[c] + first;
-            I integers_sum[tile_vectors][Columns];
-            dots<Weights, Columns>(&panel.q[b][j * (Weights::values_per_scale / 4)], x, integers_sum);
+    }
+    for (int v = 0; v < tile_vectors; ++v) {
+        const F factor = load(panel.min_factor[b] + v * lanes);
+        for (int c = 0; c < Columns; ++c) sum[v][c] = fma(to_float(products[v][c]), factor, sum[v][c]);
+    }
+}
+
+// The rows of the panel times some columns, over one super-block. Adds to `total`.
+template <class Weights, int Columns>
+[[gnu::always_inline]] inline void multiply_block(const Panel& panel, std::int64_t b, std::int64_t block,
+                                                  const ColumnParts<Activations::q8_k>& parts,
+                                                  const std::uint8_t* const (&columns)[Columns],
+                                                  Tile<F, Columns>& total) {
+    using Kept = PanelOf<Weights>;
+    const std::uint8_t* x[Columns];
+    const std::int32_t* starts[Columns];
+    const std::int16_t* minus_sums[Columns];
+    for (int c = 0; c < Columns; ++c) {
+        x[c] = columns[c] + block * super_block;
+        starts[c] = at<std::int32_t>(columns[c], Kept::scales == 16  ? parts.starts_of_16
+                                                 : Kept::scales == 8 ? parts.starts_of_32
+                                                                     : parts.starts_of_256) +
+                    block * Kept::scales;
+        minus_sums[c] = Kept::values_per_min == 16 ? at<std::int16_t>(columns[c], parts.minus_sums_of_16) + block * 16
+                                                   : at<std::int16_t>(columns[c], parts.minus_sums_of_32) + block * 8;
+    }
+    Tile<F, Columns> sum;
+    Tile<I, Columns> integer_sum;
+    if constexpr (Kept::folded || Kept::integer_scales) {
+        if constexpr (Kept::folded) {
+            group_sums<Weights, Columns>(panel.q[b], x, starts, 0, integer_sum);
+        } else {
+            fill_tile<Columns>(integer_sum, zero_sums());
+            for (int j = 0; j < Kept::scales; ++j) {
+                const std::uint8_t* of_group[Columns];
+                for (int c = 0; c < Columns; ++c) of_group[c] = x[c] + j * Kept::values_per_scale;
+                add_words<Weights, Kept::values_per_scale, Columns>(panel.q[b] + j * (Kept::values_per_scale / 4),
+                                                                    of_group, panel.scales[b][j], integer_sum);
+            }
+        }
+        for (int v = 0; v < tile_vectors; ++v) {
+            const F factor = load(panel.factor[b] + v * lanes);
+            for (int c = 0; c < Columns; ++c) sum[v][c] = to_float(integer_sum[v][c]) * factor;
+        }
+    } else {
+        fill_tile<Columns>(sum, zero());
+        for (int j = 0; j < Kept::scales; ++j) {
+            group_sums<Weights, Columns>(panel.q[b], x, starts, j, integer_sum);
             for (int v = 0; v < tile_vectors; ++v) {
                 const F scale = load(panel.scales[b][j] + v * lanes);
-                for (int c = 0; c < Columns; ++c) {
-                    if constexpr (column_scale_of_32<Weights>) {
-                        const F both = scale * set(floats_at(columns[c], at.scale)[j]);
-                        sum[v][c] = fma(to_float(integers_sum[v][c]), both, sum[v][c]);
-                    } else {
-                        sum[v][c] = fma(to_float(integers_sum[v][c]), scale, sum[v][c]);
-                    }
-                }
+                for (int c = 0; c < Columns; ++c) sum[v][c] = fma(to_float(integer_sum[v][c]), scale, sum[v][c]);
             }
         }
+    }
+    if constexpr (Kept::min_pairs) add_mins<Weights, Columns>(panel, b, minus_sums, sum);
+    for (int c = 0; c < Columns; ++c) {
+        const F scale = set(at<float>(columns[c], parts.scales)[block]);
+        for (int v = 0; v < tile_vectors; ++v) total[v][c] = fma(sum[v][c], scale, total[v][c]);
+    }
+}
+
+template <class Weights, int Columns>
+[[gnu::always_inline]] inline void multiply_block(const Panel& panel, std::int64_t b, std::int64_t block,
+                                                  const ColumnParts<Activations::q8_0>& parts,
+                                                  const std::uint8_t* const (&columns)[Columns],
+                                                  Tile<F, Columns>& total) {
+    using Kept = PanelOf<Weights>;
+    const std::uint8_t* x[Columns];
+    const std::int32_t* starts[Columns];
+    for (int c = 0; c < Columns; ++c) {
+        x[c] = columns[c] + block * super_block;
+        starts[c] = at<std::int32_t>(columns[c], parts.starts_of_32) + block * 8;
+    }
+    for (int j = 0; j < 8; ++j) {
+        Tile<I, Columns> integer_sum;
+        group_sums<Weights, Columns>(panel.q[b], x, starts, j, integer_sum);
         for (int c = 0; c < Columns; ++c) {
+            const F column_scale = set(at<float>(columns[c], parts.scales)[block * 8 + j]);
             for (int v = 0; v < tile_vectors; ++v) {
-                F result = load(total[c] + v * lanes);
-                if constexpr (column_scale_of_32<Weights>) {
-                    result = result + sum[v][c];
-                } else {
-                    result = fma(sum[v][c], set(*floats_at(columns[c], at.scale)), result);
-                }
-                sum[v][c] = result;
+                const F both = load(panel.scales[b][j] + v * lanes) * column_scale;
+                total[v][c] = fma(to_float(integer_sum[v][c]), both, total[v][c]);
             }
         }
-        if constexpr (Weights::has_mins) {
-            for (int j = 0; j < count; ++j) {
+        if constexpr (Kept::float_mins) {
+            for (int c = 0; c < Columns; ++c) {
+                const F minus_sum = set(at<float>(columns[c], parts.minus_sums)[block * 8 + j]);
                 for (int v = 0; v < tile_vectors; ++v) {
-                    const F minimum = -load(panel.mins[b][j] + v * lanes);
-                    for (int c = 0; c < Columns; ++c) {
-                        sum[v][c] = fma(minimum, set(floats_at(columns[c], at.sums)[j]), sum[v][c]);
-                    }
+                    total[v][c] = fma(load(panel.mins[b][j] + v * lanes), minus_sum, total[v][c]);
                 }
             }
-        }
-        for (int c = 0; c < Columns; ++c) {
-            for (int v = 0; v < tile_vectors; ++v) store(total[c] + v * lanes, sum[v][c]);
         }
     }
 }
 
+// One tile of the result: the rows of the panel times some columns, over the blocks of the panel.
 template <class Weights, int Columns>
 void gemm_columns(const Job& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
                   std::int64_t column) {
+    const ColumnParts<activations_of<Weights>> parts(job.k);
     const std::uint8_t* columns[Columns];
     for (int c = 0; c < Columns; ++c) columns[c] = job.columns[column + c];
     const auto size = static_cast<std::size_t>(std::min<std::int64_t>(panel_rows, job.rows - row)) * sizeof(float);
-    alignas(64) float total[Columns][panel_rows] = {};
-    if (block > 0) {
-        for (int c = 0; c < Columns; ++c) std::memcpy(total[c], job.out[column + c] + row, size);
+    alignas(64) float out[panel_rows] = {};
+    Tile<F, Columns> total;
+    fill_tile<Columns>(total, zero());
+    for (int c = 0; c < Columns && block > 0; ++c) {
+        std::memcpy(out, job.out[column + c] + row, size);
+        for (int v = 0; v < tile_vectors; ++v) total[v][c] = load(out + v * lanes);
     }
-    multiply_tile<Weights, Columns>(panel, block, blocks, columns, job.k, total);
-    for (int c = 0; c < Columns; ++c) std::memcpy(job.out[column + c] + row, total[c], size);
+    for (std::int64_t b = 0; b < blocks; ++b) multiply_block<Weights>(panel, b, block + b, parts, columns, total);
+    for (int c = 0; c < Columns; ++c) {
+        for (int v = 0; v < tile_vectors; ++v) store(out + v * lanes, total[v][c]);
+        std::memcpy(job.out[column + c] + row, out, size);
+    }
 }
 
 // A tile of `count` columns, at most `Columns`.
@@ -220,7 +248,7 @@ void gemm_tile(const Job& job, const Panel& panel, std::int64_t row, std::int64_
 template <class Weights>
 void gemm(const Job& job) {
     Panel& panel = *reinterpret_cast<Panel*>(job.scratch);
-    const std::int64_t all_blocks = job.k / super_block;
+    const std::int64_t all_blocks = blocks_of(job.k);
     const std::int64_t tiles = (job.batch_size + tile_columns - 1) / tile_columns;
     for (std::int64_t row = 0; row < job.rows; row += panel_rows) {
         for (std::int64_t block = 0; block < all_blocks; block += panel_blocks) {

@@ -1,16 +1,12 @@
 // The kernels of one target. Its source file defines SIMD_TARGET and SIMD_VECTOR (see simd/vector.h), MATMUL_BYTES and
-// MATMUL_GEMV, the header of its kernel for small batches, and includes this.
+// MATMUL_BLOCK, the header of how GEMV multiplies a super-block, and includes this.
 #pragma once
-
-#if !defined(MATMUL_GEMV)
-#define MATMUL_GEMV "gemv.h"
-#endif
 
 #include "formats/all.h"
 #include "gemm.h"
+#include "gemv.h"
 #include "quantize_activations.h"
 #include "quantized_matmul.h"
-#include MATMUL_GEMV
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {

@@ -1,7 +1,9 @@
 // Columns of activations to 8 bits, as quantize_row_q8_K_ref and quantize_row_q8_0 of ggml do.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "activations.h"
 #include "bytes.h"
@@ -12,50 +14,93 @@ namespace {
 
 inline float as_fp16(float a) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtps_ph(_mm_set_ss(a), 0))); }
 
-// `Count` values with one scale, which is returned.
-template <int Count>
-float quantize_block(const float* x, std::int8_t* q, float* sums_of_32, float* sums_of_16) {
+inline float largest_of(const float* x, int count) {
     F most = zero();
-    for (int i = 0; i < Count; i += lanes) most = max(abs(load(x + i)), most);
-    const float amax = largest(most);
-    const float inverse = amax > 0.F ? 127.F / amax : 0.F;
-    float scale = 0.F;
-    if (amax > 0.F) scale = Count == 32 ? as_fp16(amax / 127.F) : 1.F / inverse;
-    for (int i = 0; i < Count; i += 32) {
-        I sum[2] = {zero_sums(), zero_sums()};
-        for (int j = 0; j < 32; j += lanes) {
-            const I rounded_x = rounded(load(x + i + j) * set(inverse));
-            store_narrow(q + i + j, rounded_x);
-            sum[j / 16] = sum[j / 16] + rounded_x;
-        }
-        const std::int32_t first = total(sum[0]), second = total(sum[1]);
-        *sums_of_16++ = scale * static_cast<float>(first);
-        *sums_of_16++ = scale * static_cast<float>(second);
-        *sums_of_32++ = scale * static_cast<float>(first + second);
+    for (int i = 0; i < count; i += lanes) most = max(abs(load(x + i)), most);
+    return largest(most);
+}
+
+// 32 values times `inverse`, rounded; the sums of the first and of the last 16.
+inline void round_32(const float* x, float inverse, std::int8_t* q, std::int32_t (&sums)[2]) {
+    I sum[2] = {zero_sums(), zero_sums()};
+    for (int j = 0; j < 32; j += lanes) {
+        const I rounded_x = rounded(load(x + j) * set(inverse));
+        store_narrow(q + j, rounded_x);
+        sum[j / 16] = sum[j / 16] + rounded_x;
     }
-    return scale;
+    for (int i = 0; i < 2; ++i) sums[i] = total(sum[i]);
+}
+
+inline void quantize_block(const float* x, std::int64_t block, const ColumnParts<Activations::q8_k>& parts,
+                           std::uint8_t* column) {
+    const float amax = largest_of(x, super_block);
+    const float inverse = amax > 0.F ? 127.F / amax : 0.F;
+    auto* const q = reinterpret_cast<std::int8_t*>(column) + block * super_block;
+    auto* const minus_16 = reinterpret_cast<std::int16_t*>(column + parts.minus_sums_of_16) + block * 16;
+    auto* const minus_32 = reinterpret_cast<std::int16_t*>(column + parts.minus_sums_of_32) + block * 8;
+    auto* const starts_16 = reinterpret_cast<std::int32_t*>(column + parts.starts_of_16) + block * 16;
+    auto* const starts_32 = reinterpret_cast<std::int32_t*>(column + parts.starts_of_32) + block * 8;
+    std::int32_t all = 0;
+    for (int i = 0; i < 8; ++i) {
+        std::int32_t sums[2];
+        round_32(x + 32 * i, inverse, q + 32 * i, sums);
+        for (int j = 0; j < 2; ++j) {
+            minus_16[2 * i + j] = static_cast<std::int16_t>(-sums[j]);
+            starts_16[2 * i + j] = -128 * sums[j];
+        }
+        minus_32[i] = static_cast<std::int16_t>(-sums[0] - sums[1]);
+        starts_32[i] = -128 * (sums[0] + sums[1]);
+        all += sums[0] + sums[1];
+    }
+    reinterpret_cast<std::int32_t*>(column + parts.starts_of_256)[block] = -128 * all;
+    reinterpret_cast<float*>(column + parts.scales)[block] = amax > 0.F ? 1.F / inverse : 0.F;
+}
+
+inline void quantize_block(const float* x, std::int64_t block, const ColumnParts<Activations::q8_0>& parts,
+                           std::uint8_t* column) {
+    for (int i = 0; i < 8; ++i) {
+        const float amax = largest_of(x + 32 * i, 32);
+        const float scale = as_fp16(amax / 127.F);
+        const std::int64_t to = block * 8 + i;
+        std::int32_t sums[2];
+        round_32(x + 32 * i, amax > 0.F ? 127.F / amax : 0.F, reinterpret_cast<std::int8_t*>(column) + 32 * to, sums);
+        reinterpret_cast<std::int32_t*>(column + parts.starts_of_32)[to] = -128 * (sums[0] + sums[1]);
+        reinterpret_cast<float*>(column + parts.scales)[to] = scale;
+        reinterpret_cast<float*>(column + parts.minus_sums)[to] = -scale * static_cast<float>(sums[0] + sums[1]);
+    }
 }
 
 // A super-block in the order that the target multiplies it.
-inline void arrange_block(std::int8_t* q) {
+inline void arrange_block(std::uint8_t* q) {
     B block[super_block / width];
     for (int i = 0; i < super_block / width; ++i) block[i] = load_bytes(q + i * width);
     arrange(block);
     for (int i = 0; i < super_block / width; ++i) store_bytes(q + i * width, block[i]);
 }
 
+// Blocks first <= b < last; behind the values of x the last one has zeros.
+template <Activations Kind>
+void quantize_blocks(std::int64_t k, const float* x, std::int64_t first, std::int64_t last, std::uint8_t* column) {
+    const ColumnParts<Kind> parts(k);
+    for (std::int64_t b = first; b < last; ++b) {
+        const std::int64_t count = std::min(super_block, k - b * super_block);
+        if (count == super_block) {
+            quantize_block(x + b * super_block, b, parts, column);
+        } else {
+            float padded[super_block] = {};
+            std::memcpy(padded, x + b * super_block, static_cast<std::size_t>(count) * sizeof(float));
+            quantize_block(padded, b, parts, column);
+        }
+        arrange_block(column + b * super_block);
+    }
+}
+
 inline void quantize_activations(Format format, std::int64_t k, const float* x, std::int64_t first, std::int64_t last,
                                  std::uint8_t* column) {
-    auto* q = reinterpret_cast<std::int8_t*>(column);
-    auto* sums_of_32 = reinterpret_cast<float*>(column + sums_offset(k, 32));
-    auto* sums_of_16 = reinterpret_cast<float*>(column + sums_offset(k, 16));
-    auto* scales = reinterpret_cast<float*>(column + scales_offset(k));
-    const std::int64_t step = activations_per_scale(row_of(format).activations);
-    for (std::int64_t at = first * super_block; at < last * super_block; at += step) {
-        const auto quantize_one = step == 32 ? quantize_block<32> : quantize_block<super_block>;
-        scales[at / step] = quantize_one(x + at, q + at, sums_of_32 + at / 32, sums_of_16 + at / 16);
+    switch (row_of(format).activations) {
+        case Activations::q8_k: return quantize_blocks<Activations::q8_k>(k, x, first, last, column);
+        case Activations::q8_0: return quantize_blocks<Activations::q8_0>(k, x, first, last, column);
     }
-    for (std::int64_t block = first; block < last; ++block) arrange_block(q + block * super_block);
 }
 
 }  // namespace

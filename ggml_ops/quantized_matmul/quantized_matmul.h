@@ -4,7 +4,8 @@
 //   out[c][r] = sum over i < k of weight(r, i) * column(c, i)
 //
 // Weights keep the layout of the file. Columns are first quantized to 8 bits (`Activations`) as ggml does, so that the
-// result differs from ggml's only by the order of the sums.
+// result differs from ggml's only by the order of the sums. (For Q4_1 and Q5_1, ggml also rounds sums of the columns to
+// FP16.)
 #pragma once
 
 #include <cstddef>
@@ -18,7 +19,7 @@ namespace quantized_matmul {
 // Rows of weights times a batch of columns, which `quantize` has written.
 struct Job {
     Format format;
-    std::int64_t k;
+    std::int64_t k;               // a multiple of the format's block
     const std::uint8_t* weights;  // the first row
     std::size_t row_step;         // bytes from one row to the next
     std::int64_t rows;
@@ -31,6 +32,8 @@ struct Job {
 // Bytes of a row of weights, and of a quantized column: the 8-bit values, their sums, the scales.
 std::size_t row_bytes(Format format, std::int64_t k);
 std::size_t column_bytes(Format format, std::int64_t k);
+// Blocks of 256 values of a column; the last one may be incomplete.
+std::int64_t column_blocks(std::int64_t k);
 // Whether two formats share the quantized form of the columns.
 bool same_activations(Format a, Format b);
 

@@ -1,7 +1,7 @@
 #define SIMD_TARGET avx2
 #define SIMD_VECTOR "vector_avx2.h"
 #define MATMUL_BYTES "bytes_avx2.h"
-#define MATMUL_GEMV "gemv.h"
+#define MATMUL_BLOCK "block.h"
 #define MATMUL_GRIDS "entries_avx2.h"
 #include "kernels.h"
 

@@ -1,7 +1,7 @@
 #define SIMD_TARGET avx512vbmi
 #define SIMD_VECTOR "vector_avx512.h"
 #define MATMUL_BYTES "bytes_avx512.h"
-#define MATMUL_GEMV "gemv_avx512.h"
+#define MATMUL_BLOCK "block_avx512.h"
 #define MATMUL_GRIDS "entries_avx512vbmi.h"
 #include "kernels.h"
 

@@ -3,7 +3,7 @@
 #define MATMUL_BYTES "bytes_avx2.h"
 #define MATMUL_GRIDS "entries_avx2.h"
 #define MATMUL_VNNI
-#define MATMUL_GEMV "gemv.h"
+#define MATMUL_BLOCK "block.h"
 #include "kernels.h"
 
 #include "../simd/cpu.h"

@@ -6,6 +6,7 @@ The quantizers give the bytes of the kernels; the other twins compute in float64
 from qwen35_gguf.ggml_ops.reference.attention import attention
 from qwen35_gguf.ggml_ops.reference.delta_net import causal_conv1d_silu, gated_delta_rule
 from qwen35_gguf.ggml_ops.reference.matmul import (
+    BLOCKS_OF_32,
     dequantize_activations,
     float_mul_mat,
     mul_mat,
@@ -15,6 +16,7 @@ from qwen35_gguf.ggml_ops.reference.matmul import (
 from qwen35_gguf.ggml_ops.reference.quantize import FORMATS, quantize
 
 __all__ = [
+    "BLOCKS_OF_32",
     "FORMATS",
     "attention",
     "causal_conv1d_silu",

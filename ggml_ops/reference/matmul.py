@@ -11,24 +11,27 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Their columns have one scale for 32 values, in FP16 (Q8_0); those of the other types one for 256 (Q8_K).
+BLOCKS_OF_32 = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"})
+
 
 def quantize_activations(x: Array, type: str) -> tuple[Array, Array]:  # noqa: A002 (ggml's word)
     """Round activations to signed bytes, as ggml does before it multiplies them with weights of a type.
 
     Args:
         x: (batch, k) float32.
-        type: of the weights. With Q8_0 there is one scale for 32 values, in FP16 (Q8_0); with the other types one for
-            256, in float32 (Q8_K).
+        type: of the weights. With a type of BLOCKS_OF_32 there is one scale for 32 values, in FP16; with the other
+            types one for 256, in float32.
 
     Returns:
         values: (batch, k) int8; scales: (batch, k / 32 or k / 256) float32.
 
     """
-    is_q8_0 = type == "Q8_0"
-    blocks = x.reshape(len(x), -1, 32 if is_q8_0 else 256)
+    of_32 = type in BLOCKS_OF_32
+    blocks = x.reshape(len(x), -1, 32 if of_32 else 256)
     most = np.abs(blocks).max(axis=2)
     inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
-    if is_q8_0:
+    if of_32:
         scales = (most / np.float32(127)).astype(np.float16).astype(np.float32)
     else:
         scales = np.divide(np.float32(1), inverse, out=np.zeros_like(most), where=most > 0)

@@ -16,7 +16,23 @@ from qwen35_gguf.ggml_ops import _native, reference
 
 Array = np.ndarray[Any, Any]
 
-FORMATS = ["Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS"]
+# Where the bytes of a block are that may have any value (d and dmin may not), and how many bytes it has.
+BLOCKS = {
+    "Q4_0": ((2, 18), 18),
+    "Q4_1": ((4, 20), 20),
+    "Q5_0": ((2, 22), 22),
+    "Q5_1": ((4, 24), 24),
+    "Q8_0": ((2, 34), 34),
+    "IQ4_NL": ((2, 18), 18),
+    "Q2_K": ((0, 80), 84),
+    "Q3_K": ((0, 108), 110),
+    "Q4_K": ((4, 144), 144),
+    "Q5_K": ((4, 176), 176),
+    "Q6_K": ((0, 208), 210),
+    "IQ4_XS": ((2, 136), 136),
+}
+FORMATS = list(BLOCKS)
+OF_32 = sorted(reference.BLOCKS_OF_32)
 COLUMNS = [*range(1, 14), 31, 33]
 TOLERANCE = 2e-6  # of the sum without its signs: the same terms in another order
 
@@ -77,11 +93,10 @@ def test_as_many_columns_as_a_long_prompt_has(name: str, target: str) -> None:
 @pytest.mark.parametrize("columns", [1, 9])
 def test_extreme_weights_do_not_saturate(name: str, columns: int, target: str) -> None:
     """Every byte of the file at its largest, against activations that are all at 127 or -127."""
+    (first, last), size = BLOCKS[name]
     for fill in (0xFF, 0x7F, 0x80, 0x00):
         packed, x = make(name, 33, columns, 512)
-        quants = {"Q4_K": (16, 144), "Q5_K": (16, 176), "Q6_K": (0, 208), "Q8_0": (2, 34), "IQ4_XS": (2, 136)}[name]
-        size = 34 if name == "Q8_0" else packed.shape[1] // 2
-        packed.reshape(-1, size)[:, quants[0] : quants[1]] = fill
+        packed.reshape(-1, size)[:, first:last] = fill
         if name == "Q8_0":
             packed.reshape(-1, size)[:, 2] = 127  # as every block has one
         if name in ("Q4_K", "Q5_K"):
@@ -89,6 +104,27 @@ def test_extreme_weights_do_not_saturate(name: str, columns: int, target: str) -
         for sign in (1, -1):
             x[:] = np.where(np.arange(512) % 3 == 0, -sign, sign)
             assert_close(multiply(packed, name, x, target), expected(packed, name, x))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_bit_of_a_block_counts(name: str, target: str) -> None:
+    """Random bytes, all but d and dmin: as no quantizer writes them, but as a file may have them."""
+    (first, last), size = BLOCKS[name]
+    packed, x = make(name, 40, 7, 768)
+    random = np.random.default_rng(2)
+    packed.reshape(-1, size)[:, first:last] = random.integers(0, 256, (packed.size // size, last - first))
+    wanted = expected(packed, name, x)
+    for columns in (1, 7):
+        assert_close(multiply(packed, name, x[:columns], target), wanted)
+
+
+@pytest.mark.parametrize("name", OF_32)
+@pytest.mark.parametrize("k", [32, 224, 288, 1056])
+def test_rows_may_end_within_a_super_block(name: str, k: int, target: str) -> None:
+    packed, x = make(name, 35, 8, k)
+    wanted = expected(packed, name, x)
+    for columns in (1, 3, 8):
+        assert_close(multiply(packed, name, x[:columns], target), wanted)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -123,8 +159,8 @@ def test_a_column_does_not_depend_on_its_neighbours(name: str, target: str) -> N
 def test_targets_agree(name: str, rows: int, columns: int, blocks: int, scale: float, seed: int) -> None:
     packed, x = make(name, rows, columns, 256 * blocks, seed)
     x *= np.float32(10**scale)
-    # In Q8_0 the scale of 32 activations is FP16, in ggml as here: beyond its range there is nothing to compare with.
-    assume(name != "Q8_0" or np.abs(x).max() / 127 <= np.finfo(np.float16).max)
+    # One scale of 32 activations is FP16, in ggml as here: beyond its range there is nothing to compare with.
+    assume(name not in reference.BLOCKS_OF_32 or np.abs(x).max() / 127 <= np.finfo(np.float16).max)
     wanted = expected(packed, name, x)
     for target in _native.mul_mat_targets():
         assert_close(multiply(packed, name, x, target), wanted)
@@ -137,7 +173,7 @@ def test_shapes_that_do_not_match_are_named() -> None:
         multiply(packed, "Q5_K", x, target)
     with pytest.raises(ValueError, match="out"):
         _native.mul_mat(packed, "Q4_K", x, np.zeros((2, 5), np.float32), target)
-    with pytest.raises(ValueError, match="Q2_K"):
-        multiply(packed, "Q2_K", x, target)
+    with pytest.raises(ValueError, match="TQ1_0"):
+        multiply(packed, "TQ1_0", x, target)
     with pytest.raises(ValueError, match="no such"):
         multiply(packed, "Q4_K", x, "no such")

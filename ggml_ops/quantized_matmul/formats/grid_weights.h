@@ -32,8 +32,9 @@ struct GridWeights {
     static constexpr int values_per_scale = Layout::values_per_scale;
     static constexpr bool narrow = true;
     static constexpr int most = 2 * Layout::offset;
-    static constexpr bool has_mins = true;
-    static constexpr int count = static_cast<int>(super_block) / values_per_scale;
+    static constexpr int offset = Layout::offset;
+    static constexpr bool has_mins = false;
+    static constexpr bool folds = false;
 
     float d;
     __m128i integers;
@@ -46,10 +47,8 @@ struct GridWeights {
     void unpack(B (&q)[vectors]) const {
         entries.template unpack<Half>(q);
     }
-    __m128i scales_of_16() const { return count == 16 ? integers : _mm_unpacklo_epi8(integers, integers); }
+    __m128i integer_scales() const { return integers; }
     float factor() const { return d; }
-    void scales(F (&s)[vectors_for(count)]) const { to_floats<count>(integers, d, s); }
-    void mins(F (&m)[vectors_for(count)]) const { to_floats<count>(integers, d * Layout::offset, m); }
 };
 
 }  // namespace

@@ -12,7 +12,9 @@ struct IQ4XS {
     static constexpr Format format = Format::iq4_xs;
     static constexpr int values_per_scale = 32;
     static constexpr bool narrow = false;
-    static constexpr bool has_mins = wide_is_unsigned;
+    static constexpr int offset = wide_offset;
+    static constexpr bool has_mins = false;
+    static constexpr bool folds = false;
 
     const std::uint8_t* p;
 
@@ -22,7 +24,7 @@ struct IQ4XS {
     void unpack(B (&q)[vectors]) const {
         look_up_nibbles(p + 8 + 64 * Half, iq4_table(), q);
     }
-    __m128i scales_of_32() const {
+    __m128i integer_scales() const {
         std::uint16_t high;
         std::uint32_t low;
         std::memcpy(&high, p + 2, sizeof high);
@@ -37,8 +39,6 @@ struct IQ4XS {
         return _mm_sub_epi8(six, _mm_set_epi64x(0, 0x2020202020202020));
     }
     float factor() const { return fp16_at(p); }
-    void scales(F (&s)[1]) const { to_floats<8>(scales_of_32(), factor(), s); }
-    void mins(F (&m)[1]) const { to_floats<8>(scales_of_32(), 128.F * factor(), m); }
 };
 
 }  // namespace

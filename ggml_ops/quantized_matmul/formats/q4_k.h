@@ -16,7 +16,7 @@ inline SixBitScales unpack_scales(const std::uint8_t* p) {
     std::memcpy(w, p, sizeof w);
     const auto join = [](std::uint32_t first, std::uint32_t low, std::uint32_t high) {
         const std::uint32_t second = (low & 0x0F0F0F0FU) | ((high >> 2) & 0x30303030U);
-        return _mm_cvtsi64_si128(static_cast<long long>((first & 0x3F3F3F3FU) | std::uint64_t{second} << 32));
+        return eight_bytes((first & 0x3F3F3F3FU) | std::uint64_t{second} << 32);
     };
     return {join(w[0], w[2], w[0]), join(w[1], w[2] >> 4, w[1])};
 }
@@ -26,8 +26,11 @@ struct FourOrFiveBits {
     static constexpr Format format = Bits == 5 ? Format::q5_k : Format::q4_k;
     static constexpr int values_per_scale = 32;
     static constexpr bool narrow = true;
-    static constexpr int most = Bits == 5 ? 31 : 15;
+    static constexpr int most = (1 << Bits) - 1;
+    static constexpr int offset = 0;
     static constexpr bool has_mins = true;
+    static constexpr int values_per_min = 32;
+    static constexpr bool folds = false;
 
     const std::uint8_t* p;
     SixBitScales six_bit;
@@ -39,10 +42,10 @@ struct FourOrFiveBits {
         unpack_nibbles(p + super_block_bytes<FourOrFiveBits>() - 128 + 64 * Half, q);
         if constexpr (Bits == 5) add_fifth_bit<Half>(p + 16, q);
     }
-    __m128i scales_of_16() const { return _mm_unpacklo_epi8(six_bit.scales, six_bit.scales); }
+    __m128i integer_scales() const { return six_bit.scales; }
     float factor() const { return fp16_at(p); }
-    void scales(F (&s)[1]) const { to_floats<8>(six_bit.scales, fp16_at(p), s); }
-    void mins(F (&m)[1]) const { to_floats<8>(six_bit.mins, fp16_at(p + 2), m); }
+    __m128i integer_mins() const { return six_bit.mins; }
+    float min_factor() const { return fp16_at(p + 2); }
 };
 using Q4K = FourOrFiveBits<4>;
 

@@ -1,5 +1,4 @@
-// Q6_K: 128 bytes of low bits, 64 of high bits, 16 signed scales, d. The bytes are 32 above the weights.
-// Layout: ggml-common.h.
+// Q6_K: 128 bytes of low bits, 64 of high bits, 16 signed scales, d. Layout: ggml-common.h.
 #pragma once
 
 #include "unpack.h"
@@ -12,7 +11,9 @@ struct Q6K {
     static constexpr int values_per_scale = 16;
     static constexpr bool narrow = true;
     static constexpr int most = 63;
-    static constexpr bool has_mins = true;
+    static constexpr int offset = 32;
+    static constexpr bool has_mins = false;
+    static constexpr bool folds = false;
 
     const std::uint8_t* p;
 
@@ -22,10 +23,8 @@ struct Q6K {
     void unpack(B (&q)[vectors]) const {
         unpack_six_bits(p + 64 * Half, p + 128 + 32 * Half, q);
     }
-    __m128i scales_of_16() const { return load_16(p + 192); }
+    __m128i integer_scales() const { return load_16(p + 192); }
     float factor() const { return fp16_at(p + 208); }
-    void scales(F (&s)[vectors_for(16)]) const { to_floats<16>(load_16(p + 192), factor(), s); }
-    void mins(F (&m)[vectors_for(16)]) const { to_floats<16>(load_16(p + 192), 32.F * factor(), m); }
 };
 
 }  // namespace

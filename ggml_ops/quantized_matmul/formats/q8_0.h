@@ -10,7 +10,8 @@ struct Q80 {
     static constexpr Format format = Format::q8_0;
     static constexpr int values_per_scale = 32;
     static constexpr bool narrow = false;
-    static constexpr bool has_mins = wide_is_unsigned;
+    static constexpr int offset = wide_offset;
+    static constexpr bool has_mins = false;
 
     const std::uint8_t* p;
 
@@ -21,15 +22,7 @@ struct Q80 {
         gather_blocks(p + 2 + 4 * 34 * Half, 34, q);
         for (B& bytes_of_weights : q) bytes_of_weights = make_wide(bytes_of_weights);
     }
-    void scales(F (&s)[1]) const {
-        std::uint16_t halves[8];
-        for (int i = 0; i < 8; ++i) std::memcpy(halves + i, p + 34 * i, sizeof halves[i]);
-        s[0] = eight_fp16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
-    }
-    void mins(F (&m)[1]) const {
-        scales(m);
-        m[0] = m[0] * set(128.F);
-    }
+    F scales() const { return eight_fp16_at<34>(p); }
 };
 
 }  // namespace
