@@ -44,7 +44,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-chat bench-busy bench-structured bench-serve bench-offload clean
+.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-busy bench-structured bench-serve bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -134,6 +134,9 @@ bench-ops: $(VENV)/.dev  ## the gated delta rule: ours and the operation of a st
 
 bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock and on a patched llama.cpp, in turns; CPU=avx2 builds without AVX-512
 	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
+
+bench-types: $(VENV)/.dev  ## the same by the type of the weights, Q2_K to Q8_0
+	'$(BIN)/python' bench/matmul/by_type.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
 
 bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llama and Qwen35, and what drafts gain
 	'$(BIN)/python' bench/chat.py --size '$(SIZE)'

@@ -118,13 +118,24 @@ def environment(build: str, cpu: str) -> Path:
 
 def convert(folder: Path, size: str, quant: str, layers: int | None = None) -> Path:
     """Make a checkpoint with random weights and convert its text model."""
-    make = [sys.executable, str(ROOT / "examples" / "make_checkpoint.py"), str(folder / "checkpoint"), "--size", size]
+    return convert_checkpoint(make_checkpoint(folder, size, layers), quant)
+
+
+def make_checkpoint(folder: Path, size: str, layers: int | None = None) -> Path:
+    """Make a checkpoint with random weights in that folder."""
+    checkpoint = folder / "checkpoint"
+    make = [sys.executable, str(ROOT / "examples" / "make_checkpoint.py"), str(checkpoint), "--size", size]
     make += ["--layers", str(layers)] if layers else []
     subprocess.run([*make, "--no-vision"], check=True, stdout=subprocess.DEVNULL)
+    return checkpoint
+
+
+def convert_checkpoint(checkpoint: Path, quant: str) -> Path:
+    """Convert its text model to the only file beside it."""
     script = str(ROOT / "convert" / "hf_to_gguf.py")
-    command = [sys.executable, script, str(folder / "checkpoint"), "-q", quant, "-o", str(folder)]
+    command = [sys.executable, script, str(checkpoint), "-q", quant, "-o", str(checkpoint.parent)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return next(folder.glob("*.gguf"))
+    return next(checkpoint.parent.glob("*.gguf"))
 
 
 def in_environment(python: Path, model: Path, threads: int, repack: bool, cpu: str) -> dict[str, float]:

@@ -77,14 +77,14 @@ def test_quantizers_give_the_bytes_of_ggml_for_every_pair_of_shape_and_importanc
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("name", ["Q4_K", "Q8_0"])
+@pytest.mark.parametrize("name", ["Q4_K", "Q8_0", "Q4_1"])
 def test_activations_are_rounded_to_the_nearest_multiple_of_their_scale(name: str) -> None:
     x = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
     x[1, :256] = 0
     values, scales = reference.quantize_activations(x, name)
     assert values.dtype == np.int8
-    assert scales.shape == (3, 512 // (32 if name == "Q8_0" else 256))
+    assert scales.shape == (3, 512 // (32 if name in reference.BLOCKS_OF_32 else 256))
     step = np.repeat(scales, 512 // scales.shape[1], axis=1)
     error = np.abs(reference.dequantize_activations(values, scales) - x)
-    assert (error <= 0.51 * step + 127 * 2.0**-11 * step * (name == "Q8_0")).all()
+    assert (error <= 0.51 * step + 127 * 2.0**-11 * step * (name in reference.BLOCKS_OF_32)).all()
     assert (np.abs(values).reshape(*scales.shape, -1).max(axis=2)[scales > 0] == 127).all()

@@ -22,7 +22,11 @@ from qwen35_gguf.runtime.llama.install import installed_runtime
 
 Array = np.ndarray[Any, Any]
 
-TYPES = ["Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "IQ4_XS"]
+MORE_TYPES = ["Q2_K", "Q3_K_M", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL"]
+TYPES = [
+    *("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "IQ4_XS"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_TYPES),
+]
 MODELS = {"dense": {"seed": 1}, "experts": {"moe": True, "seed": 3}}
 TESTS = ROOT / "tests"
 runtime = installed_runtime()
