@@ -19,6 +19,7 @@ Array = np.ndarray[Any, Any]
 
 CACHES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 STEPS = (600, 1, 3, 1, 33, 1)
+DEPTH = 8192
 YARN = {"rope_scaling_type": 2, "rope_freq_scale": 0.25, "yarn_orig_ctx": 256}
 
 
@@ -32,6 +33,16 @@ def in_steps(ctx: Any, vocab: int) -> Array:
     for count in STEPS:
         rows.append(llama.decode(ctx, tokens[start : start + count], start, vocab))
         start += count
+    return np.concatenate(rows)
+
+
+def at_depth(ctx: Any, vocab: int) -> Array:
+    """Logits of the last tokens behind a long prompt: a batch, two tokens, and one."""
+    tokens, rows = random_tokens(DEPTH + 43, 8), []
+    for start in range(0, DEPTH, 512):
+        llama.decode(ctx, tokens[start : start + 512], start, vocab)
+    for start, count in ((DEPTH, 40), (DEPTH + 40, 2), (DEPTH + 42, 1)):
+        rows.append(llama.decode(ctx, tokens[start : start + count], start, vocab))
     return np.concatenate(rows)
 
 
@@ -67,6 +78,7 @@ SCENARIOS: dict[str, tuple[Callable[[Any, int], Array], dict[str, Any]]] = {
     "rollback": (rolled_back, {"n_rs_seq": 3}),
     "sequences": (several_sequences, {"n_seq_max": 2, "kv_unified": True}),
     "yarn": (in_steps, YARN),
+    "8,192": (at_depth, {}),
 }
 
 
@@ -77,7 +89,7 @@ def main(gguf: Path, out: str) -> None:
         for kind, ggml_type in CACHES.items():
             for name, (run, options) in SCENARIOS.items():
                 cache = {"type_k": ggml_type, "type_v": ggml_type, "flash_attn_type": 1}
-                with llama.context(model, 1024, **cache, **options) as ctx:
+                with llama.context(model, DEPTH + 256 if run is at_depth else 1024, **cache, **options) as ctx:
                     results[f"{kind} {name}"] = run(ctx, vocab)
     np.savez(out, **results)
 

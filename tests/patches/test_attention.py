@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 
 TESTS = ROOT / "tests"
 CACHES = ["f32", "f16", "bf16", "q8_0", "q4_0"]
-SCENARIOS = ["steps", "rollback", "sequences", "yarn"]
+SCENARIOS = ["steps", "rollback", "sequences", "yarn", "8,192"]
 runtime = installed_runtime()
 
 pytestmark = [
