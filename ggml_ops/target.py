@@ -8,7 +8,18 @@ from qwen35_gguf.errors import UnknownTargetError
 from qwen35_gguf.ggml_ops import _native
 
 # The order of simd/cpu.cpp.
-LEAST_FIRST = ("portable", "neon", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512vbmi", "avx512bf16")
+LEAST_FIRST = (
+    "portable",
+    "neon",
+    "neondot",
+    "i8mm",
+    "avx2",
+    "avxvnni",
+    "avx512",
+    "avx512vnni",
+    "avx512vbmi",
+    "avx512bf16",
+)
 
 
 def targets() -> list[str]:
@@ -36,8 +47,9 @@ product_target = matmul_target  # the name up to 0.1
 def target() -> str:
     """Return the target in use: the best one, or the one that the environment variable QWEN35_CPU names.
 
-    QWEN35_CPU may name a target that only matmuls of quantized weights have (avx512vbmi, avx512vnni, avxvnni); the
-    other kernels then use the best target below it. Raises UnknownTargetError if this processor does not support it.
+    QWEN35_CPU may name a target that only matmuls of quantized weights have (avx512vbmi, avx512vnni, avxvnni, i8mm,
+    neondot); the other kernels then use the best target below it. Raises UnknownTargetError if this processor does not
+    support it.
     """
     wanted = os.environ.get("QWEN35_CPU", "")
     if not wanted:

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -37,7 +38,12 @@ quantized_matmul::Format find_format(const std::string& name) {
     throw std::invalid_argument("format " + name + " has no kernels");
 }
 
-std::vector<std::string> target_names() { return simd::supported_names(quantized_matmul::targets()); }
+// Those that llama.cpp may use: "portable" is a reference.
+std::vector<std::string> target_names() {
+    std::vector<std::string> names = simd::supported_names(quantized_matmul::targets());
+    names.erase(std::remove(names.begin(), names.end(), "portable"), names.end());
+    return names;
+}
 
 // weights: rows x bytes; x: columns x k; out: columns x rows.
 void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format_name, const Array<const float>& x,

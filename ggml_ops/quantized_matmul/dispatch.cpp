@@ -6,16 +6,24 @@
 namespace quantized_matmul {
 namespace {
 
-#if defined(SIMD_X86)
 const Target* const compiled[] = {
+#if defined(SIMD_X86)
     &target_avx512vbmi,
     &target_avx512vnni,
 #if !defined(SIMD_NO_AVXVNNI)
     &target_avxvnni,
 #endif
     &target_avx2,
-};
 #endif
+#if defined(SIMD_ARM64)
+    &target_i8mm,
+    &target_neondot,
+#endif
+#if defined(MATMUL_REFERENCE)
+    &target_portable,
+#endif
+    nullptr,
+};
 
 }  // namespace
 
@@ -35,11 +43,7 @@ std::int64_t column_blocks(std::int64_t k) { return blocks_of(k); }
 bool same_activations(Format a, Format b) { return row_of(a).activations == row_of(b).activations; }
 
 simd::Span<const Target* const> targets() {
-#if defined(SIMD_X86)
-    return compiled;
-#else
-    return {};
-#endif
+    return {compiled, sizeof compiled / sizeof compiled[0] - 1};  // without the null, as an array may not be empty
 }
 
 }  // namespace quantized_matmul

@@ -12,7 +12,7 @@
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
 
-inline float as_fp16(float a) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtps_ph(_mm_set_ss(a), 0))); }
+inline float as_fp16(float a) { return fp16_to_float(float_to_fp16(a)); }
 
 inline float largest_of(const float* x, int count) {
     F most = zero();

@@ -1,8 +1,13 @@
-# Matmul of quantized weights, on x86 only; other processors use ggml's.
+# Matmul of quantized weights; the portable one is a reference for tests.
 
 include(CheckCXXCompilerFlag)
 
 target_sources(_native PRIVATE quantized_matmul/bind.cpp quantized_matmul/dispatch.cpp)
+target_compile_definitions(_native PRIVATE MATMUL_REFERENCE)
+simd_targets(quantized_matmul portable)
+if("neon" IN_LIST SIMD_SETS)
+  simd_targets(quantized_matmul i8mm neondot)
+endif()
 if("avx2" IN_LIST SIMD_SETS)
   simd_targets(quantized_matmul avx512vbmi avx512vnni avx2)
   if(NOT MSVC)

@@ -7,6 +7,12 @@
 #include <intrin.h>
 #elif defined(SIMD_X86)
 #include <cpuid.h>
+#elif defined(SIMD_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(SIMD_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(SIMD_ARM64) && defined(_WIN32)
+#include <windows.h>
 #endif
 
 namespace simd {
@@ -38,6 +44,12 @@ unsigned leaf7_1_eax() {
     unsigned r[4] = {};
     return __get_cpuid_count(7, 1, r, r + 1, r + 2, r + 3) != 0 ? r[0] : 0;
 }
+#elif defined(SIMD_ARM64) && defined(__APPLE__)
+bool has_feature(const char* name) {
+    int value = 0;
+    std::size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
 #endif
 
 }  // namespace
@@ -64,10 +76,25 @@ bool cpu_has_avx512bf16() { return cpu_has_avx512() && (leaf7_1_eax() & 1U << 5)
 // Not all compilers know it by name.
 bool cpu_has_avxvnni() { return cpu_has_avx2() && (leaf7_1_eax() & 1U << 4) != 0; }
 #endif
+#if defined(SIMD_ARM64) && defined(__linux__)
+// Bits of <asm/hwcap.h>, whose older versions lack some names.
+bool cpu_has_neon_dot() { return (getauxval(AT_HWCAP) & 1UL << 20) != 0; }
+bool cpu_has_i8mm() { return cpu_has_neon_dot() && (getauxval(AT_HWCAP2) & 1UL << 13) != 0; }
+#elif defined(SIMD_ARM64) && defined(__APPLE__)
+bool cpu_has_neon_dot() { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+bool cpu_has_i8mm() { return cpu_has_neon_dot() && has_feature("hw.optional.arm.FEAT_I8MM"); }
+#elif defined(SIMD_ARM64) && defined(_WIN32)
+// PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE; there is no documented number for I8MM on all versions.
+bool cpu_has_neon_dot() { return IsProcessorFeaturePresent(43) != 0; }
+bool cpu_has_i8mm() { return false; }
+#elif defined(SIMD_ARM64)
+bool cpu_has_neon_dot() { return false; }
+bool cpu_has_i8mm() { return false; }
+#endif
 bool cpu_is_any() { return true; }
 
-constexpr const char* least_first[] = {"portable", "neon",       "avx2",       "avxvnni",
-                                       "avx512",   "avx512vnni", "avx512vbmi", "avx512bf16"};
+constexpr const char* least_first[] = {"portable", "neon",   "neondot",    "i8mm",       "avx2",
+                                       "avxvnni",  "avx512", "avx512vnni", "avx512vbmi", "avx512bf16"};
 
 bool not_above(const char* name, const char* limit) {
     if (limit == nullptr) return true;

@@ -9,6 +9,8 @@ bool cpu_has_avx512bf16();  // AVX-512 and dot products of BF16
 bool cpu_has_avx512vbmi();  // VNNI, VBMI and GFNI
 bool cpu_has_avx2();        // with FMA and F16C
 bool cpu_has_avxvnni();     // AVX2 and dot products of bytes
+bool cpu_has_neon_dot();    // dot products of bytes
+bool cpu_has_i8mm();        // and matrix products of bytes
 bool cpu_is_any();
 
 // Whether the target `name` needs no more than the target `limit`; always true without a limit (null or unknown).

@@ -12,6 +12,8 @@ public:
     template <std::size_t N>
     constexpr Span(T (&array)[N]) : begin_(array), size_(N) {}
 
+    constexpr Span(T* begin, std::size_t size) : begin_(begin), size_(size) {}
+
     constexpr T* begin() const { return begin_; }
     constexpr T* end() const { return begin_ + size_; }
     constexpr std::size_t size() const { return size_; }

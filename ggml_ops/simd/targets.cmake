@@ -31,6 +31,8 @@ else()
   set(SIMD_avx512vbmi "${SIMD_avx512vnni};-mavx512vbmi;-mgfni")
   set(SIMD_avx2 "-mavx2;-mf16c;-mfma")
   set(SIMD_avxvnni "${SIMD_avx2};-mavxvnni")
+  set(SIMD_neondot "-march=armv8.2-a+dotprod")
+  set(SIMD_i8mm "${SIMD_neondot}+i8mm")
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # False positives: GCC warns about the undefined vectors in its own AVX-512 header (GCC bug 105593).
     list(APPEND SIMD_COMMON "-Wno-uninitialized;-Wno-maybe-uninitialized")

@@ -21,11 +21,20 @@ CHECK = ["-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Wno-unused-functio
 AVX2 = ["-DSIMD_X86", "-mavx2", "-mf16c", "-mfma"]
 AVX512 = ["-DSIMD_X86", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 AVX512 += ["-mavx512bf16", "-mfma", "-mf16c"]
+ARM64 = ["-DSIMD_ARM64", "-march=armv8.2-a+dotprod+i8mm"]
 VBMI = [*AVX512, "-mavx512vbmi", "-mgfni"]
 
 HEADERS = sorted(file for file in KERNELS.glob("**/*.h") if file.parent != GLUE)
 # Of quantized_matmul, these use no intrinsics.
-PORTABLE = {"activations.h", "format_table.h", "quantized_matmul.h", "tables.h", "targets.h"}
+PORTABLE = {
+    "activations.h",
+    "bytes_portable.h",
+    "format_table.h",
+    "list.h",
+    "quantized_matmul.h",
+    "tables.h",
+    "targets.h",
+}
 
 on_x86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -45,8 +54,11 @@ def compile_alone(file: Path, compiler: str, flags: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", HEADERS, ids=name)
 def test_a_header_compiles_alone(file: Path) -> None:
-    if "neon" in file.name:
-        compile_alone(file, "g++" if platform.machine() == "aarch64" else CROSS_COMPILER, ["-DSIMD_ARM64"])
+    if "neon" in file.name or "i8mm" in file.name:
+        compile_alone(file, "g++" if platform.machine() == "aarch64" else CROSS_COMPILER, ARM64)
+        return
+    if file.parent.name == "plain":
+        compile_alone(file, "g++", [])
         return
     needs_x86 = "avx" in file.name or ("quantized_matmul" in file.parts and file.name not in PORTABLE)
     if needs_x86 and not on_x86:

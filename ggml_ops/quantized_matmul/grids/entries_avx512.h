@@ -83,8 +83,8 @@ inline Entries<grids::iq3_s> read_iq3_s(const std::uint8_t* p) {
     std::memcpy(ninth_bits, p + 64, sizeof ninth_bits);
     const auto entries = [&](int i) {
         const __m512i index = words_at(p + 32 * i);
-        return _mm512_mask_blend_epi16(ninth_bits[i], look_up<grids::iq3_s, 0, 256>(index),
-                                       look_up<grids::iq3_s, 256, 256>(index));
+        const __m512i low = look_up<grids::iq3_s, 0, 256>(index), high = look_up<grids::iq3_s, 256, 256>(index);
+        return _mm512_mask_blend_epi16(ninth_bits[i], low, high);
     };
     return {{entries(0), entries(1)}, Signs(p + 72)};
 }
