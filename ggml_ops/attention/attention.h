@@ -49,8 +49,9 @@ struct Job {
     Queries queries;
     Cache k, v;
     std::int64_t first, last;  // positions of the cache: first is a multiple of position_granularity
-    State state;               // written, whatever it was
-    std::uint8_t* scratch;     // scratch_bytes(), at a multiple of 64 bytes
+    State state;
+    bool resume;            // from the state of earlier positions; else it is written, whatever it was
+    std::uint8_t* scratch;  // scratch_bytes(), at a multiple of 64 bytes
 };
 
 // Merges the states of some ranges of positions, in their order, and writes the result.

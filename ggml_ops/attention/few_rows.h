@@ -166,7 +166,7 @@ inline void attend_few(const Job& job) {
     const std::int64_t rows = queries.rows();
     const SmallBlock block(reinterpret_cast<float*>(job.scratch), rows, job.k.size);
     const StateArrays state(job.state, rows, job.v.size);
-    state.clear();
+    if (!job.resume) state.clear();
     for (std::int64_t row = 0; row < rows; ++row) {
         const float* const q =
             queries.q + row / queries.heads * queries.token_step + row % queries.heads * queries.head_step;

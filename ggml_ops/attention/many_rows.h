@@ -122,7 +122,7 @@ void attend_many(const Job& job) {
     const std::int64_t rows = job.queries.rows();
     const Panels<Unit> panels(reinterpret_cast<float*>(job.scratch), rows, job.k.size, job.v.size);
     const StateArrays state(job.state, rows, job.v.size);
-    state.clear();
+    if (!job.resume) state.clear();
     fill_queries<Unit>(job.queries, job.k.size, panels);
     Seen seen[max_rows];
     for (std::int64_t first = job.first; first < job.last; first += tile_positions<Unit>) {

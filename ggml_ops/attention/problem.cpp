@@ -7,6 +7,8 @@ namespace {
 
 constexpr std::int64_t max_heads = 64;       // of a block
 constexpr std::int64_t min_positions = 256;  // of a part
+constexpr std::int64_t small_rows = 8;       // of a block, whose unit has all cache heads, this far at a time:
+constexpr std::int64_t stride = position_granularity;
 // Of a block, where there are too few blocks for the threads. Unpacking the cache is a tenth of the work for this many.
 constexpr std::int64_t enough_rows = 256;
 
@@ -92,31 +94,45 @@ Plan::Plan(const Target& target, const Problem& problem, int threads) {
     tokens = divide_up(problem.tokens, token_blocks);
     token_blocks = divide_up(problem.tokens, tokens);
     items = planes * token_blocks;
+    heads_together = token_blocks * head_blocks == 1 && tokens * heads <= small_rows ? problem.cache_heads : 1;
 
     const std::int64_t most = std::max<std::int64_t>(1, problem.positions / min_positions);
-    parts = std::min(divide_up(wanted, items), most);
+    parts = std::min(divide_up(wanted, items / heads_together), most);
     positions = divide_up(divide_up(problem.positions, parts), position_granularity) * position_granularity;
     parts = divide_up(problem.positions, positions);
-    units = items * parts;
+    units = items / heads_together * parts;
 
     const std::int64_t rows = tokens * heads;
     state_floats = padded(target.state_floats(rows, problem.v.size) * sizeof(float)) / sizeof(float);
     scratch_bytes = padded(target.scratch_bytes(rows, problem.k.size, problem.v.size));
     const std::size_t state_bytes = state_floats * sizeof(float);
-    shared_bytes = parts > 1 ? static_cast<std::size_t>(units) * state_bytes : 0;
-    thread_bytes = scratch_bytes + (parts > 1 ? 0 : state_bytes);
+    shared_bytes = parts > 1 ? static_cast<std::size_t>(items * parts) * state_bytes : 0;
+    thread_bytes = scratch_bytes + (parts > 1 ? 0 : static_cast<std::size_t>(heads_together) * state_bytes);
 }
 
 void attend_unit(const Target& target, const Problem& problem, const Plan& plan, std::int64_t unit, int thread,
                  std::uint8_t* work) {
-    const Item item(problem, plan, unit / plan.parts);
-    const std::int64_t first = unit % plan.parts * plan.positions;
+    const std::int64_t first_item = unit / plan.parts * plan.heads_together;
+    const std::int64_t part = unit % plan.parts;
+    const std::int64_t first = part * plan.positions;
+    const std::int64_t last = std::min(first + plan.positions, problem.positions);
     std::uint8_t* const scratch = work + plan.shared_bytes + static_cast<std::size_t>(thread) * plan.thread_bytes;
-    float* const state =
-        plan.parts > 1 ? shared_states(plan, unit, work) : reinterpret_cast<float*>(scratch + plan.scratch_bytes);
-    target.attend({queries_of(problem, item), item.cache_of(problem.k), item.cache_of(problem.v), first,
-                   std::min(first + plan.positions, problem.positions), state, scratch});
-    if (plan.parts == 1) target.finish(finish_of(problem, plan, item, state));
+    float* const own_states = reinterpret_cast<float*>(scratch + plan.scratch_bytes);
+    const auto state_of = [&](std::int64_t i) {
+        return plan.parts > 1 ? shared_states(plan, (first_item + i) * plan.parts + part, work)
+                              : own_states + i * static_cast<std::int64_t>(plan.state_floats);
+    };
+    const std::int64_t step = plan.heads_together > 1 ? stride : plan.positions;
+    for (std::int64_t from = first; from < last; from += step) {
+        for (std::int64_t i = 0; i < plan.heads_together; ++i) {
+            const Item item(problem, plan, first_item + i);
+            target.attend({queries_of(problem, item), item.cache_of(problem.k), item.cache_of(problem.v), from,
+                           std::min(from + step, last), state_of(i), from > first, scratch});
+        }
+    }
+    for (std::int64_t i = 0; plan.parts == 1 && i < plan.heads_together; ++i) {
+        target.finish(finish_of(problem, plan, Item(problem, plan, first_item + i), state_of(i)));
+    }
 }
 
 void finish_item(const Target& target, const Problem& problem, const Plan& plan, std::int64_t item,

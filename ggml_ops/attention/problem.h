@@ -47,6 +47,8 @@ struct Plan {
     std::int64_t tokens, token_blocks;  // of all tokens
     std::int64_t positions, parts;      // of all positions
     std::int64_t items, units;
+    std::int64_t
+        heads_together;  // items of a unit: the cache heads of small blocks, which are beside each other in memory
     std::size_t state_floats, scratch_bytes;
     std::size_t shared_bytes, thread_bytes;  // of the work memory: one of the first, then one of the second per thread
 
