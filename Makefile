@@ -142,7 +142,7 @@ bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llam
 	'$(BIN)/python' bench/chat.py --size '$(SIZE)'
 	'$(BIN)/python' bench/speculation.py --size '$(SIZE)'
 
-bench-depth: $(VENV)/.dev  ## prefill and decode behind up to 131,072 tokens, and n tokens at once behind 8,192; CPU=avx2 builds without AVX-512
+bench-depth: $(VENV)/.dev  ## prefill and decode behind up to 131,072 tokens, and calls of n tokens behind 8,192; CPU=avx2 builds without AVX-512
 	'$(BIN)/python' bench/depth/depth.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
 
 bench-busy: $(VENV)/.dev  ## decode on a quiet machine and beside two busy processes, by how threads wait
