@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +11,25 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
+from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
 from oracles.paths import ROOT
 from qwen35_gguf.ggml_ops import reference
 
 Array = np.ndarray[Any, Any]
 
 KERNELS = ROOT / "ggml_ops" / "attention"
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-static", "-DSIMD_ARM64", f"-I{KERNELS}"]
+FLAGS = ["-O3", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
 SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "problem.cpp", "../simd/cpu.cpp"]
 TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0"]  # in the order of attention::Type
 TOLERANCE = 2e-5
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-        reason=f"needs {COMPILER} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user",
-    ),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = tmp_path_factory.mktemp("neon") / "run_attention"
     sources = [Path(__file__).with_name("run_attention.cpp"), *(KERNELS / name for name in SOURCES)]
-    subprocess.run([COMPILER, *FLAGS, *map(str, sources), "-o", str(built)], check=True)
-    return built
+    return compile_for_arm(tmp_path_factory.mktemp("neon") / "run_attention", sources, FLAGS)
 
 
 @pytest.mark.parametrize("target", ["neon", "portable"])
@@ -64,7 +54,6 @@ def test_attention(program: Path, target: str, types: tuple[str, str], size: int
     kinds = [TYPES.index(name) for name in types]
     header = struct.pack("16s8q", target.encode(), *kinds, size, tokens, heads, cache_heads, positions, 2)
     inputs = header + b"".join(caches) + q.tobytes() + mask.tobytes()
-    done = subprocess.run([EMULATOR, str(program)], input=inputs, capture_output=True, check=True)
-    found = np.frombuffer(done.stdout, np.float32).reshape(q.shape)
+    found = np.frombuffer(emulate(program, inputs), np.float32).reshape(q.shape)
     expected = reference.attention(q, held[0], held[1], mask, scale=0.125)
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(held[1]).max()

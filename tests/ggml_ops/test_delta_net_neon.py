@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
 from oracles.paths import ROOT
 from qwen35_gguf.ggml_ops import reference
 
 Array = np.ndarray[Any, Any]
 
 KERNELS = ROOT / "ggml_ops" / "delta_net"
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-static", "-DSIMD_ARM64", f"-I{KERNELS}"]
+FLAGS = ["-O3", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
 SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
 TOLERANCE = 1e-5
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-        reason=f"needs {COMPILER} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user",
-    ),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = tmp_path_factory.mktemp("neon") / "run_delta_net"
     sources = [Path(__file__).with_name("run_delta_net.cpp"), *(KERNELS / name for name in SOURCES)]
-    subprocess.run([COMPILER, *FLAGS, *map(str, sources), "-o", str(built)], check=True)
-    return built
+    return compile_for_arm(tmp_path_factory.mktemp("neon") / "run_delta_net", sources, FLAGS)
 
 
 def run(
@@ -44,8 +34,7 @@ def run(
 ) -> Array:
     header = struct.pack("16s5q", target.encode(), kernel_size, tokens, size, gates, snapshots)
     inputs = header + b"".join(array.astype(np.float32).tobytes() for array in x)
-    done = subprocess.run([EMULATOR, str(program)], input=inputs, capture_output=True, check=True)
-    return np.frombuffer(done.stdout, np.float32)
+    return np.frombuffer(emulate(program, inputs), np.float32)
 
 
 def assert_close(ours: Array, reference: Array) -> None:

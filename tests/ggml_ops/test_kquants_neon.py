@@ -6,40 +6,30 @@ which our kernels never do.
 
 from __future__ import annotations
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
+from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
 from inputs.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
 from oracles.ggml import ggml_accepts, ggml_quantize
 from oracles.paths import ROOT
 from qwen35_gguf.ggml_ops import _native
 
 KERNELS = ROOT / "ggml_ops" / "kquants"
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-static", "-DSIMD_ARM64", f"-I{KERNELS}"]
+FLAGS = ["-O2", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
 SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-        reason=f"needs {COMPILER} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user",
-    ),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = tmp_path_factory.mktemp("neon") / "quantize_rows"
     sources = [Path(__file__).with_name("quantize_rows.cpp"), *(KERNELS / name for name in SOURCES)]
-    subprocess.run([COMPILER, *FLAGS, *map(str, sources), "-o", str(built)], check=True)
-    return built
+    return compile_for_arm(tmp_path_factory.mktemp("neon") / "quantize_rows", sources, FLAGS)
 
 
 def case(target: str, format_: str, x: np.ndarray, importance: np.ndarray | None, source: int) -> bytes:
@@ -65,11 +55,11 @@ def test_bytes_are_those_of_ggml(program: Path, format_: str, target: str) -> No
         cases.append(case(target, format_, narrow, None, source))
         expected.append(ggml_quantize(narrow.astype(np.float32), format_, None).tobytes())
         names.append((dtype.__name__, "none"))
-    run = subprocess.run([EMULATOR, str(program)], input=b"".join(cases), capture_output=True, check=True)
+    found = emulate(program, b"".join(cases))
     start, wrong = 0, []
     for name, packed in zip(names, expected, strict=True):
-        if run.stdout[start : start + len(packed)] != packed:
+        if found[start : start + len(packed)] != packed:
             wrong.append(name)
         start += len(packed)
-    assert start == len(run.stdout)
+    assert start == len(found)
     assert not wrong

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
+from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
 from oracles.paths import ROOT
 from qwen35_gguf import quant
 from qwen35_gguf.ggml_ops import reference
@@ -20,8 +20,7 @@ from qwen35_gguf.ggml_ops import reference
 Array = np.ndarray[Any, Any]
 
 KERNELS = ROOT / "ggml_ops" / "quantized_matmul"
-COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
-FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-DSIMD_ARM64", "-DMATMUL_REFERENCE", f"-I{KERNELS}"]
+FLAGS = ["-O2", "-ffp-contract=off", "-DMATMUL_REFERENCE", f"-I{KERNELS}"]
 TARGETS = {"neondot": ["-march=armv8.2-a+dotprod"], "i8mm": ["-march=armv8.2-a+dotprod+i8mm"], "portable": []}
 OTHER_SOURCES = ["dispatch.cpp", "../simd/cpu.cpp"]
 FORMATS = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"]
@@ -30,27 +29,18 @@ SHAPES = [(1, 256), (37, 512), (18, 2304)]
 COLUMNS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 33]
 TOLERANCE = 2e-6  # of the sum without its signs: the same terms in another order
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (shutil.which(COMPILER) and shutil.which(EMULATOR)),
-        reason=f"needs {COMPILER} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user",
-    ),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("neon")
-    objects = []
-    for name, flags in TARGETS.items():
-        objects.append(folder / f"{name}.o")
-        source = KERNELS / f"target_{name}.cpp"
-        subprocess.run([COMPILER, *FLAGS, *flags, "-c", str(source), "-o", str(objects[-1])], check=True)
+    objects = [
+        compile_for_arm(folder / f"{name}.o", [KERNELS / f"target_{name}.cpp"], [*FLAGS, *flags, "-c"])
+        for name, flags in TARGETS.items()
+    ]
     sources = [Path(__file__).with_name("run_matmul.cpp"), *(KERNELS / name for name in OTHER_SOURCES), *objects]
-    built = folder / "run_matmul"
-    subprocess.run([COMPILER, *FLAGS, "-static", *map(str, sources), "-o", str(built)], check=True)
-    return built
+    return compile_for_arm(folder / "run_matmul", sources, [*FLAGS, "-static"])
 
 
 def run(program: Path, cpu: str, cases: list[tuple[str, str, Array, Array]]) -> list[Array]:
@@ -61,8 +51,7 @@ def run(program: Path, cpu: str, cases: list[tuple[str, str, Array, Array]]) -> 
         + x.tobytes()
         for target, name, packed, x in cases
     )
-    done = subprocess.run([EMULATOR, "-cpu", cpu, str(program)], input=stream, capture_output=True, check=True)
-    values = np.frombuffer(done.stdout, np.float32)
+    values = np.frombuffer(emulate(program, stream, cpu), np.float32)
     ends = np.cumsum([len(packed) * len(x) for _, _, packed, x in cases])
     assert len(values) == ends[-1]
     parts = np.split(values, ends[:-1])
