@@ -138,9 +138,11 @@ def convert_checkpoint(checkpoint: Path, quant: str) -> Path:
     return next(checkpoint.parent.glob("*.gguf"))
 
 
-def in_environment(python: Path, model: Path, threads: int, repack: bool, cpu: str) -> dict[str, float]:
-    """Measure in a process of that environment."""
-    command = [str(python), __file__, "--child", str(model), str(threads), str(repack)]
+def in_environment(
+    python: Path, model: Path, threads: int, repack: bool, cpu: str, script: str = __file__
+) -> dict[str, float]:
+    """Measure in a process of that environment, which runs a benchmark's `--child`."""
+    command = [str(python), script, "--child", str(model), str(threads), str(repack)]
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=child_environment(cpu)
     )

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION, EVALUATION, packaged_text
+from qwen35_gguf.quant.divergence import log_softmax
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
@@ -65,8 +66,7 @@ def predictions(
         for at in range(0, depth, BATCH):
             context.evaluate(tokens[at : min(at + BATCH, depth)], at)
         context.evaluate(tokens[depth:], depth, outputs=rows)
-        logits = context.last_logits(rows).astype(np.float64)
-    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return log_softmax(context.last_logits(rows), np.float64)
 
 
 if __name__ == "__main__":

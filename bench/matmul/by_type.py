@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +22,11 @@ from runtime import (
     BUILDS,
     CMAKE_ARGS,
     SIDES,
-    child_environment,
     context,
     convert_checkpoint,
     decode,
     environment,
+    in_environment,
     make_checkpoint,
     ratios,
     rotated,
@@ -68,15 +67,8 @@ def compare(quant: str, model: Path, pythons: dict[str, Path], options: argparse
     for number in range(options.rounds):
         for name in rotated(SIDES, number):
             side = SIDES[name]
-            command = [str(pythons[side.build]), __file__, "--child", str(model), str(options.threads)]
-            done = subprocess.run(
-                [*command, str(side.repack)],
-                check=True,
-                capture_output=True,
-                text=True,
-                env=child_environment(options.cpu),
-            )
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            python = pythons[side.build]
+            found[name].append(in_environment(python, model, options.threads, side.repack, options.cpu, __file__))
     for test in ("pp512", "tg32"):
         row = {name: statistics.median(run[test] for run in runs) for name, runs in found.items()}
         values = "".join(f"{value:>11.1f}" for value in row.values())

@@ -29,6 +29,18 @@ def present(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
+def refuse(given: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
+    """Refuse fields by name.
+
+    Raises:
+        ApiError: one of `reasons` is given; it says why it is not supported.
+
+    """
+    for name, reason in reasons.items():
+        if name in given:
+            raise bad_request(f"{name}: {reason}", name)
+
+
 def flag_of(body: Mapping[str, Any], name: str, param: str | None = None) -> bool:
     """Return a field that is true or false; false if it is left out.
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Delta
 from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.answering import exchange
-from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, seed_of, usage_wanted
+from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.effort import thinking_options
 from qwen35_gguf.server.json_body import read_object
@@ -71,9 +71,7 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
 
     """
     given = present(body)
-    for name, reason in REFUSED.items():
-        if name in given:
-            raise bad_request(f"{name}: {reason}", name)
+    refuse(given, REFUSED)
     if given.get("modalities", ["text"]) != ["text"]:
         raise bad_request('modalities: this model gives text; use ["text"]', "modalities")
     options = {name: given[name] for name in SAME if name in given}

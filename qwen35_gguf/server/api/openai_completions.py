@@ -18,7 +18,7 @@ from qwen35_gguf.runtime.engine.sampling import new_seed
 from qwen35_gguf.runtime.field_checks import whole
 from qwen35_gguf.runtime.options import RAW_OPTIONS, GenerateOptions
 from qwen35_gguf.server.answering import exchange
-from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, seed_of, usage_wanted
+from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.json_body import read_object
 from qwen35_gguf.server.request_limits import check_options
@@ -104,9 +104,7 @@ def read_request(body: Mapping[str, Any], limits: RequestLimits) -> Wanted:
 
     """
     given = present(body)
-    for name, reason in REFUSED.items():
-        if name in given:
-            raise bad_request(f"{name}: {reason}", name)
+    refuse(given, REFUSED)
     n = whole(1, limits.choices)("n", given.get("n", 1))
     if whole(1)("best_of", given.get("best_of", n)) > n:
         raise bad_request("best_of: answers beyond n are not made; leave it out", "best_of")
