@@ -39,6 +39,7 @@ def test_constraints_are_the_lower_bounds() -> None:
         "jsonschema",
         "llguidance",
         "matplotlib",
+        "openai",
         "pydantic",
         "starlette",
         "transformers",
