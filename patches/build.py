@@ -32,7 +32,7 @@ KERNEL_FOLDERS = ("simd", "attention", "delta_net", "quantized_matmul", "float_m
 KERNEL_SUFFIXES = (".cmake", ".cpp", ".h")
 KERNEL_TARGET = "vendor/llama.cpp/ggml/src/ggml_ops"
 # Only the extension for Python needs these.
-NOT_KERNELS = frozenset({"bind.cpp", "find_target.h", "sources.cmake", "targets.cmake", "threads.h"})
+NOT_KERNELS = frozenset({"aligned_bytes.h", "bind.cpp", "find_target.h", "sources.cmake", "targets.cmake", "threads.h"})
 DEFAULT_CMAKE_ARGS = "-DGGML_NATIVE=ON -DGGML_RPC=ON"
 
 

@@ -9,13 +9,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../simd/aligned_bytes.h"
 #include "../simd/find_target.h"
 #include "../simd/threads.h"
 #include "problem.h"
@@ -26,10 +25,6 @@ namespace {
 
 template <class Element, int Dimensions>
 using Array = nb::ndarray<Element, nb::ndim<Dimensions>, nb::c_contig, nb::device::cpu>;
-
-struct Free {
-    void operator()(std::uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
 
 attention::Type find_type(const std::string& name) {
     if (name == "f32") return attention::Type::f32;
@@ -80,8 +75,7 @@ void attend(const Array<const float, 3>& q, const Array<const std::uint8_t, 3>& 
 
     const attention::Plan plan(target, problem, threads);
     const std::size_t bytes = plan.shared_bytes + static_cast<std::size_t>(threads) * plan.thread_bytes;
-    const std::unique_ptr<std::uint8_t[], Free> work(
-        static_cast<std::uint8_t*>(::operator new(bytes, std::align_val_t{64})));
+    const simd::AlignedBytes work = simd::aligned_bytes(bytes);
     std::atomic<std::int64_t> next{0};
     std::atomic<int> started{0};
     nb::gil_scoped_release unlocked;

@@ -6,11 +6,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 #include "../attention/problem.h"
-#include "../simd/cpu.h"
+#include "../simd/best_target.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-impl.h"
 
@@ -21,14 +20,9 @@ constexpr size_t cache_line = 64;
 // The best target that this processor supports and QWEN35_CPU allows; null where ggml's own kernels are better than
 // portable ones.
 const attention::Target* best_target() {
-    static const attention::Target* chosen = []() -> const attention::Target* {
-        const char* limit = std::getenv("QWEN35_CPU");
-        for (const attention::Target* target : attention::targets()) {
-            if (target->supported() && simd::not_above(target->name, limit)) {
-                return std::strcmp(target->name, "portable") == 0 ? nullptr : target;
-            }
-        }
-        return nullptr;
+    static const attention::Target* chosen = [] {
+        const attention::Target* best = simd::best_target(attention::targets());
+        return best && std::strcmp(best->name, "portable") != 0 ? best : nullptr;
     }();
     return chosen;
 }

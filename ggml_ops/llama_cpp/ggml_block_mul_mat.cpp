@@ -7,10 +7,9 @@
 #include "ggml_block_mul_mat.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "../quantized_matmul/quantized_matmul.h"
-#include "../simd/cpu.h"
+#include "../simd/best_target.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
 #include "ggml_float_mul_mat.h"
@@ -21,13 +20,7 @@ constexpr int64_t cache_line = 64;
 
 // The best target that this processor supports and QWEN35_CPU allows; null on processors other than x86.
 const quantized_matmul::Target* best_target() {
-    static const quantized_matmul::Target* chosen = []() -> const quantized_matmul::Target* {
-        const char* limit = std::getenv("QWEN35_CPU");
-        for (const quantized_matmul::Target* target : quantized_matmul::targets()) {
-            if (target->supported() && simd::not_above(target->name, limit)) return target;
-        }
-        return nullptr;
-    }();
+    static const quantized_matmul::Target* chosen = simd::best_target(quantized_matmul::targets());
     return chosen;
 }
 
@@ -214,13 +207,16 @@ bool ggml_block_mul_mat_takes(ggml_type type, int64_t k) {
     return best_target() && row && k % row->block == 0;
 }
 
-bool ggml_block_mul_mat_supported(const ggml_tensor* op) {
-    if (ggml_float_mul_mat_supported(op)) return true;
+static bool takes_blocks(const ggml_tensor* op) {
     const ggml_tensor* src0 = op->src[0];
     const ggml_tensor* src1 = op->src[1];
     return ggml_block_mul_mat_takes(src0->type, src0->ne[0]) && src1->type == GGML_TYPE_F32 &&
            src1->nb[0] == sizeof(float) && src0->nb[0] == ggml_type_size(src0->type) && op->nb[0] == sizeof(float) &&
            ggml_get_op_params_i32(op, 1) != GGML_HINT_SRC0_IS_HADAMARD;
+}
+
+bool ggml_block_mul_mat_supported(const ggml_tensor* op) {
+    return ggml_float_mul_mat_supported(op) || takes_blocks(op);
 }
 
 size_t ggml_block_mul_mat_work_size(const ggml_tensor* op, int n_tasks) {
@@ -244,8 +240,7 @@ int ggml_block_mul_mat_forward_fused(const ggml_compute_params* params, const gg
         ggml_tensor* node = graph->nodes[i];
         if (ggml_op_is_empty(node->op)) continue;
         // src1 is the only operand that the graph can have written: none of these nodes waits for another.
-        if (node->op != GGML_OP_MUL_MAT || !(node->flags & GGML_TENSOR_FLAG_COMPUTE) ||
-            !ggml_block_mul_mat_supported(node) || ggml_float_mul_mat_supported(node) ||
+        if (node->op != GGML_OP_MUL_MAT || !(node->flags & GGML_TENSOR_FLAG_COMPUTE) || !takes_blocks(node) ||
             node->src[0]->op != GGML_OP_NONE || !in_host_memory(node->src[0]) || ggml_is_empty(node)) {
             break;
         }

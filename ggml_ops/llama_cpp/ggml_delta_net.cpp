@@ -5,10 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "../delta_net/delta_net.h"
-#include "../simd/cpu.h"
+#include "../simd/best_target.h"
 #include "ggml-cpu-impl.h"
 #include "ggml-impl.h"
 
@@ -16,17 +15,9 @@ namespace {
 
 constexpr size_t padding = 64;  // bytes between the scratch memories of two threads
 
-// The best target that this processor supports and QWEN35_CPU allows; the last one always is.
+// The best target that this processor supports and QWEN35_CPU allows; the portable one always is.
 const delta_net::Target& best_target() {
-    static const delta_net::Target* chosen = [] {
-        const char* limit = std::getenv("QWEN35_CPU");
-        const delta_net::Target* last = nullptr;
-        for (const delta_net::Target* target : delta_net::targets()) {
-            last = target;
-            if (target->supported() && simd::not_above(target->name, limit)) break;
-        }
-        return last;
-    }();
+    static const delta_net::Target* chosen = simd::best_target(delta_net::targets());
     return *chosen;
 }
 

@@ -6,11 +6,10 @@
 #include "ggml_float_mul_mat.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "../float_matmul/float_matmul.h"
-#include "../simd/cpu.h"
+#include "../simd/best_target.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
 
@@ -21,13 +20,9 @@ constexpr int64_t share_columns = 768;  // of a large batch, about: enough for a
 
 // The best target that this processor supports and QWEN35_CPU allows; null where ggml's own kernels are better.
 const float_matmul::Target* best_target() {
-    static const float_matmul::Target* chosen = []() -> const float_matmul::Target* {
-        const char* limit = std::getenv("QWEN35_CPU");
-        for (const float_matmul::Target* target : float_matmul::targets()) {
-            if (!target->supported() || !simd::not_above(target->name, limit)) continue;
-            return std::strcmp(target->name, "portable") == 0 ? nullptr : target;
-        }
-        return nullptr;
+    static const float_matmul::Target* chosen = [] {
+        const float_matmul::Target* best = simd::best_target(float_matmul::targets());
+        return best && std::strcmp(best->name, "portable") != 0 ? best : nullptr;
     }();
     return chosen;
 }

@@ -6,12 +6,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../simd/aligned_bytes.h"
 #include "../simd/find_target.h"
 #include "quantized_matmul.h"
 
@@ -21,15 +20,6 @@ namespace {
 
 template <class T>
 using Array = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-struct Free {
-    void operator()(std::uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-};
-using Bytes = std::unique_ptr<std::uint8_t[], Free>;
-
-Bytes aligned(std::size_t size) {
-    return Bytes(static_cast<std::uint8_t*>(::operator new(size, std::align_val_t{64})));
-}
 
 quantized_matmul::Format find_format(const std::string& name) {
     for (const quantized_matmul::FormatRow& row : quantized_matmul::format_table) {
@@ -57,7 +47,8 @@ void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format
     }
     if (out.shape(0) != columns || out.shape(1) != rows) throw std::invalid_argument("out: not columns x rows");
     const std::size_t bytes = quantized_matmul::column_bytes(format, k);
-    const Bytes quantized = aligned(columns * bytes + 1), scratch = aligned(target.scratch_bytes);
+    const simd::AlignedBytes quantized = simd::aligned_bytes(columns * bytes + 1);
+    const simd::AlignedBytes scratch = simd::aligned_bytes(target.scratch_bytes);
     std::vector<const std::uint8_t*> from(columns);
     std::vector<float*> to(columns);
     for (std::size_t c = 0; c < columns; ++c) {
