@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import pytest
-import uvicorn
 from click.testing import CliRunner, Result
 
 from inputs.adapters import low_rank, write_adapter
@@ -101,7 +100,7 @@ def test_the_table_has_every_command() -> None:
 def arguments_of(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     monkeypatch.setattr(progress, "DELAY", 0)
     monkeypatch.setattr(rpc, "serve", lambda *_, **__: None)
-    monkeypatch.setattr(uvicorn.Server, "run", lambda *_, **__: None)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     (folder / "shards" / "SHA256SUMS").unlink(missing_ok=True)
 
