@@ -44,7 +44,6 @@ def test_padding_has_an_inverse_and_adds_zeros(axis: int, size: int, more: int, 
     assert op.padding(y).size == more * other
 
 
-@pytest.mark.unit
 def test_q8_0_pads_and_other_types_do_not(source: Path, tmp_path: Path) -> None:
     for type_, width in (("BF16", WIDTH), ("Q8_0", PADDED)):
         _, file = hf_to_gguf.convert(source, "Q8_0", tmp_path, mmproj_type=type_, force=True)
@@ -59,7 +58,6 @@ def test_q8_0_pads_and_other_types_do_not(source: Path, tmp_path: Path) -> None:
         assert all(result.passed for result in verify(file, source))
 
 
-@pytest.mark.unit
 def test_verify_notices_padding_that_is_not_zero(source: Path, tmp_path: Path) -> None:
     _, file = hf_to_gguf.convert(source, "Q8_0", tmp_path, mmproj_type="Q8_0")
     reader = GGUFReader(file, "r+")
