@@ -15,6 +15,9 @@ namespace {
 inline constexpr int gemv_rows = 4;
 inline constexpr int gemv_columns = lanes == 8 ? 3 : 6;  // AVX2 has half as many registers as the others
 
+// Up to here a batch is bound by memory, which delivers one row after another faster than four beside each other.
+inline constexpr std::int64_t max_streamed_batch = 2;
+
 template <class Elements, int Rows, int Columns>
 void gemv_tile(const Job& job, std::size_t column_step, std::int64_t row, std::int64_t column) {
     using Weight = typename Elements::Weight;
@@ -38,7 +41,10 @@ void gemv_tile(const Job& job, std::size_t column_step, std::int64_t row, std::i
         F weights[Rows];
         for (int r = 0; r < Rows; ++r) {
             const Weight* const p = reinterpret_cast<const Weight*>(w[r]) + i;
-            prefetch(reinterpret_cast<const float*>(reinterpret_cast<const std::uint8_t*>(p) + Rows * job.row_step));
+            if constexpr (Rows > 1) {
+                prefetch(
+                    reinterpret_cast<const float*>(reinterpret_cast<const std::uint8_t*>(p) + Rows * job.row_step));
+            }
             weights[r] = Elements::load(p);
         }
         add(weights, i);
@@ -82,7 +88,7 @@ void gemv(const Job& job) {
     const std::int64_t passes = (job.batch_size + gemv_columns - 1) / gemv_columns;
     std::int64_t row = 0;
     while (row < job.rows) {
-        const bool four = row + gemv_rows <= job.rows;
+        const bool four = job.batch_size > max_streamed_batch && row + gemv_rows <= job.rows;
         for (std::int64_t pass = 0; pass < passes; ++pass) {  // of about the same number of columns each
             const std::int64_t first = pass * job.batch_size / passes;
             const int count = static_cast<int>((pass + 1) * job.batch_size / passes - first);
