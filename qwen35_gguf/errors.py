@@ -84,6 +84,19 @@ class BusyError(Qwen35Error):
     """A model is used by its own callback, before the call that made it is over."""
 
 
+class QueueFullError(Qwen35Error):
+    """Too many requests wait for a model.
+
+    Attributes:
+        seconds: after which it is worth trying again, by the time that requests have taken.
+
+    """
+
+    def __init__(self, message: str, seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class MemoryLimitError(Qwen35Error):
     """A model and its context need more memory than is available."""
 

@@ -54,6 +54,7 @@ class EngineCalls:
         Raises:
             BusyError: the caller is a callback of a running call.
             ContextError: a prompt does not fit into the context.
+            QueueFullError: too many requests wait already.
 
         """
         self._lifetime.check_idle()
@@ -61,7 +62,7 @@ class EngineCalls:
             loaded.engine.check_prompt(request.prompt.items)
         progress = on_progress is not None
         jobs = [_job(loaded, each, call, number, pieces=pieces, progress=progress) for number, each in enumerate(asked)]
-        loaded.thread.submit(loaded.engine, jobs, call)
+        loaded.thread.submit(loaded.engine, jobs, call, queue_limit=loaded.plan.options.queue_limit)
         return self._events(call, on_progress)
 
     def _events(self, call: Call, on_progress: Progress | None) -> Events:

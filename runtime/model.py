@@ -26,6 +26,7 @@ from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
 from qwen35_gguf.runtime.engine.job import Progress
 from qwen35_gguf.runtime.engine.sampling import RAW, new_seed
 from qwen35_gguf.runtime.engine.scheduler import MAX_PARALLEL
+from qwen35_gguf.runtime.engine.snapshot import Snapshot
 from qwen35_gguf.runtime.engine_calls import EngineCalls
 from qwen35_gguf.runtime.field_checks import flag, function, optional, whole
 from qwen35_gguf.runtime.llama.devices import Offload
@@ -164,6 +165,7 @@ class Qwen35(Closing):
         Raises:
             MessageError, ToolError, MediaError, VisionError, GrammarError: the request is malformed, see there.
             ContextError: the prompt does not fit into the context.
+            QueueFullError: more than `queue_limit` requests wait.
             BusyError: the caller is a callback of a call that is running.
             TimeLimitError: it takes longer than `timeout`.
             RpcServerError: an RPC server is gone; the next call loads the model again, if all servers answer then.
@@ -339,6 +341,11 @@ class Qwen35(Closing):
         """Return what the prefix cache holds, and how much of the last prompt was reused, and why no more."""
         with self._lifetime.use():
             return self._loaded.thread.ask(self._loaded.engine.info)
+
+    def snapshot(self) -> Snapshot:
+        """Return what the model does now and has done so far: its sequences, what waits, sums; it waits for nothing."""
+        with self._lifetime.use():
+            return self._loaded.engine.snapshot(self._loaded.plan.options.queue_limit)
 
     def _vision_encoder(self) -> VisionEncoder:
         with self._loading:

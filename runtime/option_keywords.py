@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -35,6 +36,9 @@ class LoadKeywords(TypedDict, total=False):
     parallel: int
     max_gap: float
     deterministic: bool
+    state_bytes: int | str | None
+    queue_limit: int | None
+    ignore: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
 
 
 class FreeKeywords(TypedDict, total=False):

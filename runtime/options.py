@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -73,6 +74,22 @@ def _adapters(name: str, value: Any) -> tuple[AdapterSpec, ...]:
     return tuple(found)
 
 
+def _patterns(name: str, value: Any) -> tuple[re.Pattern[str], ...]:
+    """Check regular expressions: a text or a pattern, or a list of them."""
+    if value is None:
+        return ()
+    given = value if isinstance(value, list | tuple) else (value,)
+    found = []
+    for each in given:
+        if not isinstance(each, str | re.Pattern) or not each:
+            raise refuse(name, each, "a regular expression")
+        try:
+            found.append(re.compile(each))
+        except (re.error, RecursionError) as error:
+            raise MessageError(f"{name}: {each!r} is not a regular expression ({error}); correct it") from None
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """How a model is loaded. What is None or empty is decided by a profile of `qwen35 tune`, or has the given default.
@@ -97,11 +114,15 @@ class LoadOptions:
         cache_bytes: of states of prompts, so that of a conversation only what is new is evaluated; by default a quarter
             of the memory that is left, at least 8 and at most 32 recurrent states. 0: none. Also as "2GB".
         state_dir: a folder in which states are kept between runs.
+        state_bytes: of that folder at most, by default 8 GB; the least useful states are removed first.
         media_limits: what may be loaded, and how large images become.
         video_limits: how videos are sampled.
         check_memory: refuse to load what does not fit into the free memory.
         parallel: requests that run side by side, each with `n_ctx` tokens of context.
         max_gap: seconds that an answer may wait for the next part of another request's prompt.
+        queue_limit: requests that may wait for others; by default any number. A further one is refused.
+        ignore: regular expressions; what they match in the texts of messages is removed, such as a time that changes
+            with each request: the prompt is known again then.
         deterministic: an answer does not depend on what runs beside it, not even by rounding; slower. Drafts are then
             made only with a fixed depth.
         adapters: GGUF LoRAs that are applied, each a path, or a path and a scale (by default 1).
@@ -131,6 +152,9 @@ class LoadOptions:
     parallel: int = checked(whole(1, MAX_PARALLEL), 1)
     max_gap: float = checked(number(0, FOREVER, above=True), MAX_GAP)
     deterministic: bool = checked(flag, False)
+    state_bytes: int | None = checked(optional(bytes_of()))
+    queue_limit: int | None = checked(optional(whole(0)))
+    ignore: tuple[re.Pattern[str], ...] = checked(_patterns, ())
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -11,6 +11,7 @@ from qwen35_gguf.runtime.chat.completion import Request
 from qwen35_gguf.runtime.chat.prompt import Prompt, chat_prompt
 from qwen35_gguf.runtime.chat.prompt_texts import PromptTexts
 from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_mask, call_form
+from qwen35_gguf.runtime.chat.volatile import without_volatile
 from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
@@ -58,7 +59,7 @@ def prompt_of_chat(
     return chat_prompt(
         loaded.model,
         loaded.template,
-        messages,
+        without_volatile(messages, plan.options.ignore),
         tools=None if options.tool_choice == "none" else options.tools,
         enable_thinking=options.thinking,
         variables=options.chat_template_kwargs or {},

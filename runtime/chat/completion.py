@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Literal
 
 from qwen35_gguf.architecture.tags import END_THINK
 from qwen35_gguf.runtime.chat import openai_types, thinking
+from qwen35_gguf.runtime.chat.miss import describe_miss
 from qwen35_gguf.runtime.chat.openai_types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -31,6 +33,8 @@ from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.sampling import Chosen, Sampler, Sampling
 from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.llama.model import Model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,10 @@ class _Writer:
         message = self._parser.message()
         if message.tool_calls and self._finish == "stop":
             self._finish = "tool_calls"
-        drafts = outcome.drafts
+        drafts, reuse = outcome.drafts, outcome.reuse
+        miss = describe_miss(self._model, self._request.prompt.items, reuse) if reuse is not None else ""
+        if miss:
+            log.info("%s", miss)
         timings = Timings(
             outcome.prompt_cells,
             outcome.reused_cells,
@@ -201,6 +208,7 @@ class _Writer:
             outcome.seconds,
             drafts.drafted,
             drafts.accepted,
+            miss,
         )
         logprobs = None if self._request.top_logprobs is None else ChoiceLogprobs(self._logprobs)
         return Answer(message, self._finish, timings, self._reasoning, logprobs)

@@ -75,6 +75,7 @@ class Timings:
         seconds: from then to the last of them.
         drafted: tokens that the MTP head drafted.
         accepted: of these, the accepted ones.
+        miss: which change of the prompt cost what was known of it, in words; empty if none did.
 
     """
 
@@ -85,6 +86,7 @@ class Timings:
     seconds: float = 0.0
     drafted: int = 0
     accepted: int = 0
+    miss: str = ""
 
     @property
     def prompt_per_second(self) -> float:

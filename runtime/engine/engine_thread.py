@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from qwen35_gguf.errors import ClosedError
+from qwen35_gguf.errors import ClosedError, QueueFullError
 from qwen35_gguf.runtime.calls.call import Call, Cancelled
 from qwen35_gguf.runtime.engine.job import Job, Run
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
@@ -36,6 +36,7 @@ class EngineThread:
         self._schedulers: list[Scheduler] = []
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._ordered = 0  # jobs that the thread has not taken yet
 
     def add(self, scheduler: Scheduler) -> None:
         """Advance a scheduler, too."""
@@ -51,12 +52,35 @@ class EngineThread:
 
         self.ask(end)
 
-    def submit(self, scheduler: Scheduler, jobs: Sequence[Job], call: Call) -> None:
-        """Let jobs of a call wait for their turns."""
+    def submit(self, scheduler: Scheduler, jobs: Sequence[Job], call: Call, *, queue_limit: int | None = None) -> None:
+        """Let jobs of a call wait for their turns.
+
+        Args:
+            scheduler: runs them.
+            jobs: each fits into the context.
+            call: to which they belong.
+            queue_limit: of jobs that wait; None: any number may.
+
+        Raises:
+            QueueFullError: too many wait.
+            ClosedError: the thread was stopped.
+
+        """
         runs: list[Run] = []
+        with self._condition:
+            unfinished = scheduler.unfinished + self._ordered
+            if queue_limit is not None and unfinished + len(jobs) > scheduler.parallel + queue_limit:
+                seconds = max(
+                    1.0, scheduler.request_seconds * (unfinished - scheduler.parallel + 1) / scheduler.parallel
+                )
+                message = f"{self._name}: {unfinished} requests run or wait already; try again in {seconds:.0f} s"
+                raise QueueFullError(message, seconds)
+            self._ordered += len(jobs)
 
         def add() -> None:
             runs.extend(scheduler.add(job) for job in jobs)
+            with self._condition:
+                self._ordered -= len(jobs)
 
         def end() -> None:
             for run in runs:

@@ -99,6 +99,7 @@ class Run:
         reused: cells.
         began: when its turn came, of `time.perf_counter`.
         evaluated: when the prompt was.
+        stepped: when its last step was over; 0 before the first.
         drafts: counts.
         encoding: whether an image of it is being encoded.
         error: of that.
@@ -122,6 +123,7 @@ class Run:
     reused: int = 0
     began: float = 0.0
     evaluated: float = 0.0
+    stepped: float = 0.0
     drafts: Drafts = field(default_factory=Drafts)
     encoding: bool = False
     error: Exception | None = None

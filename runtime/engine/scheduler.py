@@ -27,6 +27,7 @@ from qwen35_gguf.runtime.engine.job import End, Job, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
 from qwen35_gguf.runtime.engine.mtp import Drafter, head_context
 from qwen35_gguf.runtime.engine.prefill import Prefill
+from qwen35_gguf.runtime.engine.snapshot import Counters, Snapshot, slot_of
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
@@ -96,13 +97,14 @@ class Scheduler(Closing):
             LiveSequence(self.main, self.n_ctx, seq, drafter, exact=deterministic)
             for seq, drafter in enumerate(drafters)
         ]
-        self.forest = Forest(cache_bytes, cached_states, store, self._sequences)
+        self.forest = Forest(cache_bytes, cached_states, store, self._sequences, message_start)
         self._decoder = Decoder(self.main, self.n_ctx, draft, alone=deterministic)
         self._prefill = Prefill(self.main, self.forest, message_start)
         self._chunk = ChunkSize(max_gap, self.main.n_batch)
         self._fixed_chunks = deterministic
         self._step_seconds = 0.0
         self._uses = 0
+        self.counters = Counters()
         self._waiting: deque[Run] = deque()
         self._runs: list[Run] = []  # in a sequence, or suspended
         self.wake: Callable[[], None] = lambda: None
@@ -121,6 +123,17 @@ class Scheduler(Closing):
         return len(self._sequences)
 
     @property
+    def unfinished(self) -> int:
+        """The number of jobs that are not over, and are not ended before the next call; any thread may ask."""
+        return sum(not run.cancelled for run in (*list(self._waiting), *list(self._runs)))
+
+    @property
+    def request_seconds(self) -> float:
+        """Seconds that a job has taken on average, without waiting."""
+        done = self.counters
+        return (done.prompt_seconds + done.answer_seconds) / max(1, done.requests)
+
+    @property
     def waits(self) -> bool:
         """Whether jobs wait for a sequence."""
         return bool(self._waiting)
@@ -134,6 +147,21 @@ class Scheduler(Closing):
     def info(self) -> CacheInfo:
         """Return what is held of earlier prompts, and what became of the last one."""
         return self.forest.info()
+
+    def snapshot(self, queue_limit: int | None = None) -> Snapshot:
+        """Return what it does now and has done so far; any thread may ask."""
+        runs, forest = list(self._runs), self.forest
+        at = {run.sequence.seq: run for run in runs if run.sequence is not None}
+        return Snapshot(
+            tuple(slot_of(one.seq, len(one.items), at.get(one.seq)) for one in self._sequences),
+            len(self._waiting),
+            sum(run.phase == "suspended" for run in runs),
+            queue_limit,
+            forest.cache.n_bytes,
+            forest.cache.max_bytes,
+            len(forest.stored),
+            self.counters.copy(),
+        )
 
     # ---- jobs ----------------------------------------------------------------------------------------------------
 
@@ -206,7 +234,9 @@ class Scheduler(Closing):
         except Qwen35Error as error:
             for run in runs:
                 self._fail(run, error)
-        self._step_seconds = time.perf_counter() - start
+        now = time.perf_counter()
+        self._step_seconds = now - start
+        self.counters.add_step(runs, now)
         return True
 
     def _prompts(self, *, beside: bool) -> bool:
@@ -343,6 +373,7 @@ class Scheduler(Closing):
             run.sequence.used, run.sequence = self._uses, None
         run.saved = None
         run.job.sampler.close()
+        self.counters.add_run(run, time.perf_counter(), failed=isinstance(result, Exception))
         run.job.done(result if isinstance(result, Exception) else run.outcome(result, time.perf_counter()))
 
 

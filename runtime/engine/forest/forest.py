@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from qwen35_gguf.runtime.engine.forest.divergence import Divergence, find_divergence
 from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, PrefixCache, SequenceState, common_prefix
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo, PromptReuse, Source, explain, held_sequences
@@ -21,7 +23,12 @@ class Forest:
     """
 
     def __init__(
-        self, cache_bytes: int | None, cached_states: int, store: StateStore | None, sequences: Sequence[LiveSequence]
+        self,
+        cache_bytes: int | None,
+        cached_states: int,
+        store: StateStore | None,
+        sequences: Sequence[LiveSequence],
+        message_start: int | None = None,
     ) -> None:
         """Begin with what is on disk.
 
@@ -30,8 +37,10 @@ class Forest:
             cached_states: see there.
             store: where states are kept between runs.
             sequences: of the context.
+            message_start: the token that begins a message.
 
         """
+        self._message_start = message_start
         self._fit_cache = cached_states if cache_bytes is None else 0  # as soon as the size of a state is known
         self.cache = PrefixCache(cache_bytes or 0)
         self.store, self.sequences = store, list(sequences)
@@ -61,9 +70,24 @@ class Forest:
         """Bring a sequence to the longest known prefix of `items`."""
         first = self._last is None
         others = [one for one in self.sequences if one is not target]
+        divergence = self._divergence(items)
         source = target.reuse(items, self.cache, self.store, others)
-        self._last = explain(source, items, self.cache, reused=len(target.items), first=first)
+        found = explain(source, items, self.cache, reused=len(target.items), first=first)
+        self._last = replace(found, divergence=divergence)
         return source, self._last
+
+    def _divergence(self, items: Sequence[Item]) -> Divergence | None:
+        """Find where a prompt differs inside the prompt of the known sequence that it resembles most."""
+        known = [(one.items, one.n_prompt) for one in self.sequences]
+        known += [(state.items, state.n_prompt) for state in self.cache.sequence_states()]
+        known += [(state.items, 0) for state in self.stored]
+        if not known:
+            return None
+        shared, number = max((common_prefix(held, items), i) for i, (held, _) in enumerate(known))
+        held, n_prompt = known[number]
+        if shared >= (n_prompt or len(held)):
+            return None
+        return find_divergence(held, items, shared, self._message_start)
 
     def keep(self, live: LiveSequence) -> None:
         """Copy the recurrent states of a sequence as they are now."""

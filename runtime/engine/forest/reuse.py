@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qwen35_gguf.runtime.engine.forest.divergence import Divergence
 from qwen35_gguf.runtime.engine.forest.prefix_cache import (
     Item,
     PrefixCache,
@@ -145,6 +146,7 @@ class PromptReuse:
         shared: those at the beginning that the most similar known sequence has, too.
         place: where the reused sequence was; None if nothing was reused.
         reason: why no more was reused, in words.
+        divergence: the change that cost it; None without one.
 
     """
 
@@ -153,6 +155,7 @@ class PromptReuse:
     shared: int
     place: Place | None
     reason: str
+    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True)
