@@ -15,10 +15,12 @@ from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, MemoryRequest
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.engine_thread import EngineThread
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
-from qwen35_gguf.runtime.engine.forest.state_store import StateStore
-from qwen35_gguf.runtime.engine.scheduler import Scheduler, context_of
+from qwen35_gguf.runtime.engine.forest.state_store import STATE_BYTES, StateStore
+from qwen35_gguf.runtime.engine.scheduler import Scheduler
+from qwen35_gguf.runtime.engine.shared_context import context_of
 from qwen35_gguf.runtime.llama.adapters.lora_file import changes_mtp_head, check_adapter
 from qwen35_gguf.runtime.llama.devices import Device, Offload
+from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, check_mmproj
@@ -104,10 +106,11 @@ class LoadedModel(Closing):
         if options.state_dir is not None:
             yarn = {"yarn": spec.yarn} if spec.yarn else {}
             adapted = {"adapters": [(model_identity(one.path), one.scale) for one in options.adapters]}
-            store = StateStore(
-                options.state_dir,
-                model_identity(options.path, kv=spec.kv_type, **yarn, **(adapted if options.adapters else {})),
-            )
+            runtime = installed_runtime()
+            made_by = {"runtime": [runtime.version, runtime.patches] if runtime is not None else []}
+            parts = {**made_by, **yarn, **(adapted if options.adapters else {})}
+            identity = model_identity(options.path, kv=spec.kv_type, **parts)
+            store = StateStore(options.state_dir, identity, options.state_bytes or STATE_BYTES)
         self.context_spec = spec
         self.vision: VisionEncoder | None = None
         mtp = plan.draft != 0 or plan.adapts_mtp
@@ -139,6 +142,7 @@ class LoadedModel(Closing):
     def close(self) -> None:
         """Free everything."""
         self.thread.stop()
+        self.engine.save()
         self.engine.close()
         if self.vision is not None:
             self.vision.close()

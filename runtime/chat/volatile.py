@@ -8,7 +8,7 @@ from typing import Any
 
 
 def without_volatile(messages: Any, patterns: Sequence[re.Pattern[str]]) -> Any:
-    """Return messages without what the patterns match in their texts; what is no list of messages as it is."""
+    """Return messages without what the patterns match in their texts; anything else as it is."""
     if not patterns or not isinstance(messages, Sequence) or isinstance(messages, str):
         return messages
     return [_message(message, patterns) for message in messages]

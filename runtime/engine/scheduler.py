@@ -8,17 +8,17 @@ sampled are given out before it. It does not depend on text, messages or images:
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from qwen35_gguf.errors import ContextError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.chunk_size import ChunkSize
 from qwen35_gguf.runtime.engine.decoding import Decoder
-from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
+from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.forest.forest import Forest
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES, LiveSequence
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
@@ -27,6 +27,7 @@ from qwen35_gguf.runtime.engine.job import End, Job, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
 from qwen35_gguf.runtime.engine.mtp import Drafter, head_context
 from qwen35_gguf.runtime.engine.prefill import Prefill
+from qwen35_gguf.runtime.engine.shared_context import context_of
 from qwen35_gguf.runtime.engine.snapshot import Counters, Snapshot, slot_of
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
@@ -108,6 +109,14 @@ class Scheduler(Closing):
         self._waiting: deque[Run] = deque()
         self._runs: list[Run] = []  # in a sequence, or suspended
         self.wake: Callable[[], None] = lambda: None
+
+    def save(self) -> None:
+        """Write what the sequences hold to disk, so that the next run continues them; nothing runs any more."""
+        store = self.forest.store
+        for one in self._sequences:
+            if store is not None and one.items and not one.in_step:
+                with contextlib.suppress(Qwen35Error):  # of llama.cpp: then the next run begins without it
+                    one.save_prompt(self.forest.cache, store)
 
     def close(self) -> None:
         """Free the contexts."""
@@ -375,19 +384,3 @@ class Scheduler(Closing):
         run.job.sampler.close()
         self.counters.add_run(run, time.perf_counter(), failed=isinstance(result, Exception))
         run.job.done(result if isinstance(result, Exception) else run.outcome(result, time.perf_counter()))
-
-
-def context_of(spec: ContextSpec, parallel: int, draft: Depth, *, separate: bool = False) -> ContextSpec:
-    """Return the context that several sequences share, from that of one of them."""
-    depth = depth_limit(draft)
-    # A step is one call, of which llama.cpp splits off less than it can roll back, or ends the process.
-    least = max(parallel * (1 + depth), 2 + depth if depth else 1)
-    return replace(
-        spec,
-        n_ctx=spec.n_ctx * parallel,
-        n_batch=max(spec.n_batch, least),
-        n_seq=parallel,
-        separate=separate,
-        n_rs_seq=depth,
-        n_outputs=parallel * (1 + depth),
-    )

@@ -58,3 +58,15 @@ def test_a_queue_has_a_limit(files: list[Path]) -> None:
         for stream in streams:
             stream.close()
         assert model.chat(chat("a"), **OPTIONS).timings.tokens == 2
+
+
+def test_a_restart_continues_short_chats(files: list[Path], tmp_path: Path) -> None:
+    messages = [*chat("a"), {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "And now?"}]
+    options: dict[str, Any] = {"n_ctx": 2048, "n_threads": 1, "draft": 0, "parallel": 2, "state_dir": tmp_path}
+    with Qwen35(files[0], **options) as model:
+        before = model.chat(messages, **OPTIONS)
+        warm = model.chat(messages, **OPTIONS)
+    with Qwen35(files[0], **options) as model:
+        after = model.chat(messages, **OPTIONS)
+    assert before.text == warm.text == after.text
+    assert after.timings.reused_tokens == warm.timings.reused_tokens > 0

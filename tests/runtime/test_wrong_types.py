@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def check(kind: Any, base: dict[str, Any], name: str, value: Any) -> None:
         assert isinstance(value, str) or found == value
     if type(found) is tuple:
         kinds = {type(each) for each in found}
-        assert kinds <= {str} or kinds <= {AdapterSpec} or all(isinstance(each, Path) for each in found)
+        assert kinds <= {str} or kinds in ({AdapterSpec}, {re.Pattern}) or all(isinstance(each, Path) for each in found)
         assert all(found)
     hash((type(found), name))
     assert kind(**{**base, name: found}) == made  # the exact value is accepted as it is

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 CACHED_STATES, MOST_STATES = 8, 32  # recurrent states for which the cache has room by default, at least and at most
 SAVED_EVERY = 1024  # new tokens that make it worth writing a state to disk
+SAVED_LAST = 32  # of these, when the model is closed
 
 
 class LiveSequence:
@@ -203,9 +204,15 @@ class LiveSequence:
         else:
             cache.add(self.state(), [successor, *held])
 
-    def save(self, store: StateStore | None) -> None:
-        """Write the sequence to disk if much of it is not there yet."""
-        if store is None or not store.works or len(self.items) - store.covers(self.items) < SAVED_EVERY:
+    def save_prompt(self, cache: PrefixCache, store: StateStore) -> None:
+        """Write the sequence up to the end of its prompt, with which the next turn begins, and leave it there."""
+        state = cache.recurrent_state(self.items, self.n_prompt)
+        if state is not None and len(state.items) - store.covers(state.items) >= SAVED_LAST and self._restore(state):
+            self.save(store, SAVED_LAST)
+
+    def save(self, store: StateStore | None, least: int = SAVED_EVERY) -> None:
+        """Write the sequence to disk if at least `least` tokens of it are not there yet."""
+        if store is None or not store.works or len(self.items) - store.covers(self.items) < least:
             return
         try:
             store.save(self.state())

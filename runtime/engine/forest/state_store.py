@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qwen35_gguf.atomic_file import SUFFIX as PART
 from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, SequenceState, common_prefix
@@ -22,6 +24,8 @@ MAGIC = b"qwen35 state 1\n"
 SUFFIX = ".state"
 OWN_NAME = re.compile(r"[0-9a-f]{32}\.state")
 MAX_HEADER = 1 << 28
+STATE_BYTES = 8 << 30  # of the folder, by default
+LEFT_BEHIND = 3600.0  # seconds after which a file that is not finished is one of a process that was killed
 
 
 class StateStore:
@@ -36,7 +40,7 @@ class StateStore:
 
     """
 
-    def __init__(self, folder: Path, identity: str, max_bytes: int = 8 << 30) -> None:
+    def __init__(self, folder: Path, identity: str, max_bytes: int = STATE_BYTES) -> None:
         """Use a folder, and make it if it does not exist.
 
         Raises:
@@ -49,6 +53,7 @@ class StateStore:
         except OSError as error:
             raise OutputError(f"{folder}: cannot be used for states ({error.strerror or error})") from None
         self.works = True
+        self._remove_left_behind()
         self.states = list(self._stored())
 
     def forget(self, state: SequenceState) -> None:
@@ -107,6 +112,12 @@ class StateStore:
                 with contextlib.suppress(OSError):
                     path.unlink()
                     total -= size
+
+    def _remove_left_behind(self) -> None:
+        for path in self.folder.glob(f"*{SUFFIX}{PART}"):
+            with contextlib.suppress(OSError):
+                if OWN_NAME.fullmatch(path.stem) and time.time() - path.stat().st_mtime > LEFT_BEHIND:
+                    path.unlink()
 
     def _stored(self) -> Iterator[SequenceState]:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
