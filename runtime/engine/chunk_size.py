@@ -6,10 +6,11 @@ LEAST = 8  # rows; fewer cost as much as these
 FIRST = 32  # rows of the first chunk, before anything was measured
 SHARE = 0.85  # of the bound that is planned with: times vary
 STEP = 0.3  # weight of a new measurement
+PRIOR = 0.05  # weight of the assumption that times are in proportion to rows, beside what sizes show
 
 
 class ChunkSize:
-    """Learns what chunks cost, by their size in powers of two.
+    """Learns what chunks cost: a fixed part and a part for each row, from moving averages of rows and seconds.
 
     Attributes:
         max_gap: seconds that an answer may wait.
@@ -20,27 +21,27 @@ class ChunkSize:
     def __init__(self, max_gap: float, n_batch: int) -> None:
         """Begin without measurements."""
         self.max_gap, self.n_batch = max_gap, n_batch
-        self._seconds: dict[int, float] = {}
+        self._rows = self._seconds = 0.0  # means
+        self._squares = self._products = 0.0  # variance of rows, covariance of rows and seconds
 
     def rows(self, step_seconds: float) -> int:
         """Return the rows of the next chunk while answers run whose own step takes `step_seconds`."""
-        if not self._seconds:
+        if not self._rows:
             return min(FIRST, self.n_batch)
-        left = SHARE * self.max_gap - step_seconds
-        size = LEAST
-        while size < self.n_batch and self.seconds(2 * size) <= left:
-            size *= 2
-        fraction = min(2.0, max(1.0, left / max(self.seconds(size), 1e-9)))
-        return max(1, min(int(size * fraction), self.n_batch))
-
-    def seconds(self, rows: int) -> float:
-        """Estimate the time of a chunk: from the nearest size that was measured, in proportion if that is smaller."""
-        nearest = min(self._seconds, key=lambda size: (abs(size.bit_length() - rows.bit_length()), -size))
-        return self._seconds[nearest] * (rows / nearest if rows > nearest else max(rows / nearest, 0.25))
+        proportion = PRIOR * self._rows * self._rows
+        row = (self._products + proportion * self._seconds / self._rows) / (self._squares + proportion)
+        row = max(row, 0.1 * self._seconds / self._rows)  # interrupted calls may show anything
+        fixed = max(0.0, self._seconds - row * self._rows)
+        left = SHARE * self.max_gap - step_seconds - fixed
+        return min(max(LEAST, int(left / max(row, 1e-9))), self.n_batch)
 
     def record(self, rows: int, seconds: float) -> None:
         """Learn from a chunk."""
-        size = 1 << (rows.bit_length() - 1)
-        scaled = seconds * size / rows
-        known = self._seconds.get(size)
-        self._seconds[size] = scaled if known is None else known + STEP * (scaled - known)
+        if not self._rows:
+            self._rows, self._seconds = float(rows), seconds
+            return
+        more, longer = rows - self._rows, seconds - self._seconds
+        self._rows += STEP * more
+        self._seconds += STEP * longer
+        self._squares = (1 - STEP) * (self._squares + STEP * more * more)
+        self._products = (1 - STEP) * (self._products + STEP * more * longer)

@@ -251,16 +251,23 @@ class Scheduler(Closing):
     def _prompts(self, *, beside: bool) -> bool:
         """Evaluate a chunk of the first prompt that can be."""
         self._wake_suspended()
-        rows = self._chunk.rows(self._step_seconds) if beside and not self._fixed_chunks else self.main.n_batch
+        start = time.perf_counter()
         for run in [run for run in self._runs if run.phase == "prompt"]:
-            if self._advance(run, rows):
+            if self._advance(run, start if beside else None):
                 return True
         admitted = self._admit()
-        return admitted is not None and (admitted.phase != "prompt" or self._advance(admitted, rows))
+        if admitted is None or admitted.phase != "prompt":
+            return admitted is not None
+        return self._advance(admitted, start if beside else None)
 
-    def _advance(self, run: Run, rows: int) -> bool:
-        """Evaluate up to `rows` rows of a prompt; False if it waits for an image."""
-        done = 0
+    def _advance(self, run: Run, begun: float | None) -> bool:
+        """Evaluate a chunk of a prompt; False if it waits for an image.
+
+        `begun` is when answers began to wait for it, of `time.perf_counter`; None: there are none.
+        """
+        rows, done = self.main.n_batch, 0
+        if begun is not None and not self._fixed_chunks:
+            rows = self._chunk.rows(self._step_seconds + time.perf_counter() - begun)
         try:
             while done < rows and run.phase == "prompt" and not run.cancelled:
                 start = time.perf_counter()
