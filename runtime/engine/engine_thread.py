@@ -36,7 +36,7 @@ class EngineThread:
         self._schedulers: list[Scheduler] = []
         self._thread: threading.Thread | None = None
         self._stopped = False
-        self._ordered = 0  # jobs that the thread has not taken yet
+        self._ordered: list[Run] = []  # which the thread has not taken yet
 
     def add(self, scheduler: Scheduler) -> None:
         """Advance a scheduler, too."""
@@ -66,21 +66,23 @@ class EngineThread:
             ClosedError: the thread was stopped.
 
         """
-        runs: list[Run] = []
+        runs = [Run(job) for job in jobs]
         with self._condition:
-            unfinished = scheduler.unfinished + self._ordered
+            unfinished = scheduler.unfinished + sum(not run.cancelled for run in self._ordered)
             if queue_limit is not None and unfinished + len(jobs) > scheduler.parallel + queue_limit:
                 seconds = max(
                     1.0, scheduler.request_seconds * (unfinished - scheduler.parallel + 1) / scheduler.parallel
                 )
                 message = f"{self._name}: {unfinished} requests run or wait already; try again in {seconds:.0f} s"
                 raise QueueFullError(message, seconds)
-            self._ordered += len(jobs)
+            self._ordered += runs
 
         def add() -> None:
-            runs.extend(scheduler.add(job) for job in jobs)
+            for run in runs:
+                scheduler.enter(run)
             with self._condition:
-                self._ordered -= len(jobs)
+                for run in runs:
+                    self._ordered.remove(run)
 
         def end() -> None:
             for run in runs:

@@ -192,8 +192,12 @@ class Scheduler(Closing):
         """Let a job wait for its turn; errors as of `check_prompt`."""
         self.check_prompt(job.prompt)
         run = Run(job)
-        self._waiting.append(run)
+        self.enter(run)
         return run
+
+    def enter(self, run: Run) -> None:
+        """Let a run wait for its turn, whose prompt is checked."""
+        self._waiting.append(run)
 
     def end(self, run: Run, error: Exception) -> None:
         """End a job with an error, unless it is over."""
