@@ -63,4 +63,11 @@ def float_mul_mat(
     out: _Array,
     target: str,
 ) -> None: ...
+def finish_mul_mat(
+    out: _Array,
+    bias: _Array,
+    summand: _Array,
+    gelu: bool,
+    target: str,
+) -> None: ...
 def pause_nanoseconds() -> float: ...

@@ -21,6 +21,9 @@ namespace {
 template <class T>
 using Array = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
+template <class T>
+using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
 float_matmul::Format find_format(const std::string& name) {
     if (name == "F32") return float_matmul::Format::f32;
     if (name == "F16") return float_matmul::Format::f16;
@@ -55,10 +58,22 @@ void mul_mat(const Array<const std::uint8_t>& weights, const std::string& format
                      to.data(), static_cast<std::int64_t>(columns), scratch.get()});
 }
 
+// Changes out in place; bias and summand are as long as out.
+void finish(const Vector<float>& out, const Vector<const float>& bias, const Vector<const float>& summand, bool gelu,
+            const std::string& target_name) {
+    const float_matmul::Target& target = simd::find_target(float_matmul::targets(), target_name);
+    if (bias.shape(0) != out.shape(0) || summand.shape(0) != out.shape(0)) {
+        throw std::invalid_argument("bias, summand: not as long as out");
+    }
+    target.finish({out.data(), bias.data(), summand.data(), gelu, static_cast<std::int64_t>(out.shape(0))});
+}
+
 }  // namespace
 
 void bind_float_matmul(nb::module_& m) {
     m.def("float_mul_mat_targets", &target_names);
     m.def("float_mul_mat", &mul_mat, nb::arg("weights"), nb::arg("format"), nb::arg("x"), nb::arg("out"),
+          nb::arg("target"));
+    m.def("finish_mul_mat", &finish, nb::arg("out"), nb::arg("bias"), nb::arg("summand"), nb::arg("gelu"),
           nb::arg("target"));
 }

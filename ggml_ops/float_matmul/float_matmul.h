@@ -31,6 +31,16 @@ struct Job {
     std::uint8_t* scratch;  // `scratch_bytes`, at a multiple of 64 bytes
 };
 
+// A part of a column of a result, which is changed in place: a bias is added (null: none), GELU is applied, and a
+// summand is added (null: none).
+struct Finish {
+    float* out;
+    const float* bias;
+    const float* summand;
+    bool gelu;
+    std::int64_t rows;
+};
+
 // Bytes of a weight.
 std::size_t weight_bytes(Format format);
 
@@ -46,6 +56,7 @@ struct Target {
     void (*convert)(Format format, std::int64_t k, const float* x, std::int64_t first, std::int64_t last,
                     std::uint8_t* column);
     void (*multiply)(const Job&);
+    void (*finish)(const Finish&);
 };
 
 // The targets compiled in, best first.

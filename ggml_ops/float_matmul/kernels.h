@@ -4,6 +4,7 @@
 
 #include "columns.h"
 #include "elements.h"
+#include "finish.h"
 #include "float_matmul.h"
 #include "gemm.h"
 #include "gemv.h"

@@ -9,7 +9,7 @@ namespace float_matmul {
 
 extern const Target target_avx2 = {
     "avx2",        simd::cpu_has_avx2, avx2::scratch_bytes(), avx2::panel_rows, avx2::tile_columns, avx2::column_bytes,
-    avx2::convert, avx2::multiply,
+    avx2::convert, avx2::multiply,     avx2::finish,
 };
 
 }  // namespace float_matmul

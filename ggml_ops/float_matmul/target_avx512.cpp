@@ -10,7 +10,7 @@ namespace float_matmul {
 extern const Target target_avx512 = {
     "avx512",           simd::cpu_has_avx512, avx512::scratch_bytes(),
     avx512::panel_rows, avx512::tile_columns, avx512::column_bytes,
-    avx512::convert,    avx512::multiply,
+    avx512::convert,    avx512::multiply,     avx512::finish,
 };
 
 }  // namespace float_matmul

@@ -9,7 +9,7 @@ namespace float_matmul {
 
 extern const Target target_neon = {
     "neon",        simd::cpu_is_any, neon::scratch_bytes(), neon::panel_rows, neon::tile_columns, neon::column_bytes,
-    neon::convert, neon::multiply,
+    neon::convert, neon::multiply,   neon::finish,
 };
 
 }  // namespace float_matmul

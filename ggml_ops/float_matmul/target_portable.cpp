@@ -10,7 +10,7 @@ namespace float_matmul {
 extern const Target target_portable = {
     "portable",           simd::cpu_is_any,       portable::scratch_bytes(),
     portable::panel_rows, portable::tile_columns, portable::column_bytes,
-    portable::convert,    portable::multiply,
+    portable::convert,    portable::multiply,     portable::finish,
 };
 
 }  // namespace float_matmul

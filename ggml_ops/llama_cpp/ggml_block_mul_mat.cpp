@@ -13,6 +13,7 @@
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
 #include "ggml_float_mul_mat.h"
+#include "matmul_epilogue.h"
 
 namespace {
 
@@ -130,8 +131,17 @@ void multiply_share(quantized_matmul::Job job, const Shares& shares, int64_t sha
     for (int64_t c = 0; c < job.batch_size; ++c) out[c] -= first;
 }
 
-// Consecutive matmuls of one src1; `count` may be 1.
-void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, int count) {
+void finish_share(const MatmulEpilogue& epilogue, const ggml_tensor* dst, const Shares& shares, int64_t share,
+                  float* const* out) {
+    if (epilogue.last < 0) return;
+    const int64_t first = share * shares.rows;
+    const int64_t rows = std::min(shares.rows, dst->ne[0] - first);
+    for (int64_t c = 0; c < dst->ne[1]; ++c) epilogue.finish(out[c] + first, c, first, rows);
+}
+
+// Consecutive matmuls of one src1; `count` may be 1. The epilogue is that of a single one.
+void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, int count,
+                  const MatmulEpilogue& epilogue = {}) {
     const ggml_tensor* src1 = nodes[0]->src[1];
     const Layout layout(nodes[0]);
     const Work work(layout, params);
@@ -163,6 +173,7 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
                                      i3 / (dst->ne[3] / src0->ne[3]) * src0->nb[3];
             while (item < done + shares.count) {
                 multiply_share(work.job(src0, weights, src1->ne[1]), shares, item - done, work.out);
+                finish_share(epilogue, dst, shares, item - done, work.out);
                 item = ggml_threadpool_chunk_add(params->threadpool, 1);
             }
         }
@@ -251,7 +262,13 @@ int ggml_block_mul_mat_forward_fused(const ggml_compute_params* params, const gg
         nodes[count++] = node;
         last = i;
     }
-    if (count < 2) return 0;
+    if (count == 1) {
+        const MatmulEpilogue epilogue = MatmulEpilogue::find(graph, first);
+        if (epilogue.last < 0) return 0;
+        multiply_all(params, nodes, 1, epilogue);
+        return epilogue.last - first;
+    }
+    if (count == 0) return 0;
     multiply_all(params, nodes, count);
     return last - first;
 }

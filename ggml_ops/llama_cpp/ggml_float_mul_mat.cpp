@@ -12,6 +12,7 @@
 #include "../simd/best_target.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
+#include "matmul_epilogue.h"
 
 namespace {
 
@@ -35,6 +36,13 @@ bool find_format(ggml_type type, float_matmul::Format& format) {
         case GGML_TYPE_BF16: format = Format::bf16; return true;
         default: return false;
     }
+}
+
+// On ARM ggml multiplies F16 by FP16 arithmetic and F32 by blocks, but BF16 value by value.
+bool takes(ggml_type type) {
+    float_matmul::Format format;
+    return best_target() && find_format(type, format) &&
+           (type == GGML_TYPE_BF16 || std::strcmp(best_target()->name, "neon") != 0);
 }
 
 size_t padded(size_t bytes) { return GGML_PAD(bytes, cache_line); }
@@ -99,8 +107,9 @@ struct Shares {
     }
 };
 
-// Consecutive matmuls of one src1; `count` may be 1.
-void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, int count) {
+// Consecutive matmuls of one src1; `count` may be 1. The epilogue is that of a single one.
+void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, int count,
+                  const MatmulEpilogue& epilogue = {}) {
     const ggml_tensor* src1 = nodes[0]->src[1];
     const Layout layout(nodes[0]);
 
@@ -135,10 +144,13 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
                 for (int64_t c = 0; c < columns; ++c) {
                     out[c] = reinterpret_cast<float*>(result + (column + c) * dst->nb[1]) + row;
                 }
-                best_target()->multiply({layout.format, layout.k, weights + row * src0->nb[1], src0->nb[1],
-                                         std::min(shares.rows, src0->ne[1] - row),
+                const int64_t rows = std::min(shares.rows, src0->ne[1] - row);
+                best_target()->multiply({layout.format, layout.k, weights + row * src0->nb[1], src0->nb[1], rows,
                                          base + layout.column_bytes * (plane * src1->ne[1] + column), out, columns,
                                          scratch});
+                if (epilogue.last >= 0) {
+                    for (int64_t c = 0; c < columns; ++c) epilogue.finish(out[c], column + c, row, rows);
+                }
                 item = ggml_threadpool_chunk_add(params->threadpool, 1);
             }
         }
@@ -152,10 +164,9 @@ bool in_host_memory(const ggml_tensor* t) { return !t->buffer || ggml_backend_bu
 bool ggml_float_mul_mat_supported(const ggml_tensor* op) {
     const ggml_tensor* src0 = op->src[0];
     const ggml_tensor* src1 = op->src[1];
-    float_matmul::Format format;
-    return op->op == GGML_OP_MUL_MAT && best_target() && find_format(src0->type, format) &&
-           src1->type == GGML_TYPE_F32 && src1->nb[0] == sizeof(float) && src0->nb[0] == ggml_type_size(src0->type) &&
-           op->nb[0] == sizeof(float) && ggml_get_op_params_i32(op, 1) != GGML_HINT_SRC0_IS_HADAMARD;
+    return op->op == GGML_OP_MUL_MAT && takes(src0->type) && src1->type == GGML_TYPE_F32 &&
+           src1->nb[0] == sizeof(float) && src0->nb[0] == ggml_type_size(src0->type) && op->nb[0] == sizeof(float) &&
+           ggml_get_op_params_i32(op, 1) != GGML_HINT_SRC0_IS_HADAMARD;
 }
 
 size_t ggml_float_mul_mat_work_size(const ggml_tensor* op, int n_tasks) { return Layout(op).bytes(n_tasks); }
@@ -179,7 +190,13 @@ int ggml_float_mul_mat_forward_fused(const ggml_compute_params* params, const gg
         nodes[count++] = node;
         last = i;
     }
-    if (count < 2) return 0;
+    if (count == 1) {
+        const MatmulEpilogue epilogue = MatmulEpilogue::find(graph, first);
+        if (epilogue.last < 0) return 0;
+        multiply_all(params, nodes, 1, epilogue);
+        return epilogue.last - first;
+    }
+    if (count == 0) return 0;
     multiply_all(params, nodes, count);
     return last - first;
 }

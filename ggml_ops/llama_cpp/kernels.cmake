@@ -43,6 +43,7 @@ function(ggml_ops_add_kernels cpu_name)
         ggml_ops/llama_cpp/ggml_delta_net.cpp
         ggml_ops/llama_cpp/ggml_block_mul_mat.cpp
         ggml_ops/llama_cpp/ggml_float_mul_mat.cpp
+        ggml_ops/llama_cpp/matmul_epilogue.cpp
         )
     ggml_ops_add_targets(${cpu_name} attention portable)
     ggml_ops_add_targets(${cpu_name} delta_net portable)

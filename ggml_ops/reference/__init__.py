@@ -8,6 +8,7 @@ from qwen35_gguf.ggml_ops.reference.delta_net import causal_conv1d_silu, gated_d
 from qwen35_gguf.ggml_ops.reference.matmul import (
     BLOCKS_OF_32,
     dequantize_activations,
+    finish_mul_mat,
     float_mul_mat,
     mul_mat,
     quantize_activations,
@@ -21,6 +22,7 @@ __all__ = [
     "attention",
     "causal_conv1d_silu",
     "dequantize_activations",
+    "finish_mul_mat",
     "float_mul_mat",
     "gated_delta_rule",
     "mul_mat",

@@ -94,3 +94,22 @@ def float_mul_mat(weights: Array, type: str, x: Array) -> Array:  # noqa: A002
     values = weights.view(np.float32) if type == "F32" else dequantize(weights, GGMLQuantizationType[type])
     result: Array = round_activations(x, type).astype(np.float64) @ values.astype(np.float64).T
     return result
+
+
+def finish_mul_mat(out: Array, bias: Array, summand: Array, gelu: bool) -> Array:
+    """Add a bias to a matmul's result, apply GELU (the approximation by tanh) if wanted, and add a second summand.
+
+    Args:
+        out: (rows,) float32.
+        bias: as long.
+        summand: as long.
+        gelu: whether to apply it.
+
+    Returns:
+        (rows,) float64.
+
+    """
+    x = out.astype(np.float64) + bias
+    if gelu:
+        x = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(x + summand)

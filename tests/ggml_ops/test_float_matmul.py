@@ -115,6 +115,22 @@ def test_targets_agree(name: str, rows: int, columns: int, k: int, scale: float,
         assert_close(multiply(weights, name, x, target), wanted)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    gelu=st.booleans(),
+    scale=st.sampled_from([0.01, 1.0, 30.0]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_bias_gelu_and_a_summand(rows: int, gelu: bool, scale: float, seed: int) -> None:
+    out, bias, summand = np.random.default_rng(seed).standard_normal((3, rows)).astype(np.float32) * np.float32(scale)
+    wanted = reference.finish_mul_mat(out, bias, summand, gelu)
+    for target in _native.float_mul_mat_targets():
+        found = out.copy()
+        _native.finish_mul_mat(found, bias, summand, gelu, target)
+        np.testing.assert_allclose(found, wanted, rtol=2e-6, atol=3e-6 * scale)
+
+
 def test_shapes_that_do_not_match_are_named() -> None:
     weights, x = make("BF16", 4, 2, 256)
     target = _native.float_mul_mat_targets()[0]
