@@ -173,10 +173,10 @@ def clear(folder: Path) -> None:
 
 
 def run_ours(task: Task, out: Path) -> Cost:
-    """Checkpoint to both files in one step."""
+    """Checkpoint to both files in one step; the mmproj in the type of the stock converter's."""
     script = str(REPOSITORY / "convert" / "hf_to_gguf.py")
     command = [sys.executable, script, str(task.checkpoint), "-q", task.quant, "-o", str(out)]
-    return run_step([*command, "--jobs", str(task.jobs)], out)
+    return run_step([*command, "--mmproj-type", "BF16", "--jobs", str(task.jobs)], out)
 
 
 def run_stock(task: Task, out: Path, stock: Stock) -> Cost:

@@ -49,7 +49,7 @@ def convert(
     *,
     mtp: bool = True,
     vision: bool = True,
-    mmproj_type: str = "BF16",
+    mmproj_type: str = "Q8_0",
     revision: str | None = None,
     name: str | None = None,
     recipe: str | Path | None = None,

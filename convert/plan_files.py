@@ -61,7 +61,7 @@ class ConversionOptions:
     out: str | Path = "models"
     mtp: bool = True
     vision: bool = True
-    mmproj_type: str = "BF16"
+    mmproj_type: str = "Q8_0"
     revision: str | None = None
     name: str | None = None
     recipe: str | Path | None = None
@@ -216,7 +216,7 @@ def plan_conversion(options: ConversionOptions) -> Conversion:
     return Conversion(source.checkpoint, tuple(files), notes)
 
 
-def check_names(quant: str, recipe: str | Path | None = None, mmproj_type: str = "BF16") -> None:
+def check_names(quant: str, recipe: str | Path | None = None, mmproj_type: str = "Q8_0") -> None:
     """Refuse an unknown preset, recipe, or type of a vision encoder.
 
     Raises:

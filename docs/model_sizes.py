@@ -77,7 +77,10 @@ def measure(name: str, quant: str = "Q4_K_M", ctx: int = 16384) -> Sizes:
 
 
 def sparse_checkpoint(folder: Path, spec: make_checkpoint.Spec) -> Path:
-    """Write a checkpoint whose weights are a hole in the file."""
+    """Write a checkpoint whose weights are a hole in the file, but for a byte of the output matrix.
+
+    A copy of the embedding would be taken for tied.
+    """
     folder.mkdir()
     for name, content in make_checkpoint.side_files(spec).items():
         (folder / name).write_text(content, encoding="utf-8")
@@ -91,6 +94,11 @@ def sparse_checkpoint(folder: Path, spec: make_checkpoint.Spec) -> Path:
     path = folder / "model.safetensors"
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded)
     os.truncate(path, 8 + len(encoded) + end)
+    if not spec.tie_word_embeddings:
+        (output,) = (entry for name, entry in header.items() if name.endswith("lm_head.weight"))
+        with path.open("r+b") as file:
+            file.seek(8 + len(encoded) + output["data_offsets"][0])
+            file.write(b"\x01")
     return folder
 
 

@@ -49,7 +49,7 @@ def test_writes_text_and_vision_in_one_call(checkpoint: Factory, tmp_path: Path)
     text, vision = hf_to_gguf.convert(checkpoint(), "Q4_K_M", tmp_path, name="Tiny")
     assert text.name.endswith("-Q4_K_M.gguf")
     assert vision.name.startswith("mmproj-")
-    assert vision.name.endswith("-BF16.gguf")
+    assert vision.name.endswith("-Q8_0.gguf")
     assert left_behind(tmp_path) == sorted([text.name, vision.name])
     names = {tensor.name for tensor in GGUFReader(text).tensors}
     assert "blk.4.nextn.eh_proj.weight" in names

@@ -33,7 +33,7 @@ from qwen35_gguf.units import format_file_size
 )
 @click.option("--no-mtp", is_flag=True, help="Leave out the multi-token-prediction head.")
 @click.option("--no-vision", is_flag=True, help="Do not write the vision encoder.")
-@click.option("--mmproj-type", default="BF16", show_default=True, help="Type of its matrices: BF16, F16, F32 or Q8_0.")
+@click.option("--mmproj-type", default="Q8_0", show_default=True, help="Type of its matrices: Q8_0, BF16, F16 or F32.")
 @click.option("--revision", help="Branch, tag or commit on the Hub.")
 @click.option("--name", help="The model's name; derived from the checkpoint by default.")
 @click.option("--recipe", help="Types for single tensors: a file made by `qwen35 recipe`, or deltanet.")
