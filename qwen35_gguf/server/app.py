@@ -16,17 +16,28 @@ from starlette.responses import JSONResponse, Response
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.server.access import AccessRules
 from qwen35_gguf.server.api import openai_chat, openai_completions, openai_models, operations
+from qwen35_gguf.server.api.anthropic import routes as anthropic
+from qwen35_gguf.server.api.responses import routes as responses
 from qwen35_gguf.server.api_error import ApiError, api_error, error_object
 from qwen35_gguf.server.models import Models
 from qwen35_gguf.server.monitoring.metrics import Metrics
 from qwen35_gguf.server.monitoring.request_log import GONE, RequestLog
+from qwen35_gguf.server.page import routes as page
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.settings import ServerSettings
 from qwen35_gguf.server.streaming import ClientGoneError
 
 log = logging.getLogger(__name__)
 
-APIS = (openai_chat.routes, openai_completions.routes, openai_models.routes, operations.routes)
+APIS = (
+    openai_chat.routes,
+    openai_completions.routes,
+    openai_models.routes,
+    responses.routes,
+    anthropic.routes,
+    operations.routes,
+    page.routes,
+)
 IDLE_CHECK = 1.0  # seconds
 
 

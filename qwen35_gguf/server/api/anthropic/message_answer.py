@@ -1,0 +1,155 @@
+"""Give an answer the form of the Messages API: as a whole, and as its events."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletion, ChatCompletionChunk, Delta, Timings, Usage
+
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
+def new_id() -> str:
+    """Make the id of a message."""
+    return f"msg_{uuid.uuid4().hex[:24]}"
+
+
+def message_object(whole: ChatCompletion, name: str, limit: int | None, *, show_thinking: bool) -> dict[str, Any]:
+    """Return a whole answer.
+
+    Args:
+        whole: the answer.
+        name: of the model.
+        limit: the most tokens that were asked for.
+        show_thinking: give the text of the thinking.
+
+    """
+    choice = whole.choices[0]
+    message = choice.message
+    content: list[dict[str, Any]] = []
+    if message.reasoning_content:
+        text = message.reasoning_content
+        content.append(_thinking_block(text if show_thinking else "", signature(text)))
+    if message.content:
+        content.append(_text_block(message.content))
+    content += [_tool_block(call, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
+    reason = stop_reason(choice.finish_reason, whole.timings, limit)
+    return _message(new_id(), name, content, usage_object(whole.usage), reason)
+
+
+def _message(
+    identity: str, name: str, content: list[dict[str, Any]], usage: dict[str, Any], reason: str | None
+) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "type": "message",
+        "role": "assistant",
+        "model": name,
+        "content": content,
+        "stop_reason": reason,
+        "stop_sequence": None,
+        "usage": usage,
+    }
+
+
+def _text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
+
+
+def _thinking_block(text: str, signed: str) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": text, "signature": signed}
+
+
+def _tool_block(call: Call, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments}
+
+
+def signature(text: str) -> str:
+    """Return what stands for the original's signature of a thinking; requests may send anything in its place."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stop_reason(finish_reason: str, timings: Timings | None, limit: int | None) -> str:
+    """Tell why an answer ended; a full context has a reason of its own."""
+    if finish_reason == "length" and timings is not None and limit is not None and timings.tokens < limit:
+        return "model_context_window_exceeded"
+    return STOP_REASONS[finish_reason]
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Count tokens as the original does: the prompt's are those that were evaluated, and those that were reused."""
+    reused = usage.prompt_tokens_details["cached_tokens"]
+    return {
+        "input_tokens": usage.prompt_tokens - reused,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": reused,
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.completion_tokens_details["reasoning_tokens"]},
+    }
+
+
+class MessageEvents:
+    """Turns chunks of an answer into events; text, thinking and each call are a block with a start and a stop."""
+
+    def __init__(self, name: str, limit: int | None, *, show_thinking: bool) -> None:
+        """Start an answer of a model; the arguments are those of `message_object`."""
+        self._name, self._limit, self._show_thinking = name, limit, show_thinking
+        self._index = -1
+        self._open = ""  # the kind of the block that is open; of a call with its number
+        self._thought = ""
+
+    def start(self, prompt_tokens: int) -> Iterator[dict[str, Any]]:
+        """Give the first events; the last but one has the exact counts."""
+        usage = {"input_tokens": prompt_tokens, "output_tokens": 0}
+        usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+        yield {"type": "message_start", "message": _message(new_id(), self._name, [], usage, None)}
+        yield {"type": "ping"}
+
+    def chunk(self, chunk: ChatCompletionChunk) -> Iterator[dict[str, Any]]:
+        """Give the events of a chunk."""
+        for choice in chunk.choices:
+            yield from self._delta(choice.delta)
+            if choice.finish_reason is not None:
+                yield from self._close()
+                yield from self._end(choice.finish_reason, chunk)
+
+    def _delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
+        if delta.reasoning_content:
+            yield from self._begin("thinking", _thinking_block("", ""))
+            self._thought += delta.reasoning_content
+            if self._show_thinking:
+                yield self._piece("thinking_delta", thinking=delta.reasoning_content)
+        if delta.content:
+            yield from self._begin("text", _text_block(""))
+            yield self._piece("text_delta", text=delta.content)
+        for call in delta.tool_calls or ():
+            yield from self._begin(f"tool_use {call.index}", _tool_block(call, {}))
+            if call.function.arguments:
+                yield self._piece("input_json_delta", partial_json=call.function.arguments)
+
+    def _begin(self, kind: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        if kind == self._open:
+            return
+        yield from self._close()
+        self._open, self._index = kind, self._index + 1
+        yield {"type": "content_block_start", "index": self._index, "content_block": block}
+
+    def _close(self) -> Iterator[dict[str, Any]]:
+        if self._open == "thinking":
+            yield self._piece("signature_delta", signature=signature(self._thought))
+        if self._open:
+            yield {"type": "content_block_stop", "index": self._index}
+        self._open = ""
+
+    def _piece(self, kind: str, **fields: str) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self._index, "delta": {"type": kind, **fields}}
+
+    def _end(self, finish_reason: str, chunk: ChatCompletionChunk) -> Iterator[dict[str, Any]]:
+        reason = stop_reason(finish_reason, chunk.timings, self._limit)
+        usage = {"output_tokens": 0} if chunk.usage is None else usage_object(chunk.usage)
+        yield {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": usage}
+        yield {"type": "message_stop"}

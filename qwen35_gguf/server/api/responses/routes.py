@@ -1,0 +1,98 @@
+"""POST /v1/responses, and GET and DELETE of those that are kept."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from qwen35_gguf.runtime.async_model import AsyncStream
+from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk
+from qwen35_gguf.server.answering import Progress, stream_events
+from qwen35_gguf.server.api.responses.input_items import library_messages
+from qwen35_gguf.server.api.responses.response_answer import ResponseEvents, ResponseHead, whole_response
+from qwen35_gguf.server.api.responses.response_request import ResponseRequest, response_request
+from qwen35_gguf.server.api.responses.response_store import ResponseStore, StoredResponse
+from qwen35_gguf.server.api_error import api_error
+from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.request_limits import check_messages, check_options
+from qwen35_gguf.server.service import Service
+from qwen35_gguf.server.streaming import event, unless_gone
+
+
+def routes(service: Service) -> list[Route]:
+    """Return the routes of this API."""
+    store = ResponseStore()
+
+    async def create(request: Request) -> Response:
+        body = await read_object(request, service.settings)
+        wanted = response_request(body)
+        items = [*_earlier(store, wanted), *wanted.items]
+        messages = library_messages(wanted.instructions, items)
+        check_messages(messages, service.settings.limits)
+        check_options(wanted.options, service.settings.limits)
+
+        def keep(response: dict[str, Any]) -> None:
+            if wanted.store:
+                store.add(StoredResponse(response, items))
+
+        async with contextlib.AsyncExitStack() as stack:
+            model = await stack.enter_async_context(service.models.use(body.get("model")))
+            head = ResponseHead(service.models.find(body.get("model")).name, wanted.shown)
+            if not wanted.stream:
+                response = whole_response(
+                    head, await unless_gone(request.receive, model.chat(messages, wanted.options))
+                )
+                keep(response)
+                return JSONResponse(response)
+            progress = Progress()
+            answer = model.chat(messages, wanted.options, stream=True, on_progress=progress)
+            events = _events(answer, ResponseEvents(head), keep)
+            return await stream_events(request, service.settings, answer, events, progress, stack.pop_all())
+
+    async def find(request: Request) -> Response:
+        return JSONResponse(store.find(request.path_params["id"]).response)
+
+    async def remove(request: Request) -> Response:
+        store.remove(request.path_params["id"])
+        return JSONResponse({"id": request.path_params["id"], "object": "response", "deleted": True})
+
+    async def input_items(request: Request) -> Response:
+        items = store.find(request.path_params["id"]).items
+        ends = {"first_id": None, "last_id": None, "has_more": False}
+        return JSONResponse({"object": "list", "data": items, **ends})
+
+    return [
+        Route("/v1/responses", create, methods=["POST"]),
+        Route("/v1/responses/{id}", find, methods=["GET"]),
+        Route("/v1/responses/{id}", remove, methods=["DELETE"]),
+        Route("/v1/responses/{id}/input_items", input_items, methods=["GET"]),
+    ]
+
+
+def _earlier(store: ResponseStore, wanted: ResponseRequest) -> list[Any]:
+    if wanted.previous is None:
+        return []
+    return store.find(wanted.previous, "previous_response_id", 400).conversation
+
+
+async def _events(
+    answer: AsyncStream[ChatCompletionChunk], events: ResponseEvents, keep: Callable[[dict[str, Any]], None]
+) -> AsyncGenerator[bytes, None]:
+    started = False
+    try:
+        async for chunk in answer:
+            made = [] if started else [*events.start()]
+            started = True
+            for each in (*made, *events.chunk(chunk)):
+                if each["type"] in ("response.completed", "response.incomplete"):
+                    keep(each["response"])
+                yield event(each, each["type"])
+    except Exception as error:
+        found = api_error(error)
+        for each in events.failed("server_error", found.message):
+            yield event(each, each["type"])

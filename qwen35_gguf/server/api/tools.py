@@ -1,0 +1,43 @@
+"""Tools of APIs in which enforcing a tool's schema is a wish: enforced where that is possible."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from qwen35_gguf.errors import GrammarError, ToolError
+from qwen35_gguf.runtime.chat.structured.tool_grammar import tool_grammar
+from qwen35_gguf.runtime.chat.tool_calls import check_tools
+
+
+def function_tool(
+    name: str, description: str | None, parameters: Mapping[str, Any], strict: bool | None
+) -> dict[str, Any]:
+    """Make a tool as the library takes it.
+
+    Args:
+        name: of the function.
+        description: for the model.
+        parameters: their JSON schema.
+        strict: True: a schema that cannot be enforced is refused later, by its keyword; else such a schema is only
+            shown to the model.
+
+    """
+    function: dict[str, Any] = {"name": name, "parameters": dict(parameters)}
+    if description is not None:
+        function["description"] = description
+    tool = {"type": "function", "function": function}
+    if not strict and not _enforceable(json.dumps(tool)):
+        function["strict"] = False
+    return tool
+
+
+@functools.lru_cache(maxsize=512)
+def _enforceable(tool: str) -> bool:
+    try:
+        tool_grammar(check_tools([json.loads(tool)]))
+    except (GrammarError, ToolError):
+        return False
+    return True
