@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.api.body_fields import FLAG, OBJECT, TEXT, objects, optional, required, wrong
+from qwen35_gguf.server.api_error import bad_request
 
 Block = Mapping[str, Any]
 Part = dict[str, Any]

@@ -8,10 +8,21 @@ from typing import Any
 
 from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.api.anthropic.message_blocks import library_messages
-from qwen35_gguf.server.api_error import bad_request
-from qwen35_gguf.server.api.body_fields import COUNT, FLAG, LIST, OBJECT, TEXT, TEXTS, objects, optional, required, wrong
-from qwen35_gguf.server.effort import thinking_options
+from qwen35_gguf.server.api.body_fields import (
+    COUNT,
+    FLAG,
+    LIST,
+    OBJECT,
+    TEXT,
+    TEXTS,
+    objects,
+    optional,
+    required,
+    wrong,
+)
 from qwen35_gguf.server.api.tools import function_tool
+from qwen35_gguf.server.api_error import bad_request
+from qwen35_gguf.server.effort import thinking_options
 
 SAME = ("temperature", "top_p", "top_k")
 THINKING = ("enabled", "adaptive", "between_tools", "disabled")

@@ -140,9 +140,9 @@ class ResponseEvents:
                 response = self._head.response(status, self.output, chunk.usage)
                 yield self._event(f"response.{status}", response=response)
 
-    def failed(self, code: str, message: str) -> Iterator[Event]:
+    def failed(self, message: str) -> Iterator[Event]:
         """Give the last event of an answer that fails."""
-        response = self._head.response("failed", self.output) | {"error": {"code": code, "message": message}}
+        response = self._head.response("failed", self.output) | {"error": {"code": "server_error", "message": message}}
         yield self._event("response.failed", response=response)
 
     def _delta(self, delta: Delta) -> Iterator[Event]:

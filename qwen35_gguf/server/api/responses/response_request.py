@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen35_gguf.runtime.options import GenerateOptions
-from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.api.body_fields import COUNT, FLAG, LIST, OBJECT, TEXT, objects, optional, required, wrong
-from qwen35_gguf.server.effort import thinking_options
 from qwen35_gguf.server.api.tools import function_tool
+from qwen35_gguf.server.api_error import bad_request
+from qwen35_gguf.server.effort import thinking_options
 
 SAME = ("temperature", "top_p", "parallel_tool_calls")
 # Fields that would change the answer, and that this server does not have.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen35_gguf.runtime.async_model import AsyncStream
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk
-from qwen35_gguf.server.answering import Progress, stream_events
+from qwen35_gguf.server.answering import exchange
 from qwen35_gguf.server.api.responses.input_items import library_messages
 from qwen35_gguf.server.api.responses.response_answer import ResponseEvents, ResponseHead, whole_response
 from qwen35_gguf.server.api.responses.response_request import ResponseRequest, response_request
@@ -21,7 +19,7 @@ from qwen35_gguf.server.api_error import api_error
 from qwen35_gguf.server.json_body import read_object
 from qwen35_gguf.server.request_limits import check_messages, check_options
 from qwen35_gguf.server.service import Service
-from qwen35_gguf.server.streaming import event, unless_gone
+from qwen35_gguf.server.streaming import event
 
 
 def routes(service: Service) -> list[Route]:
@@ -40,19 +38,14 @@ def routes(service: Service) -> list[Route]:
             if wanted.store:
                 store.add(StoredResponse(response, items))
 
-        async with contextlib.AsyncExitStack() as stack:
-            model = await stack.enter_async_context(service.models.use(body.get("model")))
-            head = ResponseHead(service.models.find(body.get("model")).name, wanted.shown)
+        async with exchange(service, request, body.get("model")) as asked:
+            head, chat = ResponseHead(asked.name, wanted.shown), asked.model.chat
             if not wanted.stream:
-                response = whole_response(
-                    head, await unless_gone(request.receive, model.chat(messages, wanted.options))
-                )
+                response = whole_response(head, await asked.whole(chat(messages, wanted.options)))
                 keep(response)
                 return JSONResponse(response)
-            progress = Progress()
-            answer = model.chat(messages, wanted.options, stream=True, on_progress=progress)
-            events = _events(answer, ResponseEvents(head), keep)
-            return await stream_events(request, service.settings, answer, events, progress, stack.pop_all())
+            answer = chat(messages, wanted.options, stream=True, on_progress=asked.progress)
+            return await asked.stream(answer, lambda chunks: _encoded(chunks, ResponseEvents(head), keep))
 
     async def find(request: Request) -> Response:
         return JSONResponse(store.find(request.path_params["id"]).response)
@@ -80,19 +73,18 @@ def _earlier(store: ResponseStore, wanted: ResponseRequest) -> list[Any]:
     return store.find(wanted.previous, "previous_response_id", 400).conversation
 
 
-async def _events(
-    answer: AsyncStream[ChatCompletionChunk], events: ResponseEvents, keep: Callable[[dict[str, Any]], None]
+async def _encoded(
+    chunks: AsyncIterator[ChatCompletionChunk], events: ResponseEvents, keep: Callable[[dict[str, Any]], None]
 ) -> AsyncGenerator[bytes, None]:
     started = False
     try:
-        async for chunk in answer:
+        async for chunk in chunks:
             made = [] if started else [*events.start()]
             started = True
             for each in (*made, *events.chunk(chunk)):
                 if each["type"] in ("response.completed", "response.incomplete"):
                     keep(each["response"])
                 yield event(each, each["type"])
-    except Exception as error:
-        found = api_error(error)
-        for each in events.failed("server_error", found.message):
+    except Exception as error:  # in the middle of an answer this API has an event of its own
+        for each in events.failed(api_error(error).message):
             yield event(each, each["type"])

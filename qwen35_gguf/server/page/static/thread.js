@@ -66,8 +66,8 @@ export class Thread {
     const view = this.#views.get(node.id);
     if (!view) return;
     this.#views.delete(node.id);
-    view.update(false);
     await view.growing.finish(node.text);
+    view.update(false);
     this.#follow();
   }
 
