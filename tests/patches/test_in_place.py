@@ -1,7 +1,8 @@
-"""Recurrent states that are updated in place: one sequence in place computes what two sequences compute the stock way
-(their states are gathered and written back), and a state rolled back is the state of that time.
+"""Recurrent states that are updated in place: sequences that stay in their cells compute what each computes alone, and
+what they compute the stock way, when their states move (they are gathered and written back); and a state rolled back is
+the state of that time.
 
-On a stock llama-cpp-python both sides use the stock way.
+On a stock llama-cpp-python all sides use the stock way.
 """
 
 from __future__ import annotations
@@ -35,24 +36,27 @@ def random_tokens(count: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(0, 2033, count).tolist()
 
 
-def decode_sequences(ctx: Any, parts: list[list[int]], start: int, vocab: int) -> list[Array]:
-    """Evaluate one part of each sequence in a single batch; logits for every token of each."""
-    count = sum(map(len, parts))
-    batch = llama_cpp.llama_batch_init(count, 0, 1)
+def decode_sequences(
+    ctx: Any, parts: list[list[int]], starts: int | list[int], vocab: int, order: list[int] | None = None
+) -> list[Array]:
+    """Evaluate one part of each sequence in a single batch, in that order; logits for every token of each."""
+    order = order or list(range(len(parts)))
+    begins = starts if isinstance(starts, list) else [starts] * len(parts)
+    rows: list[list[Array]] = [[] for _ in parts]
+    entries = [(sequence, offset) for sequence in order for offset in range(len(parts[sequence]))]
+    batch = llama_cpp.llama_batch_init(len(entries), 0, 1)
     try:
-        batch.n_tokens = count
-        at = 0
-        for sequence, tokens in enumerate(parts):
-            for offset, token in enumerate(tokens):  # none: the sequence is not in this batch
-                batch.token[at], batch.pos[at], batch.logits[at] = token, start + offset, 1
-                batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
-                at += 1
+        batch.n_tokens = len(entries)
+        for at, (sequence, offset) in enumerate(entries):  # a part may be empty: that sequence is not in this batch
+            batch.token[at], batch.pos[at] = parts[sequence][offset], begins[sequence] + offset
+            batch.n_seq_id[at], batch.seq_id[at][0], batch.logits[at] = 1, sequence, 1
         assert llama_cpp.llama_decode(ctx, batch) == 0
-        rows = [np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(ctx, i), (vocab,)).copy() for i in range(count)]
+        for at, (sequence, _) in enumerate(entries):
+            row = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(ctx, at), (vocab,))
+            rows[sequence].append(row.copy())
     finally:
         llama_cpp.llama_batch_free(batch)
-    ends = np.cumsum([len(part) for part in parts])
-    return [np.array(rows[end - len(part) : end]) for part, end in zip(parts, ends, strict=True)]
+    return [np.array(found) for found in rows]
 
 
 @pytest.mark.parametrize("steps", [[40], [1] * 12, [13, 1, 1, 7, 2, 3, 1], [100, 1, 1]])
@@ -75,6 +79,65 @@ def test_one_sequence_computes_what_two_compute_together(gguf: Path, steps: list
                     alone.append(llama.decode(ctx, tokens[start : start + step], start, vocab))
                     start += step
             assert llama.mean_kl(np.concatenate(found), np.concatenate(alone)) < 1e-8
+
+
+STEPS = [[5] * 5, [1] * 5, [1] * 5, [3] * 5, [1, 3, 1, 3, 2], [1] * 5, [9, 1, 1, 1, 1], [2] * 5, [1] * 5]
+
+
+def in_steps(ctx: Any, sequences: list[list[int]], vocab: int, orders: list[list[int]]) -> list[Array]:
+    """Evaluate several sequences together, in `STEPS`; the orders of the sequences take turns."""
+    starts, found = [0] * len(sequences), [[] for _ in sequences]  # type: ignore[var-annotated]
+    for number, counts in enumerate(STEPS):
+        parts = [tokens[at : at + n] for tokens, at, n in zip(sequences, starts, counts, strict=True)]
+        for rows, some in zip(
+            found, decode_sequences(ctx, parts, starts, vocab, orders[number % len(orders)]), strict=True
+        ):
+            rows.extend(some)
+        starts = [at + n for at, n in zip(starts, counts, strict=True)]
+    return [np.array(rows) for rows in found]
+
+
+@pytest.mark.parametrize("rollback", [0, 3])
+def test_five_sequences_compute_what_each_computes_alone(gguf: Path, rollback: int) -> None:
+    """In one order their states stay in their cells; in orders that take turns they move at every step."""
+    lengths = [sum(counts) for counts in zip(*STEPS, strict=True)]
+    sequences = [random_tokens(length, 10 + i) for i, length in enumerate(lengths)]
+    options = {"n_seq_max": 5, "kv_unified": True, "n_rs_seq": rollback}
+    with llama.loaded(gguf) as model:
+        vocab = vocabulary(model)
+        with llama.context(model, 300, **options) as ctx:
+            staying = in_steps(ctx, sequences, vocab, [[0, 1, 2, 3, 4]])
+        with llama.context(model, 300, **options) as ctx:
+            moving = in_steps(ctx, sequences, vocab, [[0, 1, 2, 3, 4], [3, 1, 4, 0, 2], [4, 3, 2, 1, 0]])
+        for tokens, stayed, moved in zip(sequences, staying, moving, strict=True):
+            with llama.context(model, 100) as ctx:
+                alone = llama.decode(ctx, tokens, 0, vocab)
+            assert llama.mean_kl(alone, stayed) < 1e-8
+            assert llama.mean_kl(alone, moved) < 1e-8
+
+
+def test_sequences_roll_back_by_different_numbers(gguf: Path) -> None:
+    prompt, draft, after = 9, 4, 5
+    rejected = [0, 1, 2, 3]
+    prompts = [random_tokens(prompt, 20 + i) for i in range(4)]
+    drafts = [random_tokens(draft, 30 + i) for i in range(4)]
+    continued = [random_tokens(after, 40 + i) for i in range(4)]
+    with llama.loaded(gguf) as model:
+        vocab = vocabulary(model)
+        with llama.context(model, 200, n_seq_max=4, kv_unified=True, n_rs_seq=3) as ctx:
+            decode_sequences(ctx, prompts, 0, vocab)
+            decode_sequences(ctx, drafts, prompt, vocab)
+            kept = [prompt + draft - number for number in rejected]
+            for sequence, end in enumerate(kept):
+                assert llama_cpp.llama_memory_seq_rm(llama_cpp.llama_get_memory(ctx), sequence, end, -1)
+            found = decode_sequences(ctx, [tokens[:1] for tokens in continued], kept, vocab)
+            starts = [end + 1 for end in kept]
+            rest = decode_sequences(ctx, [tokens[1:] for tokens in continued], starts, vocab)
+        for i, end in enumerate(kept):
+            whole = (prompts[i] + drafts[i])[:end] + continued[i]
+            with llama.context(model, 100) as ctx:
+                expected = llama.decode(ctx, whole, 0, vocab)[end:]
+            assert llama.mean_kl(expected, np.concatenate([found[i], rest[i]])) < 1e-8
 
 
 def test_sequences_that_change_places_keep_their_states(gguf: Path) -> None:
