@@ -1,6 +1,6 @@
 #include <nanobind/nanobind.h>
 
-#include "spin_wait.h"
+#include "simd/spin_wait.h"
 
 void bind_attention(nanobind::module_& m);
 void bind_delta_net(nanobind::module_& m);
@@ -15,5 +15,5 @@ NB_MODULE(_native, m) {
     bind_kquants(m);
     bind_quantized_matmul(m);
     bind_float_matmul(m);
-    m.def("pause_nanoseconds", &pause_nanoseconds, "Times one step of a spinning wait.");
+    m.def("pause_nanoseconds", &simd::pause_nanoseconds, "Times one step of a spinning wait.");
 }

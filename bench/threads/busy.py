@@ -2,10 +2,12 @@
 
 .venv/bin/python bench/threads/busy.py [--model FILE] [--size 0.8b] [--quant Q4_K_M] [--threads 2] [--loops 2]
 
-The ways: "default", how GNU's OpenMP waits if nothing is set (it spins for 300,000 steps); "passive", which sleeps
-without spinning (OMP_WAIT_POLICY=PASSIVE); "ours", which spins briefly and then sleeps (runtime/llama/openmp.py). Each
-is a process of its own that keeps its model; they take turns, first all of them quiet, then with --loops processes
-beside them that count. Figures are tokens/s, the median of the rounds.
+With patch 0010 (Linux) the barrier within a call is ggml's own, and the ways differ only in how OpenMP waits between
+the calls; a build without it shows what they do at every barrier. The ways: "default", how GNU's OpenMP waits if
+nothing is set (it spins for 300,000 steps); "passive", which sleeps without spinning (OMP_WAIT_POLICY=PASSIVE); "ours",
+which spins briefly and then sleeps (runtime/llama/openmp.py). Each is a process of its own that keeps its model; they
+take turns, first all of them quiet, then with --loops processes beside them that count. Figures are tokens/s, the
+median of the rounds.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ endfunction()
 function(ggml_ops_add_kernels cpu_name)
     target_sources(${cpu_name} PRIVATE
         ggml_ops/simd/cpu.cpp
+        ggml_ops/simd/spin_wait.cpp
         ggml_ops/attention/dispatch.cpp
         ggml_ops/attention/problem.cpp
         ggml_ops/delta_net/dispatch.cpp
@@ -43,6 +44,7 @@ function(ggml_ops_add_kernels cpu_name)
         ggml_ops/llama_cpp/ggml_delta_net.cpp
         ggml_ops/llama_cpp/ggml_block_mul_mat.cpp
         ggml_ops/llama_cpp/ggml_float_mul_mat.cpp
+        ggml_ops/llama_cpp/ggml_wait.cpp
         ggml_ops/llama_cpp/matmul_epilogue.cpp
         )
     ggml_ops_add_targets(${cpu_name} attention portable)
