@@ -110,14 +110,19 @@ void quantize_columns(const ggml_compute_params* params, const ggml_tensor* src1
     }
 }
 
+// At the end of a matmul the threads wait for the last share: reading this much takes tens of microseconds.
+constexpr int64_t max_share_bytes = 512 * 1024;
+
 // How the rows of one matmul are split: rows of a share, and the number of shares.
 struct Shares {
     int64_t rows;
     int64_t count;
 
-    Shares(int64_t all_rows, int n_threads) {
+    Shares(const ggml_tensor* weights, int n_threads) {
+        const int64_t all_rows = weights->ne[1];
         const int64_t unit = best_target()->row_granularity;
-        rows = std::max<int64_t>(1, all_rows / (8 * n_threads) / unit) * unit;
+        const int64_t most = max_share_bytes / static_cast<int64_t>(weights->nb[1]);
+        rows = std::max<int64_t>(1, std::min(all_rows / (8 * n_threads), most) / unit) * unit;
         count = (all_rows + rows - 1) / rows;
     }
 };
@@ -158,7 +163,7 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
     for (int n = 0; n < count; ++n) {
         const ggml_tensor* dst = nodes[n];
         const ggml_tensor* src0 = dst->src[0];
-        const Shares shares(src0->ne[1], params->nth);
+        const Shares shares(src0, params->nth);
         for (int64_t plane = 0; plane < dst->ne[2] * dst->ne[3]; ++plane, done += shares.count) {
             if (item >= done + shares.count) continue;
             const int64_t i2 = plane % dst->ne[2];
@@ -299,7 +304,7 @@ void ggml_block_mul_mat_id_forward(const ggml_compute_params* params, ggml_tenso
     for (int64_t e = 0; e < experts; ++e) {
         const int64_t batch_size = starts[e + 1] - starts[e];
         if (batch_size == 0) continue;
-        const Shares shares(src0->ne[1], params->nth);
+        const Shares shares(src0, params->nth);
         bool listed = false;
         while (item < done + shares.count) {
             for (int64_t c = 0; c < batch_size && !listed; ++c) {

@@ -5,6 +5,9 @@
 #if !defined(MATMUL_BYTES)
 #define MATMUL_BYTES "bytes_avx512.h"
 #endif
+#if !defined(MATMUL_GRIDS)
+#define MATMUL_GRIDS "entries_avx512.h"
+#endif
 
 #include <immintrin.h>
 #include <cstdint>

@@ -245,9 +245,19 @@ void gemm_tile(const Job& job, const Panel& panel, std::int64_t row, std::int64_
     }
 }
 
+// The first panel, which no other one has read ahead of.
+template <class Weights>
+void read_first_panel(const Job& job) {
+    const auto blocks = static_cast<int>(std::min<std::int64_t>(panel_blocks, job.k / super_block));
+    for (std::int64_t row = 0; row < std::min<std::int64_t>(panel_rows, job.rows); ++row) {
+        read_ahead_of_panel(job.weights + row * job.row_step, blocks * super_block_bytes<Weights>());
+    }
+}
+
 template <class Weights>
 void gemm(const Job& job) {
     Panel& panel = *reinterpret_cast<Panel*>(job.scratch);
+    read_first_panel<Weights>(job);
     const std::int64_t all_blocks = blocks_of(job.k);
     const std::int64_t tiles = (job.batch_size + tile_columns - 1) / tile_columns;
     for (std::int64_t row = 0; row < job.rows; row += panel_rows) {
