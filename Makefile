@@ -44,7 +44,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-busy bench-pictures bench-depth bench-structured bench-serve bench-offload clean
+.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-offload clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -144,6 +144,9 @@ bench-chat: $(VENV)/.dev  ## ten turns behind 8,000 tokens: stock llama_cpp.Llam
 
 bench-depth: $(VENV)/.dev  ## prefill and decode behind up to 131,072 tokens, and calls of n tokens behind 8,192; CPU=avx2 builds without AVX-512
 	'$(BIN)/python' bench/depth/depth.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
+
+bench-batch: $(VENV)/.dev  ## a call of 1 to 64 tokens of one sequence, and of as many sequences, stock and patched; CPU=avx2 builds without AVX-512
+	'$(BIN)/python' bench/matmul/batch.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
 
 bench-busy: $(VENV)/.dev  ## decode on a quiet machine and beside two busy processes, by how threads wait
 	'$(BIN)/python' bench/threads/busy.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')

@@ -56,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="0.8b")
     parser.add_argument("--layers", type=int, help="fewer layers than the size has")
+    parser.add_argument("--experts", type=int, help="fewer experts than the size has, and no MTP head")
     parser.add_argument("--quant", default="Q4_K_M")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", default="1,2", help="numbers, separated by commas")
@@ -69,7 +70,7 @@ def main() -> None:
         return
     pythons = {build: environment(build, options.cpu) for build in BUILDS}
     with tempfile.TemporaryDirectory() as scratch:
-        model = options.model or convert(Path(scratch), options.size, options.quant, options.layers)
+        model = options.model or convert(Path(scratch), options.size, options.quant, options.layers, options.experts)
         print(f"{model.name}, built for {options.cpu}, median of {options.rounds}; stock at two settings")
         print(f"{'':<20}{'threads':>8}" + "".join(f"{name:>11}" for name in SIDES) + f"{'ratio':>8}{'to better':>11}")
         for threads in map(int, options.threads.split(",")):
@@ -116,16 +117,17 @@ def environment(build: str, cpu: str) -> Path:
     return python
 
 
-def convert(folder: Path, size: str, quant: str, layers: int | None = None) -> Path:
+def convert(folder: Path, size: str, quant: str, layers: int | None = None, experts: int | None = None) -> Path:
     """Make a checkpoint with random weights and convert its text model."""
-    return convert_checkpoint(make_checkpoint(folder, size, layers), quant)
+    return convert_checkpoint(make_checkpoint(folder, size, layers, experts), quant)
 
 
-def make_checkpoint(folder: Path, size: str, layers: int | None = None) -> Path:
+def make_checkpoint(folder: Path, size: str, layers: int | None = None, experts: int | None = None) -> Path:
     """Make a checkpoint with random weights in that folder."""
     checkpoint = folder / "checkpoint"
     make = [sys.executable, str(ROOT / "examples" / "make_checkpoint.py"), str(checkpoint), "--size", size]
     make += ["--layers", str(layers)] if layers else []
+    make += ["--experts", str(experts), "--no-mtp"] if experts else []
     subprocess.run([*make, "--no-vision"], check=True, stdout=subprocess.DEVNULL)
     return checkpoint
 

@@ -8,6 +8,7 @@ vocabulary peaks at 300 MB).
     python examples/make_checkpoint.py models/tiny --size tiny
     python examples/make_checkpoint.py models/9b --size 9b --shards 4
     python examples/make_checkpoint.py models/35b --size 35b-a3b --layers 4   # 9 GB; 72 GB with all layers
+    python examples/make_checkpoint.py models/35b --size 35b-a3b --layers 4 --experts 64 --vocab 20000   # 2 GB
 
 What it leaves out: the published chat template (a short one of our own stands in), vocab.json and merges.txt
 (tokenizer.json holds both), the MLX layout of a mixture of experts, and some merges: 247,556 are
@@ -780,6 +781,7 @@ def build_spec(
     mtp: bool = True,
     vision: bool = True,
     moe: bool = False,
+    experts: int | None = None,
     vocab: int | Literal["full"] | None = None,
     embedding_std: float | None = None,
 ) -> Spec:
@@ -795,11 +797,14 @@ def build_spec(
         spec = replace(spec, ranks=FULL_RANKS if vocab == "full" else vocab)
     if embedding_std is not None:
         spec = replace(spec, embedding_std=embedding_std)
+    mixture = spec.moe or (MoeSpec() if moe else None)
+    if mixture and experts is not None:
+        mixture = replace(mixture, num_experts=experts)
     return replace(
         spec,
         mtp_num_hidden_layers=spec.mtp_num_hidden_layers if mtp else 0,
         vision=spec.vision if vision else None,
-        moe=spec.moe or (MoeSpec() if moe else None),
+        moe=mixture,
     )
 
 
@@ -822,6 +827,7 @@ def _vocab_option(_context: click.Context, _parameter: click.Parameter, value: s
 @click.option("--mtp/--no-mtp", default=True, help="With the multi-token prediction head.")
 @click.option("--vision/--no-vision", default=True, help="With the vision encoder.")
 @click.option("--moe", is_flag=True, help="A small mixture of experts instead of a dense feed-forward.")
+@click.option("--experts", type=click.IntRange(8), help="Fewer experts than the mixture has.")
 @click.option("--shards", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--text-only", is_flag=True, help="A ForCausalLM checkpoint with a flat configuration.")
 @click.option("--vocab", callback=_vocab_option, help="'full', or the number of BPE ranks to keep.")
