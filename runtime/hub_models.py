@@ -137,7 +137,7 @@ def _headers(repository: Repository, quant: Quant, files: ModelFiles, folder: Pa
     width = architecture_of(read_model(model)).hidden_size
     encoders = {}
     for file in files.encoders:
-        with suppress(GgufError):  # whoever needs that one is told
+        with suppress(GgufError):  # an error only for those who need that one
             encoders[copy_headers(repository, [file], folder)[0]] = file
     try:
         mmproj = choose_mmproj(model, list(encoders), width)
@@ -147,7 +147,7 @@ def _headers(repository: Repository, quant: Quant, files: ModelFiles, folder: Pa
 
 
 def fits_this_machine(options: LoadOptions) -> Fits:
-    """Return what decides as loading with these options would; a profile is of a file that is there."""
+    """Return what decides as loading with these options would; a profile belongs to a whole file."""
 
     def check(headers: HeaderFiles) -> None:
         mmproj = options.mmproj or headers.mmproj

@@ -25,7 +25,7 @@ class Repository:
         id: `USER/NAME`.
         commit: its hash.
         files: bytes by path.
-        snapshot: the folder in the cache, if these are the files that are there; None: those that the Hub has.
+        snapshot: the folder in the cache, if these are the files in it; None: those that the Hub has.
         reason: why it is these: what the Hub answers, or that it does not.
 
     """

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from inputs.live_server import LiveServer
-from oracles.hub_downloads import DownloadHub, own_cache, point_to, serve_downloads, unreachable
+from oracles.hub.downloads import DownloadHub, own_cache, point_to, serve_downloads, unreachable
 from qwen35_gguf.cli import main
 
 GREEDY = ("--temp", "0", "-n", "6", "--ctx", "512", "--threads", "1")
@@ -106,11 +106,11 @@ def test_an_interrupted_download_resumes(hub: DownloadHub, folder: Path) -> None
     headers = run("lint", "org/tiny:Q8_0")
     assert headers.exit_code == 0
     hub.ranges.clear()
-    hub.cut = [100_000] * 20
+    hub.breaks = [100_000] * 20
     broken = run("run", "org/tiny:Q8_0", "Hello", *GREEDY)
     assert broken.exit_code == 2
     assert re.search(r"^Error: org/tiny: download failed .*run it again to resume\n$", broken.stderr, re.MULTILINE)
-    hub.cut = []
+    hub.breaks = []
     answer("org/tiny:Q8_0")
     assert max(start for start, _ in hub.ranges["tiny-Q8_0.gguf"]) > 200_000
     assert hub.sent("tiny-Q8_0.gguf") < size + 3_000_000  # with the headers
@@ -175,7 +175,7 @@ def test_a_model_of_the_hub_is_served(hub: DownloadHub, tmp_path: Path) -> None:
             line = process.stdout.readline()
             found = re.match(r"http://localhost:(\d+): tiny-Q8_0$", line)
             assert found, line
-            models = LiveServer(int(found[1])).get("/v1/models").json()
+            models = LiveServer(int(found[1])).get("/v1/models").json
             assert [model["id"] for model in models["data"]] == ["tiny-Q8_0"]
         finally:
             process.kill()

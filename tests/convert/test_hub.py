@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from oracles.hub_downloads import COMMIT, own_cache, point_to, serve_downloads, unreachable
+from oracles.hub.downloads import COMMIT, own_cache, point_to, serve_downloads, unreachable
 from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.errors import CheckpointError

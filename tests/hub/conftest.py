@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from oracles.hub_downloads import DownloadHub, own_cache, point_to, serve_downloads
+from oracles.hub.downloads import DownloadHub, own_cache, point_to, serve_downloads
 
 TOKENS = [f"token-{number}" for number in range(60_000)]  # the header has more than one request brings
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oracles.hub_downloads import DownloadHub
+from oracles.hub.downloads import DownloadHub
 from qwen35_gguf.errors import GgufError, HubError
 from qwen35_gguf.gguf_file.reader import read_beginning, read_header
 from qwen35_gguf.hub.client import download, read_repository
@@ -38,14 +38,14 @@ def test_what_is_in_the_cache_is_not_requested(hub: DownloadHub, tmp_path: Path)
     assert not hub.ranges
 
 
-@pytest.mark.parametrize("cut", [[1000], [5000, 0, 70_000], [0, 0]])
-def test_a_connection_that_breaks_is_made_again(hub: DownloadHub, long_header: Path, cut: list[int]) -> None:
-    hub.cut = cut
+@pytest.mark.parametrize("breaks", [[1000], [5000, 0, 70_000], [0, 0]])
+def test_a_connection_that_breaks_is_made_again(hub: DownloadHub, long_header: Path, breaks: list[int]) -> None:
+    hub.breaks = breaks
     assert long_header.read_bytes().startswith(read_remote(read_repository("org/name"), FILE))
 
 
 def test_a_connection_that_breaks_each_time_is_one_line(hub: DownloadHub) -> None:
-    hub.cut = [0] * 9
+    hub.breaks = [0] * 9
     with pytest.raises(HubError, match=r"^org/name: download failed .*run it again"):
         read_remote(read_repository("org/name"), FILE)
 

@@ -29,7 +29,7 @@ class DownloadHub(ThreadingHTTPServer):
 
     Attributes:
         files: content by path, by repository; a repository's name may be one of REFUSALS, which is what it answers.
-        cut: bytes after which the next answers with a file's content end, the last first.
+        breaks: bytes after which the next answers with a file's content end, the last first.
         knows_ranges: large files are handed out in ranges.
         ranges: the first and the last byte of each answer with a large file's content, by path.
         asked: the paths of all requests.
@@ -42,7 +42,7 @@ class DownloadHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         self.files = files
-        self.cut: list[int] = []
+        self.breaks: list[int] = []
         self.knows_ranges = True
         self.ranges: dict[str, list[tuple[int, int]]] = {}
         self.asked: list[str] = []
@@ -110,12 +110,14 @@ class _Requests(BaseHTTPRequestHandler):
         if asked and hub.knows_ranges:
             start, stop = int(asked[1]), min(int(asked[2] or len(data)) + 1, len(data))
             status, headers = 206, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
-        cut = hub.cut.pop() if hub.cut and self.command == "GET" else None
+        stop_after = hub.breaks.pop() if hub.breaks and self.command == "GET" else None
         body = data[start:stop]
-        self._answer(status, body if cut is None else body[:cut], headers, announced=len(body))
+        self._answer(status, body if stop_after is None else body[:stop_after], headers, announced=len(body))
         if self.command == "GET":
-            hub.ranges.setdefault(name, []).append((start, start + len(body if cut is None else body[:cut]) - 1))
-        if cut is not None:
+            hub.ranges.setdefault(name, []).append(
+                (start, start + len(body if stop_after is None else body[:stop_after]) - 1)
+            )
+        if stop_after is not None:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
