@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles.hub.downloads import DownloadHub
@@ -61,6 +61,7 @@ def test_a_file_that_is_no_gguf_is_refused() -> None:
         read_remote(read_repository("org/name"), "damaged-Q4_0.gguf")
 
 
+@settings(deadline=None, max_examples=30)
 @given(share=st.floats(0, 1))
 def test_every_beginning_gives_the_header_or_nothing(long_header: Path, share: float) -> None:
     data = long_header.read_bytes()
