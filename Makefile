@@ -44,7 +44,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-offload clean
+.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -160,8 +160,8 @@ bench-structured: $(VENV)/.dev  ## masks of structured output at 248,320 tokens:
 bench-serve: $(VENV)/.dev  ## llama-server of a stock build and qwen35 serve: chats of 1, 4 and 8 clients behind one system prompt
 	'$(BIN)/python' bench/serving/serve.py --size '$(SIZE)'
 
-bench-offload: $(VENV)/.dev  ## splits over a GPU: parity with the CPU, memory against the plan, tuned settings against the defaults
-	'$(BIN)/python' bench/offload.py $(if $(filter command,$(origin SIZE)),--size '$(SIZE)') --save
+bench-gpu: $(VENV)/.dev  ## a GPU: parity of splits with the CPU, memory against the plan, speed, kernels, tuning of a mixture of experts
+	'$(BIN)/python' bench/gpu/gpu.py
 
 clean:  ## remove .venv, build products, and caches; keep OUT
 	rm -rf '$(VENV)' .venv-lowest .venv-newest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -9,9 +9,13 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from oracles import llama
+from oracles import allocator, llama
+from oracles.rpc import free_port, rpc_server
 from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.runtime.llama.devices import CPU, Offload
 from qwen35_gguf.runtime.llama.install import installed_runtime
+from qwen35_gguf.runtime.llama.model import offload_fields
+from qwen35_gguf.runtime.planning import offload
 
 ROWS = 700
 runtime = installed_runtime()
@@ -47,3 +51,23 @@ def test_more_rows_than_there_are_means_all(checkpoint: Callable[..., Path], tmp
     _, every = llama.draft_logits(gguf, tokens)
     _, same = llama.draft_logits(gguf, tokens, kv_overrides=override("qwen35", 10**6))
     np.testing.assert_array_equal(every, same)
+
+
+def test_the_rows_are_used_where_the_output_matrix_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not copied to the device of the MTP block for each draft, if that is another one."""
+    monkeypatch.setenv("GGML_SCHED_DEBUG", "2")
+    gguf, port = allocator.sparse_model(tmp_path / "model.gguf", "0.8b", draft_rows=5000), free_port()
+    with rpc_server(port):
+        devices = tuple(offload.find(endpoints=[f"127.0.0.1:{port}"]))
+        fields, keep = offload_fields(Offload(devices, offload.ALL, (), ((r"^(output|token_embd)\.weight", CPU),)))
+        small = {"n_ctx": 256, "n_batch": 8, "n_ubatch": 8}
+        with (
+            allocator.loaded(gguf, weights=False, **fields) as (model, _),
+            allocator.made(model, **small) as (main, _),
+            allocator.made(model, main=main, **small),
+        ):
+            log = allocator.log()
+        del keep
+    splits = [line for line in log.splitlines() if line.startswith("## SPLIT")]
+    assert any("RPC" in line for line in splits)
+    assert not any("weight" in line for line in splits), splits

@@ -1,1 +1,0 @@
-"""Servers on localhost that stand in for the Hub."""
