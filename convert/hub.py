@@ -6,7 +6,6 @@ Downloads resume where they stopped and are shared with every other tool that us
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +13,10 @@ from typing import NamedTuple
 from qwen35_gguf.convert.model_name import absolute, repository_of, snapshot_in
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.convert.source_tensors.weight_files import INDEX, SINGLE, index_entries, wanted_shards
-from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.errors import CheckpointError, HubError
+from qwen35_gguf.hub.client import download
+from qwen35_gguf.hub.names import HUB_ID
 from qwen35_gguf.json_file import read_json
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "README.md", "additional_chat_templates/*")
 # Without an index. Other safetensors beside what transformers reads are second copies (consolidated) or adapters.
@@ -115,47 +114,7 @@ def _weights(snapshot: Path, parts: Parts) -> list[str]:
 
 def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """Download into the cache, `.../snapshots/COMMIT`, and return that directory."""
-    # Here and not above: a conversion from a local directory does not need the Hub's client.
-    import huggingface_hub
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
-        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(patterns)))
-    except GatedRepoError:  # before RepositoryNotFoundError, of which it is a kind
-        page = f"{huggingface_hub.constants.ENDPOINT}/{repo}"
-        problem = f"gated; accept the licence on {page}, then log in with `hf auth login` or set HF_TOKEN"
-    except RepositoryNotFoundError:
-        problem = (
-            "no such directory here, and no such model on the Hub; check the spelling, "
-            "or log in with `hf auth login` if it is private"
-        )
-    except RevisionNotFoundError:
-        problem = f"has no revision {revision}; leave out --revision or name a branch, tag or commit of it"
-    except HFValidationError as error:
-        problem = f"not a Hub id: {_first_line(error)}"
-    except LocalEntryNotFoundError as error:
-        hub = huggingface_hub.constants.ENDPOINT
-        if isinstance(error.__cause__, HfHubHTTPError):
-            problem = f"not in the cache, and {hub} answers: {_first_line(error.__cause__)}; pass a directory"
-        else:
-            problem = (
-                f"not in the cache, and {hub} cannot be reached; "
-                "check the network (and that HF_HUB_OFFLINE is unset), or pass a directory"
-            )
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "an error"
-        problem = f"the Hub answered {status} ({_first_line(error)}); try again later, or pass a directory"
-    except Exception as error:  # the HTTP client, and with it its errors, differs between versions of huggingface_hub
-        problem = f"download failed ({type(error).__name__}: {_first_line(error)}); run it again to resume"
-    raise CheckpointError(f"{repo}: {problem}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return download(repo, patterns, revision)
+    except HubError as error:
+        raise CheckpointError(str(error)) from None

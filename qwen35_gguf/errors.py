@@ -133,6 +133,10 @@ class PackageError(Qwen35Error):
     """A release cannot be made, or a folder is not a release."""
 
 
+class HubError(Qwen35Error):
+    """The Hub does not have a model, does not hand it out, or cannot be reached."""
+
+
 class PublishError(Qwen35Error):
     """The Hub refuses an upload, or is not reachable."""
 

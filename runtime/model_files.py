@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import ModelError, Qwen35Error, VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
-from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.runtime.llama.adapters.lora_file import is_adapter
 from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 
@@ -20,14 +22,20 @@ SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 
 
 def read_model(path: Path) -> GgufHeader:
-    """Read the header of a text model.
+    """Read the header of a text model; of shards, that of the first, with the tensors of all.
 
     Raises:
-        ModelError: the file is missing, damaged, or not a text model of Qwen3.5.
+        ModelError: the file is missing, damaged, or not a text model of Qwen3.5, or a shard is missing.
 
     """
     try:
-        header = read_header(path)
+        shards = read_set(path)
+        first = shards[0]
+        if len(shards) > 1 and first.path.name != path.name:
+            raise ModelError(f"{path}: is one shard of {len(shards)}; name the first, {first.path.name}")
+        header = replace(first, path=path, tensors=tuple(tensor for shard in shards for tensor in shard.tensors))
+    except ModelError:
+        raise
     except Qwen35Error as error:
         raise ModelError(str(error)) from None
     if header.architecture == "clip":
@@ -48,7 +56,11 @@ def find_mmproj(model: Path, n_embd: int) -> Path:
         VisionError: there is none, or none fits.
 
     """
-    found = sorted(model.parent.glob("mmproj-*.gguf"))
+    return choose_mmproj(model, sorted(model.parent.glob("mmproj-*.gguf")), n_embd)
+
+
+def choose_mmproj(model: Path, found: Sequence[Path], n_embd: int) -> Path:
+    """Choose among vision encoders as `find_mmproj` does; the same errors."""
     fitting, reason = [], ""
     for path in found:
         try:

@@ -6,9 +6,9 @@
 Sides: "default" is stock as it comes; "no repack" with `use_extra_bufts=False`; "no flash" also without flash attention
 (f16 and f32 caches only); "patched" is ours. Each is a process that keeps its model; they take turns at every
 measurement. The cache is filled with the cells of a short text, repeated (filled_cache.py): the time is that of a real
-one. Rows: pp512, 512 tokens in one call, and tg, one token at a time, in tokens/s; n, a call of n tokens with all
-logits, in ms; prompt, the first token of a real prompt of 8,000 tokens, in seconds. Two ratios: to the default, and
-to the best of the stock settings in that row.
+one. Rows: pp512, 512 tokens in one call (`--what pp128`: 128), and tg, one token at a time, in tokens/s; n, a call of n
+tokens with all logits, in ms; prompt, the first token of a real prompt of 8,000 tokens, in seconds. Two ratios: to the
+default, and to the best of the stock settings in that row.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Question:
-    """One measurement: of `what` (pp512, tg, prompt, or a number of tokens) behind `depth` tokens."""
+    """One measurement: of `what` (pp and a number up to 512, tg, prompt, or a number) behind `depth` tokens."""
 
     what: str
     depth: int
@@ -71,7 +71,7 @@ class Question:
     @property
     def speed(self) -> bool:
         """Whether more is better."""
-        return self.what in ("pp512", "tg")
+        return self.what.startswith(("pp", "tg"))
 
 
 def main() -> None:
@@ -117,7 +117,7 @@ def questions(what: list[str], kv_types: list[str], depths: list[str]) -> list[Q
     found = []
     for kv in kv_types:
         for depth in map(int, depths):
-            found += [Question(name, depth, kv) for name in ("pp512", "tg") if name in what]
+            found += [Question(name, depth, kv) for name in what if name.startswith(("pp", "tg"))]
             if "n" in what and depth in AT_ONCE_DEPTHS:
                 found += [Question(str(n), depth, kv) for n in AT_ONCE]
         if "prompt" in what:
@@ -138,8 +138,8 @@ def measure_row(children: dict[str, subprocess.Popen[str]], question: Question, 
 
 def report(question: Question, row: dict[str, float | None]) -> None:
     """Print a row."""
-    unit = {"pp512": "tokens/s", "tg": "tokens/s", "prompt": "s"}.get(question.what, "ms")
-    name = question.what if question.what in ("pp512", "tg") else f"n = {question.what}"
+    unit = "tokens/s" if question.speed else "s" if question.what == "prompt" else "ms"
+    name = question.what if question.speed else f"n = {question.what}"
     label = f"prompt of {PROMPT:,}" if question.what == "prompt" else f"{name} at {question.depth:,}"
     cells = "".join(f"{'-':>11}" if value is None else f"{value:>11.2f}" for value in row.values())
     ours = row.get("patched")
@@ -247,11 +247,12 @@ def measure(filled: Filled, question: Question) -> float:
             decode(llama, context, min(BATCH, PROMPT - at), at)
         llama.llama_synchronize(context)
         return time.perf_counter() - start
-    if question.what == "pp512":
+    if question.what.startswith("pp"):
+        prompt = int(question.what[2:])
         start = time.perf_counter()
-        decode(llama, context, BATCH, depth)
+        decode(llama, context, prompt, depth)
         llama.llama_synchronize(context)
-        return BATCH / (time.perf_counter() - start)
+        return prompt / (time.perf_counter() - start)
     count = 1 if question.what == "tg" else int(question.what)
     seconds = []
     for number in range(DECODED if count <= 8 else 4):

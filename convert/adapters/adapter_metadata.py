@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from gguf import GGUFValueType, Metadata
 
 from qwen35_gguf.convert.adapters.adapter_folder import Adapter
-from qwen35_gguf.convert.hub import HUB_ID
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
+from qwen35_gguf.hub.names import HUB_ID
 
 HUB = "https://huggingface.co"
 BASE_MODEL = "general.base_model."

@@ -51,12 +51,40 @@ def read_header(path: Path) -> GgufHeader:
             if file.read(len(MAGIC)) != MAGIC:
                 raise GgufError(f"{path}: is not a GGUF file; name one made by `qwen35 convert`")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Parser(path, data).header()
+                return _Parser(path, data, len(data)).header()
     except OSError as error:
         raise GgufError(f"{path}: {error.strerror or error}; name a GGUF file made by `qwen35 convert`") from None
     except struct.error:
         raise GgufError(f"{path}: the GGUF header is truncated; download it again") from None
     except ValueError as error:
+        raise GgufError(f"{path}: the GGUF header is damaged ({error}); download it again") from None
+
+
+def read_beginning(path: Path, data: bytes, size: int) -> GgufHeader | None:
+    """Read the header of a file of which only the first bytes are available.
+
+    Args:
+        path: of the file.
+        data: its first bytes.
+        size: bytes of the whole file.
+
+    Returns:
+        The header; None if it is longer than `data`.
+
+    Raises:
+        GgufError: it is not a GGUF, damaged, or truncated.
+
+    """
+    if not data.startswith(MAGIC[: len(data)]):
+        raise GgufError(f"{path}: is not a GGUF file; name one made by `qwen35 convert`")
+    parser = _Parser(path, data, size)
+    try:
+        header = parser.header()
+        return header if parser.at <= len(data) else None
+    except (struct.error, ValueError) as error:
+        # What exceeds the bytes is read as less than there is; if all of them are there, it is a fault.
+        if len(data) < size and (isinstance(error, struct.error) or parser.at > len(data)):
+            return None
         raise GgufError(f"{path}: the GGUF header is damaged ({error}); download it again") from None
 
 
@@ -99,10 +127,10 @@ def tensor_data(
 
 
 class _Parser:
-    """A position in a memory-mapped file."""
+    """A position in a memory-mapped file, or in the first bytes of one of `size` bytes."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.at, self.size = path, data, len(MAGIC), len(data)
+    def __init__(self, path: Path, data: mmap.mmap | bytes, size: int) -> None:
+        self.path, self.data, self.at, self.size = path, data, len(MAGIC), size
 
     def header(self) -> GgufHeader:
         if self.size < HEADER_BYTES:

@@ -20,6 +20,11 @@ BOUND = 1e-4  # nats
 WORTH = 0.03  # of the bytes that a token reads; below it the default stays
 
 
+def kv_types_within(bound: float = BOUND) -> tuple[str, ...]:
+    """Return the types that add at most `bound` nats of mean KL divergence, from F16 on to smaller ones."""
+    return tuple(name for name, divergence in DIVERGENCE.items() if divergence <= bound)
+
+
 def attention_kernels() -> bool:
     """Report whether the installed llama.cpp reads quantized caches with the kernels of ggml_ops/attention."""
     installed = installed_runtime()
@@ -47,8 +52,7 @@ def fastest_kv_type(header: GgufHeader, request: MemoryRequest, *, kernels: bool
         of_type = replace(request, context=replace(request.context, kv_type=kv_type))
         return sum(unit.bytes_per_token for unit in units_of(header, of_type).units)
 
-    allowed = [name for name, divergence in DIVERGENCE.items() if divergence <= bound]
-    best = min(allowed, key=bytes_per_token, default=DEFAULT)
+    best = min(kv_types_within(bound), key=bytes_per_token, default=DEFAULT)
     return best if bytes_per_token(best) < (1 - WORTH) * bytes_per_token(DEFAULT) else DEFAULT
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qwen35_gguf.runtime.planning.kv_cache_type import BOUND, kv_types_within
 from qwen35_gguf.runtime.settings import Settings
 
 Goal = Literal["decode", "prefill", "balanced"]
@@ -35,7 +36,7 @@ class Measurement:
     Attributes:
         prefill: tokens of a prompt per second.
         decode: generated tokens per second.
-        divergence: mean KL divergence from the logits with an f16 KV cache.
+        divergence: what the KV type adds to F16's mean KL divergence from attention without rounding, in nats.
         drafting: the most that drafts gain: generated tokens per second over those without, when all are right.
         memory: peak, in bytes.
         problem: why there are no figures; empty if there are.
@@ -143,6 +144,7 @@ def coordinates(
     rank: Callable[[Settings], float] | None = None,
     host_fits: bool = True,
     logical: int | None = None,
+    max_divergence: float = BOUND,
 ) -> list[Coordinate]:
     """List what is tried, in order of what it usually changes.
 
@@ -157,6 +159,7 @@ def coordinates(
         rank: how much of the model settings put on devices, so that "auto" has its place among numbers of layers.
         host_fits: whether RAM can hold the whole model.
         logical: cores as the operating system counts them.
+        max_divergence: KV types that are known to add more are not tried.
 
     """
     counts = sorted({*(2**i for i in range(cores.bit_length())), cores, max(1, cores - 1), logical or cores})
@@ -178,7 +181,7 @@ def coordinates(
         Coordinate("repack", (False, True)),
         Coordinate("n_batch", batches, ordered=True, goal="prefill"),
         Coordinate("flash_attention", (True, False)),
-        Coordinate("kv_type", ("f16", "q8_0", "q4_0"), ordered=True),
+        Coordinate("kv_type", kv_types_within(max_divergence), ordered=True),
         Coordinate("mmap", (True, False)),
         Coordinate("mlock", (False, True)),
     ]
@@ -200,7 +203,7 @@ def search(
     goal: Goal,
     *,
     deadline: float = math.inf,
-    max_divergence: float = 1e-3,
+    max_divergence: float = BOUND,
     effect: Callable[[Settings], Hashable] = lambda settings: settings,
     clock: Callable[[], float] = time.monotonic,
     on_race: Callable[[Race], None] = lambda _: None,

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader
@@ -37,6 +38,8 @@ from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.settings import Settings, context_spec, from_record, memory_request, model_spec
 from qwen35_gguf.runtime.tuning.search import Measurement
+
+Predictions = npt.NDArray[np.float64]
 
 PROMPT, ANSWER = 512, 24  # tokens of a measurement; the prompt is at least one batch
 BEHIND = 64  # tokens evaluated before the answer
@@ -133,9 +136,19 @@ class _Loaded:
         self.context.close()
         self.model.close()
 
-    def _context(self, kv_type: str, *, rollback: int = 0, outputs: int = COMPARED, hidden: bool = False) -> Context:
+    def _context(
+        self,
+        kv_type: str,
+        *,
+        rollback: int = 0,
+        outputs: int = COMPARED,
+        hidden: bool = False,
+        flash: bool | None = None,
+    ) -> Context:
+        spec = context_spec(self.settings, self.n_ctx)
         spec = replace(
-            context_spec(self.settings, self.n_ctx),
+            spec,
+            flash_attention=spec.flash_attention if flash is None else flash,
             n_batch=min(self.settings.n_batch, self.n_ctx),
             kv_type=kv_type,
             n_rs_seq=rollback,
@@ -170,20 +183,20 @@ class _Loaded:
         return Measurement(prefill, decode, *self._once, memory=peak_memory())
 
     def _divergence(self) -> float:
-        """Compare with an f16 cache: mean KL divergence in nats."""
+        """Return what the KV type adds to F16's mean KL divergence, in nats, as bench/depth/kv_quality.py does."""
         if self.settings.kv_type == "f16":
             return 0.0
+        exact = self._predictions("f32", flash=False)  # with flash attention llama.cpp converts it to F16
+        ours, usual = (mean_kl(exact, self._predictions(name)) for name in (self.settings.kv_type, "f16"))
+        return max(0.0, ours - usual)
+
+    def _predictions(self, kv_type: str, *, flash: bool | None = None) -> Predictions:
+        """Evaluate a batch with another KV cache; log-probabilities of its last rows."""
         ids = self.ids[: min(self.context.n_batch, 4 * COMPARED)]
         rows = min(COMPARED, len(ids))
-        self._evaluate(self.context, ids, rows)
-        found = [log_softmax(self.context.logits(len(ids) - rows + i), np.float64) for i in range(rows)]
-        reference = self._context("f16")
-        try:
-            self._evaluate(reference, ids, rows)
-            expected = [log_softmax(reference.logits(len(ids) - rows + i), np.float64) for i in range(rows)]
-        finally:
-            reference.close()
-        return float(np.mean([(np.exp(p) * (p - q)).sum() for p, q in zip(expected, found, strict=True)]))
+        with contextlib.closing(self._context(kv_type, flash=flash)) as context:
+            self._evaluate(context, ids, rows)
+            return np.array([log_softmax(context.logits(len(ids) - rows + i), np.float64) for i in range(rows)])
 
     def _drafting(self) -> float:
         """Return the most that drafts gain, when all of them are right."""
@@ -199,6 +212,11 @@ class _Loaded:
         finally:
             main.close()
         return max(speed_up(verify, draft, [1.0] * MAX_DEPTH, depth) for depth in range(1 + MAX_DEPTH))
+
+
+def mean_kl(reference: Predictions, other: Predictions) -> float:
+    """Return the mean over rows of KL(reference || other), from log-probabilities, in nats."""
+    return float((np.exp(reference) * (reference - other)).sum(-1).mean())
 
 
 def peak_memory() -> int:

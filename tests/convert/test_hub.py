@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from huggingface_hub import constants
 
+from oracles.hub.downloads import COMMIT, own_cache, point_to, serve_downloads, unreachable
 from qwen35_gguf.convert import hub
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.errors import CheckpointError
 
 pytestmark = pytest.mark.unit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SHARDS = {
     "model.language_model.norm.weight": "qwen-1.safetensors",
     "_orig_mod.mtp.fc.weight": "mtp-head.safetensors",
@@ -51,86 +46,16 @@ FILES: dict[str, dict[str, bytes]] = {
 }
 
 
-class FakeHub(BaseHTTPRequestHandler):
-    """The four requests that a download makes."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path).path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
-            repo, what = "/".join(parts[2:4]), parts[4:]
-        else:
-            repo, what = "/".join(parts[:2]), parts[2:]
-        if repo == "org/gated":
-            self.answer(401, b"", {"X-Error-Code": "GatedRepo"})
-        elif repo == "org/broken":
-            self.answer(418, b"")
-        elif repo not in FILES:
-            self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        elif what[:1] in (["revision"], ["tree"], ["resolve"]) and what[1] not in ("main", COMMIT):
-            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        elif what[:1] == ["revision"]:
-            self.answer_json({"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES[repo]]})
-        elif what[:1] == ["tree"]:
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": f"{index:040x}"}
-                for index, (name, data) in enumerate(FILES[repo].items())
-            ]
-            self.answer_json(entries)
-        else:
-            name = unquote("/".join(what[2:]))
-            etag = f'"{list(FILES[repo]).index(name):040x}"'
-            self.answer(200, FILES[repo][name], {"ETag": etag, "X-Repo-Commit": COMMIT})
-
-    def answer_json(self, value: object) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Keep quiet."""
-
-
-def point_to(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-
-
 @pytest.fixture(autouse=True)
 def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        monkeypatch.setattr(constants, name, str(tmp_path / "cache"), raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(variable, raising=False)
+    own_cache(monkeypatch, str(tmp_path))
 
 
 @pytest.fixture
 def fake_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    point_to(monkeypatch, endpoint)
-    yield endpoint
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_downloads(FILES) as server:
+        point_to(monkeypatch, server.address)
+        yield server.address
 
 
 @pytest.mark.usefixtures("fake_hub")
@@ -239,9 +164,8 @@ def test_what_cannot_be_had_is_one_line(model: str, revision: str | None, words:
 
 
 def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as closed:  # bound but not listening: connections are refused
-        closed.bind(("127.0.0.1", 0))
-        point_to(monkeypatch, f"http://127.0.0.1:{closed.getsockname()[1]}")
+    with unreachable() as address:
+        point_to(monkeypatch, address)
         with pytest.raises(CheckpointError, match=r"^org/tiny: .*cannot be reached; check the network.*directory$"):
             hub.resolve("org/tiny", None)
 
@@ -249,9 +173,8 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_was_downloaded_is_used_without_the_hub(fake_hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     directory, _, _ = hub.resolve("org/tiny", None)
     assert fake_hub
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        point_to(monkeypatch, f"http://127.0.0.1:{closed.getsockname()[1]}")
+    with unreachable() as address:
+        point_to(monkeypatch, address)
         assert hub.resolve("org/tiny", None) == (directory, "org/tiny", COMMIT)
 
 

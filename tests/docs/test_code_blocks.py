@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from oracles.hub import TOKEN, serve
+from oracles.hub.uploads import TOKEN, serve
 from oracles.paths import ROOT
 
 RUNNER = Path(__file__).with_name("run_page.py")

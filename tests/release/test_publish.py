@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 import sdist
-from oracles.hub import NAME, TOKEN, Hub, serve
+from oracles.hub.uploads import NAME, TOKEN, Hub, serve
 from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.release import checksums

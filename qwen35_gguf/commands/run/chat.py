@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_file
 from qwen35_gguf.commands.options import NO_FILE, PATH, load, loading_names, model_options, note_without_effect
 from qwen35_gguf.commands.run.run import content
@@ -62,7 +63,7 @@ class _Conversation:
 def command(
     url: str | None, api_key: str | None, system: str | None, loading: LoadOptions, generation: GenerateOptions
 ) -> None:
-    """Talk with the GGUF FILE; /help lists what can be typed."""
+    """Talk with the GGUF FILE, or with USER/NAME:QUANT of the Hub; /help lists what can be typed."""
     ctx = click.get_current_context()
     note_without_effect(ctx)
     conversation = _Conversation(system, generation.thinking, generation.thinking_budget)
@@ -73,7 +74,7 @@ def command(
         output.note(f"{remote.name} of {url}; /help for help")
         _converse(conversation, generation, lambda messages, wanted: remote.chat(messages, wanted, PromptProgress()))
         return
-    with load(loading) as model:
+    with load(at_hand(loading)) as model:
         output.note(f"{model.name}, {model.n_ctx:,} tokens of context; /help for help")
 
         def ask(messages: list[Any], wanted: GenerateOptions) -> Iterable[ChatCompletionChunk]:

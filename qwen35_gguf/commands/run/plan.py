@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.hub_argument import headers
 from qwen35_gguf.commands.parameter_types import ENDPOINTS, MEMORY, tokens
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import VisionError
@@ -18,6 +19,7 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES, ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
+from qwen35_gguf.runtime.hub_models import HeaderFiles
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
@@ -78,21 +80,45 @@ def command(
     no_mtp: bool,
     no_vision: bool,
 ) -> None:
-    """Show the memory that MODEL needs, where it goes, and the longest context that fits, from its header alone."""
+    """Show the memory that MODEL needs, where it goes, and the longest context that fits, from its header alone.
+
+    Of USER/NAME:QUANT on the Hub the header is read, without a download; without QUANT the best that fits is planned.
+    """
     machine = read_machine(ram, vram, devices, rpc)
-    header = read_model(file)
-    n_ctx = min(DEFAULT_CONTEXT, native_context(header)) if ctx is None else ctx
-    drafting = not no_mtp and parallel == 1 and has_mtp(header)
-    depth = MAX_DEPTH if drafting else 0
-    request = MemoryRequest(
-        ContextSpec(n_ctx, batch, kv_type=kv_type, n_seq=parallel, n_rs_seq=depth, n_outputs=max(1 + depth, parallel)),
-        mtp=drafting,
-        cached_states=CACHED_STATES if parallel == 1 else 0,
-        mmproj=None if no_vision else _mmproj(file, header),
-    )
-    request = with_kv_type(header, request, on_cpu=not machine.devices)
+
+    def request(model: GgufHeader, mmproj: GgufHeader | None) -> MemoryRequest:
+        drafting = not no_mtp and parallel == 1 and has_mtp(model)
+        depth = MAX_DEPTH if drafting else 0
+        n_ctx = min(DEFAULT_CONTEXT, native_context(model)) if ctx is None else ctx
+        outputs = max(1 + depth, parallel)
+        wanted = MemoryRequest(
+            ContextSpec(n_ctx, batch, kv_type=kv_type, n_seq=parallel, n_rs_seq=depth, n_outputs=outputs),
+            mtp=drafting,
+            cached_states=CACHED_STATES if parallel == 1 else 0,
+            mmproj=None if no_vision else mmproj,
+        )
+        return with_kv_type(model, wanted, on_cpu=not machine.devices)
+
+    def fits(files: HeaderFiles) -> None:
+        header = read_model(files.model)
+        plan_placement(header, machine, request(header, read_header(files.mmproj) if files.mmproj else None))
+
+    with headers(file, fits) as remote:
+        if remote is None:
+            header = read_model(file)
+            _show(header, machine, request(header, _mmproj(file, header)), real=not (ram or vram))
+        else:
+            files, _ = remote
+            header = read_model(files.model)
+            mmproj = read_header(files.mmproj) if files.mmproj else None
+            _show(header, machine, request(header, mmproj), real=not (ram or vram))
+
+
+def _show(header: GgufHeader, machine: Machine, request: MemoryRequest, *, real: bool) -> None:
+    """Plan and print; on a real machine the installed llama.cpp is asked for its compute buffers."""
+    n_ctx = request.context.n_ctx
     with offload.measuring(header, request, machine.devices) as asked:
-        measure = None if ram or vram else asked
+        measure = asked if real else None
         plan = plan_placement(header, machine, request, measure)
         longest = {"longest": largest_context(header, machine, request, measure=measure)}
     if machine.devices:

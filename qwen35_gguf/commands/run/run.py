@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_media
 from qwen35_gguf.commands.options import PATH, load, model_options, note_without_effect, read_schema
 from qwen35_gguf.commands.terminal import PromptProgress, show
@@ -45,7 +46,7 @@ def command(
     loading: LoadOptions,
     generation: GenerateOptions,
 ) -> None:
-    """Answer PROMPT (- reads it from stdin) with the GGUF FILE.
+    """Answer PROMPT (- reads it from stdin) with the GGUF FILE, or with USER/NAME:QUANT of the Hub.
 
     The answer goes to stdout; reasoning and figures go to stderr.
     """
@@ -61,6 +62,7 @@ def command(
         given.refuse(ctx, ["fps"], "without --video")
     if not (images or videos):
         given.refuse(ctx, ("max_pixels", "allow_private"), "without --image or --video")
+    loading = at_hand(loading, vision=bool(images or videos))
     check_media(images, videos, loading.path, loading.mmproj)
     wanted = replace(
         generation,

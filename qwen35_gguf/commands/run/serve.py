@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.options import PATH, loading_options
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.verb import Verb
@@ -80,7 +81,7 @@ def command(
     log_requests: bool,
     loading: LoadOptions,
 ) -> None:
-    """Serve GGUF files, or those in a folder, to programs that speak OpenAI's API.
+    """Serve GGUF files, those in a folder, or USER/NAME:QUANT of the Hub, to programs that speak OpenAI's API.
 
     A model is known by the name of its file. It is loaded when it is asked for, and leaves when the memory is needed
     for another.
@@ -103,14 +104,16 @@ def command(
         grace=grace,
         log_requests=log_requests,
     )
-    found = model_files(files)
-    for path in found.values():
-        read_model(path)
     given = loading.media_limits or MediaLimits()
     limits = replace(given, local_files=False, https_only=not given.allow_private)
     options = replace(loading, media_limits=limits, parallel=parallel, max_gap=max_gap, deterministic=deterministic)
+    local = [at_hand(replace(options, path=file)) for file in files]
+    encoders = {one.path: one.mmproj for one in local}
+    found = model_files([one.path for one in local])
+    for path in found.values():
+        read_model(path)
     models = Models(
-        {name: replace(options, path=path) for name, path in found.items()},
+        {name: replace(options, path=path, mmproj=encoders.get(path, options.mmproj)) for name, path in found.items()},
         aliases=dict(_alias(alias, next(iter(found))) for alias in aliases),
         memory=memory,
         ttl=ttl,

@@ -24,6 +24,7 @@ from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.fitting import check_fits
+from qwen35_gguf.runtime.planning.kv_cache_type import BOUND
 from qwen35_gguf.runtime.planning.memory import estimate, has_mtp
 from qwen35_gguf.runtime.planning.yarn import native_context
 from qwen35_gguf.runtime.settings import Settings, memory_request
@@ -43,9 +44,9 @@ BAR = 32  # columns
 @click.option(
     "--max-divergence",
     type=click.FloatRange(min=0),
-    default=1e-3,
+    default=BOUND,
     show_default=True,
-    help="Mean KL divergence that a smaller KV cache may cost.",
+    help="What a KV type may add to F16's mean KL divergence.",
 )
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")
 @click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers as well: host:port, separated by commas.")
@@ -83,6 +84,7 @@ def command(
         layers=offload.most_layers(header),
         rank=trials.rank,
         host_fits=needed <= ram,
+        max_divergence=max_divergence,
     )
     if dry_run:
         tried = [(coordinate.name, list(coordinate.around(start))) for coordinate in listed]  # a name may come twice

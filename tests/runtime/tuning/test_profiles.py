@@ -58,7 +58,8 @@ def test_tune_can_tell_what_it_would_do(files: list[Path], kept: Path) -> None:
     code, out, _ = run("tune", files[0], "--dry-run")
     assert code == 0
     assert "n_batch: 128, 256, 512, 1024, 2048" in out
-    assert "kv_type: f16, q8_0, q4_0" in out
+    assert "kv_type: f16, q8_0\n" in out  # as --kv-type auto
+    assert "kv_type: f16, q8_0, q4_0\n" in run("tune", files[0], "--dry-run", "--max-divergence", "1e-3")[1]
     assert "gpu_layers" not in out
     assert not kept.exists()
 

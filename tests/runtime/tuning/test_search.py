@@ -38,7 +38,7 @@ def machine(seed: int, noise: float = 0.0) -> Callable[[Settings], Measurement]:
     r = Random(seed)
     bandwidth, cores, batch = r.choice([1, 2, 4, 8]), r.choice([1, 2, 4, 8]), r.choice([128, 256, 512, 1024])
     repack_prefill, repack_decode = r.uniform(0.6, 1.3), r.uniform(0.8, 1.2)
-    flash, divergence = r.uniform(0.8, 1.2), r.choice([1e-4, 1e-2])
+    flash, divergence = r.uniform(0.8, 1.2), r.choice([2e-5, 1e-2])
     smaller = r.uniform(0.85, 1.2)  # for each step from f16 to q4_0
     shaken = Random(seed + 1)
 

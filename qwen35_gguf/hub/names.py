@@ -1,0 +1,38 @@
+"""How a model on the Hub is named: `USER/NAME`, and for GGUF files `hf:USER/NAME:QUANT`, whose ends are optional."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PREFIX = "hf:"
+SUFFIX = ".gguf"
+
+
+class HubName(NamedTuple):
+    """A repository, and which of its models.
+
+    Attributes:
+        repo: `USER/NAME`.
+        quant: such as Q4_K_M, or the name of a file; None: any.
+
+    """
+
+    repo: str
+    quant: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo}:{self.quant}" if self.quant else self.repo
+
+
+def parse_name(text: str) -> HubName | None:
+    """Read the name of a model on the Hub; None for what can only be a path, as that of a GGUF file."""
+    named = text.removeprefix(PREFIX)
+    repo, colon, quant = named.partition(":")
+    repo = repo.rstrip("/")
+    if not HUB_ID.fullmatch(repo) or (colon and not quant):
+        return None
+    if named is text and repo.lower().endswith(SUFFIX):
+        return None
+    return HubName(repo, quant or None)

@@ -1,0 +1,212 @@
+"""A model on the Hub: which of its files are one, which of them suits this machine, and their download.
+
+What a repository has is read by names, and then by headers: which quant fits is decided as loading decides it, on files
+of which only the headers are there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qwen35_gguf.atomic_file import check_space
+from qwen35_gguf.errors import GgufError, HubError, MemoryLimitError, VisionError
+from qwen35_gguf.hub.client import Repository, cached_file, download, read_repository
+from qwen35_gguf.hub.model_files import ModelFiles, Quant, candidates, find_quant, model_files
+from qwen35_gguf.hub.names import HubName
+from qwen35_gguf.hub.remote_header import copy_headers
+from qwen35_gguf.runtime.loading import place, plan_load
+from qwen35_gguf.runtime.model_files import choose_mmproj, read_model
+from qwen35_gguf.runtime.options import LoadOptions
+from qwen35_gguf.runtime.planning.memory import architecture_of
+from qwen35_gguf.units import format_size
+
+BESIDE = "mmproj-"  # what the runtime finds by itself in the folder of a model
+
+
+@dataclass(frozen=True)
+class HeaderFiles:
+    """The files of a model of which only the headers need be there.
+
+    Attributes:
+        model: the first shard.
+        mmproj: the vision encoder that fits; None if there is none.
+
+    """
+
+    model: Path
+    mmproj: Path | None
+
+
+Fits = Callable[[HeaderFiles], object]  # raises MemoryLimitError if it does not
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A text model of a repository, and the vision encoder that fits.
+
+    Attributes:
+        repository: of the files.
+        quant: the text model.
+        encoder: path of the vision encoder in the repository; None if none fits.
+        note: why this quant was chosen, for the user; empty if it was named.
+
+    """
+
+    repository: Repository
+    quant: Quant
+    encoder: str | None
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name by which it is asked for."""
+        return f"{self.repository.id}:{self.quant.label}"
+
+
+@contextmanager
+def found_model(name: HubName, fits: Fits | None = None) -> Iterator[tuple[HubModel, HeaderFiles]]:
+    """Find the files of a model, and give their headers within a block.
+
+    Args:
+        name: of the model. Without a quant the best that fits is chosen; of those that are in the cache, if one fits.
+        fits: decides; None: the best, whether or not it fits.
+
+    Raises:
+        HubError: there is no such repository or quant, or it is not handed out.
+        GgufError, ModelError: a file is damaged, or is not of Qwen3.5.
+        MemoryLimitError: no quant fits.
+        OutputError: the folder for temporary files cannot be written.
+
+    """
+    repository = read_repository(name.repo)
+    files = model_files(repository.files)
+    with tempfile.TemporaryDirectory(prefix="qwen35-") as temporary:
+        folder = Path(temporary)
+        if name.quant is None:
+            quant, note = _best(name, repository, files, folder, fits)
+        else:
+            quant, note = _named(name, repository, files), ""
+        headers, encoder = _headers(repository, quant, files, folder)
+        if repository.snapshot is not None:
+            note = f"{name.repo}: {repository.reason}; what is in the cache is used" + (f"\n{note}" if note else "")
+        yield HubModel(repository, quant, encoder, note), headers
+
+
+def _named(name: HubName, repository: Repository, files: ModelFiles) -> Quant:
+    try:
+        return find_quant(name, files.quants)
+    except HubError as error:
+        if repository.snapshot is None:
+            raise
+        raise HubError(f"{error}; these are in the cache, and {repository.reason}") from None
+
+
+def _best(
+    name: HubName, repository: Repository, files: ModelFiles, folder: Path, fits: Fits | None
+) -> tuple[Quant, str]:
+    """Choose a quant; return it and why."""
+    known = candidates(files.quants)
+    if not known:
+        find_quant(name, [])  # raises
+    here = [one for one in known if all(cached_file(repository, file) for file in one.files)]
+    refused: MemoryLimitError | None = None
+    for quant in [*here, *(one for one in known if one not in here)]:
+        headers, _ = _headers(repository, quant, files, folder)
+        try:
+            if fits is not None:
+                fits(headers)
+        except MemoryLimitError as error:
+            refused = error
+            continue
+        others = ", ".join(one.label for one in known if one is not quant)
+        why = "the best that is here already" if quant in here else "the best"
+        why += " and fits this machine" if quant in here and fits else " that fits this machine" if fits else ""
+        return quant, f"{name.repo}: {quant}, {why}" + (
+            f"; {name.repo}:QUANT takes another: {others}" if others else ""
+        )
+    assert refused is not None
+    raise MemoryLimitError(f"{name.repo}: none of {', '.join(map(str, known))} fits: {refused}")
+
+
+def _headers(repository: Repository, quant: Quant, files: ModelFiles, folder: Path) -> tuple[HeaderFiles, str | None]:
+    model = copy_headers(repository, quant.files, folder)[0]
+    width = architecture_of(read_model(model)).hidden_size
+    encoders = {}
+    for file in files.encoders:
+        with suppress(GgufError):  # an error only for those who need that one
+            encoders[copy_headers(repository, [file], folder)[0]] = file
+    try:
+        mmproj = choose_mmproj(model, list(encoders), width)
+    except VisionError:
+        return HeaderFiles(model, None), None
+    return HeaderFiles(model, mmproj), encoders[mmproj]
+
+
+def fits_this_machine(options: LoadOptions) -> Fits:
+    """Return what decides as loading with these options would; a profile belongs to a whole file."""
+
+    def check(headers: HeaderFiles) -> None:
+        mmproj = options.mmproj or headers.mmproj
+        place(plan_load(replace(options, path=headers.model, mmproj=mmproj, profile=False)))
+
+    return check
+
+
+def download_model(model: HubModel, options: LoadOptions, *, vision: bool) -> LoadOptions:
+    """Download a model into the cache of the Hub, as far as it is not there, and name its files.
+
+    Args:
+        model: from `found_model`.
+        options: whose `path` is replaced; an `mmproj` that they name is kept.
+        vision: download the vision encoder, too.
+
+    Raises:
+        HubError: the download fails; what came is kept, and the next one resumes.
+        OutputError: the disk has no room.
+
+    """
+    repository = model.repository
+    encoder = model.encoder if vision and options.mmproj is None else None
+    wanted = [*model.quant.files, *([encoder] if encoder else [])]
+    absent = [file for file in wanted if cached_file(repository, file) is None]
+    snapshot = repository.snapshot
+    if absent and snapshot is not None:
+        if absent == [encoder]:  # it may not be needed
+            encoder, absent = None, []
+        else:
+            raise HubError(f"{model.name}: {repository.reason}")
+    if snapshot is None:
+        _check_room(sum(repository.files[file] for file in absent))
+        snapshot = download(repository.id, [_exactly(file) for file in wanted], instead="file")
+    path = snapshot / model.quant.files[0]
+    beside = (
+        encoder is not None and Path(encoder).name.startswith(BESIDE) and (snapshot / encoder).parent == path.parent
+    )
+    mmproj = snapshot / encoder if encoder and not beside else options.mmproj
+    return replace(options, path=path, mmproj=mmproj)
+
+
+def _exactly(file: str) -> str:
+    """Return a pattern for one path."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in file)
+
+
+def _check_room(needed: int) -> None:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE)
+    while not folder.exists():
+        folder = folder.parent
+    check_space(folder, needed)
+
+
+def progress_note(model: HubModel) -> str:
+    """Describe what will be downloaded; empty if all of it is there."""
+    absent = [file for file in model.quant.files if cached_file(model.repository, file) is None]
+    if not absent:
+        return ""
+    return f"{model.name}: downloading {format_size(sum(model.repository.files[file] for file in absent))}"

@@ -1,0 +1,1 @@
+"""Servers on localhost that stand in for the Hub."""
