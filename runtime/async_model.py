@@ -15,6 +15,7 @@ from qwen35_gguf.errors import ClosedError
 from qwen35_gguf.runtime.calls.call import Cancelled, Scope
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
+from qwen35_gguf.runtime.engine.snapshot import Snapshot
 from qwen35_gguf.runtime.field_checks import flag
 from qwen35_gguf.runtime.model import Qwen35
 from qwen35_gguf.runtime.options import MANY_OPTIONS, RAW_OPTIONS, GenerateOptions, LoadOptions, with_fields_of
@@ -135,6 +136,7 @@ class AsyncQwen35:
         options: GenerateOptions | None = None,
         *,
         stream: Literal[False] = False,
+        on_progress: Callable[[int, int], None] | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> Awaitable[Completion]: ...
 
@@ -145,6 +147,7 @@ class AsyncQwen35:
         options: GenerateOptions | None = None,
         *,
         stream: Literal[True],
+        on_progress: Callable[[int, int], None] | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> AsyncStream[CompletionChunk]: ...
 
@@ -155,12 +158,15 @@ class AsyncQwen35:
         options: GenerateOptions | None = None,
         *,
         stream: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
         **keywords: Unpack[GenerateKeywords],
     ) -> Awaitable[Completion] | AsyncStream[CompletionChunk]:
         """Continue a text, as a whole or in pieces; arguments and errors are those of `Qwen35.generate`."""
         if flag("stream", stream):
-            return AsyncStream(self, lambda model: model.generate(prompt, options, stream=True, **keywords))
-        return self._run(lambda: self._loaded().generate(prompt, options, **keywords))
+            return AsyncStream(
+                self, lambda model: model.generate(prompt, options, stream=True, on_progress=on_progress, **keywords)
+            )
+        return self._run(lambda: self._loaded().generate(prompt, options, on_progress=on_progress, **keywords))
 
     @with_fields_of(GenerateOptions, MANY_OPTIONS)
     async def generate_many(
@@ -189,6 +195,10 @@ class AsyncQwen35:
     async def cache_info(self) -> CacheInfo:
         """Return what the prefix cache holds."""
         return await self._run(lambda: self._loaded().cache_info())
+
+    def snapshot(self) -> Snapshot | None:
+        """Return what the model does now and has done so far, as `Qwen35.snapshot`; None while it is not loaded."""
+        return None if self._model is None or self._closed else self._model.snapshot()
 
     # ---- threads ----------------------------------------------------------------------------------------------
 

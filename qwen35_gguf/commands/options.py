@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
-from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, tokens
+from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, tokens
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
@@ -37,6 +37,7 @@ LOADING = [
     click.option("--mmproj", type=PATH, help="Vision encoder; by default mmproj-*.gguf beside FILE."),
     click.option("--lora", "adapters", type=ADAPTER, multiple=True, help="Apply a GGUF LoRA; may be repeated."),
     click.option("--state-dir", type=PATH, help="Keep states of long prompts here between runs."),
+    click.option("--state-bytes", type=SIZE, help="What that folder may take; by default 8 GB."),
     click.option("--max-pixels", type=tokens(65536), help="Reduce larger images to N pixels."),
     click.option("--fps", type=click.FloatRange(min=0.01), help="Frames to sample from each second of a video."),
     click.option("--allow-private", is_flag=True, help="Load media from private addresses and file:// URLs, too."),
@@ -129,6 +130,7 @@ def _loading(values: dict[str, Any]) -> LoadOptions:
         profile=not values.pop("no_profile"),
         adapters=values.pop("adapters"),
         state_dir=values.pop("state_dir"),
+        state_bytes=values.pop("state_bytes"),
         media_limits=limits,
         video_limits=VideoLimits(fps=fps) if fps else None,
     )

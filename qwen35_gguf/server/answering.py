@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qwen35_gguf.runtime.async_model import AsyncQwen35, AsyncStream
+from qwen35_gguf.runtime.chat.openai_types import Timings
 from qwen35_gguf.server.api_error import api_error, error_object
+from qwen35_gguf.server.models import TakenModel
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import EventStream, comment, event, unless_gone
 
@@ -70,7 +72,7 @@ class Exchange:
 
         """
         result = await unless_gone(self.request.receive, work)
-        self.service.metrics.answered(self.name, result)
+        self._note(result)
         if self.service.settings.log_requests:
             log.info("answered: %s", result)
         return result
@@ -102,7 +104,7 @@ class Exchange:
 
         async def whole() -> AsyncGenerator[bytes, None]:
             try:
-                pieces = self.service.metrics.measured(self.name, answer)
+                pieces = self._noted(self.service.metrics.measured(self.name, answer))
                 if settings.log_requests:
                     pieces = _logged(pieces)
                 async with contextlib.aclosing(encode(pieces)) as events:
@@ -114,6 +116,20 @@ class Exchange:
         times = {"patience": settings.patience, "heartbeat": settings.heartbeat}
         return EventStream(whole(), held, **times, beat=self.progress.comment)
 
+    def _note(self, result: object) -> None:
+        """Log the counts of an answer, and why its prompt was not known: without texts, unless requests are logged."""
+        for one in result if isinstance(result, list) else [result]:
+            timings = getattr(one, "timings", None)
+            if isinstance(timings, Timings) and getattr(one, "choices", True):  # the chunk of the usage has none
+                miss = timings.miss if self.service.settings.log_requests else _without_texts(timings.miss)
+                tokens = timings.prompt_tokens, timings.reused_tokens, timings.tokens
+                log.info("%s: prompt %d tokens, %d reused, answer %d%s", self.name, *tokens, miss and f"; miss: {miss}")
+
+    async def _noted(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:
+        async for piece in pieces:
+            self._note(piece)
+            yield piece
+
 
 @contextlib.asynccontextmanager
 async def exchange(service: Service, request: Request, name: object) -> AsyncIterator[Exchange]:
@@ -124,11 +140,16 @@ async def exchange(service: Service, request: Request, name: object) -> AsyncIte
         Qwen35Error: it cannot be loaded.
 
     """
-    served = service.models.find(name)
     async with contextlib.AsyncExitStack() as held:
         entering = held.enter_async_context(service.models.use(name))
-        model: AsyncQwen35 = await unless_gone(request.receive, entering)
-        yield Exchange(service, request, served.name, model, held)
+        taken: TakenModel = await unless_gone(request.receive, entering)
+        yield Exchange(service, request, taken.name, taken.model, held)
+
+
+def _without_texts(miss: str) -> str:
+    """Leave out of a miss what changed into what: "message 1, character 412: 9,840 tokens evaluated again"."""
+    place, _, rest = miss.partition(": ")
+    return rest and f"{place}: {rest.rpartition(': ')[2]}"
 
 
 async def _logged(pieces: AsyncIterator[Piece]) -> AsyncIterator[Piece]:

@@ -12,6 +12,7 @@ from qwen35_gguf.errors import (
     ContextError,
     MemoryLimitError,
     ModelError,
+    QueueFullError,
     Qwen35Error,
     RpcServerError,
     TimeLimitError,
@@ -60,6 +61,8 @@ def api_error(error: BaseException) -> ApiError:
     message = " ".join(str(error).splitlines())
     if isinstance(error, ContextError):
         return ApiError(400, message, "context_length_exceeded", "messages")
+    if isinstance(error, QueueFullError):
+        return ApiError(503, message, "overloaded", retry_after=error.seconds)
     if isinstance(error, MemoryLimitError | ClosedError | RpcServerError):
         return ApiError(503, message, "unavailable", retry_after=5)
     if isinstance(error, TimeLimitError):

@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from qwen35_gguf.errors import ServerError
+from qwen35_gguf.errors import ClosedError, ServerError
 from qwen35_gguf.runtime.async_model import AsyncQwen35
+from qwen35_gguf.runtime.engine.snapshot import Counters, Snapshot
 from qwen35_gguf.runtime.loading import planned_bytes
 from qwen35_gguf.runtime.options import LoadOptions
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
@@ -39,6 +40,7 @@ class ServedModel:
         last_use: seconds of the monotonic clock.
         needs: bytes that it takes once it is loaded.
         leaving: it is unloaded when its last user is done.
+        earlier: what was counted before it was loaded this time.
 
     """
 
@@ -53,6 +55,28 @@ class ServedModel:
     needs: int = 0
     leaving: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    earlier: Counters = field(default_factory=Counters)
+
+    def snapshot(self) -> Snapshot | None:
+        """Return what the model does; None while it is not loaded."""
+        try:
+            return None if self.model is None else self.model.snapshot()
+        except ClosedError:
+            return None
+
+    @property
+    def counters(self) -> Counters:
+        """What was counted so far."""
+        now = self.snapshot()
+        return self.earlier if now is None else self.earlier.plus(now.counters)
+
+
+@dataclass(frozen=True)
+class TakenModel:
+    """A model that stays loaded for a request, and the name under which it is served."""
+
+    name: str
+    model: AsyncQwen35
 
 
 class Models:
@@ -74,7 +98,7 @@ class Models:
             aliases: other names, which may have * in them, and the names that they stand for.
             memory: bytes that the loaded ones may take in total; by default what is available now.
             ttl: seconds after which an idle model is unloaded; None: never.
-            queue: requests that a model may have.
+            queue: requests that may wait until a model is loaded; how many wait in a loaded one is its `queue_limit`.
 
         Raises:
             ServerError: there is no model, or an alias stands for none.
@@ -117,24 +141,25 @@ class Models:
         return found
 
     @contextlib.asynccontextmanager
-    async def use(self, name: object) -> AsyncIterator[AsyncQwen35]:
+    async def use(self, name: object) -> AsyncIterator[TakenModel]:
         """Keep a model loaded for a block.
 
         Raises:
-            ApiError: there is none of that name, or it has as many requests as may wait.
+            ApiError: there is none of that name, or as many requests wait for it as may.
             Qwen35Error: it cannot be loaded.
 
         """
         served = self.find(name)
-        if served.users >= self.queue:
+        waiting = served.users - served.running
+        if waiting >= self.queue:
             raise ApiError(
-                503, f"model: {served.name} has {served.users} requests; try again later", "overloaded", retry_after=2
+                503, f"model: {waiting} requests wait for {served.name}; try again later", "overloaded", retry_after=5
             )
         served.users += 1
         try:
             model = await self._enter(served)
             try:
-                yield model
+                yield TakenModel(served.name, model)
             finally:
                 served.running -= 1
                 served.last_use = time.monotonic()
@@ -187,6 +212,7 @@ class Models:
             while served.running:
                 served.idle.clear()
                 await served.idle.wait()
+            served.earlier = served.counters
             model, served.model, served.state = served.model, None, "unloaded"
         finally:
             served.leaving = False

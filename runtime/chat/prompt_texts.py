@@ -9,6 +9,7 @@ from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.chat import message_media, tool_calls
 from qwen35_gguf.runtime.chat.prompt import chat_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
+from qwen35_gguf.runtime.chat.volatile import without_volatile
 from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.field_checks import refuse
 from qwen35_gguf.runtime.llama.model import Model
@@ -60,7 +61,7 @@ class PromptTexts:
     def render(self, messages: Any, options: GenerateOptions) -> str:
         """Return the prompt that a chat makes of messages; errors as of `chat_prompt`."""
         reduced, _ = message_media.collect(
-            check_messages(messages), self._options.media_limits, self._options.video_limits
+            check_messages(self._kept(messages)), self._options.media_limits, self._options.video_limits
         )
         return self._found_template().render(
             reduced,
@@ -74,7 +75,7 @@ class PromptTexts:
         prompt = chat_prompt(
             self._model,
             self._found_template(),
-            messages,
+            self._kept(messages),
             tools=options.tools,
             enable_thinking=options.thinking,
             variables=options.chat_template_kwargs or {},
@@ -83,6 +84,9 @@ class PromptTexts:
             video_limits=self._options.video_limits,
         )
         return n_cells(prompt.items)
+
+    def _kept(self, messages: Any) -> Any:
+        return without_volatile(messages, self._options.ignore)
 
     def _found_template(self) -> ChatTemplate:
         if self._template is None:

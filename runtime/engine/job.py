@@ -99,7 +99,7 @@ class Run:
         reused: cells.
         began: when its turn came, of `time.perf_counter`.
         evaluated: when the prompt was.
-        stepped: when its last step was over; 0 before the first.
+        stepped: when its last token came; 0 before the first, and while nobody reads.
         drafts: counts.
         encoding: whether an image of it is being encoded.
         error: of that.

@@ -292,6 +292,7 @@ class Scheduler(Closing):
 
     def _first_token(self, run: Run) -> None:
         run.phase, run.evaluated = "answer", time.perf_counter()
+        run.stepped = run.evaluated
         end = self._decoder.sample(run, -1)
         if end is not None:
             self._end(run, end)

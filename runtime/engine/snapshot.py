@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 from qwen35_gguf.runtime.engine.job import Run
@@ -50,6 +50,7 @@ class Counters:
         answer_seconds: of generating.
         steps: calls for answers.
         gaps: how often a running answer waited for its next token up to each of `GAPS` seconds, and longer.
+        gap_seconds: of all gaps.
         longest_gap: seconds.
 
     """
@@ -65,7 +66,15 @@ class Counters:
     answer_seconds: float = 0.0
     steps: int = 0
     gaps: list[int] = field(default_factory=lambda: [0] * (len(GAPS) + 1))
+    gap_seconds: float = 0.0
     longest_gap: float = 0.0
+
+    def plus(self, other: Counters) -> Counters:
+        """Return the sums of both."""
+        made = Counters(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+        made.gaps = [one + more for one, more in zip(self.gaps, other.gaps, strict=True)]
+        made.longest_gap = max(self.longest_gap, other.longest_gap)
+        return made
 
     def copy(self) -> Counters:
         """Return a copy, which does not change any more."""
@@ -78,6 +87,7 @@ class Counters:
             if run.stepped:
                 gap = now - run.stepped
                 self.gaps[bisect_left(GAPS, gap)] += 1
+                self.gap_seconds += gap
                 self.longest_gap = max(self.longest_gap, gap)
             run.stepped = now if run.job.wants() else 0.0
 

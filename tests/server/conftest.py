@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,12 @@ def start(demo: Path) -> Iterator[Callable[..., LiveServer]]:
     with ExitStack() as stack:
 
         def begin(
-            names: tuple[str, ...] = (NAME,), models: dict[str, Any] | None = None, **settings: Any
+            names: tuple[str, ...] = (NAME,),
+            models: dict[str, Any] | None = None,
+            load: dict[str, Any] | None = None,
+            **settings: Any,
         ) -> LiveServer:
-            served = Models(dict.fromkeys(names, options), **(models or {}))
+            served = Models(dict.fromkeys(names, replace(options, **(load or {}))), **(models or {}))
             return stack.enter_context(serving(create_app(ServerSettings(**settings), served)))
 
         yield begin

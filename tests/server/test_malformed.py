@@ -47,13 +47,74 @@ CHAT = {
     "chat_template_kwargs": {"enable_thinking": True},
 }
 TEXT = {"model": "demo", "prompt": ["Hi", "Ho"], "max_tokens": 1, "stop": ["x"], "logit_bias": {"5": 1}, "n": 1}
+FUNCTION = {"name": "weather", "parameters": TOOL["function"]["parameters"]}  # type: ignore[index]
+RESPONSE = {
+    "model": "demo",
+    "instructions": "Be brief.",
+    "input": [
+        {"role": "developer", "content": "Be kind."},
+        {
+            "role": "user",
+            "content": [{"type": "input_text", "text": "Hi"}, {"type": "input_image", "image_url": PIXEL}],
+        },
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Well"}]},
+        {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": '{"city": "Paris"}'},
+        {"type": "function_call_output", "call_id": "call_1", "output": "sunny"},
+        {"role": "user", "content": "Hello there"},
+    ],
+    "max_output_tokens": 1,
+    "temperature": 0.5,
+    "stream": False,
+    "store": True,
+    "tools": [{"type": "function", **FUNCTION, "strict": False}],
+    "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "weather"}]},
+    "reasoning": {"effort": "low"},
+    "text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}},
+    "metadata": {"a": "b"},
+}
+MESSAGE = {
+    "model": "demo",
+    "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Hi"},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL.split(",")[1]}},
+                {"type": "document", "title": "t", "source": {"type": "text", "media_type": "text/plain", "data": "x"}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Well", "signature": "x"},
+                {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Paris"}},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "call_1", "content": "sunny"}]},
+    ],
+    "max_tokens": 1,
+    "temperature": 0.5,
+    "top_k": 5,
+    "stop_sequences": ["a"],
+    "stream": False,
+    "thinking": {"type": "adaptive"},
+    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+    "tools": [{"name": "weather", "description": "d", "input_schema": {"type": "object"}, "strict": True}],
+    "tool_choice": {"type": "auto", "disable_parallel_tool_use": True},
+}
 BODIES = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": TEXT,
+    "/v1/responses": RESPONSE,
+    "/v1/messages": MESSAGE,
+    "/v1/messages/count_tokens": MESSAGE,
     "/tokenize": {"content": "Hi", "with_pieces": True},
     "/detokenize": {"tokens": [1, 2, 3]},
     "/apply-template": {"messages": HELLO, "tools": [TOOL]},
 }
+PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
+KINDS = (("invalid_request_error",), ("invalid_request_error", "not_found_error", "request_too_large"))
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 3.5, 1e300, 10**30, -(10**30), "", "x", "\0", "é" * 9, "<|im_end|>", "<think>", "*",
     "../../etc/passwd",
@@ -104,16 +165,17 @@ def check(server: LiveServer, numbers: range) -> None:
     statuses = set()
     for number in numbers:
         chance = random.Random(number)
-        path = chance.choice(["/v1/chat/completions"] * 3 + list(BODIES))
+        path = chance.choice([*PATHS, *PATHS, *BODIES])
         body = damaged(BODIES[path], chance)
-        if isinstance(body.get("max_tokens"), int) and body["max_tokens"] > 1:
-            body["max_tokens"] = 1
+        for limit in ("max_tokens", "max_output_tokens"):
+            if isinstance(body.get(limit), int) and body[limit] > 1:
+                body[limit] = 1
         answer = server.post(path, sent(body, chance))
         statuses.add(answer.status)
         assert answer.status in (200, 400, 404, 413), (number, path, body, answer.body)
         if answer.status != 200:
             error = answer.json["error"]
-            assert error["type"] == "invalid_request_error"
+            assert error["type"] in KINDS[path.startswith("/v1/messages")]
             assert error["message"]
             assert "\n" not in error["message"]
     assert {200, 400} <= statuses

@@ -102,17 +102,18 @@ def test_a_model_in_use_leaves_when_its_last_request_is_over(options: LoadOption
     asyncio.run(main())
 
 
-def test_who_waits_beyond_the_queue_is_refused(options: LoadOptions) -> None:
+def test_who_waits_beyond_the_queue_for_a_model_is_refused(options: LoadOptions, needs: int) -> None:
     async def main() -> None:
-        models = Models({"one": options}, queue=2)
-        async with models.use("one"), models.use(None):
-            with pytest.raises(ApiError, match="has 2 requests") as refused:
-                async with models.use("one"):
+        models = Models({"one": options, "two": options}, memory=needs * 3 // 2, queue=2)
+        async with models.use("one"):
+            waiting = [asyncio.ensure_future(models.use("two").__aenter__()) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            with pytest.raises(ApiError, match="2 requests wait for two") as refused:
+                async with models.use("two"):
                     pass
             assert refused.value.status == 503
-            assert refused.value.headers == {"Retry-After": "2"}
-        async with models.use("one"):
-            pass
+            assert refused.value.headers == {"Retry-After": "5"}
+        assert {taken.name for taken in await asyncio.gather(*waiting)} == {"two"}
         await models.aclose()
 
     asyncio.run(main())

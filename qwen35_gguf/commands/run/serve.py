@@ -59,6 +59,12 @@ NEEDED = "starlette and uvicorn are needed to serve; install them with pip insta
 @click.option("--memory", type=SIZE, help="What loaded models may take in total; by default what is available.")
 @click.option("--ttl", type=click.FloatRange(min=1), help="Unload a model that was idle for N seconds.")
 @click.option("--queue", type=click.IntRange(min=1), default=64, show_default=True, help="Requests that may wait.")
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="REGEX",
+    help="Remove what matches from messages, such as a time, so that prompts are known again; may be repeated.",
+)
 @click.option("--grace", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for streams to end.")
 @click.option("--log-requests", is_flag=True, help="Log what requests ask and what is answered.")
 @loading_options
@@ -77,6 +83,7 @@ def command(
     memory: int | None,
     ttl: float | None,
     queue: int,
+    ignore: tuple[str, ...],
     grace: float,
     log_requests: bool,
     loading: LoadOptions,
@@ -106,7 +113,15 @@ def command(
     )
     given = loading.media_limits or MediaLimits()
     limits = replace(given, local_files=False, https_only=not given.allow_private)
-    options = replace(loading, media_limits=limits, parallel=parallel, max_gap=max_gap, deterministic=deterministic)
+    options = replace(
+        loading,
+        media_limits=limits,
+        parallel=parallel,
+        max_gap=max_gap,
+        deterministic=deterministic,
+        queue_limit=queue,
+        ignore=ignore,  # type: ignore[arg-type]  # compiled and checked there
+    )
     local = [at_hand(replace(options, path=file)) for file in files]
     encoders = {one.path: one.mmproj for one in local}
     found = model_files([one.path for one in local])
@@ -117,7 +132,7 @@ def command(
         aliases=dict(_alias(alias, next(iter(found))) for alias in aliases),
         memory=memory,
         ttl=ttl,
-        queue=parallel + queue,
+        queue=queue,
     )
     runtime = installed_runtime()
     if runtime and not runtime.patches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qwen35_gguf.runtime.chat.openai_types import Timings
 from qwen35_gguf.server.api_error import bad_request
 
 # Fields that are options of the library, with the same names and meanings.
@@ -57,6 +58,11 @@ def flag_of(body: Mapping[str, Any], name: str, param: str | None = None) -> boo
 def seed_of(seed: Any) -> Any:
     """Return a seed as the library takes it: the API has negative ones, too."""
     return seed % SEEDS if isinstance(seed, int) and not isinstance(seed, bool) else seed
+
+
+def with_miss(usage: dict[str, Any], timings: Timings | None) -> dict[str, Any]:
+    """Return a usage with what changed of the prompt, and what that cost; as it is if nothing did."""
+    return usage if timings is None or not timings.miss else usage | {"miss": timings.miss}
 
 
 def usage_wanted(given: Mapping[str, Any]) -> bool:

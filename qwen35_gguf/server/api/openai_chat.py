@@ -13,7 +13,7 @@ from starlette.routing import Route
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Delta
 from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.answering import exchange
-from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted
+from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted, with_miss
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.effort import thinking_options
 from qwen35_gguf.server.json_body import read_object
@@ -91,6 +91,7 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
 def completion_object(whole: ChatCompletion, name: str) -> dict[str, Any]:
     """Return a whole answer as the API has it, under the name by which the model was asked for."""
     made = whole.to_dict() | {"model": name}
+    made["usage"] = with_miss(made["usage"], whole.timings)
     for choice in made["choices"]:
         choice["message"] = {"refusal": None} | _given(choice["message"], "content")
         for call in choice["message"].get("tool_calls", ()):
@@ -116,7 +117,7 @@ def chunk_object(chunk: ChatCompletionChunk, name: str) -> dict[str, Any]:
         ],
     }
     if chunk.usage is not None:
-        made["usage"] = asdict(chunk.usage)
+        made["usage"] = with_miss(asdict(chunk.usage), chunk.timings)
     if chunk.timings is not None:
         made["timings"] = asdict(chunk.timings)
     return made

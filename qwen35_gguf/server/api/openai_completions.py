@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -13,12 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwen35_gguf.runtime.async_model import AsyncQwen35, AsyncStream
-from qwen35_gguf.runtime.chat.openai_types import CompletionChunk, Timings, usage
+from qwen35_gguf.runtime.chat.openai_types import Completion, CompletionChunk, Timings, usage
 from qwen35_gguf.runtime.engine.sampling import new_seed
 from qwen35_gguf.runtime.field_checks import whole
 from qwen35_gguf.runtime.options import RAW_OPTIONS, GenerateOptions
 from qwen35_gguf.server.answering import exchange
-from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted
+from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted, with_miss
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.json_body import read_object
 from qwen35_gguf.server.request_limits import check_options
@@ -82,14 +83,14 @@ def routes(service: Service) -> list[Route]:
         async with exchange(service, request, body.get("model")) as asked:
             head = Head(asked.name, f"cmpl-{uuid.uuid4().hex[:24]}", int(time.time()))
             if not flag_of(body, "stream"):
-                found = [await asked.whole(_begin(asked.model, wanted, at)) for at in range(wanted.choices)]
+                found = await asked.whole(_all(asked.model, wanted))
                 choices = [
                     _choice(_echoed(wanted, at) + one.text, at, one.finish_reason) for at, one in enumerate(found)
                 ]
                 counted = _total([one.timings for one in found], wanted.n)
                 return JSONResponse(head.object(choices, **counted))
             first, options = wanted.choice(0)
-            answer = asked.model.generate(first, options, stream=True)
+            answer = asked.model.generate(first, options, stream=True, on_progress=asked.progress)
             return await asked.stream(answer, lambda pieces: _events(asked.model, wanted, head, pieces))
 
     return [Route("/v1/completions", completions, methods=["POST"])]
@@ -127,9 +128,14 @@ def _prompts(prompt: Any, limits: RequestLimits) -> tuple[Any, ...]:
     return tuple(several)
 
 
-def _begin(model: AsyncQwen35, wanted: Wanted, index: int) -> Any:
-    prompt, options = wanted.choice(index)
-    return model.generate(prompt, options)
+async def _all(model: AsyncQwen35, wanted: Wanted) -> list[Completion]:
+    """Make the answers side by side; if one fails, the others end."""
+    tasks = [asyncio.ensure_future(model.generate(*wanted.choice(at))) for at in range(wanted.choices)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _echoed(wanted: Wanted, index: int) -> str:
@@ -148,8 +154,9 @@ def _total(timings: list[Timings], n: int) -> dict[str, Any]:
         prompt_tokens=sum(one.prompt_tokens for one in prompts),
         reused_tokens=sum(one.reused_tokens for one in prompts),
         tokens=sum(one.tokens for one in timings),
+        miss=next((one.miss for one in prompts if one.miss), ""),
     )
-    return {"usage": vars(usage(total))}
+    return {"usage": with_miss(asdict(usage(total)), total)}
 
 
 async def _events(

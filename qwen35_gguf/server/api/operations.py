@@ -5,7 +5,7 @@ Source of the forms: llama.cpp tools/server/README.md; "/metrics" is Prometheus'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from starlette.routing import Route
 from qwen35_gguf.server.api.fields import flag_of
 from qwen35_gguf.server.api.openai_chat import chat_options
 from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.models import ServedModel
 from qwen35_gguf.server.monitoring.exposition import CONTENT_TYPE
 from qwen35_gguf.server.request_limits import check_messages
 from qwen35_gguf.server.service import Service
@@ -34,8 +35,8 @@ def routes(service: Service) -> list[Route]:
     async def tokenize(request: Request) -> Response:
         body = await read_object(request, settings)
         special, with_pieces = body.get("parse_special") is not False, flag_of(body, "with_pieces")
-        async with models.use(body.get("model")) as model:
-            with (await model.load()).texts() as texts:
+        async with models.use(body.get("model")) as taken:
+            with (await taken.model.load()).texts() as texts:
                 tokens = texts.tokenize(body.get("content"), special=special)
                 found: list[Any] = list(tokens)
                 if with_pieces:
@@ -45,21 +46,21 @@ def routes(service: Service) -> list[Route]:
 
     async def detokenize(request: Request) -> Response:
         body = await read_object(request, settings)
-        async with models.use(body.get("model")) as model:
-            with (await model.load()).texts() as texts:
+        async with models.use(body.get("model")) as taken:
+            with (await taken.model.load()).texts() as texts:
                 return JSONResponse({"content": b"".join(texts.pieces(body.get("tokens"))).decode(errors="replace")})
 
     async def apply_template(request: Request) -> Response:
         body = await read_object(request, settings)
         check_messages(body.get("messages"), settings.limits)
-        async with models.use(body.get("model")) as model:
-            with (await model.load()).texts() as texts:
+        async with models.use(body.get("model")) as taken:
+            with (await taken.model.load()).texts() as texts:
                 return JSONResponse({"prompt": texts.render(body["messages"], chat_options(body))})
 
     async def props(request: Request) -> Response:
         served = models.find(request.query_params.get("model"))
-        async with models.use(served.name) as model:
-            loaded = await model.load()
+        async with models.use(served.name) as taken:
+            loaded = await taken.model.load()
             with loaded.texts() as texts:
                 template = texts.chat_template
         return JSONResponse(
@@ -74,10 +75,7 @@ def routes(service: Service) -> list[Route]:
         )
 
     async def slots(_: Request) -> Response:
-        found: list[Mapping[str, Any]] = []
-        for served in models.served.values():
-            found += [{"id": at, "model": served.name, "is_processing": True} for at in range(served.running)]
-        return JSONResponse(found)
+        return JSONResponse([slot for served in models.served.values() for slot in _slots(served)])
 
     return [
         Route("/health", health),
@@ -88,6 +86,22 @@ def routes(service: Service) -> list[Route]:
         Route("/props", props),
         Route("/slots", slots),
     ]
+
+
+def _slots(served: ServedModel) -> Iterator[dict[str, Any]]:
+    """Give the sequences of a loaded model; the fields that llama-server has are named as there."""
+    snapshot = served.snapshot()
+    for slot in () if snapshot is None else snapshot.slots:
+        yield {
+            "id": slot.number,
+            "model": served.name,
+            "is_processing": slot.phase != "idle",
+            "state": slot.phase,
+            "n_held": slot.held,
+            "n_prompt_tokens": slot.prompt,
+            "n_prompt_tokens_processed": slot.evaluated,
+            "n_decoded": slot.generated,
+        }
 
 
 def _text(piece: bytes) -> Any:

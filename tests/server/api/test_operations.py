@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
+from collections.abc import Callable
 
 import pytest
 
-from inputs.chat_requests import HELLO, TOOL
+from inputs.chat_requests import HELLO, LONG_ANSWERS, TOOL
 from inputs.live_server import LiveServer
 
 TEXT = "Grüße, <|im_start|>世界 🙂"
@@ -65,6 +68,37 @@ def test_counts_are_in_the_format_of_prometheus(server: LiveServer) -> None:
     assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
     found = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
     assert found['qwen35_tokens_total{model="demo"}'] >= 2
+    assert found['qwen35_prompt_tokens_total{model="demo"}'] > found['qwen35_reused_tokens_total{model="demo"}']
+    assert found['qwen35_token_gap_seconds_count{model="demo"}'] >= 1
+    assert found['qwen35_slots{model="demo"}'] == 4
+    assert found['qwen35_slots_busy{model="demo"}'] == found['qwen35_queue{model="demo"}'] == 0
     assert found['qwen35_first_token_seconds_count{model="demo"}'] >= 1
     assert found['qwen35_requests_total{path="/v1/chat/completions",status="200"}'] >= 1
     assert found['qwen35_requests_running{model="demo"}'] == 0
+
+
+def test_slots_tell_what_each_sequence_does(server: LiveServer) -> None:
+    connection = server.connection()
+    body = LONG_ANSWERS["/v1/chat/completions"] | {"stream": True}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    connection.getresponse().read(200)
+    slots = server.get("/slots").json
+    connection.close()
+    assert [slot["id"] for slot in slots] == [0, 1, 2, 3]
+    (busy,) = [slot for slot in slots if slot["is_processing"]]
+    assert busy["state"] == "answer"
+    assert busy["n_prompt_tokens"] == busy["n_prompt_tokens_processed"] > 0
+    assert busy["n_decoded"] >= 1
+
+
+def test_counts_outlive_a_model_that_is_unloaded(start: Callable[..., LiveServer]) -> None:
+    server = start(models={"ttl": 0.01})
+    server.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 2})
+    end = time.monotonic() + 60
+    while server.get("/v1/models").json["data"][0]["state"] != "unloaded":
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    text = server.get("/metrics").body.decode()
+    assert 'qwen35_answers_total{model="demo"} 1' in text
+    assert "qwen35_queue{" not in text
+    assert server.get("/slots").json == []

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletion, ChatCompletionChunk, Delta, Timings, Usage
+from qwen35_gguf.server.api.fields import with_miss
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -38,7 +39,7 @@ def message_object(whole: ChatCompletion, name: str, limit: int | None, *, show_
         content.append(_text_block(message.content))
     content += [_tool_block(call, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
     reason = stop_reason(choice.finish_reason, whole.timings, limit)
-    return _message(new_id(), name, content, usage_object(whole.usage), reason)
+    return _message(new_id(), name, content, usage_object(whole.usage, whole.timings), reason)
 
 
 def _message(
@@ -80,16 +81,17 @@ def stop_reason(finish_reason: str, timings: Timings | None, limit: int | None) 
     return STOP_REASONS[finish_reason]
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage, timings: Timings | None) -> dict[str, Any]:
     """Count tokens as the original does: the prompt's are those that were evaluated, and those that were reused."""
     reused = usage.prompt_tokens_details["cached_tokens"]
-    return {
+    made = {
         "input_tokens": usage.prompt_tokens - reused,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": reused,
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"thinking_tokens": usage.completion_tokens_details["reasoning_tokens"]},
     }
+    return with_miss(made, timings)
 
 
 class MessageEvents:
@@ -150,6 +152,6 @@ class MessageEvents:
 
     def _end(self, finish_reason: str, chunk: ChatCompletionChunk) -> Iterator[dict[str, Any]]:
         reason = stop_reason(finish_reason, chunk.timings, self._limit)
-        usage = {"output_tokens": 0} if chunk.usage is None else usage_object(chunk.usage)
+        usage = {"output_tokens": 0} if chunk.usage is None else usage_object(chunk.usage, chunk.timings)
         yield {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": usage}
         yield {"type": "message_stop"}

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletion, ChatCompletionChunk, Delta, Usage
+from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletion, ChatCompletionChunk, Delta, Timings, Usage
+from qwen35_gguf.server.api.fields import with_miss
 
 Item = dict[str, Any]
 Event = dict[str, Any]
@@ -37,7 +38,7 @@ class ResponseHead:
     id: str = field(default_factory=lambda: _new_id("resp"))
     created: float = field(default_factory=lambda: float(int(time.time())))
 
-    def response(self, status: str, output: list[Item], usage: Usage | None = None) -> dict[str, Any]:
+    def response(self, status: str, output: list[Item], usage: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the response in a state, with the items so far."""
         reason = {"reason": "max_output_tokens"} if status == "incomplete" else None
         return {
@@ -50,14 +51,14 @@ class ResponseHead:
             "incomplete_details": reason,
             "model": self.model,
             "output": output,
-            "usage": None if usage is None else usage_object(usage),
+            "usage": usage,
             **self.shown,
         }
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage, timings: Timings | None) -> dict[str, Any]:
     """Count tokens as the original does."""
-    return {
+    made = {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {
             "cached_tokens": usage.prompt_tokens_details["cached_tokens"],
@@ -67,6 +68,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "output_tokens_details": {"reasoning_tokens": usage.completion_tokens_details["reasoning_tokens"]},
         "total_tokens": usage.total_tokens,
     }
+    return with_miss(made, timings)
 
 
 def status_of(finish_reason: str) -> str:
@@ -84,7 +86,7 @@ def whole_response(head: ResponseHead, whole: ChatCompletion) -> dict[str, Any]:
     if message.content:
         output.append(_item("message", status, text=message.content))
     output += [_item("function_call", "completed", call=call) for call in message.tool_calls or ()]
-    return head.response(status, output, whole.usage)
+    return head.response(status, output, usage_object(whole.usage, whole.timings))
 
 
 def _item(kind: str, status: str, *, text: str = "", call: Call | None = None) -> Item:
@@ -137,7 +139,8 @@ class ResponseEvents:
             if choice.finish_reason is not None:
                 status = status_of(choice.finish_reason)
                 yield from self._close(status)
-                response = self._head.response(status, self.output, chunk.usage)
+                usage = None if chunk.usage is None else usage_object(chunk.usage, chunk.timings)
+                response = self._head.response(status, self.output, usage)
                 yield self._event(f"response.{status}", response=response)
 
     def failed(self, message: str) -> Iterator[Event]:
