@@ -59,25 +59,33 @@ def _check_size(name: str, value: Any, limits: RequestLimits) -> None:
     limit = limits.grammar_bytes if rules else limits.schema_bytes
     if size > limit:
         raise _too_large(name, f"{size:,} bytes are more than {limit:,}")
+    if sum(1 for _ in _objects(value)) > limits.schema_parts:
+        raise _too_large(name, f"schemas of more than {limits.schema_parts:,} objects take too long")
     for pattern in _patterns(value):
         if len(pattern.encode()) > limits.regex_bytes:
             raise _too_large(name, f"a regular expression is longer than {limits.regex_bytes:,} bytes")
 
 
-def _patterns(value: Any) -> Iterator[str]:
-    """Find regular expressions, in schemas at any depth."""
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Find objects at any depth."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
         if isinstance(one, Mapping):
-            for key, inner in one.items():
-                if key in ("pattern", "regex") and isinstance(inner, str):
-                    yield inner
-                elif key == "patternProperties" and isinstance(inner, Mapping):
-                    yield from inner
-                waiting.append(inner)
+            yield one
+            waiting += one.values()
         elif isinstance(one, Sequence) and not isinstance(one, str | bytes):
             waiting += one
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    """Find regular expressions, in schemas at any depth."""
+    for one in _objects(value):
+        for key, inner in one.items():
+            if key in ("pattern", "regex") and isinstance(inner, str):
+                yield inner
+            elif key == "patternProperties" and isinstance(inner, Mapping):
+                yield from inner
 
 
 def _too_large(name: str, message: str) -> ApiError:

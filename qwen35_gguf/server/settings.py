@@ -20,6 +20,7 @@ class RequestLimits:
         media: images and videos of a conversation.
         pixels: to which a larger image is reduced.
         schema_bytes: of the JSON schemas of tools and of the answer, as JSON.
+        schema_parts: objects inside of them: compiling takes time that grows with their square.
         grammar_bytes: of a grammar.
         regex_bytes: of a regular expression, in a schema too.
         choices: `n`.
@@ -31,6 +32,7 @@ class RequestLimits:
     media: int = 64
     pixels: int = 4 << 20
     schema_bytes: int = 256 << 10
+    schema_parts: int = 2000
     grammar_bytes: int = 64 << 10
     regex_bytes: int = 4096
     choices: int = 16

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.handle import Handle
-from qwen35_gguf.runtime.llama.library import Closing, clear_messages, library, reason
-from qwen35_gguf.runtime.llama.stderr import captured_stderr
-from qwen35_gguf.runtime.llama.vocabulary import Vocabulary
+from qwen35_gguf.runtime.llama.library import Closing, library
 
 PENALTY_WINDOW = 1024
-PARSE_ERROR = re.compile(r"error parsing grammar: (.+)")  # printed by llama-grammar.cpp
-MAX_REASON = 200
 BLOCK = 64  # logits whose maximum stands for them in the preselection
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -116,72 +109,6 @@ class Chain(Closing):
     def accept(self, token: int) -> None:
         """Record a token for the penalties."""
         self._library.llama_sampler_accept(self.pointer, token)
-
-
-class GbnfMask(Closing):
-    """A grammar in GBNF: which tokens may come next; see `engine.token_mask`."""
-
-    def __init__(self, vocabulary: Vocabulary, text: str) -> None:
-        """Compile a grammar whose start is `root`.
-
-        Raises:
-            GrammarError: it cannot be parsed.
-
-        """
-        self._library = lib = library()
-        if "\0" in text:
-            raise GrammarError("grammar: cannot be parsed (it has a null character); remove it")
-        clear_messages()
-        with captured_stderr() as printed:
-            pointer = lib.llama_sampler_init_grammar(vocabulary.pointer, text.encode("utf-8", "replace"), b"root")
-        if not pointer:
-            why = next((found[1] for line in printed if (found := PARSE_ERROR.search(line))), reason())
-            raise GrammarError(f"grammar: cannot be parsed ({why[:MAX_REASON]}); correct the GBNF")
-        self._handle = Handle(self, pointer, lib.llama_sampler_free)
-
-    def close(self) -> None:
-        """Free it."""
-        self._handle.close()
-
-    @property
-    def pointer(self) -> Any:
-        """`llama_sampler_p`; errors as of `Handle.pointer`."""
-        return self._handle.pointer
-
-    def choose(self, chain: Chain, logits: FloatArray) -> int:
-        """Choose a token as the chain does, among those that the grammar allows.
-
-        The chain's own choice is kept where the grammar allows it, which is the usual case: testing one token is cheap,
-        testing all of them is not.
-
-        Raises:
-            GrammarError: it allows nothing at all here.
-
-        """
-        token = chain.choose(logits)
-        if self.allowed([token])[0]:
-            return token
-        allowed = self.allowed(range(len(logits)))
-        if not allowed.any():
-            raise GrammarError("grammar: allows no token of this vocabulary here; check its rules")
-        return chain.choose(np.where(allowed, logits, np.float32(-np.inf)))
-
-    def allowed(self, tokens: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Return which tokens may come next."""
-        candidates = np.zeros(len(tokens), CANDIDATE)
-        candidates["id"] = tokens
-        array = candidate_array(self._library, candidates)
-        self._library.llama_sampler_apply(self.pointer, ctypes.byref(array))
-        permitted: npt.NDArray[np.bool_] = ~np.isneginf(candidates["logit"])
-        return permitted
-
-    def accept(self, token: int) -> None:
-        """Advance by a token that the grammar allows."""
-        self._library.llama_sampler_accept(self.pointer, token)
-
-    def forced(self) -> list[int]:
-        """Return no tokens: llama.cpp does not know any that certainly follow."""
-        return []
 
 
 def candidate_array(lib: Any, candidates: npt.NDArray[Any]) -> Any:

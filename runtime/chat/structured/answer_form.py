@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qwen35_gguf.architecture.tags import TOOL_CALL
 from qwen35_gguf.errors import GrammarError, MessageError, ToolError
-from qwen35_gguf.runtime.chat.structured import json_schema, patterns, tool_grammar
+from qwen35_gguf.runtime.chat.structured import gbnf, json_schema, patterns, tool_grammar
 from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType, python_type, schema_type
 from qwen35_gguf.runtime.chat.structured.masks import GrammarMask, TriggeredMask
 from qwen35_gguf.runtime.chat.structured.schema_walk import CheckedSchema
@@ -23,9 +24,9 @@ from qwen35_gguf.runtime.chat.structured.token_grammars import (
 from qwen35_gguf.runtime.chat.structured.tool_grammar import ToolGrammar
 from qwen35_gguf.runtime.chat.structured.unique_items import UniqueItemsMask
 from qwen35_gguf.runtime.engine.token_mask import Grammar, TokenMask
-from qwen35_gguf.runtime.llama.samplers import GbnfMask
 
 JSON_OBJECT = {"type": "object"}  # any JSON object, for response_format {"type": "json_object"}
+_LARK_RULE = re.compile(r"^\s*\??[A-Za-z_]\w*[^:\n]*:", re.MULTILINE)
 FORMATS = "text, json_object, json_schema, grammar, regex, lark or gbnf"
 WHERE = "JSON schema"
 
@@ -184,15 +185,23 @@ def answer_mask(grammars: TokenGrammars, form: AnswerForm | None, calls: CallFor
 
 
 def _grammar_mask(grammars: TokenGrammars, grammar: Grammar) -> TokenMask:
+    mask = GrammarMask(grammars.matcher(_rules(grammar)), grammars.vocabulary.size)
+    mask.allowed()  # raises where nothing at all is
+    return mask
+
+
+def _rules(grammar: Grammar) -> str:
+    """Return a grammar as `TokenGrammars.matcher` takes it."""
     if grammar.syntax == "gbnf":
-        return GbnfMask(grammars.vocabulary, grammar.definition)
+        return lark_grammar(gbnf.lark_rules(grammar.definition))
     if grammar.syntax == "lark":
-        return GrammarMask(grammars.matcher(lark_grammar(grammar.definition)), grammars.vocabulary.size)
+        if len(_LARK_RULE.findall(grammar.definition)) > gbnf.MAX_RULES:
+            raise GrammarError(f"grammar: it has more than {gbnf.MAX_RULES} rules; use fewer")
+        return lark_grammar(grammar.definition)
     try:
-        pattern = patterns.translate(grammar.definition)
+        return regex_grammar(patterns.translate(grammar.definition))
     except GrammarError as error:
         raise GrammarError(f"grammar: the regular expression cannot be used ({error}); write it without") from None
-    return GrammarMask(grammars.matcher(regex_grammar(pattern)), grammars.vocabulary.size)
 
 
 def _calls_mask(grammars: TokenGrammars, calls: CallForm) -> TokenMask | None:

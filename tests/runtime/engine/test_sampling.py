@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import llama_cpp
 import numpy as np
@@ -13,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen35_gguf.errors import GrammarError, MessageError
+from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, chosen, new_seed
-from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, GbnfMask, candidate_array, preselect
+from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, candidate_array, preselect
 
 N = 5000
 
@@ -100,33 +97,6 @@ def test_seeds() -> None:
     assert new_seed(None) != new_seed(None)
     with pytest.raises(MessageError, match="seed: 1.5"):
         new_seed(1.5)  # type: ignore[arg-type]
-
-
-# ---- grammars ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def model(files: list[Path]) -> Iterator[Model]:
-    with Model(files[0]) as loaded:
-        yield loaded
-
-
-def test_a_grammar_chooses_the_likeliest_of_what_it_allows(model: Model) -> None:
-    chain = Chain(model.n_vocab, temperature=0, top_k=0, top_p=1, min_p=0, presence=0, frequency=0, repeat=1, seed=0)
-    words = [model.tokenize(text)[0] for text in ("a", "b", "c")]
-    logits = np.full(model.n_vocab, 5, np.float32)
-    logits[words] = [1, 3, 4]
-    with chain, GbnfMask(model.vocabulary, 'root ::= "a" | "b"') as grammar:
-        assert grammar.choose(chain, logits) == words[1]
-        grammar.accept(words[1])
-        assert model.ends(grammar.choose(chain, logits))
-
-
-@pytest.mark.parametrize("text", ["root ::= (", "nothing", 'other ::= "a"', "root ::= missing"])
-def test_a_bad_grammar(model: Model, text: str) -> None:
-    with pytest.raises(GrammarError, match="grammar: cannot be parsed") as caught:
-        GbnfMask(model.vocabulary, text)
-    assert "\n" not in str(caught.value)
 
 
 def test_log_probabilities_are_those_of_torch() -> None:

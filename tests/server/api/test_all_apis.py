@@ -154,3 +154,30 @@ def test_ignored_text_does_not_change_a_prompt(start: Callable[..., LiveServer],
     first, again = (list(usages(server.post(path, conversations(path, key)).json))[-1] for key in ("ab12", "77f0"))
     assert "miss" not in again
     assert json.dumps(first) != json.dumps(again)  # the second one is reused
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"grammar": "root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000},
+        {"grammar": "root ::= " + '"a"? ' * 6000},
+        {"grammar": 'root ::= "a"{999999999}'},
+        {
+            "grammar": "\n".join(
+                ["root ::= r0", *(f"r{i} ::= r{i + 1} | r{i + 1} r{i + 1}" for i in range(30)), 'r30 ::= "a" | ""']
+            )
+        },
+        {
+            "response_format": {
+                "type": "lark",
+                "lark": "start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(3000)) + "r3000: /a/",
+            }
+        },
+        {"response_format": {"type": "regex", "regex": "((((a{1,100}){1,100}){1,100}){1,100}){1,100}"}},
+        {"response_format": {"type": "json_object", "schema": {"properties": {f"p{i}": {} for i in range(5000)}}}},
+    ],
+)
+def test_a_bomb_of_rules_is_refused_or_answered(server: LiveServer, more: dict[str, Any]) -> None:
+    body = {"messages": HELLO, "max_tokens": 4, "reasoning_effort": "none", **more}
+    assert server.post("/v1/chat/completions", body).status in (200, 400, 413)
+    assert server.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 1}).status == 200
