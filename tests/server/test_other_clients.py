@@ -41,7 +41,9 @@ def given() -> str:
     return json.dumps({"tool": TOOL, "schema": PERSON, "image": red_square()})
 
 
-@pytest.mark.parametrize(("package", "script"), [("litellm", "ask_litellm.py"), ("langchain_openai", "ask_langchain.py")])
+@pytest.mark.parametrize(
+    ("package", "script"), [("litellm", "ask_litellm.py"), ("langchain_openai", "ask_langchain.py")]
+)
 def test_clients_chat_stream_call_tools_parse_and_know_errors(server: LiveServer, package: str, script: str) -> None:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")

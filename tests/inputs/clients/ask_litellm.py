@@ -13,7 +13,7 @@ import litellm
 
 url, given = sys.argv[1], json.loads(sys.argv[2])
 hello = [{"role": "user", "content": "Hello there"}]
-picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": given["image"]}}]}]
+shown = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": given["image"]}}]}]
 
 
 def refused(kind: type[Exception], **request: Any) -> bool:
@@ -31,18 +31,20 @@ for api, base in (("openai", f"{url}/v1"), ("anthropic", url)):
     pieces = litellm.completion(messages=hello, temperature=0, max_tokens=16, stream=True, **place)
     text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
     assert text == (whole.choices[0].message.content or "")
-    called = litellm.completion(messages=hello, tools=[given["tool"]], tool_choice="required", max_tokens=400, **place)
+    brief = {"extra_body": {"reasoning_effort": "none"}} if api == "openai" else {}
+    wanted = {"tools": [given["tool"]], "tool_choice": "required", "max_tokens": 400, "temperature": 0}
+    called = litellm.completion(messages=hello, **wanted, **brief, **place)
     call = called.choices[0].message.tool_calls[0].function
     assert call.name == "weather"
     assert isinstance(json.loads(call.arguments), dict)
-    assert litellm.completion(messages=picture, max_tokens=4, **place).usage.prompt_tokens > 64
+    assert litellm.completion(messages=shown, max_tokens=4, **place).usage.prompt_tokens > 64
     assert refused(litellm.NotFoundError, **(place | {"model": f"{api}/other", "max_tokens": 4}))
     assert refused(litellm.BadRequestError, temperature=-1, max_tokens=4, **place)
 
 place = {"model": "openai/demo", "api_base": f"{url}/v1", "api_key": "none"}
 form = {"type": "json_schema", "json_schema": {"name": "person", "schema": given["schema"], "strict": True}}
-brief = {"reasoning_effort": "none", "max_tokens": 300}
-found = litellm.completion(messages=hello, response_format=form, extra_body=brief, **place)
+less = {"reasoning_effort": "none", "max_tokens": 300}
+found = litellm.completion(messages=hello, response_format=form, extra_body=less, **place)
 assert set(json.loads(found.choices[0].message.content)) == {"name", "adult"}
 assert litellm.responses(input="Hello there", max_output_tokens=16, **place).usage.output_tokens > 0
 kinds = [event.type for event in litellm.responses(input="Hello", max_output_tokens=16, stream=True, **place)]
