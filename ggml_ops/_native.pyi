@@ -71,3 +71,21 @@ def finish_mul_mat(
     target: str,
 ) -> None: ...
 def pause_nanoseconds() -> float: ...
+def round_rows(
+    x: _Array,
+    values: _Array,
+    d: _Array,
+    dmin: _Array | None,
+    scales: _Array,
+    mins: _Array | None,
+    moments: _Array,
+    factor: _Array | None,
+    ranges: tuple[float, ...],
+    levels: _Array | None,
+    effort: tuple[int, ...],
+    before: _Array,
+    after: _Array,
+    threads: int,
+    target: str,
+) -> None: ...
+def factorize(h: _Array, floor: float, threads: int, target: str) -> None: ...

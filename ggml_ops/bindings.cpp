@@ -5,6 +5,7 @@
 void bind_attention(nanobind::module_& m);
 void bind_delta_net(nanobind::module_& m);
 void bind_kquants(nanobind::module_& m);
+void bind_moment_rounding(nanobind::module_& m);
 void bind_quantized_matmul(nanobind::module_& m);
 void bind_float_matmul(nanobind::module_& m);
 
@@ -13,6 +14,7 @@ NB_MODULE(_native, m) {
     bind_attention(m);
     bind_delta_net(m);
     bind_kquants(m);
+    bind_moment_rounding(m);
     bind_quantized_matmul(m);
     bind_float_matmul(m);
     m.def("pause_nanoseconds", &simd::pause_nanoseconds, "Times one step of a spinning wait.");

@@ -149,6 +149,10 @@ class ImatrixError(Qwen35Error):
     """An importance matrix is missing, damaged, or of another model."""
 
 
+class MomentsError(Qwen35Error):
+    """Second moments are missing, damaged, or of another model."""
+
+
 class UnitError(Qwen35Error, ValueError):
     """A text is not a size or a duration, or is outside of its limits."""
 

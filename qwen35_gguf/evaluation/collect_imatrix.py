@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,18 @@ SAVE_EVERY = 16  # chunks
 TEXT_KEY, MODEL_KEY = "qwen35.imatrix.text_sha256", "qwen35.imatrix.model"
 
 Advance = Callable[[int, int], None]
+# Nodes that add what a layer's matmuls give to the residual stream (llama.cpp src/models/qwen35.cpp, cb).
+RESIDUALS = frozenset(("attn_residual", "l_out", "post_ffn", "mtp_attn_residual", "mtp_post_ffn"))
+
+
+class Observer(Protocol):
+    """Is shown the inputs of matmuls as they are computed, in the order of the graph."""
+
+    def see_input(self, name: str, rows: Any, experts: Any, count: int) -> None:
+        """Take the inputs (rows, columns) of the weights `name`; the expert of each row, or None; their number."""
+
+    def see_residual(self, rows: Any) -> None:
+        """Take the residual stream, (tokens, hidden), after something was added to it."""
 
 
 class Collector:
@@ -45,16 +57,23 @@ class Collector:
 
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        """Collect for the matmuls with these weight tensors."""
+    def __init__(self, names: Sequence[str], observer: Observer | None = None) -> None:
+        """Collect for the matmuls with these weight tensors, which `observer` is shown as well."""
         self._names = set(names)
+        self._observer = observer
         self.found = Imatrix()
         self.watch = EvalCallback(self._wanted, self._take)
 
     def _wanted(self, kind: str, node: Any) -> bool:
+        if kind == "ADD":
+            return self._observer is not None and node.name.decode().partition("-")[0] in RESIDUALS
         return kind in ("MUL_MAT", "MUL_MAT_ID") and node.src[0].contents.name.decode() in self._names
 
     def _take(self, kind: str, node: Any) -> None:
+        if kind == "ADD":
+            if self._observer is not None:
+                self._observer.see_residual(view(node, np.float32)[0, 0])
+            return
         weight, x = node.src[0].contents, node.src[1].contents
         if x.type != 0:  # GGML_TYPE_F32
             raise ModelError(f"{weight.name.decode()}: its input is not float32")
@@ -62,6 +81,8 @@ class Collector:
         if kind == "MUL_MAT":
             rows = inputs.reshape(-1, inputs.shape[-1])
             self.found.add(name, np.einsum("ij,ij->j", rows, rows)[None], np.array([len(rows)]))
+            if self._observer is not None:
+                self._observer.see_input(name, rows, None, 1)
             return
         experts = view(node.src[2].contents, np.int32)[0, 0]  # (tokens, used)
         inputs = np.broadcast_to(inputs[0], (*experts.shape, inputs.shape[-1]))  # (tokens, used, columns)
@@ -69,6 +90,8 @@ class Collector:
         sums = np.zeros((count, inputs.shape[-1]), np.float64)
         np.add.at(sums, experts.reshape(-1), np.square(inputs.reshape(-1, inputs.shape[-1])))
         self.found.add(name, sums, np.bincount(experts.reshape(-1), minlength=count))
+        if self._observer is not None:
+            self._observer.see_input(name, inputs.reshape(-1, inputs.shape[-1]), experts.reshape(-1), count)
 
 
 def weight_names(header: GgufHeader) -> list[str]:
@@ -152,7 +175,7 @@ def collect(
             head = Context(loaded, rows, mtp_of=main, eval_callback=collector.watch)
         try:
             for number in range(collector.found.chunks, total):
-                _evaluate(main, head, ids[number * chunk : (number + 1) * chunk], collector)
+                evaluate_chunk(main, head, ids[number * chunk : (number + 1) * chunk], collector)
                 collector.found.chunks = number + 1
                 advance(number + 1, total)
                 if (number + 1) % SAVE_EVERY == 0 and number + 1 < total:
@@ -170,7 +193,8 @@ def collect(
     return collector.found
 
 
-def _evaluate(main: Context, head: Context | None, ids: Sequence[int], collector: Collector) -> None:
+def evaluate_chunk(main: Context, head: Context | None, ids: Sequence[int], collector: Collector) -> None:
+    """Evaluate a chunk with an empty context, by the main model and its MTP head; an incomplete one does not count."""
     rows = min(OUTPUT_ROWS, len(ids))
     before = {name: (entry.sums.copy(), entry.counts.copy()) for name, entry in collector.found.entries.items()}
     try:

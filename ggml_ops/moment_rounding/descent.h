@@ -1,0 +1,136 @@
+// Coordinate descent in a panel: each quant, scale, min, d and dmin moves to the best value while the others stay, if
+// the error falls by that. A move by `delta` of column i changes the error by 2 delta slope_i + delta^2 H_ii.
+#pragma once
+
+#include "spread.h"
+
+namespace moment_rounding::SIMD_TARGET {
+namespace {
+
+struct Panel {
+    std::int64_t first;
+    std::int64_t count;
+    const float* moments;  // of the whole matrix
+};
+
+// Where a move pays: it changes something, and the error falls.
+inline M pays(F delta, F slope, F curvature) {
+    const F gain = delta * (slope + slope) + delta * delta * curvature;
+    return gain < zero();
+}
+
+// Moves every quant once; returns whether any moved.
+inline bool move_quants(const Tile& tile, const Format& format, const Panel& panel) {
+    bool moved = false;
+    for (std::int64_t i = panel.first; i < panel.first + panel.count; ++i) {
+        const float* row = panel.moments + i * tile.columns;
+        if (!(row[i] > 0)) continue;
+        const F scale = group_scale(tile, format, i / format.group);
+        const F min = group_min(tile, format, i / format.group);
+        const F wanted = tile.decoded[i] - tile.slope[i] / set(row[i]);
+        const F value = nearest_level(format, (wanted + min) * inverse_or_zero(scale));
+        const F decoded = value * scale - min;
+        const F delta = decoded - tile.decoded[i];
+        const M better = pays(delta, tile.slope[i], set(row[i]));
+        if (!any(better)) continue;
+        moved = true;
+        tile.value[i] = select(better, value, tile.value[i]);
+        tile.decoded[i] = select(better, decoded, tile.decoded[i]);
+        spread_one(select(better, delta, zero()), row + panel.first, panel.count, tile.slope + panel.first);
+    }
+    return moved;
+}
+
+// The sums over columns first..first+count-1 of direction * slope, and of direction^T H direction.
+struct Line {
+    F slope;
+    F curvature;
+};
+inline Line along(const Tile& tile, const float* moments, const F* direction, std::int64_t first, std::int64_t count) {
+    Line line{zero(), zero()};
+    for (std::int64_t i = 0; i < count; ++i) {
+        const float* row = moments + (first + i) * tile.columns + first;
+        F sum = zero();
+        for (std::int64_t j = 0; j < count; ++j) sum = sum + direction[j] * set(row[j]);
+        line.slope = line.slope + direction[i] * tile.slope[first + i];
+        line.curvature = line.curvature + direction[i] * sum;
+    }
+    return line;
+}
+
+// Decodes columns first..first+count-1 anew, in the lanes of `better`, and spreads what changed.
+inline void redecode(const Tile& tile, const Format& format, const Panel& panel, std::int64_t first, std::int64_t count,
+                     M better) {
+    for (std::int64_t i = first; i < first + count; ++i) {
+        const F decoded =
+            tile.value[i] * group_scale(tile, format, i / format.group) - group_min(tile, format, i / format.group);
+        const F delta = select(better, decoded - tile.decoded[i], zero());
+        tile.decoded[i] = select(better, decoded, tile.decoded[i]);
+        spread_one(delta, panel.moments + i * tile.columns + panel.first, panel.count, tile.slope + panel.first);
+    }
+}
+
+// Moves the scale of a group, then its min.
+inline void move_group(const Tile& tile, const Format& format, const Panel& panel, std::int64_t group, F* direction) {
+    const std::int64_t first = group * format.group;
+    const std::int64_t block = first / format.block;
+    const auto move = [&](F factor, F& number, float lowest, float highest) {
+        const Line line = along(tile, panel.moments, direction, first, format.group);
+        const F slope = factor * line.slope;
+        const F curvature = factor * factor * line.curvature;
+        const F step = select(curvature > zero(), -slope / curvature, zero());
+        const F wanted = round_even(max(set(lowest), min(set(highest), number + step)));
+        const M better = pays(wanted - number, slope, curvature);
+        if (!any(better)) return;
+        number = select(better, wanted, number);
+        redecode(tile, format, panel, first, format.group, better);
+    };
+    if (format.lowest_scale < format.highest_scale) {
+        for (int i = 0; i < format.group; ++i) direction[i] = tile.value[first + i];
+        move(tile.d[block], tile.scale[group], format.lowest_scale, format.highest_scale);
+    }
+    if (format.highest_min > 0) {
+        for (int i = 0; i < format.group; ++i) direction[i] = set(-1.F);
+        move(tile.dmin[block], tile.min[group], 0.F, format.highest_min);
+    }
+}
+
+// Moves d of a block, then dmin, to the FP16 number nearest to the best one, of the same sign.
+inline void move_block(const Tile& tile, const Format& format, const Panel& panel, std::int64_t block, F* direction) {
+    const std::int64_t first = block * format.block;
+    const auto move = [&](F& number) {
+        const Line line = along(tile, panel.moments, direction, first, format.block);
+        const F step = select(line.curvature > zero(), -line.slope / line.curvature, zero());
+        const F wanted = from_fp16(to_fp16(number + step));
+        const M allowed = (wanted * number > zero()) & (abs(wanted) < set(65536.F));
+        const M better = pays(wanted - number, line.slope, line.curvature) & allowed;
+        if (!any(better)) return;
+        number = select(better, wanted, number);
+        redecode(tile, format, panel, first, format.block, better);
+    };
+    for (int i = 0; i < format.block; ++i)
+        direction[i] = tile.value[first + i] * tile.scale[(first + i) / format.group];
+    move(tile.d[block]);
+    if (format.highest_min > 0) {
+        for (int i = 0; i < format.block; ++i) direction[i] = -tile.min[(first + i) / format.group];
+        move(tile.dmin[block]);
+    }
+}
+
+// Repeats all moves in a panel; `direction` is scratch of `panel` vectors.
+inline void descend(const Tile& tile, const Format& format, const Effort& effort, const Panel& panel, F* direction) {
+    for (int round = 0;; ++round) {
+        for (int pass = 0; pass < effort.passes; ++pass) {
+            if (!move_quants(tile, format, panel)) break;
+        }
+        if (round == effort.rounds) return;
+        const std::int64_t end = panel.first + panel.count;
+        for (std::int64_t group = panel.first / format.group; group * format.group < end; ++group)
+            move_group(tile, format, panel, group, direction);
+        for (std::int64_t block = panel.first / format.block; block * format.block < end; ++block)
+            move_block(tile, format, panel, block, direction);
+    }
+}
+
+}  // namespace
+}  // namespace moment_rounding::SIMD_TARGET

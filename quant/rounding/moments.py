@@ -1,0 +1,332 @@
+"""Second moments of the inputs of matmuls: X^T X over a calibration text, whole or in blocks of 256 columns.
+
+A GGUF file of its own: for each input `NAME.moments`, F32, (matrices, columns, columns) or (matrices, blocks, 256, 256)
+whose last block is filled up with zeros; `NAME.in_sum2` and `NAME.counts`, F32, are those of an importance matrix,
+which counts all tokens alike, where moments may weigh them. Matmuls that read one input share its moments, under the
+name of the first. Sums add up: those of two texts are the sums of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from qwen35_gguf.errors import GgufError, MomentsError
+from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
+from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
+from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
+from qwen35_gguf.gguf_file.writer import GGUFStream
+from qwen35_gguf.quant.imatrix import Imatrix
+
+Float = npt.NDArray[np.float32]
+Kind = Literal["block", "full"]
+
+BLOCK = 256
+TYPE, KIND, FINGERPRINT = "general.type", "moments.kind", "moments.fingerprint"
+DATASETS, CHUNKS, CHUNK_SIZE, TEXT = (
+    "moments.datasets",
+    "moments.chunk_count",
+    "moments.chunk_size",
+    "moments.text_sha256",
+)
+SUMS, SQUARES, COUNTS = ".moments", ".in_sum2", ".counts"
+ENOUGH = 100  # tokens for each column: with fewer, moments say more about the text than about the model
+# Matmuls of one layer that read the same input, by the kind that its moments are named after.
+SHARED = {
+    "attn_gate": "attn_qkv", "ssm_alpha": "attn_qkv", "ssm_beta": "attn_qkv", "attn_k": "attn_q", "attn_v": "attn_q",
+    "ffn_up": "ffn_gate", "ffn_up_exps": "ffn_gate_exps", "ffn_up_shexp": "ffn_gate_shexp",
+}  # fmt: skip
+
+
+def input_of(name: str) -> str:
+    """Name the moments of a weight tensor's input: blk.3.attn_k.weight reads that of blk.3.attn_q.weight."""
+    parts = name.split(".")
+    if len(parts) == 4 and parts[0] == "blk":
+        parts[2] = SHARED.get(parts[2], parts[2])
+    return ".".join(parts)
+
+
+def fingerprint(output_norm: npt.NDArray[Any]) -> str:
+    """Identify a model by the weights of its last norm, which no quantization changes: (hidden,) any float."""
+    return hashlib.sha256(np.ascontiguousarray(output_norm, "<f4").tobytes()).hexdigest()
+
+
+def stored_shape(kind: Kind, matrices: int, columns: int) -> tuple[int, ...]:
+    """Return the shape of the sums of an input."""
+    if kind == "full":
+        return matrices, columns, columns
+    return matrices, -(-columns // BLOCK), BLOCK, BLOCK
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What moments are of, and from which text.
+
+    Attributes:
+        kind: whole matrices, or blocks.
+        fingerprint: of the model.
+        text: SHA-256 of the tokens.
+        datasets: names of the texts.
+        chunks: that were evaluated.
+        chunk_size: tokens of a chunk.
+
+    """
+
+    kind: Kind
+    fingerprint: str
+    text: str
+    datasets: tuple[str, ...] = ()
+    chunks: int = 0
+    chunk_size: int = 512
+
+    def metadata(self) -> list[KeyValue]:
+        """Write it down."""
+        return [
+            KeyValue.of(TYPE, "moments", STRING),
+            KeyValue.of(KIND, self.kind, STRING),
+            KeyValue.of(FINGERPRINT, self.fingerprint, STRING),
+            KeyValue.of(TEXT, self.text, STRING),
+            *([KeyValue.of(DATASETS, list(self.datasets), ARRAY, STRING)] if self.datasets else []),
+            KeyValue.of(CHUNKS, self.chunks, GGUFValueType.UINT32),
+            KeyValue.of(CHUNK_SIZE, self.chunk_size, GGUFValueType.UINT32),
+        ]
+
+
+class Entry(NamedTuple):
+    """The sums of one input; see the top of this file for their shapes."""
+
+    name: str
+    sums: Float
+    squares: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.float64]
+
+
+@dataclass
+class Moments:
+    """Moments in a file, mapped: nothing is read before it is asked for.
+
+    Attributes:
+        path: the file.
+        provenance: what they are of.
+        names: of the inputs.
+
+    """
+
+    path: Path
+    provenance: Provenance
+    names: tuple[str, ...]
+    _header: GgufHeader = field(repr=False)
+    _mapped: npt.NDArray[np.uint8] = field(repr=False)
+
+    def counts(self, name: str) -> npt.NDArray[np.float64]:
+        """Return the number of tokens that each matrix of an input saw, (matrices,)."""
+        return self._array(name + COUNTS).reshape(-1).astype(np.float64)
+
+    def squares(self, name: str) -> npt.NDArray[np.float64]:
+        """Return the sums of squares of an input's columns, (matrices, columns)."""
+        return self._array(name + SQUARES).astype(np.float64)
+
+    def entry(self, name: str) -> Entry:
+        """Return all of an input."""
+        return Entry(name, self.sums(name), self.squares(name), self.counts(name))
+
+    def sums(self, name: str) -> Float:
+        """Return the sums of an input, of the shape that `stored_shape` gives, not copied."""
+        return self._array(name + SUMS)
+
+    def has(self, name: str) -> bool:
+        """Tell whether there are moments of a weight tensor's input."""
+        return input_of(name) in self.names
+
+    def matrix(self, name: str, number: int, columns: int) -> list[Float]:
+        """Return the mean moments of a weight matrix's input, damped by nothing: one matrix, or its blocks.
+
+        Args:
+            name: of the weight tensor.
+            number: of the expert; 0 in a tensor of one matrix.
+            columns: of the weight matrix.
+
+        Returns:
+            One (columns, columns) float32, or (256, 256) for each block of columns, whose last may be smaller.
+
+        Raises:
+            MomentsError: they are of another model, non-finite, or indefinite.
+
+        """
+        key = input_of(name)
+        sums, counts = self.sums(key), self.counts(key)
+        matrices = len(counts)
+        if sums.shape != stored_shape(self.provenance.kind, matrices, columns) or number >= matrices:
+            found = " x ".join(map(str, sums.shape))
+            raise MomentsError(
+                f"{self.path}: {key} has moments {found}, the weights have {columns} columns; they are of another model"
+            )
+        one, tokens = sums[number].astype(np.float32), counts[number]
+        if matrices > 1:  # few tokens come to an expert: as many as it has columns come from all experts together
+            share = float(columns) / max(1.0, float(counts.sum()))
+            one, tokens = one + share * sums.sum(axis=0, dtype=np.float32), tokens + columns
+        one = one / np.float32(max(1.0, tokens))
+        parts = [one] if self.provenance.kind == "full" else list(one)
+        if self.provenance.kind == "block" and columns % BLOCK:
+            parts[-1] = np.ascontiguousarray(parts[-1][: columns % BLOCK, : columns % BLOCK])
+        for matrix in parts:
+            _check_matrix(matrix, f"{self.path}: {key}")
+        return parts
+
+    def importance(self, weights: Iterable[str]) -> Imatrix:
+        """Return the importance matrix of these weight tensors, of those whose input has moments."""
+        found = Imatrix(
+            datasets=list(self.provenance.datasets),
+            chunks=self.provenance.chunks,
+            chunk_size=self.provenance.chunk_size,
+            path=self.path,
+        )
+        for name in filter(self.has, weights):
+            found.add(name, self.squares(input_of(name)), self.counts(input_of(name)))
+        return found
+
+    def too_few(self) -> tuple[str, float] | None:
+        """Return the widest input with fewer than ENOUGH tokens for each of its columns, and how many it has."""
+        worst = None
+        for name in self.names:
+            sums = self.sums(name)
+            columns = sums.shape[1] if self.provenance.kind == "full" else BLOCK
+            each = float(self.counts(name).mean()) / columns
+            if each < ENOUGH and (worst is None or each < worst[1]):
+                worst = name, each
+        return worst
+
+    def _array(self, name: str) -> Float:
+        tensor = self._header.tensor(name)
+        if tensor is None:
+            raise MomentsError(f"{self.path}: has no {name}; collect the moments again")
+        found: Float = tensor_data(self._header, tensor, self._mapped).view("<f4").reshape(tensor.shape)
+        return found
+
+
+def _check_matrix(matrix: Float, what: str) -> None:
+    """Refuse what cannot be second moments. Two columns may not correlate by more than themselves."""
+    if not np.isfinite(matrix).all():
+        raise MomentsError(f"{what}: has non-finite moments; collect them again")
+    diagonal = np.diagonal(matrix)
+    limit = np.sqrt(np.maximum(diagonal, 0))
+    slack = 1e-3 * float(limit.max(initial=0.0)) ** 2
+    if (diagonal < 0).any() or (np.abs(matrix) > np.outer(limit, limit) * 1.001 + slack).any():
+        raise MomentsError(f"{what}: has indefinite moments; collect them again")
+    if not np.allclose(matrix, matrix.T, rtol=1e-3, atol=slack):
+        raise MomentsError(f"{what}: has moments that are not symmetric; collect them again")
+
+
+def read(path: str | Path) -> Moments:
+    """Open a file of moments.
+
+    Raises:
+        MomentsError: it is missing, damaged, or not a file of moments.
+
+    """
+    path = Path(path)
+    try:
+        header = read_header(path)
+        if header.value(TYPE) != "moments" or header.value(KIND) not in ("block", "full"):
+            raise ValueError("general.type is not moments")
+        provenance = Provenance(
+            header.value(KIND),
+            str(header.value(FINGERPRINT, "")),
+            str(header.value(TEXT, "")),
+            tuple(str(name) for name in header.value(DATASETS, [])),
+            int(header.value(CHUNKS, 0)),
+            int(header.value(CHUNK_SIZE, 0)),
+        )
+        known = {tensor.name for tensor in header.tensors}
+        for tensor in header.tensors:
+            if tensor.type != GGMLQuantizationType.F32:
+                raise ValueError(f"{tensor.name} is {tensor.type.name}, not F32")
+        names = tuple(name.removesuffix(SUMS) for name in known if name.endswith(SUMS))
+        if not names or any(name + suffix not in known for name in names for suffix in (SQUARES, COUNTS)):
+            raise ValueError("it has no entries, or counts are missing")
+        return Moments(path, provenance, tuple(sorted(names)), header, map_data(header))
+    except (GgufError, ValueError, TypeError, KeyError) as error:
+        raise MomentsError(
+            f"{path}: is missing, damaged, or not a file of moments ({error}); make it with `qwen35 imatrix --moments`"
+        ) from None
+
+
+def write(
+    path: Path, provenance: Provenance, widths: dict[str, tuple[tuple[int, ...], int]], entries: Iterable[Entry]
+) -> None:
+    """Write moments; the file appears whole or not at all.
+
+    Args:
+        path: the file, replaced if there is one.
+        provenance: what they are of.
+        widths: shape of the sums and number of columns, by name, in the order of the entries.
+        entries: are written one after the other, so that they need not fit into memory together.
+
+    Raises:
+        OutputError: it cannot be written.
+
+    """
+    infos = []
+    for name, (shape, columns) in widths.items():
+        infos.append(TensorInfo(name + SUMS, shape, GGMLQuantizationType.F32))
+        infos.append(TensorInfo(name + SQUARES, (shape[0], columns), GGMLQuantizationType.F32))
+        infos.append(TensorInfo(name + COUNTS, (shape[0], 1), GGMLQuantizationType.F32))
+    with GGUFStream(path, infos, force=True) as stream:
+        stream.write_header(provenance.metadata())
+        for entry in entries:
+            stream.write(np.ascontiguousarray(entry.sums, np.float32))
+            stream.write(entry.squares.astype(np.float32))
+            stream.write(entry.counts.astype(np.float32)[:, None])
+        stream.finish()
+        stream.publish()
+
+
+def widths_of(moments: Moments) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Return what `write` must know beforehand."""
+    return {name: (moments.sums(name).shape, moments.squares(name).shape[1]) for name in moments.names}
+
+
+def join(several: Sequence[Moments], path: Path) -> None:
+    """Write the sums of moments of one model over several texts, or over parts of one.
+
+    Raises:
+        MomentsError: they are of different models, or of different kinds.
+        OutputError: the file cannot be written.
+
+    """
+    first = several[0]
+    for one in several[1:]:
+        if one.provenance.fingerprint != first.provenance.fingerprint or one.names != first.names:
+            raise MomentsError(f"{one.path}: is of another model than {first.path}; give moments of one model")
+        if one.provenance.kind != first.provenance.kind:
+            kinds = f"{one.provenance.kind} moments, {first.path} {first.provenance.kind}"
+            raise MomentsError(f"{one.path}: has {kinds}; give files of one kind")
+    for name in first.names:
+        if len({one.sums(name).shape for one in several}) > 1:
+            raise MomentsError(f"{name}: has another shape in one of the files; give moments of one model")
+    datasets = tuple(dict.fromkeys(name for one in several for name in one.provenance.datasets))
+    texts = hashlib.sha256("".join(sorted(one.provenance.text for one in several)).encode()).hexdigest()
+    total = replace(
+        first.provenance, datasets=datasets, text=texts, chunks=sum(one.provenance.chunks for one in several)
+    )
+
+    def entries() -> Iterator[Entry]:
+        for name in first.names:
+            total_sums, total_squares, total_counts = (
+                np.array(first.sums(name)),
+                first.squares(name),
+                first.counts(name),
+            )
+            for one in several[1:]:
+                total_sums = total_sums + one.sums(name)
+                total_squares, total_counts = total_squares + one.squares(name), total_counts + one.counts(name)
+            yield Entry(name, total_sums, total_squares, total_counts)
+
+    write(path, total, widths_of(first), entries())

@@ -1,0 +1,286 @@
+"""Collect second moments: for each matmul of a model, X^T X of its inputs over a text (see quant/rounding/moments.py).
+
+Groups of inputs are collected one after the other, as many as fit into memory, each in a pass over the text. A group
+that is complete is in a file of its own, which an interrupted run resumes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.errors import ImatrixError, ModelError, MomentsError
+from qwen35_gguf.evaluation.collect_imatrix import (
+    OUTPUT_ROWS,
+    SAVE_EVERY,
+    Advance,
+    Collector,
+    evaluate_chunk,
+    weight_names,
+)
+from qwen35_gguf.evaluation.texts.tokenized import Split
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import map_data, tensor_data
+from qwen35_gguf.quant import tensor_types
+from qwen35_gguf.quant.rounding import moments as files
+from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, Moments, Provenance
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
+from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.runtime.planning import memory
+
+Float = npt.NDArray[np.float32]
+
+OUTPUT_NORM = "output_norm.weight"
+WRITERS = frozenset(("attn_output", "ssm_out", "ffn_down", "ffn_down_exps", "ffn_down_shexp"))
+LEAST_STREAM = 1e-12  # mean square
+SMALLEST = 32  # columns: no type with blocks has fewer
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is evaluated: token ids in chunks, and what the text is called."""
+
+    ids: Sequence[int]
+    chunk: int
+    chunks: int
+    dataset: str
+
+
+class Sums:
+    """The sums of a group of inputs.
+
+    What a matmul writes into the residual stream counts in relation to the stream: the next norm divides by its size.
+    So a token of such a matmul is weighted by the inverse mean square of the stream that it was added to.
+    """
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], widths: dict[str, int]) -> None:
+        """Begin with zeros, of the shapes that `files.stored_shape` gives, and of these numbers of columns."""
+        self.sums = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        self.squares = {name: np.zeros((shape[0], widths[name]), np.float64) for name, shape in shapes.items()}
+        self.counts = {name: np.zeros(shape[0], np.float64) for name, shape in shapes.items()}
+        self._waiting: list[tuple[str, Float, Any]] = []
+
+    def see_input(self, name: str, rows: Any, experts: Any, count: int) -> None:
+        """Add the inputs of a matmul: (rows, columns), and the expert that each goes to, if there are any."""
+        if name not in self.sums:
+            return
+        wide = np.array(rows, np.float32)
+        if experts is None:
+            self.squares[name][0] += np.einsum("ij,ij->j", wide, wide)
+            self.counts[name][0] += len(wide)
+        else:
+            np.add.at(self.squares[name], experts, np.square(wide))
+            self.counts[name] += np.bincount(experts, minlength=count)
+        if name.split(".")[-2] in WRITERS:
+            self._waiting.append((name, wide, experts))
+        else:
+            self._add(name, wide, experts)
+
+    def see_residual(self, rows: Any) -> None:
+        """Weigh the inputs that wait by the stream that their outputs were added to, (tokens, hidden)."""
+        inverse = 1 / np.maximum(np.square(rows).mean(axis=1), LEAST_STREAM)
+        waiting, self._waiting = self._waiting, []
+        for name, wide, experts in waiting:
+            each = 1 if experts is None else max(1, len(wide) // len(rows))
+            weights = np.repeat(inverse, each)[-len(wide) :]  # the last block may keep its last tokens only
+            last = len(wide) - len(weights)
+            self._add(name, wide[last:] * np.sqrt(weights)[:, None], None if experts is None else experts[last:])
+
+    def finish_chunk(self) -> None:
+        """Add what still waits: this llama.cpp names the stream in another way, so that all tokens count alike."""
+        waiting, self._waiting = self._waiting, []
+        for name, wide, experts in waiting:
+            self._add(name, wide, experts)
+
+    def _add(self, name: str, wide: Float, experts: Any) -> None:
+        sums = self.sums[name]
+        if experts is None:
+            _add_products(sums[0], wide)
+            return
+        for number in range(len(sums)):
+            own = wide[experts == number]
+            if len(own):
+                _add_products(sums[number], own)
+
+
+def _add_products(sums: Float, rows: Float) -> None:
+    if sums.ndim == 2:
+        sums += rows.T @ rows
+        return
+    for number, block in enumerate(sums):
+        part = rows[:, number * BLOCK : (number + 1) * BLOCK]
+        block[: part.shape[1], : part.shape[1]] += part.T @ part
+
+
+def collect(
+    model: Path,
+    split: Split,
+    out: Path,
+    *,
+    kind: Kind,
+    dataset: str,
+    chunk: int = 512,
+    chunks: int | None = None,
+    memory_limit: int = 4 << 30,
+    threads: int = 1,
+    advance: Advance = lambda _done, _all: None,
+) -> Moments:
+    """Collect moments, or resume an interrupted run.
+
+    Args:
+        model: the GGUF; the less quantized, the better.
+        split: tokenizes the calibration text.
+        out: the file to be written; until it is complete, OUT.group-N has the sums so far.
+        kind: blocks of 256 columns, or whole matrices.
+        dataset: name of the text in the file.
+        chunk: tokens of a chunk; chunks are evaluated independently.
+        chunks: number of chunks at most; by default all.
+        memory_limit: bytes of the sums that are collected in one pass over the text.
+        threads: of the evaluation.
+        advance: is called with the number of chunks that are done in all passes, and the number of all.
+
+    Raises:
+        ImatrixError: the text is too short.
+        MomentsError: one input alone needs more memory.
+        ModelError: the model cannot be loaded or evaluated.
+        OutputError: the file cannot be written.
+
+    """
+    header = read_model(model)
+    mtp = memory.has_mtp(header)
+    groups = list(_groups(_shapes(header, kind), memory_limit))
+    widths = {tensor.name: tensor.shape[-1] for tensor in header.tensors}
+    with Model(model, ModelSpec(mtp=mtp)) as loaded:
+        ids = split(loaded)
+        total = min(len(ids) // chunk, chunks or len(ids))
+        if total == 0:
+            raise ImatrixError(f"{dataset}: has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
+        text = Text(ids, chunk, total, dataset)
+        provenance = Provenance(kind, _fingerprint(header), _digest(ids), (dataset,), 0, chunk)
+        parts = [out.with_name(f"{out.name}.group-{number}") for number in range(len(groups))]
+        for number, (shapes, part) in enumerate(zip(groups, parts, strict=True)):
+            done = number * total
+
+            def step(count: int, done: int = done) -> None:
+                advance(done + count, total * len(groups))
+
+            _collect_group(loaded, text, part, Sums(shapes, widths), provenance, step, threads=threads, mtp=mtp)
+    read = [files.read(part) for part in parts]
+    all_widths = {name: (shape, widths[name]) for group in groups for name, shape in group.items()}
+    shapes = {name: shape for group in groups for name, shape in group.items()}
+    entries = (one.entry(name) for one, group in zip(read, groups, strict=True) for name in group)
+    files.write(out, replace(provenance, chunks=total), all_widths, entries)
+    for part in parts:
+        part.unlink()
+    return files.read(out)
+
+
+def _collect_group(
+    model: Model,
+    text: Text,
+    part: Path,
+    sums: Sums,
+    provenance: Provenance,
+    advance: Callable[[int], None],
+    *,
+    threads: int,
+    mtp: bool,
+) -> None:
+    """Evaluate the text once, from where the file `part` stops."""
+    shapes = {name: one.shape for name, one in sums.sums.items()}
+    begun = _begun(part, shapes, provenance, sums)
+    if begun >= text.chunks:
+        return
+
+    def save(done: int) -> None:
+        entries = (Entry(name, sums.sums[name], sums.squares[name], sums.counts[name]) for name in shapes)
+        widths = {name: (shape, sums.squares[name].shape[1]) for name, shape in shapes.items()}
+        files.write(part, replace(provenance, chunks=done), widths, entries)
+
+    collector = Collector(list(shapes), sums)
+    spec = ContextSpec(text.chunk, n_batch=text.chunk, n_threads=threads)
+    with ExitStack() as stack:
+        main = stack.enter_context(
+            Context(model, replace(spec, n_outputs=text.chunk), hidden=mtp, eval_callback=collector.watch)
+        )
+        head = None
+        if mtp:
+            rows = replace(spec, n_outputs=OUTPUT_ROWS)
+            head = stack.enter_context(Context(model, rows, mtp_of=main, eval_callback=collector.watch))
+        for number in range(begun, text.chunks):
+            evaluate_chunk(main, head, text.ids[number * text.chunk : (number + 1) * text.chunk], collector)
+            sums.finish_chunk()
+            advance(number + 1)
+            if (number + 1) % SAVE_EVERY == 0 and number + 1 < text.chunks:
+                save(number + 1)
+    save(text.chunks)
+
+
+def _begun(part: Path, shapes: dict[str, tuple[int, ...]], provenance: Provenance, sums: Sums) -> int:
+    """Read the sums of an interrupted run, if its text, model and chunks are the same; return its chunks."""
+    if not part.exists():
+        return 0
+    try:
+        found = files.read(part)
+    except MomentsError:
+        return 0
+    same = replace(found.provenance, chunks=0) == provenance and set(found.names) == set(shapes)
+    if not same or any(found.sums(name).shape != shape for name, shape in shapes.items()):
+        return 0
+    for name in shapes:
+        sums.sums[name][...] = found.sums(name)
+        sums.squares[name][...] = found.squares(name)
+        sums.counts[name][...] = found.counts(name)
+    return found.provenance.chunks
+
+
+def _shapes(header: GgufHeader, kind: Kind) -> dict[str, tuple[int, ...]]:
+    """Map the inputs of the matrices that can be quantized to the shapes of their sums."""
+    names = set(weight_names(header))
+    found = {}
+    for tensor in header.tensors:
+        columns = tensor.shape[-1]
+        wanted = len(tensor.shape) > 1 and tensor.name in names and not tensor_types.KEPT_F32.search(tensor.name)
+        if wanted and files.input_of(tensor.name) == tensor.name and columns % SMALLEST == 0:
+            matrices = tensor.shape[0] if len(tensor.shape) > 2 else 1
+            found[tensor.name] = files.stored_shape(kind, matrices, columns)
+    return found
+
+
+def _groups(shapes: dict[str, tuple[int, ...]], limit: int) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Split the inputs, in the order of the model, into groups whose sums fit into `limit` bytes."""
+    group: dict[str, tuple[int, ...]] = {}
+    used = 0
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        if size > limit:
+            raise MomentsError(
+                f"{name}: its moments need {size / 1e9:.2f} GB of memory; raise --memory, or collect blocks"
+            )
+        if group and used + size > limit:
+            yield group
+            group, used = {}, 0
+        group[name] = shape
+        used += size
+    yield group
+
+
+def _fingerprint(header: GgufHeader) -> str:
+    norm = header.tensor(OUTPUT_NORM)
+    if norm is None:
+        raise ModelError(f"{header.path}: has no {OUTPUT_NORM}; use a text model")
+    return files.fingerprint(tensor_data(header, norm, map_data(header)).view("<f4"))
+
+
+def _digest(ids: Sequence[int]) -> str:
+    return hashlib.sha256(np.array(ids, np.int32).tobytes()).hexdigest()
