@@ -49,6 +49,13 @@ struct ColumnParts<Activations::q8_0> {
           end(minus_sums + blocks_of(columns_k) * 8 * 4) {}
 };
 
+// The same, but the sums are multiplied by the scales before these are rounded to FP16, and are themselves rounded to
+// it.
+template <>
+struct ColumnParts<Activations::q8_1> : ColumnParts<Activations::q8_0> {
+    using ColumnParts<Activations::q8_0>::ColumnParts;
+};
+
 template <class T>
 const T* at(const std::uint8_t* column, std::int64_t offset) {
     return reinterpret_cast<const T*>(column + offset);

@@ -30,8 +30,9 @@ enum class Format : int {
 
 inline constexpr std::int64_t super_block = 256;  // weights that are unpacked together
 
-// How columns are rounded to 8 bits: as ggml's Q8_K, with one scale for 256 values, or as its Q8_0, with one for 32.
-enum class Activations { q8_k, q8_0 };
+// How columns are rounded to 8 bits: as ggml's Q8_K, with one scale for 256 values; as its Q8_0, with one for 32; or as
+// its Q8_1, which is Q8_0 with rounded sums of the 32 values, for weights with a minimum.
+enum class Activations { q8_k, q8_0, q8_1 };
 
 struct FormatRow {
     Format format;
@@ -44,9 +45,9 @@ struct FormatRow {
 // clang-format off
 inline constexpr FormatRow format_table[] = {
     {Format::q4_0, "Q4_0", Activations::q8_0, 32, 18},
-    {Format::q4_1, "Q4_1", Activations::q8_0, 32, 20},
+    {Format::q4_1, "Q4_1", Activations::q8_1, 32, 20},
     {Format::q5_0, "Q5_0", Activations::q8_0, 32, 22},
-    {Format::q5_1, "Q5_1", Activations::q8_0, 32, 24},
+    {Format::q5_1, "Q5_1", Activations::q8_1, 32, 24},
     {Format::q8_0, "Q8_0", Activations::q8_0, 32, 34},
     {Format::q2_k, "Q2_K", Activations::q8_k, 256, 84},
     {Format::q3_k, "Q3_K", Activations::q8_k, 256, 110},

@@ -1,4 +1,4 @@
-// Columns of activations to 8 bits, as quantize_row_q8_K_ref and quantize_row_q8_0 of ggml do.
+// Columns of activations to 8 bits, as quantize_row_q8_K_ref, quantize_row_q8_0 and quantize_row_q8_1 of ggml do.
 #pragma once
 
 #include <algorithm>
@@ -56,17 +56,20 @@ inline void quantize_block(const float* x, std::int64_t block, const ColumnParts
     reinterpret_cast<float*>(column + parts.scales)[block] = amax > 0.F ? 1.F / inverse : 0.F;
 }
 
-inline void quantize_block(const float* x, std::int64_t block, const ColumnParts<Activations::q8_0>& parts,
-                           std::uint8_t* column) {
+// Kind: q8_0 or q8_1.
+template <Activations Kind>
+void quantize_block(const float* x, std::int64_t block, const ColumnParts<Kind>& parts, std::uint8_t* column) {
     for (int i = 0; i < 8; ++i) {
         const float amax = largest_of(x + 32 * i, 32);
-        const float scale = as_fp16(amax / 127.F);
+        const float scale = amax / 127.F;
         const std::int64_t to = block * 8 + i;
         std::int32_t sums[2];
         round_32(x + 32 * i, amax > 0.F ? 127.F / amax : 0.F, reinterpret_cast<std::int8_t*>(column) + 32 * to, sums);
+        const auto sum = static_cast<float>(sums[0] + sums[1]);
         reinterpret_cast<std::int32_t*>(column + parts.starts_of_32)[to] = -128 * (sums[0] + sums[1]);
-        reinterpret_cast<float*>(column + parts.scales)[to] = scale;
-        reinterpret_cast<float*>(column + parts.minus_sums)[to] = -scale * static_cast<float>(sums[0] + sums[1]);
+        reinterpret_cast<float*>(column + parts.scales)[to] = as_fp16(scale);
+        reinterpret_cast<float*>(column + parts.minus_sums)[to] =
+            Kind == Activations::q8_1 ? -as_fp16(scale * sum) : -as_fp16(scale) * sum;
     }
 }
 
@@ -100,6 +103,7 @@ inline void quantize_activations(Format format, std::int64_t k, const float* x, 
     switch (row_of(format).activations) {
         case Activations::q8_k: return quantize_blocks<Activations::q8_k>(k, x, first, last, column);
         case Activations::q8_0: return quantize_blocks<Activations::q8_0>(k, x, first, last, column);
+        case Activations::q8_1: return quantize_blocks<Activations::q8_1>(k, x, first, last, column);
     }
 }
 

@@ -4,8 +4,7 @@
 //   out[c][r] = sum over i < k of weight(r, i) * column(c, i)
 //
 // Weights keep the layout of the file. Columns are first quantized to 8 bits (`Activations`) as ggml does, so that the
-// result differs from ggml's only by the order of the sums. (For Q4_1 and Q5_1, ggml also rounds sums of the columns to
-// FP16.)
+// result differs from ggml's only by the order of the sums.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
 """Matmul of quantized weights: the readable twin of ggml_ops/quantized_matmul, in float64.
 
-Source of the rounding of activations: quantize_row_q8_K_ref (ggml-quants.c) and quantize_row_q8_0 (ggml-cpu).
+Source of the rounding of activations: quantize_row_q8_K_ref (ggml-quants.c), quantize_row_q8_0 and quantize_row_q8_1
+(ggml-cpu).
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # Their columns have one scale for 32 values, in FP16 (Q8_0); those of the other types one for 256 (Q8_K).
 BLOCKS_OF_32 = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"})
+
+# Blocks of these types start with a scale and a minimum, in FP16. ggml multiplies the minimum by a rounded sum (Q8_1).
+BLOCKS_OF_32_WITH_MINS = {"Q4_1": 20, "Q5_1": 24}  # bytes of a block
 
 
 def quantize_activations(x: Array, type: str) -> tuple[Array, Array]:  # noqa: A002 (ggml's word)
@@ -61,8 +65,30 @@ def mul_mat(weights: Array, type: str, x: Array) -> Array:  # noqa: A002
     from gguf.quants import dequantize
 
     dequantized = dequantize(weights, GGMLQuantizationType[type]).astype(np.float64)
-    result: Array = dequantize_activations(*quantize_activations(x, type)) @ dequantized.T
+    values, scales = quantize_activations(x, type)
+    result: Array = dequantize_activations(values, scales) @ dequantized.T
+    if type in BLOCKS_OF_32_WITH_MINS:
+        blocks = weights.reshape(len(weights), -1, BLOCKS_OF_32_WITH_MINS[type])
+        mins = np.ascontiguousarray(blocks[:, :, 2:4]).view(np.float16)[:, :, 0].astype(np.float64)
+        sums = values.reshape(*scales.shape, 32).sum(axis=2, dtype=np.int64)
+        result += (round_sums(x, sums) - scales.astype(np.float64) * sums) @ mins.T
     return result
+
+
+def round_sums(x: Array, sums: Array) -> Array:
+    """Multiply sums of 32 rounded activations by the scales as they are before these are rounded, then round to FP16.
+
+    Args:
+        x: (batch, k) float32, the activations.
+        sums: (batch, k / 32) integers.
+
+    Returns:
+        (batch, k / 32) float64.
+
+    """
+    most = np.abs(x.reshape(*sums.shape, 32)).max(axis=2)
+    products = most / np.float32(127) * sums.astype(np.float32)
+    return products.astype(np.float16).astype(np.float64)
 
 
 def round_activations(x: Array, type: str) -> Array:  # noqa: A002 (ggml's word)

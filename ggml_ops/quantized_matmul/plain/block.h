@@ -52,7 +52,7 @@ void decode_block(const std::uint8_t* row, std::int64_t k, std::int64_t b, Block
 template <class Layout>
 struct ColumnBlock {
     static constexpr Activations kind = row_of(Layout::format).activations;
-    static constexpr bool scale_of_32 = kind == Activations::q8_0;
+    static constexpr bool scale_of_32 = kind != Activations::q8_k;
     static constexpr int count = scale_count<Layout>;
 
     const std::uint8_t* column;
