@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inputs.importance_matrices import made, of_model
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ImatrixError, QuantizationError
@@ -23,24 +24,6 @@ from qwen35_gguf.quant import imatrix, presets
 from qwen35_gguf.quant.imatrix import Imatrix
 
 Factory = Callable[..., Path]
-
-
-def made(seed: int = 0, tensors: dict[str, tuple[int, int]] | None = None) -> Imatrix:
-    r = np.random.default_rng(seed)
-    found = Imatrix(datasets=["wiki.txt"], chunks=7, chunk_size=512)
-    for name, (matrices, columns) in (tensors or {"blk.0.ffn_up.weight": (1, 32), "blk.0.e.weight": (3, 8)}).items():
-        found.add(name, np.float32(r.gamma(1.0, 5.0, (matrices, columns))), np.full(matrices, 3584.0))
-    return found
-
-
-def of_model(file: Path, seed: int = 0) -> Imatrix:
-    """An importance matrix with entries for every matrix of a GGUF, skewed as real ones are."""
-    shapes = {}
-    for tensor in gguf.GGUFReader(file).tensors:
-        shape = [int(n) for n in reversed(tensor.shape)]
-        if tensor.name.endswith(".weight") and len(shape) > 1:
-            shapes[tensor.name] = (shape[0] if len(shape) == 3 else 1, shape[-1])
-    return made(seed, shapes)
 
 
 def write_dat(found: Imatrix, path: Path) -> None:

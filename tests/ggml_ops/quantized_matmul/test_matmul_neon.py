@@ -73,7 +73,9 @@ def test_any_number_of_columns_and_rows(program: Path, name: str, target: str) -
         activations = reference.dequantize_activations(*reference.quantize_activations(x, name))
         weights = dequantize(packed, GGMLQuantizationType[name]).astype(np.float64).T
         assert np.isfinite(found).all()
-        assert (np.abs(found - reference.mul_mat(packed, name, x)) <= TOLERANCE * (np.abs(activations) @ np.abs(weights))).all()
+        assert (
+            np.abs(found - reference.mul_mat(packed, name, x)) <= TOLERANCE * (np.abs(activations) @ np.abs(weights))
+        ).all()
 
 
 def test_a_processor_without_dot_products_has_the_portable_target_only(program: Path) -> None:

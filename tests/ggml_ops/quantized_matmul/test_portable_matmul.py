@@ -43,7 +43,9 @@ def test_any_bytes_and_any_number_of_columns(name: str, columns: int) -> None:
     _native.mul_mat(packed, name, x, found, "portable")
     activations = reference.dequantize_activations(*reference.quantize_activations(x, name))
     weights = dequantize(packed, GGMLQuantizationType[name]).astype(np.float64).T
-    assert (np.abs(found - reference.mul_mat(packed, name, x)) <= TOLERANCE * (np.abs(activations) @ np.abs(weights))).all()
+    assert (
+        np.abs(found - reference.mul_mat(packed, name, x)) <= TOLERANCE * (np.abs(activations) @ np.abs(weights))
+    ).all()
 
 
 def test_no_program_of_a_user_multiplies_by_it() -> None:
