@@ -88,7 +88,7 @@ def round_sums(x: Array, sums: Array) -> Array:
     """
     most = np.abs(x.reshape(*sums.shape, 32)).max(axis=2)
     products = most / np.float32(127) * sums.astype(np.float32)
-    return products.astype(np.float16).astype(np.float64)
+    return np.asarray(products.astype(np.float16).astype(np.float64))
 
 
 def round_activations(x: Array, type: str) -> Array:  # noqa: A002 (ggml's word)
