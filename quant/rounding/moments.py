@@ -169,7 +169,7 @@ class Moments:
                 f"{self.path}: {key} has moments {found}, the weights have {columns} columns; they are of another model"
             )
         one, tokens = sums[number].astype(np.float32), counts[number]
-        if matrices > 1:  # few tokens come to an expert: as many as it has columns come from all experts together
+        if matrices > 1:  # few tokens come to an expert: as many as it has columns come from the experts in total
             share = float(columns) / max(1.0, float(counts.sum()))
             one, tokens = one + share * sums.sum(axis=0, dtype=np.float32), tokens + columns
         one = one / np.float32(max(1.0, tokens))
