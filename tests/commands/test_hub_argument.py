@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,3 +182,26 @@ def test_a_model_of_the_hub_is_served(hub: DownloadHub, tmp_path: Path) -> None:
         finally:
             process.kill()
     assert {path.name for path in (tmp_path / "cache").rglob("*.gguf")} == {"tiny-Q8_0.gguf", "mmproj-tiny-BF16.gguf"}
+
+
+@pytest.mark.usefixtures("hub")
+def test_models_are_listed_and_removed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (folder / "model.gguf").rename(tmp_path / "models" / "mine-Q8_0.gguf")
+    before = time.time()
+    answer("org/shards:Q8_0")
+    here = ("models", "--folder", tmp_path / "models")
+    listed = json.loads(run(*here, "--json").stdout)
+    assert [(one["name"], one["kind"]) for one in listed] == [
+        ("org/shards:Q8_0", "model"),
+        (str(tmp_path / "models" / "mine-Q8_0.gguf"), "model"),
+    ]
+    used = calendar.timegm(time.strptime(listed[0]["last_use"], "%Y-%m-%dT%H:%M:%SZ"))
+    assert before - 1 <= used <= time.time()
+    assert re.search(r"^org/shards:Q8_0 +7\.1 MB +now$", run(*here).stdout, re.MULTILINE)
+    assert "give --yes" in run(*here, "rm", "org/shards").stderr
+    assert run(*here, "rm", "org/absent", "--yes").exit_code == 2
+    assert len(json.loads(run(*here, "--json").stdout)) == 2
+    assert run(*here, "rm", "org/shards", listed[1]["name"], "--yes").exit_code == 0
+    assert json.loads(run(*here, "--json").stdout) == []
+    assert not list(tmp_path.glob("cache/models--*"))
