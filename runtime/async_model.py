@@ -24,7 +24,7 @@ from qwen35_gguf.runtime.stream import Stream
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from qwen35_gguf.runtime.option_keywords import GenerateKeywords, LoadKeywords
+    from qwen35_gguf.runtime.options.keywords import GenerateKeywords, LoadKeywords
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")

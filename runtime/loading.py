@@ -118,6 +118,8 @@ class LoadedModel(Closing):
         try:
             self.metadata = self.model.metadata()
             self.template = _template(self.model)
+            if self.template is not None:
+                self.template.check_options(options.template_options or ())
             self.grammars = TokenGrammars(self.model.vocabulary)
             starts = self.model.tokenize(MESSAGE_START)
             self.engine = Scheduler(

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from qwen35_gguf.runtime.chat.openai_types import ParsedChatCompletion, T
-    from qwen35_gguf.runtime.option_keywords import FreeKeywords, GenerateKeywords, LoadKeywords
+    from qwen35_gguf.runtime.options.keywords import FreeKeywords, GenerateKeywords, LoadKeywords
 
 MANY_TOKENS = 256
 

@@ -11,6 +11,7 @@ from qwen35_gguf.runtime.chat.completion import Request
 from qwen35_gguf.runtime.chat.prompt import Prompt, chat_prompt
 from qwen35_gguf.runtime.chat.prompt_texts import PromptTexts
 from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_mask, call_form
+from qwen35_gguf.runtime.chat.template import template_choice
 from qwen35_gguf.runtime.chat.volatile import without_volatile
 from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.media_chunk import n_cells
@@ -61,8 +62,7 @@ def prompt_of_chat(
         loaded.template,
         without_volatile(messages, plan.options.ignore),
         tools=None if options.tool_choice == "none" else options.tools,
-        enable_thinking=options.thinking,
-        variables=options.chat_template_kwargs or {},
+        **template_choice(plan.options, options),
         vision=vision,
         media_limits=plan.options.media_limits,
         video_limits=plan.options.video_limits,

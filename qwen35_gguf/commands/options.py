@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from qwen35_gguf.commands import given, output
-from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, tokens
+from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, TEMPLATE_OPTION, tokens
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
@@ -43,7 +44,16 @@ LOADING = [
     click.option("--allow-private", is_flag=True, help="Load media from private addresses and file:// URLs, too."),
 ]
 
+TEMPLATE = click.option(
+    "--template-option",
+    "template_options",
+    type=TEMPLATE_OPTION,
+    multiple=True,
+    help="Of the file's chat template: enable_thinking=false, reasoning_effort=low and so on; may be repeated.",
+)
+
 GENERATION = [
+    TEMPLATE,
     click.option(
         "--think/--no-think", default=None, help="Think before answering; by default as the file's template does."
     ),
@@ -103,10 +113,11 @@ def loading_options(callback: Callback) -> Callback:
     @functools.wraps(callback)
     def with_object(**values: Any) -> None:
         values["file"] = values["files"][0]
-        callback(loading=_loading(values), **values)
+        given = dict(values.pop("template_options")) or None
+        callback(loading=replace(_loading(values), template_options=given), **values)
 
     decorated: Callback = with_object
-    for option in reversed(LOADING):
+    for option in reversed([*LOADING, TEMPLATE]):
         decorated = option(decorated)
     return decorated
 
@@ -139,8 +150,12 @@ def _loading(values: dict[str, Any]) -> LoadOptions:
 def _generation(values: dict[str, Any]) -> GenerateOptions:
     """Take the options of generating out of the values of a command."""
     sampling = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "repeat_penalty")
+    variables = dict(values.pop("template_options"))
+    by_variable = variables.pop("enable_thinking", None)
+    think = values.pop("think")
     return GenerateOptions(
-        thinking=values.pop("think"),
+        template_options=variables or None,
+        thinking=by_variable if think is None else think,
         thinking_budget=values.pop("thinking_budget"),
         max_tokens=values.pop("tokens"),
         seed=values.pop("seed"),

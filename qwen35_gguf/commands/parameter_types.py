@@ -5,6 +5,7 @@ They are functions and not subclasses of click.ParamType, whose type parameter e
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,21 @@ def _adapter(text: str) -> tuple[Path, float]:
     return Path(text), 1.0
 
 
+def _template_option(text: str) -> tuple[str, Any]:
+    """Read KEY=VALUE; a value that is JSON is that value, such as true, and any other is text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE, such as preserve_thinking=true")
+    try:
+        return name.strip(), json.loads(value)
+    except (ValueError, RecursionError):
+        return name.strip(), value
+
+
 SIZE = named_type("size", _size)
 MEMORY = named_type("size", _memory_size)
 DURATION = named_type("time", _duration)
 LAYERS = named_type("layers", _layer_count)
 ENDPOINTS = named_type("host:port,...", _endpoints)
+TEMPLATE_OPTION = named_type("key=value", _template_option)
 ADAPTER = named_type("file[:scale]", _adapter)

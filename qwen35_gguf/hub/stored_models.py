@@ -97,7 +97,7 @@ def _model(label: str, parts: Sequence[Sequence[Path]], repo: str | None) -> Ite
 
 
 def _kind(file: Path) -> Kind | None:
-    """Read what a file is; None for other families. This is no use of it: the time of the last access stays."""
+    """Read what a file is; None for other families. This does not count as a use: the time of the last access stays."""
     before = file.stat()
     try:
         return KINDS.get(read_header(file).architecture)

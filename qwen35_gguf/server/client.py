@@ -82,8 +82,10 @@ class RemoteModel:
             "thinking_budget": options.thinking_budget,
             **{name: getattr(options, name) for name in SAMPLING},
         }
+        variables = dict(options.template_options or {})
         if options.thinking is not None:
-            body["chat_template_kwargs"] = {"enable_thinking": options.thinking}
+            variables["enable_thinking"] = options.thinking
+        body["chat_template_kwargs"] = variables or None
         given = {name: value for name, value in body.items() if value is not None}
         with self._answer("POST", "/v1/chat/completions", json.dumps(given)) as response:
             for data in self._events(response, on_progress):

@@ -30,4 +30,4 @@ def thinking_options(effort: object, param: str = "reasoning_effort") -> dict[st
     budget = EFFORTS[effort]
     if budget == 0:
         return {"thinking": False}
-    return {"thinking": True, "thinking_budget": budget, "chat_template_kwargs": {"reasoning_effort": effort}}
+    return {"thinking": True, "thinking_budget": budget, "reasoning_effort": effort}

@@ -42,7 +42,8 @@ def chat_prompt(
     *,
     tools: Any = None,
     enable_thinking: bool | None = None,
-    variables: Mapping[str, Any] = MappingProxyType({}),
+    reasoning_effort: str | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
     vision: Callable[[], VisionEncoder],
     media_limits: MediaLimits | None = None,
     video_limits: VideoLimits | None = None,
@@ -57,7 +58,8 @@ def chat_prompt(
         messages: OpenAI-style, see `message_media.collect` for images and videos.
         tools: OpenAI-style.
         enable_thinking: None leaves it to the template.
-        variables: further ones of the template.
+        reasoning_effort: see `ChatTemplate.render`.
+        options: see there.
         vision: returns the vision encoder; called only if there are images.
         media_limits: see `message_media.collect`.
         video_limits: see `message_media.collect`.
@@ -76,7 +78,8 @@ def chat_prompt(
         control_tokens.mark_messages(reduced),
         tools=control_tokens.mark(checked),
         enable_thinking=enable_thinking,
-        **control_tokens.mark(dict(variables)),
+        reasoning_effort=control_tokens.mark(reasoning_effort),
+        options=control_tokens.mark(dict(options)),
     )
     encoder = vision() if media else None
     items: list[int | MediaChunk] = []

@@ -8,8 +8,8 @@ from typing import Any
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.chat import message_media, tool_calls
 from qwen35_gguf.runtime.chat.prompt import chat_prompt
-from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
 from qwen35_gguf.runtime.chat.volatile import without_volatile
+from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages, template_choice
 from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.field_checks import refuse
 from qwen35_gguf.runtime.llama.model import Model
@@ -66,8 +66,7 @@ class PromptTexts:
         return self._found_template().render(
             reduced,
             tools=tool_calls.check_tools(options.tools) if options.tools else None,
-            enable_thinking=options.thinking,
-            **(options.chat_template_kwargs or {}),
+            **template_choice(self._options, options),
         )
 
     def count(self, messages: Any, options: GenerateOptions) -> int:
@@ -77,8 +76,7 @@ class PromptTexts:
             self._found_template(),
             self._kept(messages),
             tools=options.tools,
-            enable_thinking=options.thinking,
-            variables=options.chat_template_kwargs or {},
+            **template_choice(self._options, options),
             vision=self._vision,
             media_limits=self._options.media_limits,
             video_limits=self._options.video_limits,

@@ -5,15 +5,20 @@ Source of the variables: `apply_chat_template` of transformers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.jinja_environment import jinja_environment
 from qwen35_gguf.runtime.chat import openai_types, tool_calls
+from qwen35_gguf.runtime.chat.template_variables import variables_of
+from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
+from qwen35_gguf.runtime.options.checks import TEMPLATE_OWN
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Of `control_tokens`, whose marks must survive; not after another backslash, and not the first half of a pair.
@@ -63,8 +68,27 @@ def _check_parts(content: Any, where: str) -> None:
             raise MessageError(f'{where}.content[{i}]: has no text; give {{"type": "text", "text": "..."}}')
 
 
+NEAREST_EFFORT = {"minimal": "low", "max": "xhigh"}  # for templates that know fewer
+
+
+def template_choice(loading: LoadOptions, options: GenerateOptions) -> dict[str, Any]:
+    """Return the arguments of `ChatTemplate.render` that callers choose; a request comes before its model."""
+    variables = {**(loading.template_options or {}), **(options.template_options or {})}
+    by_default = variables.pop("enable_thinking", None)
+    return {
+        "enable_thinking": by_default if options.thinking is None else options.thinking,
+        "reasoning_effort": options.reasoning_effort,
+        "options": variables,
+    }
+
+
 class ChatTemplate:
-    """A compiled chat template, and the one for requests with tools, if the file has two."""
+    """A compiled chat template, and the one for requests with tools, if the file has two.
+
+    Attributes:
+        options: the names that it reads beside the messages and what comes with them, such as `enable_thinking`.
+
+    """
 
     def __init__(self, source: str, *, tool_use: str | None = None, bos_token: str = "", eos_token: str = "") -> None:
         """Compile a template; `tool_use` is rendered instead of it where there are tools.
@@ -84,6 +108,8 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
             self._tool_use = self._template if tool_use is None else environment.from_string(tool_use)
+            read = variables_of(environment.parse(source)) | variables_of(environment.parse(tool_use or ""))
+            self.options = frozenset(read - {*TEMPLATE_OWN, *environment.globals})
         except jinja2.TemplateError as error:
             raise MessageError(f"chat template: cannot be compiled ({_short(error)}); use a raw prompt") from None
 
@@ -93,8 +119,9 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         enable_thinking: bool | None = None,
+        reasoning_effort: str | None = None,
         add_generation_prompt: bool = True,
-        **options: Any,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> str:
         """Render messages as the text that the model was trained on.
 
@@ -102,28 +129,45 @@ class ChatTemplate:
             messages: as `check_messages` returns them, media reduced to `{"type": "image"}` or `{"type": "video"}`.
             tools: as `tool_calls.check_tools` returns them.
             enable_thinking: False makes the template write an empty think block; None leaves it to the template.
+            reasoning_effort: for a template that reads it; others do not get it.
             add_generation_prompt: end with the beginning of the assistant's message.
             options: further variables of the template.
 
         Raises:
-            MessageError: the template refuses the messages; its reason is given.
+            MessageError: the template does not read one of the options, or refuses the messages; its reason is given.
 
         """
         import jinja2
 
-        if enable_thinking is not None:
-            options["enable_thinking"] = enable_thinking
+        self.check_options(options)
+        given = {"enable_thinking": enable_thinking, "reasoning_effort": reasoning_effort} | dict(options)
+        variables = {name: value for name, value in given.items() if value is not None and name in self.options}
+        template = self._tool_use if tools else self._template
+        always: dict[str, Any] = {"messages": messages, "tools": tools or None, "documents": None, **self._tokens}
+        always["add_generation_prompt"] = add_generation_prompt
+        nearest = NEAREST_EFFORT.get(variables.get("reasoning_effort", ""))
         try:
-            return (self._tool_use if tools else self._template).render(
-                messages=messages,
-                tools=tools or None,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._tokens,
-                **options,
-            )
+            if nearest is not None and "reasoning_effort" not in options:
+                with contextlib.suppress(jinja2.TemplateError):
+                    return template.render(always | variables)
+                variables["reasoning_effort"] = nearest
+            return template.render(always | variables)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
             raise MessageError(f"chat template: refuses the messages ({_short(error)})") from None
+
+    def check_options(self, options: Iterable[str]) -> None:
+        """Refuse names that the template does not read.
+
+        Raises:
+            MessageError: with those that it reads.
+
+        """
+        unknown = [name for name in options if name not in self.options]
+        if unknown:
+            known = ", ".join(sorted(self.options)) or "none"
+            raise MessageError(
+                f"template_options: the file's chat template does not read {unknown[0]}; it reads {known}"
+            )
 
 
 def _short(error: Exception) -> str:

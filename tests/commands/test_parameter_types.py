@@ -90,3 +90,23 @@ def test_adapters_with_a_scale(text: str, wanted: tuple[str, float]) -> None:
 def test_a_file_whose_name_ends_like_a_scale_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "poet:2").write_text("")
     assert parameter_types.ADAPTER.convert(str(tmp_path / "poet:2"), None, None) == (tmp_path / "poet:2", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("reasoning_effort=low", ("reasoning_effort", "low")),
+        ("preserve_thinking=true", ("preserve_thinking", True)),
+        ("depth=3", ("depth", 3)),
+        ("name=a=b", ("name", "a=b")),
+        ("empty=", ("empty", "")),
+    ],
+)
+def test_an_option_of_a_template_is_a_name_and_json_or_text(text: str, pair: tuple[str, object]) -> None:
+    assert parameter_types.TEMPLATE_OPTION.convert(text, None, None) == pair
+
+
+@pytest.mark.parametrize("text", ["low", "=low", ""])
+def test_what_is_not_a_name_and_a_value_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not KEY=VALUE"):
+        parameter_types.TEMPLATE_OPTION.convert(text, None, None)

@@ -143,3 +143,12 @@ def test_mistakes_are_one_line(files: list[Path], arguments: list[str], words: s
     result = run(files[0], "Hello", *arguments)
     assert result.exit_code == 2
     assert words in result.stderr.splitlines()[-1]
+
+
+def test_options_of_the_template_are_given_to_it(files: list[Path]) -> None:
+    short = (files[0], "one two", "-n", 3, "--temp", 0)
+    assert run(*short, "--template-option", "enable_thinking=false").stdout == run(*short, "--no-think").stdout
+    refused = run(*short, "--template-option", "effort=low")
+    assert refused.exit_code == 2
+    assert "--template-option: the file's chat template does not read effort; it reads " in refused.stderr
+    assert "has no effect with --raw" in run(*short, "--template-option", "effort=low", "--raw").stderr

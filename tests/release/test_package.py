@@ -89,6 +89,7 @@ def test_the_folder_is_complete(release: Path) -> None:
     assert card.data.pipeline_tag == "image-text-to-text"
     row = next(line for line in card.content.splitlines() if line.startswith(f"| {stem}-Q4_K_M"))
     assert 0.0005 < float(row.split("|")[5].split()[0]) < 0.01
+    assert "The chat template reads `enable_thinking`: `--template-option KEY=VALUE`" in card.content
     modelfile = (release / "Modelfile").read_text()
     assert f"FROM ./{stem}-Q4_K_M.gguf" in modelfile
     assert 'PARAMETER stop "<|im_end|>"' in modelfile

@@ -55,7 +55,9 @@ def command(
     ctx = click.get_current_context()
     note_without_effect(ctx)
     if raw:
-        given.refuse(ctx, ("think", "thinking_budget", "mmproj"), "with --raw, which adds nothing to PROMPT")
+        given.refuse(
+            ctx, ("think", "thinking_budget", "template_options", "mmproj"), "with --raw, which adds nothing to PROMPT"
+        )
     if schema is not None:
         given.refuse(ctx, ["grammar"], "with --json-schema")
     if not videos:

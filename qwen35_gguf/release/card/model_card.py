@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from qwen35_gguf.convert.metadata import HUB
-from qwen35_gguf.errors import MissingDependencyError
+from qwen35_gguf.errors import MessageError, MissingDependencyError
 from qwen35_gguf.evaluation.size_plot import Point, draw
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
@@ -18,6 +18,7 @@ from qwen35_gguf.release.card.parts import part
 from qwen35_gguf.release.ollama.modelfile import modelfile
 from qwen35_gguf.release.plan import MMPROJ, MODEL, MTP, Origin, ReleaseFile, Role
 from qwen35_gguf.release.state import Figures
+from qwen35_gguf.runtime.chat.template import ChatTemplate
 from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.planning.memory import estimate, has_mtp
 from qwen35_gguf.runtime.planning.yarn import native_context
@@ -75,6 +76,9 @@ from qwen35_gguf.runtime import Qwen35
 
 print(Qwen35("{first}").chat([{{"role": "user", "content": "Hello"}}]).choices[0].message.content)
 ```
+{template}"""
+TEMPLATE = """
+The chat template reads {options}: `--template-option KEY=VALUE` of `qwen35`, `chat_template_kwargs` of servers.
 """
 MEASURED = """KL divergence is from the unquantized weights, in nats: the mean over {tokens:,} tokens, with its 95 %
 confidence interval.
@@ -150,6 +154,7 @@ def contents(card: Card, scratch: Path) -> dict[str, bytes]:
         first=start[0].name,
         mmproj=f" --mmproj {mmproj[0].name}" if mmproj else "",
         tag=origin.name.lower().replace(" ", "-"),
+        template=_template_options(start),
     )
     made = f"{card.how}. {AGAIN if card.reproducible else ''}`qwen35 checksum .` verifies a download."
     text = CARD.format(
@@ -188,6 +193,16 @@ def _contents(card: Card) -> str:
         if len(with_mtp) < len(card.models):
             text += ", except those with `nomtp` in their name"
     return text + (". The vision encoder is a separate file." if card.mmproj else ".")
+
+
+def _template_options(parts: Sequence[Path]) -> str:
+    """Name the options of the file's chat template, if it has one that can be compiled and reads some."""
+    source = read_header(parts[0]).value("tokenizer.chat_template")
+    try:
+        names = sorted(ChatTemplate(source).options) if isinstance(source, str) else []
+    except (MessageError, MissingDependencyError):
+        names = []
+    return TEMPLATE.format(options=", ".join(f"`{name}`" for name in names)) if names else ""
 
 
 def _plots(card: Card, scratch: Path) -> dict[str, bytes]:

@@ -78,12 +78,7 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
     if "seed" in given:
         options["seed"] = seed_of(given["seed"])
     if "reasoning_effort" in given:
-        effort = thinking_options(given["reasoning_effort"])
-        variables = options.get("chat_template_kwargs", {})
-        if isinstance(variables, Mapping) and "chat_template_kwargs" in effort:
-            effort["chat_template_kwargs"] |= variables
-        options = {**effort, **{name: value for name, value in options.items() if name != "chat_template_kwargs"}}
-        options |= {} if "chat_template_kwargs" in effort else {"chat_template_kwargs": variables}
+        options = thinking_options(given["reasoning_effort"]) | options
     options["include_usage"] = usage_wanted(given)
     return GenerateOptions.of(None, options)
 

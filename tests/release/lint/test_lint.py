@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from oracles.paths import TINY
+from oracles.paths import TEMPLATES, TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.gguf_file import shards
@@ -342,3 +342,9 @@ def test_a_file_that_is_not_a_gguf_is_one_line(tmp_path: Path) -> None:
     for name in ("x.gguf", "none.gguf"):
         result = run("lint", tmp_path / name)
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", ["qwen3.5", "qwen3.6", "qwen3.8"])
+def test_templates_of_all_versions_are_clean(planted: Path, kind: str) -> None:
+    change(planted, "tokenizer.chat_template", (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8"))
+    assert diagnostics(planted, "--no-values") == []

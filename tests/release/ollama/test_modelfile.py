@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import sdist
-from oracles.paths import ROOT, TINY
+from oracles.paths import ROOT, TEMPLATES, TINY
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
@@ -95,6 +95,12 @@ def test_a_template_of_another_form_is_left_to_ollama(files: list[Path], tmp_pat
     text = modelfile([file])
     assert "RENDERER qwen3.5" in text.splitlines()
     assert "TEMPLATE" not in text
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["qwen3.5", "qwen3.6", "qwen3.8"])
+def test_templates_of_all_versions_have_the_form(kind: str) -> None:
+    assert ollama_template((TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8"))
 
 
 @pytest.mark.unit
@@ -284,7 +290,10 @@ THIRD = """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["the tiny model's", "the random checkpoint's", "the third", "Qwen3.5-4B.jinja"])
+@pytest.mark.parametrize(
+    "name",
+    ["the tiny model's", "the random checkpoint's", "the third", "Qwen3.5-4B.jinja", "qwen3.5", "qwen3.6", "qwen3.8"],
+)
 def test_go_writes_what_the_chat_template_writes(
     name: str, render: Callable[[str], list[str]], make_checkpoint: Any
 ) -> None:
@@ -292,6 +301,7 @@ def test_go_writes_what_the_chat_template_writes(
         "the tiny model's": TEMPLATE.read_text(encoding="utf-8"),
         "the random checkpoint's": make_checkpoint.CHAT_TEMPLATE,
         "the third": THIRD,
+        **{path.stem: path.read_text(encoding="utf-8") for path in TEMPLATES.glob("*.jinja")},
     }
     source = own[name] if name in own else published(name)
     chat_template = ChatTemplate(source)

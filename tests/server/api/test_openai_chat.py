@@ -60,6 +60,7 @@ def test_usage_is_a_chunk_of_its_own_where_it_is_asked_for(server: LiveServer) -
         ({**SHORT, "modalities": ["audio"]}, 400, "modalities"),
         ({**SHORT, "reasoning_effort": "huge"}, 400, "reasoning_effort"),
         ({**SHORT, "chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs"),
+        ({**SHORT, "chat_template_kwargs": {"colour": "red"}}, 400, "template_options"),
         ({**SHORT, "grammar": "x" * 100_000}, 413, "grammar"),
         ({"messages": HELLO * 5000}, 413, "messages"),
     ],

@@ -38,6 +38,7 @@ class LoadKeywords(TypedDict, total=False):
     deterministic: bool
     state_bytes: int | str | None
     queue_limit: int | None
+    template_options: Mapping[str, Any] | None
     ignore: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
 
 
@@ -56,7 +57,9 @@ class FreeKeywords(TypedDict, total=False):
     grammar: str | Grammar | None
     thinking: bool | None
     thinking_budget: int | None
+    template_options: Mapping[str, Any] | None
     chat_template_kwargs: Mapping[str, Any] | None
+    reasoning_effort: str | None
     tools: Any
     tool_choice: Any
     parallel_tool_calls: bool | None
