@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from qwen35_gguf.errors import MessageError
-from qwen35_gguf.runtime import options
 from qwen35_gguf.runtime.options import RAW_OPTIONS, GenerateOptions, LoadOptions
+from qwen35_gguf.runtime.options import generate as options
 from qwen35_gguf.runtime.options import keywords as option_keywords
 
 pytestmark = pytest.mark.unit
