@@ -18,7 +18,7 @@ def test_keywords_are_the_fields() -> None:
     load = {field.name for field in dataclasses.fields(LoadOptions)} - {"path"}
     assert set(option_keywords.LoadKeywords.__annotations__) == load
     fields = {field.name for field in dataclasses.fields(GenerateOptions)}
-    openai = {"max_completion_tokens", "stream_options", *options.IGNORED}
+    openai = {"max_completion_tokens", "stream_options", "chat_template_kwargs", *options.IGNORED}
     assert set(option_keywords.GenerateKeywords.__annotations__) == fields | openai
     assert set(RAW_OPTIONS) | set(options.MANY_OPTIONS) <= set(option_keywords.GenerateKeywords.__annotations__)
 
