@@ -8,8 +8,8 @@ from typing import Any
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.chat import message_media, tool_calls
 from qwen35_gguf.runtime.chat.prompt import chat_prompt
-from qwen35_gguf.runtime.chat.volatile import without_volatile
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages, template_choice
+from qwen35_gguf.runtime.chat.volatile import without_volatile
 from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.field_checks import refuse
 from qwen35_gguf.runtime.llama.model import Model
