@@ -10,14 +10,11 @@
 
 #include "../quantized_matmul/quantized_matmul.h"
 #include "../simd/best_target.h"
-#include "ggml-backend-impl.h"
+#include "consecutive_matmuls.h"
 #include "ggml-impl.h"
 #include "ggml_float_mul_mat.h"
-#include "matmul_epilogue.h"
 
 namespace {
-
-constexpr int64_t cache_line = 64;
 
 // The best target that this processor supports and QWEN35_CPU allows; null on processors other than x86.
 const quantized_matmul::Target* best_target() {
@@ -29,8 +26,6 @@ const quantized_matmul::Target* best_target() {
 quantized_matmul::Format format_of(const ggml_tensor* weights) {
     return static_cast<quantized_matmul::Format>(weights->type);
 }
-
-size_t padded(size_t bytes) { return GGML_PAD(bytes, cache_line); }
 
 // A column of dst that an expert writes: its index among the token's experts, and the token.
 struct ExpertColumn {
@@ -90,24 +85,12 @@ struct Work {
     }
 };
 
-// Quantizes all columns of src1; a single column is split among the threads as well.
+// Quantizes all columns of src1.
 void quantize_columns(const ggml_compute_params* params, const ggml_tensor* src1, const Work& work) {
     const int64_t blocks = quantized_matmul::column_blocks(work.layout.k);
-    const int64_t total = blocks * work.layout.columns;
-    int64_t at = total * params->ith / params->nth;
-    const int64_t end = total * (params->ith + 1) / params->nth;
-    while (at < end) {
-        const int64_t i = at / blocks;
-        const int64_t first = at % blocks;
-        const int64_t last = std::min(blocks, first + end - at);
-        const int64_t i1 = i % src1->ne[1];
-        const int64_t i2 = i / src1->ne[1] % src1->ne[2];
-        const int64_t i3 = i / (src1->ne[1] * src1->ne[2]);
-        const char* x = static_cast<const char*>(src1->data) + i1 * src1->nb[1] + i2 * src1->nb[2] + i3 * src1->nb[3];
-        best_target()->quantize(work.layout.format, work.layout.k, reinterpret_cast<const float*>(x), first, last,
-                                work.column(i));
-        at += last - first;
-    }
+    for_columns(params, src1, blocks, [&work](int64_t i, const float* x, int64_t first, int64_t last) {
+        best_target()->quantize(work.layout.format, work.layout.k, x, first, last, work.column(i));
+    });
 }
 
 // At the end of a matmul the threads wait for the last share: reading this much takes tens of microseconds.
@@ -185,8 +168,6 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
     }
 }
 
-bool in_host_memory(const ggml_tensor* t) { return !t->buffer || ggml_backend_buffer_is_host(t->buffer); }
-
 // Writes the columns of each expert, in the order of the tokens, and where each expert's columns start.
 void list_expert_columns(const ggml_tensor* ids, int64_t experts, int64_t* starts, ExpertColumn* columns) {
     const auto expert = [ids](int64_t slot, int64_t token) {
@@ -248,34 +229,13 @@ int ggml_block_mul_mat_forward_fused(const ggml_compute_params* params, const gg
     if (ggml_float_mul_mat_supported(graph->nodes[first])) {
         return ggml_float_mul_mat_forward_fused(params, graph, first);
     }
-    constexpr int most = 8;
-    ggml_tensor* nodes[most];
-    int count = 0;
-    int last = first;
-    for (int i = first; i < graph->n_nodes && count < most; ++i) {
-        ggml_tensor* node = graph->nodes[i];
-        if (ggml_op_is_empty(node->op)) continue;
-        // src1 is the only operand that the graph can have written: none of these nodes waits for another.
-        if (node->op != GGML_OP_MUL_MAT || !(node->flags & GGML_TENSOR_FLAG_COMPUTE) || !takes_blocks(node) ||
-            node->src[0]->op != GGML_OP_NONE || !in_host_memory(node->src[0]) || ggml_is_empty(node)) {
-            break;
-        }
-        if (count > 0 && (node->src[1] != nodes[0]->src[1] ||
-                          !quantized_matmul::same_activations(format_of(node->src[0]), format_of(nodes[0]->src[0])))) {
-            break;
-        }
-        nodes[count++] = node;
-        last = i;
-    }
-    if (count == 1) {
-        const MatmulEpilogue epilogue = MatmulEpilogue::find(graph, first);
-        if (epilogue.last < 0) return 0;
-        multiply_all(params, nodes, 1, epilogue);
-        return epilogue.last - first;
-    }
-    if (count == 0) return 0;
-    multiply_all(params, nodes, count);
-    return last - first;
+    const auto same_activations = [](const ggml_tensor* a, const ggml_tensor* b) {
+        return quantized_matmul::same_activations(format_of(a->src[0]), format_of(b->src[0]));
+    };
+    return multiply_consecutive(graph, first, takes_blocks, same_activations,
+                                [params](ggml_tensor* const* nodes, int count, const MatmulEpilogue& epilogue) {
+                                    multiply_all(params, nodes, count, epilogue);
+                                });
 }
 
 void ggml_block_mul_mat_id_forward(const ggml_compute_params* params, ggml_tensor* dst) {

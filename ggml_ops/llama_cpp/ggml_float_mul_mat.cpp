@@ -10,13 +10,11 @@
 
 #include "../float_matmul/float_matmul.h"
 #include "../simd/best_target.h"
-#include "ggml-backend-impl.h"
+#include "consecutive_matmuls.h"
 #include "ggml-impl.h"
-#include "matmul_epilogue.h"
 
 namespace {
 
-constexpr int64_t cache_line = 64;
 constexpr int64_t share_columns = 768;  // of a large batch, about: enough for a panel to pay off
 
 // The best target that this processor supports and QWEN35_CPU allows; null where ggml's own kernels are better.
@@ -45,8 +43,6 @@ bool takes(ggml_type type) {
            (type == GGML_TYPE_BF16 || std::strcmp(best_target()->name, "neon") != 0);
 }
 
-size_t padded(size_t bytes) { return GGML_PAD(bytes, cache_line); }
-
 // Sizes and offsets of the work buffer.
 struct Layout {
     float_matmul::Format format = float_matmul::Format::f32;
@@ -69,24 +65,12 @@ struct Layout {
     size_t bytes(int n_tasks) const { return cache_line + threads + thread_bytes * n_tasks; }
 };
 
-// Rounds all columns of src1; a single column is split among the threads as well.
+// Rounds all columns of src1.
 void convert_columns(const ggml_compute_params* params, const ggml_tensor* src1, const Layout& layout, uint8_t* base) {
     const int64_t pieces = (layout.k + float_matmul::convert_values - 1) / float_matmul::convert_values;
-    const int64_t total = pieces * layout.columns;
-    int64_t at = total * params->ith / params->nth;
-    const int64_t end = total * (params->ith + 1) / params->nth;
-    while (at < end) {
-        const int64_t i = at / pieces;
-        const int64_t first = at % pieces;
-        const int64_t last = std::min(pieces, first + end - at);
-        const int64_t i1 = i % src1->ne[1];
-        const int64_t i2 = i / src1->ne[1] % src1->ne[2];
-        const int64_t i3 = i / (src1->ne[1] * src1->ne[2]);
-        const char* x = static_cast<const char*>(src1->data) + i1 * src1->nb[1] + i2 * src1->nb[2] + i3 * src1->nb[3];
-        best_target()->convert(layout.format, layout.k, reinterpret_cast<const float*>(x), first, last,
-                               base + layout.column_bytes * i);
-        at += last - first;
-    }
+    for_columns(params, src1, pieces, [&](int64_t i, const float* x, int64_t first, int64_t last) {
+        best_target()->convert(layout.format, layout.k, x, first, last, base + layout.column_bytes * i);
+    });
 }
 
 // How one matmul is split: a grid of rows and columns.
@@ -157,8 +141,6 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
     }
 }
 
-bool in_host_memory(const ggml_tensor* t) { return !t->buffer || ggml_backend_buffer_is_host(t->buffer); }
-
 }  // namespace
 
 bool ggml_float_mul_mat_supported(const ggml_tensor* op) {
@@ -174,29 +156,11 @@ size_t ggml_float_mul_mat_work_size(const ggml_tensor* op, int n_tasks) { return
 void ggml_float_mul_mat_forward(const ggml_compute_params* params, ggml_tensor* dst) { multiply_all(params, &dst, 1); }
 
 int ggml_float_mul_mat_forward_fused(const ggml_compute_params* params, const ggml_cgraph* graph, int first) {
-    constexpr int most = 8;
-    ggml_tensor* nodes[most];
-    int count = 0;
-    int last = first;
-    for (int i = first; i < graph->n_nodes && count < most; ++i) {
-        ggml_tensor* node = graph->nodes[i];
-        if (ggml_op_is_empty(node->op)) continue;
-        // src1 is the only operand that the graph can have written: none of these nodes waits for another.
-        if (!(node->flags & GGML_TENSOR_FLAG_COMPUTE) || !ggml_float_mul_mat_supported(node) ||
-            node->src[0]->op != GGML_OP_NONE || !in_host_memory(node->src[0]) || ggml_is_empty(node)) {
-            break;
-        }
-        if (count > 0 && (node->src[1] != nodes[0]->src[1] || node->src[0]->type != nodes[0]->src[0]->type)) break;
-        nodes[count++] = node;
-        last = i;
-    }
-    if (count == 1) {
-        const MatmulEpilogue epilogue = MatmulEpilogue::find(graph, first);
-        if (epilogue.last < 0) return 0;
-        multiply_all(params, nodes, 1, epilogue);
-        return epilogue.last - first;
-    }
-    if (count == 0) return 0;
-    multiply_all(params, nodes, count);
-    return last - first;
+    const auto same_type = [](const ggml_tensor* a, const ggml_tensor* b) {
+        return a->src[0]->type == b->src[0]->type;
+    };
+    return multiply_consecutive(graph, first, ggml_float_mul_mat_supported, same_type,
+                                [params](ggml_tensor* const* nodes, int count, const MatmulEpilogue& epilogue) {
+                                    multiply_all(params, nodes, count, epilogue);
+                                });
 }
