@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/: the command line, the tensor map from the table of rules, the plot of speeds.
+"""Write the generated parts of docs/: the command line, the tensor map from the table of rules, the plots of speeds.
 
 .venv/bin/python docs/generate.py [--check]
 
@@ -61,7 +61,9 @@ def generated() -> Iterator[tuple[Path, str]]:
     """Yield every file with generated parts, and what it should hold."""
     for page in sorted(DOCS.glob("*.md")):
         yield page, filled(page.read_text(encoding="utf-8"))
-    yield DOCS / "speed.svg", speed_plot.svg((DOCS / "performance.md").read_text(encoding="utf-8"))
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    yield DOCS / "speed.svg", speed_plot.svg(page, *speed_plot.SPEED)
+    yield DOCS / "depth.svg", speed_plot.svg(page, *speed_plot.DEPTH)
 
 
 def filled(text: str) -> str:

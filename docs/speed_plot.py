@@ -1,7 +1,7 @@
-"""Draw docs/speed.svg: speeds of stock llama.cpp at two settings and of the patched one, from performance.md.
+"""Draw docs/speed.svg and docs/depth.svg: stock llama.cpp at two settings and the patched one, from performance.md.
 
-`make docs` runs it through docs/generate.py. The table is the one whose header begins with HEADER; its columns are the
-row's name, stock by default, stock without repacking, patched. Cells that are not numbers are left out.
+`make docs` runs it through docs/generate.py. A table is found by how its header begins; its columns are the row's name,
+stock by default, stock at its other or best setting, patched. Cells that are not numbers are left out.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import re
 from collections.abc import Iterator
 from html import escape
 
-HEADER = "| 0.8B Q4_K_M, two threads |"
-SIDES = ("stock, default", "stock, no repacking", "patched")
+SPEED = ("| 0.8B Q4_K_M, two threads |", "0.8B Q4_K_M, two AVX-512 cores, tokens/s", "stock, no repacking")
+DEPTH = ("| 0.8B Q4_K_M behind N tokens |", "0.8B Q4_K_M behind N tokens, two AVX-512 cores, tokens/s", "stock, best")
 COLOURS = ("#9aa5b1", "#5b7083", "#0b6e4f")
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 720, 190, 90, 18, 16, 62
 
 
-def svg(page: str) -> str:
+def svg(page: str, header: str, title: str, other: str) -> str:
     """Return the plot of a page's table: bars relative to stock by default, labelled with tokens/s."""
-    rows = list(read(page))
+    rows = list(read(page, header))
     scale = (WIDTH - LEFT - RIGHT) / max(value / values[0] for _, values in rows for value in values if value)
     body, y = [], TOP
     for name, values in rows:
@@ -37,14 +37,14 @@ def svg(page: str) -> str:
     legend = "".join(
         f'<rect x="{LEFT + 160 * side}" y="32" width="12" height="12" fill="{COLOURS[side]}"/>'
         f'<text x="{LEFT + 160 * side + 18}" y="42">{name}</text>'
-        for side, name in enumerate(SIDES)
+        for side, name in enumerate(("stock, default", other, "patched"))
     )
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" viewBox="0 0 {WIDTH} {y}">',
             "<style>text{font:13px sans-serif}.value{font-size:12px;fill:#444}.title{font-weight:bold}</style>",
             f'<rect width="{WIDTH}" height="{y}" fill="#ffffff"/>',
-            f'<text x="{LEFT}" y="20" class="title">0.8B Q4_K_M, two AVX-512 cores, tokens/s</text>',
+            f'<text x="{LEFT}" y="20" class="title">{title}</text>',
             legend,
             *body,
             "</svg>\n",
@@ -52,9 +52,9 @@ def svg(page: str) -> str:
     )
 
 
-def read(page: str) -> Iterator[tuple[str, list[float]]]:
+def read(page: str, header: str) -> Iterator[tuple[str, list[float]]]:
     """Yield the name of each row in tokens/s, and its values; 0 for a cell that is not a number."""
-    table = page[page.index(HEADER) :].split("\n\n")[0].splitlines()
+    table = page[page.index(header) :].split("\n\n")[0].splitlines()
     for line in table[2:]:
         name, *cells = (cell.strip() for cell in line.strip("| ").split("|"))
         if name.endswith(", tokens/s"):

@@ -1,5 +1,5 @@
 // Small blocks of rows, as of decode: keys and values are read once, straight from the cache, and multiplied in floats.
-// Each phase of a tile asks for the memory of the next one.
+// Meanwhile the memory of the next positions is asked for.
 #pragma once
 
 #include <algorithm>
@@ -68,15 +68,25 @@ template <class Format, int Rows, int Positions>
     });
 }
 
+// The part of what is read next that one of `count` steps asks for.
+inline Ahead part_of(const Ahead& ahead, std::int64_t step, std::int64_t count) {
+    const std::int64_t bytes = round_up((ahead.bytes + count - 1) / count, 64);
+    const std::int64_t from = std::min(ahead.bytes, step * bytes);
+    return {ahead.first + from, std::min(bytes, ahead.bytes - from)};
+}
+
+inline void ask_for(const Ahead& ahead) {
+    for (std::int64_t i = 0; i < ahead.bytes; i += 64) {
+        prefetch_second_level(reinterpret_cast<const float*>(ahead.first + i));
+    }
+}
+
 template <class Format, int Rows>
 void score_rows(const Job& job, std::int64_t first, std::int64_t count, const float* queries, std::int64_t query_step,
-                float* scores) {
-    const std::int64_t value_bytes = static_cast<std::int64_t>(row_bytes(job.v.type, job.v.size));
+                float* scores, const Ahead& next) {
     std::int64_t j = 0;
     for (; j + key_positions <= count; j += key_positions) {
-        for (int p = 0; p < key_positions; ++p) {
-            prefetch_row(job.v.rows + (first + j + p) * job.v.step, value_bytes);
-        }
+        ask_for(part_of(next, j / key_positions, short_tile / key_positions));
         score_positions<Format, Rows, key_positions>(job.k, job.k.rows + (first + j) * job.k.step, queries, query_step,
                                                      scores + j);
     }
@@ -89,14 +99,13 @@ void score_rows(const Job& job, std::int64_t first, std::int64_t count, const fl
 template <class Format, int Rows, int Vectors>
 [[gnu::always_inline]] inline void add_elements(const Cache& v, std::int64_t first, std::int64_t count,
                                                 const float* weights, const float* factors, float* values,
-                                                std::int64_t value_step, std::int64_t d, const std::uint8_t* next,
-                                                std::int64_t next_step, std::int64_t next_bytes) {
+                                                std::int64_t value_step, std::int64_t d, const Ahead& next) {
     F sum[Rows][Vectors];
     repeat<Rows>([&](auto r) {
         repeat<Vectors>([&](auto i) { sum[r][i] = load(values + r * value_step + d + i * lanes) * set(factors[r]); });
     });
     for (std::int64_t j = 0; j < count; ++j) {
-        if (next != nullptr) prefetch_row(next + j * next_step, next_bytes);
+        ask_for(part_of(next, j, short_tile));
         F value[Vectors];
         Format::template load_vectors<Vectors>(v.rows + (first + j) * v.step, d, value);
         repeat<Rows>([&](auto r) {
@@ -108,20 +117,17 @@ template <class Format, int Rows, int Vectors>
         [&](auto r) { repeat<Vectors>([&](auto i) { store(values + r * value_step + d + i * lanes, sum[r][i]); }); });
 }
 
-// `ask`: whether the keys of the next tile are asked for meanwhile.
 template <class Format, int Rows>
 void add_rows(const Job& job, std::int64_t first, std::int64_t count, const float* weights, const float* factors,
-              float* values, std::int64_t value_step, bool ask) {
-    const std::int64_t key_bytes = static_cast<std::int64_t>(row_bytes(job.k.type, job.k.size));
+              float* values, std::int64_t value_step, const Ahead& next) {
     constexpr std::int64_t step = value_vectors * lanes;
     std::int64_t d = 0;
     for (; d + step <= job.v.size; d += step) {
-        const std::uint8_t* const next = ask && d == 0 ? job.k.rows + (first + short_tile) * job.k.step : nullptr;
-        add_elements<Format, Rows, value_vectors>(job.v, first, count, weights, factors, values, value_step, d, next,
-                                                  job.k.step, key_bytes);
+        add_elements<Format, Rows, value_vectors>(job.v, first, count, weights, factors, values, value_step, d,
+                                                  part_of(next, d / step, job.v.size / step));
     }
     for (; d < job.v.size; d += lanes) {
-        add_elements<Format, Rows, 1>(job.v, first, count, weights, factors, values, value_step, d, nullptr, 0, 0);
+        add_elements<Format, Rows, 1>(job.v, first, count, weights, factors, values, value_step, d, {});
     }
 }
 
@@ -176,12 +182,15 @@ inline void attend_few(const Job& job) {
     for (std::int64_t first = job.first; first < job.last; first += short_tile) {
         const std::int64_t count = std::min(short_tile, job.last - first);
         if (!find_seen(queries, first, count, seen)) continue;
-        const bool more = first + 2 * short_tile <= job.last;
+        const std::int64_t tiles = (job.last - job.first + short_tile - 1) / short_tile;
+        const std::int64_t tile = (first - job.first) / short_tile;
+        const Ahead next_k = part_of(job.next_k, tile, tiles), next_v = part_of(job.next_v, tile, tiles);
         for (std::int64_t row = 0; row < rows; row += few) {
             for_rows(rows - row, [&](auto together) {
                 for_type(job.k.type, [&](auto format) {
                     score_rows<decltype(format), together>(job, first, count, block.queries + row * block.query_step,
-                                                           block.query_step, block.scores + row * short_tile);
+                                                           block.query_step, block.scores + row * short_tile,
+                                                           row == 0 ? next_k : Ahead{});
                 });
             });
         }
@@ -191,7 +200,7 @@ inline void attend_few(const Job& job) {
                 for_type(job.v.type, [&](auto format) {
                     add_rows<decltype(format), together>(job, first, count, block.scores + row * short_tile,
                                                          block.factors + row, state.values + row * state.value_step,
-                                                         state.value_step, more && row == 0);
+                                                         state.value_step, row == 0 ? next_v : Ahead{});
                 });
             });
         }

@@ -16,7 +16,7 @@ namespace attention::SIMD_TARGET {
 namespace {
 
 // Unpacking a tile into panels pays off when enough rows are multiplied with it (bench/ops.py).
-constexpr std::int64_t max_few_rows = 8;
+constexpr std::int64_t max_few_rows = 32;
 
 bool is_few(std::int64_t rows, std::int64_t key_size, std::int64_t value_size) {
     return rows <= max_few_rows && key_size % (key_vectors * lanes) == 0 && value_size % lanes == 0;

@@ -7,8 +7,8 @@ namespace {
 
 constexpr std::int64_t max_heads = 64;       // of a block
 constexpr std::int64_t min_positions = 256;  // of a part
-constexpr std::int64_t small_rows = 8;       // of a block, whose unit has all cache heads, this far at a time:
-constexpr std::int64_t stride = position_granularity;
+constexpr std::int64_t small_rows = 32;      // of a block, whose unit has all cache heads, this far at a time:
+constexpr std::int64_t stride = position_granularity / 2;
 // Of a block, where there are too few blocks for the threads. Unpacking the cache is a tenth of the work for this many.
 constexpr std::int64_t enough_rows = 256;
 
@@ -77,6 +77,16 @@ Finish finish_of(const Problem& problem, const Plan& plan, const Item& item, con
     return finish;
 }
 
+// What one of the items of a unit asks for: its share of the next positions of all heads, if these are beside each
+// other.
+Ahead ahead_of(const CacheTensor& t, const Plan& plan, std::int64_t stream, std::int64_t i, std::int64_t from,
+               std::int64_t last) {
+    const auto bytes = static_cast<std::int64_t>(row_bytes(t.type, t.size));
+    if (from >= last || t.position_step != bytes * plan.heads_together) return {};
+    const std::int64_t all = std::min(stride, last - from) * t.position_step, share = all / plan.heads_together;
+    return {t.rows + stream * t.stream_step + from * t.position_step + i * share, share};
+}
+
 float* shared_states(const Plan& plan, std::int64_t unit, std::uint8_t* work) {
     return reinterpret_cast<float*>(work) + unit * static_cast<std::int64_t>(plan.state_floats);
 }
@@ -94,7 +104,8 @@ Plan::Plan(const Target& target, const Problem& problem, int threads) {
     tokens = divide_up(problem.tokens, token_blocks);
     token_blocks = divide_up(problem.tokens, tokens);
     items = planes * token_blocks;
-    heads_together = token_blocks * head_blocks == 1 && tokens * heads <= small_rows ? problem.cache_heads : 1;
+    small = token_blocks * head_blocks == 1 && tokens * heads <= small_rows;
+    heads_together = small ? problem.cache_heads : 1;
 
     const std::int64_t most = std::max<std::int64_t>(1, problem.positions / min_positions);
     parts = std::min(divide_up(wanted, items / heads_together), most);
@@ -122,12 +133,16 @@ void attend_unit(const Target& target, const Problem& problem, const Plan& plan,
         return plan.parts > 1 ? shared_states(plan, (first_item + i) * plan.parts + part, work)
                               : own_states + i * static_cast<std::int64_t>(plan.state_floats);
     };
-    const std::int64_t step = plan.heads_together > 1 ? stride : plan.positions;
+    const std::int64_t step = plan.small ? stride : plan.positions;
     for (std::int64_t from = first; from < last; from += step) {
         for (std::int64_t i = 0; i < plan.heads_together; ++i) {
             const Item item(problem, plan, first_item + i);
+            const auto next = [&](const CacheTensor& t) {
+                return plan.small ? ahead_of(t, plan, item.stream, i, from + step, last) : Ahead{};
+            };
             target.attend({queries_of(problem, item), item.cache_of(problem.k), item.cache_of(problem.v), from,
-                           std::min(from + step, last), state_of(i), from > first, scratch});
+                           std::min(from + step, last), state_of(i), from > first, scratch, next(problem.k),
+                           next(problem.v)});
         }
     }
     for (std::int64_t i = 0; plan.parts == 1 && i < plan.heads_together; ++i) {

@@ -47,6 +47,7 @@ struct Plan {
     std::int64_t tokens, token_blocks;  // of all tokens
     std::int64_t positions, parts;      // of all positions
     std::int64_t items, units;
+    bool small;  // few rows: units ask for what they read next
     std::int64_t
         heads_together;  // items of a unit: the cache heads of small blocks, which are beside each other in memory
     std::size_t state_floats, scratch_bytes;
