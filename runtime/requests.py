@@ -126,6 +126,7 @@ def make_request(
         thinking_budget=options.thinking_budget,
         raw=raw,
         top_logprobs=options.top_logprobs or 0 if options.logprobs else None,
+        stop_loops=loaded.plan.options.stop_loops if options.stop_loops is None else options.stop_loops,
     )
 
 

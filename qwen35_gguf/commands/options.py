@@ -52,8 +52,15 @@ TEMPLATE = click.option(
     help="Of the file's chat template: enable_thinking=false, reasoning_effort=low and so on; may be repeated.",
 )
 
+LOOPS = click.option(
+    "--stop-loops/--no-stop-loops",
+    default=None,
+    help="End thinking and answers that go round in circles; by default in `chat` and `serve`.",
+)
+
 GENERATION = [
     TEMPLATE,
+    LOOPS,
     click.option(
         "--think/--no-think", default=None, help="Think before answering; by default as the file's template does."
     ),
@@ -114,10 +121,11 @@ def loading_options(callback: Callback) -> Callback:
     def with_object(**values: Any) -> None:
         values["file"] = values["files"][0]
         given = dict(values.pop("template_options")) or None
-        callback(loading=replace(_loading(values), template_options=given), **values)
+        loops = values.pop("stop_loops") is not False
+        callback(loading=replace(_loading(values), template_options=given, stop_loops=loops), **values)
 
     decorated: Callback = with_object
-    for option in reversed([*LOADING, TEMPLATE]):
+    for option in reversed([*LOADING, TEMPLATE, LOOPS]):
         decorated = option(decorated)
     return decorated
 
@@ -155,6 +163,7 @@ def _generation(values: dict[str, Any]) -> GenerateOptions:
     think = values.pop("think")
     return GenerateOptions(
         template_options=variables or None,
+        stop_loops=values.pop("stop_loops"),
         thinking=by_variable if think is None else think,
         thinking_budget=values.pop("thinking_budget"),
         max_tokens=values.pop("tokens"),

@@ -80,6 +80,7 @@ class RemoteModel:
             "max_tokens": options.max_tokens,
             "seed": options.seed,
             "thinking_budget": options.thinking_budget,
+            "stop_loops": options.stop_loops,
             **{name: getattr(options, name) for name in SAMPLING},
         }
         variables = dict(options.template_options or {})

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qwen35_gguf.architecture.tags import END_THINK
-from qwen35_gguf.runtime.chat import openai_types, thinking
+from qwen35_gguf.runtime.chat import loop_detector, openai_types, thinking
+from qwen35_gguf.runtime.chat.loop_detector import LoopDetector
 from qwen35_gguf.runtime.chat.miss import describe_miss
 from qwen35_gguf.runtime.chat.openai_types import (
     ChatCompletion,
@@ -52,6 +53,7 @@ class Request:
         answer_type: how the content is read.
         thinking_budget: tokens after which the thinking is ended.
         raw: the output is text and nothing else: without thinking and tool calls.
+        stop_loops: end thinking, and answers, that go round in circles.
         top_logprobs: number of tokens whose probabilities are given at each place of the content; None: not asked for.
 
     """
@@ -67,6 +69,7 @@ class Request:
     thinking_budget: int | None = None
     raw: bool = False
     top_logprobs: int | None = None
+    stop_loops: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,8 @@ class _Writer:
         self._count = self._reasoning = 0
         self._finish: FinishReason = "length"
         self._logprobs: list[TokenLogprob] = []
+        self._loop: Literal["", "thinking", "answer"] = ""
+        self._detector = LoopDetector(loop_detector.THINKING if self._parser.inside else loop_detector.ANSWER)
 
     def take(self, token: int) -> Sequence[int] | None:
         """Take a token; see `Job`."""
@@ -175,10 +180,17 @@ class _Writer:
             return None
         if was_reasoning and not parser.inside:  # the think block ended, perhaps without a token of its own
             self._sampler.start()
+            self._detector = LoopDetector(loop_detector.ANSWER)
             return ()
+        if self._request.stop_loops and self._detector.add(token):
+            self._loop = "thinking" if parser.inside else "answer"
+        if self._loop == "answer":
+            self._finish = "loop"
+            return None
         budget = self._request.thinking_budget
-        if not parser.inside or budget is None or self._reasoning < budget:
+        if not parser.inside or (self._loop != "thinking" and (budget is None or self._reasoning < budget)):
             return ()
+        self._detector = LoopDetector(loop_detector.ANSWER)
         following = model.tokenize(thinking.OUT_OF_BUDGET + END_THINK + thinking.AFTER)
         self._count += len(following)
         for known in following:
@@ -191,7 +203,7 @@ class _Writer:
 
     def answer(self, outcome: Outcome) -> Answer:
         """Give the rest, and return the whole."""
-        for delta in self._parser.finish(truncated=self._finish == "length"):
+        for delta in self._parser.finish(truncated=self._finish in ("length", "loop")):
             self._put(delta)
         message = self._parser.message()
         if message.tool_calls and self._finish == "stop":
@@ -209,6 +221,7 @@ class _Writer:
             drafts.drafted,
             drafts.accepted,
             miss,
+            self._loop,
         )
         logprobs = None if self._request.top_logprobs is None else ChoiceLogprobs(self._logprobs)
         return Answer(message, self._finish, timings, self._reasoning, logprobs)

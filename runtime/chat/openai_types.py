@@ -12,7 +12,7 @@ from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
 from qwen35_gguf.runtime.chat.tool_calls import ToolCall
 
 T = TypeVar("T")
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # the last one is no answer of OpenAI's
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Timings:
         seconds: from then to the last of them.
         drafted: tokens that the MTP head drafted.
         accepted: of these, the accepted ones.
+        loop: what went round in circles and was therefore ended, with `stop_loops`; empty: nothing.
         miss: which change of the prompt cost what was known of it, in words; empty if none did.
 
     """
@@ -87,6 +88,7 @@ class Timings:
     drafted: int = 0
     accepted: int = 0
     miss: str = ""
+    loop: Literal["", "thinking", "answer"] = ""
 
     @property
     def prompt_per_second(self) -> float:
@@ -107,9 +109,10 @@ class Timings:
         new = self.prompt_tokens - self.reused_tokens
         reused = f" and {self.reused_tokens:,} reused" if self.reused_tokens else ""
         drafts = f"; drafts: {self.accepted} of {self.drafted} accepted" if self.drafted else ""
+        loop = f"; ended: a loop in the {self.loop}" if self.loop else ""
         return (
             f"prompt: {new:,} tokens{reused}, {self.prompt_per_second:,.1f} tokens/s; "
-            f"generation: {self.tokens:,} tokens, {self.tokens_per_second:,.1f} tokens/s{drafts}"
+            f"generation: {self.tokens:,} tokens, {self.tokens_per_second:,.1f} tokens/s{drafts}{loop}"
         )
 
 

@@ -70,6 +70,8 @@ class GenerateOptions:
             type, in which the result's `parsed` is given.
         thinking: think before answering; by default as the file's template does.
         thinking_budget: end the thinking after N tokens.
+        stop_loops: end thinking that goes round in circles, as a `thinking_budget` does, and an answer that does, with
+            the finish reason "loop"; by default as of the model. See `chat.loop_detector`.
         template_options: of the file's chat template, such as `preserve_thinking`: what it reads beside the messages
             and tools; `enable_thinking` in it is `thinking`. As a keyword also `chat_template_kwargs`.
         reasoning_effort: such as "low", for a template that reads it; others do not get it.
@@ -105,6 +107,7 @@ class GenerateOptions:
     response_format: Any = checked(anything)
     thinking: bool | None = checked(optional(flag))
     thinking_budget: int | None = checked(optional(whole()))
+    stop_loops: bool | None = checked(optional(flag))
     template_options: Mapping[str, Any] | None = checked(optional(of_template))
     reasoning_effort: str | None = checked(optional(text))
     tools: Any = checked(anything)
@@ -205,6 +208,7 @@ def _openai(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 # The options of a call without chat template, and of one with several prompts.
 RAW_OPTIONS = (
+    "stop_loops",
     "max_tokens",
     "stop",
     "seed",
@@ -217,6 +221,7 @@ RAW_OPTIONS = (
     *LIMITS,
 )
 MANY_OPTIONS = (
+    "stop_loops",
     "max_tokens",
     "stop",
     "seed",

@@ -39,6 +39,7 @@ class LoadKeywords(TypedDict, total=False):
     state_bytes: int | str | None
     queue_limit: int | None
     template_options: Mapping[str, Any] | None
+    stop_loops: bool
     ignore: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
 
 
@@ -58,6 +59,7 @@ class FreeKeywords(TypedDict, total=False):
     thinking: bool | None
     thinking_budget: int | None
     template_options: Mapping[str, Any] | None
+    stop_loops: bool | None
     chat_template_kwargs: Mapping[str, Any] | None
     reasoning_effort: str | None
     tools: Any

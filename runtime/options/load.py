@@ -110,6 +110,7 @@ class LoadOptions:
         max_gap: seconds that an answer may wait for the next part of another request's prompt.
         queue_limit: requests that may wait for others; by default any number. A further one is refused.
         template_options: of the file's chat template, for requests that do not have them themselves.
+        stop_loops: for requests that do not decide it themselves; see `GenerateOptions`.
         ignore: regular expressions; what they match in the texts of messages is removed, such as a time that changes
             with each request: the prompt is known again then.
         deterministic: an answer does not depend on what runs beside it, not even by rounding; slower. Drafts are then
@@ -144,6 +145,7 @@ class LoadOptions:
     state_bytes: int | None = checked(optional(bytes_of()))
     queue_limit: int | None = checked(optional(whole(0)))
     template_options: Mapping[str, Any] | None = checked(optional(of_template))
+    stop_loops: bool = checked(flag, False)
     ignore: tuple[re.Pattern[str], ...] = checked(_patterns, ())
 
     def __post_init__(self) -> None:

@@ -66,6 +66,8 @@ def command(
     """Talk with the GGUF FILE, or with USER/NAME:QUANT of the Hub; /help lists what can be typed."""
     ctx = click.get_current_context()
     note_without_effect(ctx)
+    if generation.stop_loops is None:
+        generation = replace(generation, stop_loops=True)
     conversation = _Conversation(system, generation.thinking, generation.thinking_budget)
     conversation.reset()
     if url is not None:

@@ -32,6 +32,7 @@ SAME = (
     "tool_choice",
     "parallel_tool_calls",
     "thinking_budget",
+    "stop_loops",
     "chat_template_kwargs",
 )
 ARGUMENT_PIECE = 64  # characters

@@ -11,7 +11,7 @@ from typing import Any
 from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletion, ChatCompletionChunk, Delta, Timings, Usage
 from qwen35_gguf.server.api.fields import with_miss
 
-STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "loop": "max_tokens"}
 
 
 def new_id() -> str:

@@ -73,7 +73,7 @@ def usage_object(usage: Usage, timings: Timings | None) -> dict[str, Any]:
 
 def status_of(finish_reason: str) -> str:
     """Tell whether an answer is complete."""
-    return "incomplete" if finish_reason == "length" else "completed"
+    return "incomplete" if finish_reason in ("length", "loop") else "completed"
 
 
 def whole_response(head: ResponseHead, whole: ChatCompletion) -> dict[str, Any]:
