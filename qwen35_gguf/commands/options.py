@@ -16,6 +16,7 @@ from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZ
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES
 from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.sampling import LIMITS
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
@@ -77,6 +78,10 @@ GENERATION = [
     click.option("--min-p", type=float),
     click.option("--presence-penalty", type=float),
     click.option("--repeat-penalty", type=float),
+    click.option("--top-n-sigma", type=float, help="Keep tokens up to N standard deviations below the best."),
+    click.option("--xtc-probability", type=float, help="Leave the most probable tokens out with this probability."),
+    click.option("--xtc-threshold", type=float, help="Of those that have this probability; by default 0.1."),
+    click.option("--dry-multiplier", type=float, help="Penalty for continuing a repetition; by default none."),
     click.option("--seed", type=click.IntRange(min=0), help="By default a new one each time."),
 ]
 
@@ -157,7 +162,7 @@ def _loading(values: dict[str, Any]) -> LoadOptions:
 
 def _generation(values: dict[str, Any]) -> GenerateOptions:
     """Take the options of generating out of the values of a command."""
-    sampling = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "repeat_penalty")
+    sampling = [name for name in LIMITS if name in values]
     variables = dict(values.pop("template_options"))
     by_variable = variables.pop("enable_thinking", None)
     think = values.pop("think")

@@ -24,10 +24,10 @@ from qwen35_gguf.runtime.chat.openai_types import (
     Message,
     Timings,
 )
+from qwen35_gguf.runtime.engine.sampling import LIMITS
 from qwen35_gguf.runtime.options import GenerateOptions
 
 TIMEOUT = 600.0  # seconds without a sign of life
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty")
 _ADDRESS = re.compile(r"(?:data:|https?://)", re.IGNORECASE)
 _PROGRESS = re.compile(rb": prompt (\d+)/(\d+)")
 
@@ -81,7 +81,7 @@ class RemoteModel:
             "seed": options.seed,
             "thinking_budget": options.thinking_budget,
             "stop_loops": options.stop_loops,
-            **{name: getattr(options, name) for name in SAMPLING},
+            **{name: getattr(options, name) for name in LIMITS},
         }
         variables = dict(options.template_options or {})
         if options.thinking is not None:

@@ -20,7 +20,7 @@ from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.llama.samplers import Chain
+from qwen35_gguf.runtime.llama.samplers import Chain, Dry
 
 MAX_SEED = 0xFFFFFFFE  # the next one means "random" to llama.cpp
 
@@ -33,9 +33,16 @@ class Sampling:
         presence_penalty: subtracted from the logit of a token that is among the last 1,024.
         frequency_penalty: subtracted for each time that it is among them.
         repeat_penalty: divides a positive logit of such a token and multiplies a negative one; 1 does nothing.
+        dry_multiplier: of the penalty for a token that would continue what was written before (DRY); 0: none.
+        dry_base: to the power of the tokens that are repeated beyond `dry_allowed_length`.
+        dry_allowed_length: tokens that may be repeated without a penalty.
+        dry_penalty_last_n: tokens in which repetitions are looked for; -1: all.
+        top_n_sigma: only those stay whose logit is at most N standard deviations below the best; 0 keeps all.
         top_k: only the N best stay; 0 keeps all.
         top_p: only the best stay, up to this total probability.
         min_p: only those stay that have at least this fraction of the best one's probability.
+        xtc_probability: with which the most probable tokens are left out (XTC); 0: never.
+        xtc_threshold: all that have this probability are left out but for the least probable of them.
         temperature: 0 chooses the best.
         bias: tokens, and what is added to their logits before anything else.
 
@@ -48,6 +55,13 @@ class Sampling:
     presence_penalty: float = 1.5
     frequency_penalty: float = 0.0
     repeat_penalty: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
     bias: tuple[tuple[int, float], ...] = ()
 
 
@@ -63,6 +77,8 @@ STORED = {
     "top_k": "top_k",
     "min_p": "min_p",
     "repeat_penalty": "penalty_repeat",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
 }
 LIMITS = {
     "temperature": (0.0, 100.0),
@@ -72,7 +88,15 @@ LIMITS = {
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
     "repeat_penalty": (0.01, 100.0),
+    "top_n_sigma": (0.0, 100.0),
+    "xtc_probability": (0.0, 1.0),
+    "xtc_threshold": (0.0, 1.0),
+    "dry_multiplier": (0.0, 100.0),
+    "dry_base": (1.0, 100.0),
+    "dry_allowed_length": (1, 1 << 20),
+    "dry_penalty_last_n": (-1, 1 << 30),
 }
+WHOLE = ("top_k", "dry_allowed_length", "dry_penalty_last_n")
 
 
 def choose(preset: Sampling, metadata: Mapping[str, str], wanted: Mapping[str, float | None]) -> Sampling:
@@ -94,8 +118,8 @@ def choose(preset: Sampling, metadata: Mapping[str, str], wanted: Mapping[str, f
     for key, value in given.items():
         number(*LIMITS[key])(key, value)
     if given.get("temperature") == 0:
-        result = replace(result, presence_penalty=0.0, frequency_penalty=0.0, repeat_penalty=1.0)
-    exact: dict[str, Any] = {key: int(value) if key == "top_k" else float(value) for key, value in given.items()}
+        result = replace(result, presence_penalty=0.0, frequency_penalty=0.0, repeat_penalty=1.0, dry_multiplier=0.0)
+    exact: dict[str, Any] = {key: int(value) if key in WHOLE else float(value) for key, value in given.items()}
     return replace(result, **exact)
 
 
@@ -187,6 +211,15 @@ class Sampler(Closing):
         ids, amounts = zip(*settings.bias, strict=True) if settings.bias else ((), ())
         self._biased, self._bias = np.array(ids, np.intp), np.array(amounts, np.float32)
         self._lead = list(lead) if mask is not None and after is not None else []
+        dry = None
+        if settings.dry_multiplier > 0:
+            dry = Dry(
+                model,
+                settings.dry_multiplier,
+                settings.dry_base,
+                settings.dry_allowed_length,
+                settings.dry_penalty_last_n,
+            )
         self._chain = Chain(
             model.n_vocab,
             temperature=settings.temperature,
@@ -197,6 +230,9 @@ class Sampler(Closing):
             frequency=settings.frequency_penalty,
             repeat=settings.repeat_penalty,
             seed=seed,
+            top_n_sigma=settings.top_n_sigma,
+            xtc=(settings.xtc_probability, settings.xtc_threshold),
+            dry=dry,
         )
 
     def close(self) -> None:

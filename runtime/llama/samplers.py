@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, library
+from qwen35_gguf.runtime.llama.model import Model
 
 PENALTY_WINDOW = 1024
+DRY_BREAKERS = (b"\n", b":", b'"', b"*")  # llama.cpp's defaults: a repetition ends at them
 BLOCK = 64  # logits whose maximum stands for them in the preselection
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -31,6 +33,23 @@ def preselect(logits: FloatArray, count: int) -> npt.NDArray[np.intp]:
     # Of masked logits only the finite ones are candidates.
     found: npt.NDArray[np.intp] = np.flatnonzero(logits >= bound if bound > -np.inf else logits > bound)
     return found
+
+
+class Dry(NamedTuple):
+    """The penalty for what would continue a repetition (DRY), as llama.cpp has it; see `engine.sampling.Sampling`."""
+
+    model: Model
+    multiplier: float
+    base: float
+    allowed_length: int
+    last_n: int
+
+    def sampler(self, lib: Any) -> Any:
+        """Make the sampler of llama.cpp."""
+        breakers = (ctypes.c_char_p * len(DRY_BREAKERS))(*DRY_BREAKERS)
+        last_n = self.last_n if self.last_n >= 0 else int(lib.llama_model_n_ctx_train(self.model.pointer))
+        numbers = (self.multiplier, self.base, self.allowed_length, last_n)
+        return lib.llama_sampler_init_dry(self.model.vocabulary.pointer, *numbers, breakers, len(DRY_BREAKERS))
 
 
 class Chain(Closing):
@@ -52,8 +71,11 @@ class Chain(Closing):
         frequency: float,
         repeat: float,
         seed: int,
+        top_n_sigma: float = 0.0,
+        xtc: tuple[float, float] = (0.0, 0.0),
+        dry: Dry | None = None,
     ) -> None:
-        """Build a chain; temperature 0 is greedy."""
+        """Build a chain; temperature 0 is greedy. `xtc` is a probability and a threshold."""
         self._library = lib = library()
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
@@ -66,15 +88,23 @@ class Chain(Closing):
             lowering = presence >= 0 and frequency >= 0 and repeat >= 1
             self._keep = self._keep + PENALTY_WINDOW if self._keep and lowering else 0
             added.append(lib.llama_sampler_init_penalties(n_vocab, PENALTY_WINDOW, repeat, frequency, presence))
+        if dry is not None:  # what it lowers may be anywhere
+            self._best_only, self._keep = False, 0
+            added.append(dry.sampler(lib))
         if temperature <= 0:
             added.append(lib.llama_sampler_init_greedy())
         else:
+            if top_n_sigma > 0:  # the deviation is that of all logits
+                self._keep = 0
+                added.append(lib.llama_sampler_init_top_n_sigma(top_n_sigma))
             if top_k > 0:
                 added.append(lib.llama_sampler_init_top_k(top_k))
             if top_p < 1:
                 added.append(lib.llama_sampler_init_top_p(top_p, 1))
             if min_p > 0:
                 added.append(lib.llama_sampler_init_min_p(min_p, 1))
+            if xtc[0] > 0:
+                added.append(lib.llama_sampler_init_xtc(*xtc, 1, seed))
             added += [lib.llama_sampler_init_temp(temperature), lib.llama_sampler_init_dist(seed)]
         for sampler in added:
             lib.llama_sampler_chain_add(self.pointer, sampler)

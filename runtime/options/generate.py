@@ -8,7 +8,7 @@ from typing import Any
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.engine.draft_depth import Depth
-from qwen35_gguf.runtime.engine.sampling import LIMITS
+from qwen35_gguf.runtime.engine.sampling import LIMITS, WHOLE
 from qwen35_gguf.runtime.engine.token_mask import Grammar
 from qwen35_gguf.runtime.field_checks import (
     FOREVER,
@@ -35,7 +35,7 @@ STOP = "a text or a list of texts, none of them empty"
 
 def _sampled(name: str) -> Check:
     low, high = LIMITS[name]
-    return optional(whole(int(low), int(high)) if name == "top_k" else number(low, high))
+    return optional(whole(int(low), int(high)) if name in WHOLE else number(low, high))
 
 
 def _biases(name: str, value: Any) -> dict[int, float]:
@@ -89,6 +89,13 @@ class GenerateOptions:
         presence_penalty: see there.
         frequency_penalty: see there.
         repeat_penalty: see there.
+        top_n_sigma: see there.
+        xtc_probability: see there.
+        xtc_threshold: see there.
+        dry_multiplier: see there.
+        dry_base: see there.
+        dry_allowed_length: see there.
+        dry_penalty_last_n: see there.
 
     Raises:
         MessageError: a value is malformed.
@@ -122,6 +129,13 @@ class GenerateOptions:
     presence_penalty: float | None = checked(_sampled("presence_penalty"))
     frequency_penalty: float | None = checked(_sampled("frequency_penalty"))
     repeat_penalty: float | None = checked(_sampled("repeat_penalty"))
+    top_n_sigma: float | None = checked(_sampled("top_n_sigma"))
+    xtc_probability: float | None = checked(_sampled("xtc_probability"))
+    xtc_threshold: float | None = checked(_sampled("xtc_threshold"))
+    dry_multiplier: float | None = checked(_sampled("dry_multiplier"))
+    dry_base: float | None = checked(_sampled("dry_base"))
+    dry_allowed_length: int | None = checked(_sampled("dry_allowed_length"))
+    dry_penalty_last_n: int | None = checked(_sampled("dry_penalty_last_n"))
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -75,6 +75,13 @@ class FreeKeywords(TypedDict, total=False):
     presence_penalty: float | None
     frequency_penalty: float | None
     repeat_penalty: float | None
+    top_n_sigma: float | None
+    xtc_probability: float | None
+    xtc_threshold: float | None
+    dry_multiplier: float | None
+    dry_base: float | None
+    dry_allowed_length: int | None
+    dry_penalty_last_n: int | None
     user: str | None
     metadata: Mapping[str, Any] | None
     store: bool | None

@@ -21,6 +21,13 @@ SAMPLING = (
     "presence_penalty",
     "frequency_penalty",
     "repeat_penalty",
+    "top_n_sigma",
+    "xtc_probability",
+    "xtc_threshold",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_penalty_last_n",
 )
 SEEDS = 1 << 64
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import llama_cpp
 import numpy as np
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, chosen, new_seed
-from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, candidate_array, preselect
+from qwen35_gguf.runtime.llama.model import Model
+from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, Dry, candidate_array, preselect
 
 N = 5000
 
@@ -28,6 +31,9 @@ N = 5000
         Sampling(temperature=0.8, top_k=0, top_p=0.9, min_p=0.05, presence_penalty=0),
         Sampling(temperature=1.2, top_k=40, top_p=1.0, repeat_penalty=1.1, frequency_penalty=0.3),
         Sampling(temperature=1.0, top_k=30, presence_penalty=-1.0),
+        Sampling(temperature=1.0, top_n_sigma=1.5, top_k=0, top_p=1.0, presence_penalty=0),
+        Sampling(temperature=1.0, top_n_sigma=2.0, presence_penalty=1.0),
+        Sampling(temperature=1.0, top_k=40, top_p=1.0, xtc_probability=0.5, xtc_threshold=0.05, presence_penalty=0),
     ],
 )
 def test_the_choice_is_that_of_the_whole_chain(how: Sampling) -> None:
@@ -42,6 +48,8 @@ def test_the_choice_is_that_of_the_whole_chain(how: Sampling) -> None:
             frequency=how.frequency_penalty,
             repeat=how.repeat_penalty,
             seed=5,
+            top_n_sigma=how.top_n_sigma,
+            xtc=(how.xtc_probability, how.xtc_threshold),
         )
 
     rng = np.random.default_rng(1)
@@ -97,6 +105,64 @@ def test_seeds() -> None:
     assert new_seed(None) != new_seed(None)
     with pytest.raises(MessageError, match="seed: 1.5"):
         new_seed(1.5)  # type: ignore[arg-type]
+
+
+# ---- samplers of their own -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(files: list[Path]) -> Iterator[Model]:
+    with Model(files[0]) as loaded:
+        yield loaded
+
+
+PLAIN = {"top_k": 0, "top_p": 1, "min_p": 0, "presence": 0, "frequency": 0, "repeat": 1, "seed": 0}
+
+
+@pytest.mark.parametrize(("base", "length", "last_n"), [(1.75, 2, -1), (1.2, 3, -1), (2.0, 1, 12)])
+def test_dry_lowers_what_continues_a_repetition_as_its_formula_does(
+    model: Model, base: float, length: int, last_n: int
+) -> None:
+    """The oracle counts by hand: multiplier * base ** (repeated - allowed)."""
+    one, two, three, four = (model.tokenize(text)[-1] for text in (" one", " two", " tree", " four"))
+    written = [one, two, three, four, one, two, three]
+    logits = np.full(model.n_vocab, -10, np.float32)
+    logits[four], logits[one] = 5.0, 5.0 - 0.8 * base ** (3 - length) + 0.01
+    with Chain(model.n_vocab, temperature=0, dry=Dry(model, 0.8, base, length, last_n), **PLAIN) as chain:
+        assert chain.choose(logits) == four
+        for token in written:
+            chain.accept(token)
+        assert chain.choose(logits) == one
+        logits[one] -= 0.02
+        assert chain.choose(logits) == four
+
+
+def test_a_break_ends_a_repetition(model: Model) -> None:
+    one, two, four, line = (model.tokenize(text)[-1] for text in (" one", " two", " four", "\n"))
+    logits = np.full(model.n_vocab, -10, np.float32)
+    logits[four], logits[one] = 5.0, 4.9
+    for between, expected in ((two, one), (line, four)):
+        with Chain(model.n_vocab, temperature=0, dry=Dry(model, 0.8, 1.75, 2, -1), **PLAIN) as chain:
+            for token in (one, one, between, four, one, one, between):
+                chain.accept(token)
+            assert chain.choose(logits) == expected
+
+
+def test_xtc_leaves_the_most_probable_out_but_for_the_last_of_them() -> None:
+    logits = np.full(N, -30, np.float32)
+    logits[[3, 5, 7]] = np.log([0.5, 0.3, 0.2])
+    with Chain(N, temperature=1, xtc=(1.0, 0.25), **PLAIN) as chain:
+        found = {chain.choose(logits) for _ in range(200)}
+    assert found == {5, 7}
+
+
+def test_top_n_sigma_keeps_what_is_near_the_best() -> None:
+    logits = np.random.default_rng(0).normal(size=N).astype(np.float32)
+    allowed = np.flatnonzero(logits >= logits.max() - 0.5 * logits.std())
+    with Chain(N, temperature=5, top_n_sigma=0.5, **PLAIN) as chain:
+        found = {chain.choose(logits) for _ in range(300)}
+    assert found <= set(allowed.tolist())
+    assert len(found) > 1
 
 
 def test_log_probabilities_are_those_of_torch() -> None:
