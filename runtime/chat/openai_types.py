@@ -12,7 +12,7 @@ from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
 from qwen35_gguf.runtime.chat.tool_calls import ToolCall
 
 T = TypeVar("T")
-FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # the last one is no answer of OpenAI's
+FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # OpenAI's API does not have the last one
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,6 @@ def _openai(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 # The options of a call without chat template, and of one with several prompts.
 RAW_OPTIONS = (
-    "stop_loops",
     "max_tokens",
     "stop",
     "seed",
@@ -232,10 +231,10 @@ RAW_OPTIONS = (
     "response_format",
     "timeout",
     "include_usage",
+    "stop_loops",
     *LIMITS,
 )
 MANY_OPTIONS = (
-    "stop_loops",
     "max_tokens",
     "stop",
     "seed",
@@ -244,5 +243,6 @@ MANY_OPTIONS = (
     "grammar",
     "response_format",
     "timeout",
+    "stop_loops",
     *LIMITS,
 )

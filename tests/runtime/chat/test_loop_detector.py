@@ -48,7 +48,7 @@ def generated() -> dict[str, str]:
         "dates": "\n".join(f"2026-{i % 12 + 1:02}-{i % 28 + 1:02},EUR,{rng.random():.2f},ok" for i in range(500)),
         "numbered list": "\n".join(f"{i}. {words(rng, 3)}" for i in range(1, 500)),
         "numbers": " ".join(map(str, range(1500))),
-        "products": "\n".join(f"{a} x {b} = {a * b}" for a in range(1, 21) for b in range(1, 21)),
+        "times table": "\n".join(f"{a} x {b} = {a * b}" for a in range(1, 21) for b in range(1, 21)),
         "sentences": "\n".join(f"- The {words(rng)} of the {words(rng)} is a {words(rng)}." for _ in range(300)),
         "html": "".join(f"<tr>\n  <td>{words(rng)}</td>\n  <td>{i}</td>\n</tr>\n" for i in range(200)),
         "c": ",\n".join(", ".join(f"0x{rng.randrange(256):02x}" for _ in range(12)) for _ in range(80)),
