@@ -25,7 +25,7 @@ class ChunkSize:
         self._squares = self._products = 0.0  # variance of rows, covariance of rows and seconds
 
     def rows(self, step_seconds: float) -> int:
-        """Return the rows of the next chunk while answers run whose own step takes `step_seconds`."""
+        """Return the rows of the next call, perhaps 0, where answers have waited or will wait for `step_seconds`."""
         if not self._rows:
             return min(FIRST, self.n_batch)
         proportion = PRIOR * self._rows * self._rows
@@ -33,7 +33,7 @@ class ChunkSize:
         row = max(row, 0.1 * self._seconds / self._rows)  # interrupted calls may show anything
         fixed = max(0.0, self._seconds - row * self._rows)
         left = SHARE * self.max_gap - step_seconds - fixed
-        return min(max(LEAST, int(left / max(row, 1e-9))), self.n_batch)
+        return min(max(0, int(left / max(row, 1e-9))), self.n_batch)
 
     def record(self, rows: int, seconds: float) -> None:
         """Learn from a chunk."""

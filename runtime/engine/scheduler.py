@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from qwen35_gguf.errors import ContextError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.chunk_size import ChunkSize
+from qwen35_gguf.runtime.engine.chunk_size import LEAST, ChunkSize
 from qwen35_gguf.runtime.engine.decoding import Decoder
 from qwen35_gguf.runtime.engine.draft_depth import Depth
 from qwen35_gguf.runtime.engine.forest.forest import Forest
@@ -270,12 +270,17 @@ class Scheduler(Closing):
         `begun` is when answers began to wait for it, of `time.perf_counter`; None: there are none.
         """
         rows, done = self.main.n_batch, 0
-        if begun is not None and not self._fixed_chunks:
-            rows = self._chunk.rows(self._step_seconds + time.perf_counter() - begun)
+        least = min(LEAST, rows)
         try:
-            while done < rows and run.phase == "prompt" and not run.cancelled:
+            while done < self.main.n_batch and run.phase == "prompt" and not run.cancelled:
                 start = time.perf_counter()
-                count = self._prefill.advance(run, rows if self._fixed_chunks else rows - done)
+                if begun is not None and not self._fixed_chunks:
+                    # Calls end at messages: each has a fixed part, so that the time counts and not the rows.
+                    rows = self._chunk.rows(self._step_seconds + start - begun)
+                    rows = rows if done else max(least, rows)
+                if rows < least:
+                    break
+                count = self._prefill.advance(run, rows)
                 if not count:
                     self._encode(run)
                     break

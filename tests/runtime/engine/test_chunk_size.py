@@ -15,7 +15,7 @@ def learned(fixed: float, row: float, *, max_gap: float = 0.25, n_batch: int = 5
     """Let one learn from a machine on which a chunk of n rows takes `fixed + n * row` seconds."""
     size = ChunkSize(max_gap, n_batch)
     for _ in range(30):
-        rows = size.rows(step)
+        rows = max(LEAST, size.rows(step))
         size.record(rows, fixed + rows * row)
     return size
 
@@ -23,7 +23,7 @@ def learned(fixed: float, row: float, *, max_gap: float = 0.25, n_batch: int = 5
 @given(st.floats(0.001, 0.1), st.floats(1e-5, 5e-3))
 def test_what_is_chosen_keeps_the_bound_and_uses_it(fixed: float, row: float) -> None:
     rows = learned(fixed, row).rows(0.05)
-    assert rows <= 2 * LEAST or 0.05 + fixed + rows * row <= 0.25
+    assert not rows or rows <= 2 * LEAST or 0.05 + fixed + rows * row <= 0.25
     if fixed < 0.05:
         assert rows >= min(512, 0.5 * (0.85 * 0.25 - 0.05 - fixed) / row)
 
@@ -38,6 +38,10 @@ def test_a_machine_that_gets_slower_is_noticed_soon() -> None:
     size = learned(0.01, 1e-3)
     before = size.rows(0.05)
     for _ in range(8):
-        rows = size.rows(0.05)
+        rows = max(LEAST, size.rows(0.05))
         size.record(rows, 0.04 + rows * 4e-3)
     assert size.rows(0.05) < before / 2.5
+
+
+def test_nothing_more_fits_where_the_time_is_used_up() -> None:
+    assert learned(0.03, 1e-3).rows(0.22) == 0
