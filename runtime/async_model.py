@@ -196,6 +196,10 @@ class AsyncQwen35:
         """Return what the prefix cache holds."""
         return await self._run(lambda: self._loaded().cache_info())
 
+    async def warm_up(self) -> None:
+        """Do now what the first prompt would wait for, as `Qwen35.warm_up`."""
+        await self._run(lambda: self._loaded().warm_up())
+
     def snapshot(self) -> Snapshot | None:
         """Return what the model does now and has done so far, as `Qwen35.snapshot`; None while it is not loaded."""
         return None if self._model is None or self._closed else self._model.snapshot()
@@ -363,7 +367,9 @@ class AsyncStream(AsyncIterator[Piece], Generic[Piece]):
         self._end()
         if self._future is not None and not self._future.done():
             with contextlib.suppress(BaseException):
-                await asyncio.wait([asyncio.wrap_future(self._future)])
+                ended = asyncio.wrap_future(self._future)
+                ended.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody else asks
+                await asyncio.wait([ended])
 
     def __del__(self) -> None:
         if not self._over and self._future is not None and not self._future.done():

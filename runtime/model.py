@@ -347,6 +347,11 @@ class Qwen35(Closing):
         with self._lifetime.use():
             return self._loaded.engine.snapshot(self._loaded.plan.options.queue_limit)
 
+    def warm_up(self) -> None:
+        """Do now what the first prompt would wait for: measure what drafts cost, read states of `state_dir`."""
+        with self._lifetime.use():
+            self._loaded.thread.ask(self._loaded.engine.warm_up)
+
     def _vision_encoder(self) -> VisionEncoder:
         with self._loading:
             return self._loaded.vision_encoder()

@@ -188,6 +188,7 @@ class Models:
             model = AsyncQwen35(served.options)
             try:
                 await model.load()
+                await model.warm_up()
             except BaseException:
                 await model.aclose()
                 raise

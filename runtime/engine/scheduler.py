@@ -113,10 +113,29 @@ class Scheduler(Closing):
     def save(self) -> None:
         """Write what the sequences hold to disk, so that the next run continues them; nothing runs any more."""
         store = self.forest.store
+        if store is None:
+            return
         for one in self._sequences:
-            if store is not None and one.items and not one.in_step:
+            store.flush()
+            if one.items and not one.in_step:
                 with contextlib.suppress(Qwen35Error):  # of llama.cpp: then the next run begins without it
                     one.save_prompt(self.forest.cache, store)
+        store.close()
+
+    def warm_up(self) -> None:
+        """Do what the first prompt would wait for: measure what drafts cost, read the newest states from disk."""
+        if any(one.items for one in self._sequences):
+            return
+        self._measure(self._sequences[0])
+        store = self.forest.store
+        if store is not None and not self._fixed_chunks:  # deterministic: nothing is continued as it is
+            for one, state in zip(self._sequences, store.newest(len(self._sequences)), strict=False):
+                one.read_in(state, store)
+
+    def _measure(self, sequence: LiveSequence) -> None:
+        drafter = sequence.drafter
+        if drafter is not None and not self._decoder.measured and not any(one.items for one in self._sequences):
+            self._decoder.measure(drafter)
 
     def close(self) -> None:
         """Free the contexts."""
@@ -355,9 +374,7 @@ class Scheduler(Closing):
             saved, run.saved, run.phase = run.saved, None, "answer"
             run.sequence.resume(saved, self.forest.cache, others)
             return
-        drafter = run.sequence.drafter
-        if drafter is not None and not self._decoder.measured and not any(one.items for one in self._sequences):
-            self._decoder.measure(drafter)
+        self._measure(run.sequence)
         run.began, run.phase = time.perf_counter(), "prompt"
         self._prefill.begin(run, run.sequence)
 

@@ -70,3 +70,20 @@ def test_a_restart_continues_short_chats(files: list[Path], tmp_path: Path) -> N
         after = model.chat(messages, **OPTIONS)
     assert before.text == warm.text == after.text
     assert after.timings.reused_tokens == warm.timings.reused_tokens > 0
+
+
+def test_after_a_restart_the_newest_states_are_in_the_context(files: list[Path], tmp_path: Path) -> None:
+    messages = [*chat("a" * 600), {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "And now?"}]
+    options: dict[str, Any] = {"n_ctx": 2048, "n_threads": 1, "draft": "auto", "parallel": 2, "state_dir": tmp_path}
+    with Qwen35(files[0], **options) as model:
+        before = model.chat(messages, **OPTIONS)
+    with Qwen35(files[0], **options) as model:
+        model.warm_up()
+        assert any(slot.held for slot in model.snapshot().slots)
+        after = model.chat(messages, **OPTIONS)
+        last = model.cache_info().last
+        model.warm_up()  # of no use any more
+    assert last is not None
+    assert last.place == "context"
+    assert last.reused > 100
+    assert after.text == before.text

@@ -88,7 +88,9 @@ def command(
     log_requests: bool,
     loading: LoadOptions,
 ) -> None:
-    """Serve GGUF files, those in a folder, or USER/NAME:QUANT of the Hub, to browsers and to programs that speak the APIs of OpenAI and Anthropic.
+    """Serve GGUF files, those in a folder, or USER/NAME:QUANT of the Hub, to browsers and programs.
+
+    They find a chat page, and the APIs of OpenAI and Anthropic.
 
     A model is known by the name of its file. It is loaded when it is asked for, and leaves when the memory is needed
     for another.

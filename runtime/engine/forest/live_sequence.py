@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
-from qwen35_gguf.errors import ModelError, OutputError
+from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.engine.forest.prefix_cache import (
     FloatArray,
     Item,
@@ -18,8 +17,6 @@ from qwen35_gguf.runtime.engine.forest.reuse import Source, find_source, worth_k
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.mtp import Drafter
 from qwen35_gguf.runtime.llama.context import Context
-
-log = logging.getLogger(__name__)
 
 CACHED_STATES, MOST_STATES = 8, 32  # recurrent states for which the cache has room by default, at least and at most
 SAVED_EVERY = 1024  # new tokens that make it worth writing a state to disk
@@ -210,15 +207,20 @@ class LiveSequence:
         if state is not None and len(state.items) - store.covers(state.items) >= SAVED_LAST and self._restore(state):
             self.save(store, SAVED_LAST)
 
+    def read_in(self, state: SequenceState, store: StateStore) -> None:
+        """Begin with a state on disk; nothing is held yet."""
+        whole = store.read(state)
+        if whole is None or not self._replace(whole):
+            store.forget(state)
+            self.clear()
+            return
+        self.n_prompt, self.in_step = len(self.items), False
+
     def save(self, store: StateStore | None, least: int = SAVED_EVERY) -> None:
         """Write the sequence to disk if at least `least` tokens of it are not there yet."""
-        if store is None or not store.works or len(self.items) - store.covers(self.items) < least:
+        if store is None or not store.works or store.busy or len(self.items) - store.covers(self.items) < least:
             return
-        try:
-            store.save(self.state())
-        except OutputError as error:
-            log.warning("%s; states are no longer saved", error)
-            store.works = False
+        store.save_later(self.state())
 
     def _hidden(self) -> FloatArray | None:
         return None if self.drafter is None or self.drafter.hidden is None else self.drafter.hidden.copy()

@@ -9,7 +9,9 @@ that the context no longer holds, and can be written to disk.
 
 A budget of bytes holds both kinds. What goes first when it is exceeded, the least recently used first: recurrent
 states whose prefix no sequence begins with any more; then those in the middle of a conversation, so that each keeps
-the last one; then whole conversations.
+the last one. Then whole conversations: first the one whose cells cost least to evaluate again for its bytes, where
+what was not used for long counts less (Cherkasova, "Improving WWW proxies performance with Greedy-Dual-Size-Frequency
+caching policy", 1998, without the frequency).
 
 Prefixes are compared item by item: a token id, or the hash of an image's pixels. Positions alone are not enough.
 """
@@ -70,6 +72,7 @@ class RecurrentState:
         n_cells: of the context that the prefix takes.
         state: bytes of llama.cpp.
         hidden: (n_embd,) float32, the last hidden state, which the MTP head takes next; None without one.
+        rank: the lowest goes first.
 
     """
 
@@ -78,6 +81,7 @@ class RecurrentState:
     n_cells: int
     state: ByteArray
     hidden: FloatArray | None = None
+    rank: float = 0.0
 
     @property
     def n_bytes(self) -> int:
@@ -98,6 +102,7 @@ class SequenceState:
         path: the file that it was read from.
         n_prompt: items with which the next prompt of the same conversation begins: up to the last message of the
             prompt, which the answer follows.
+        rank: the lowest goes first.
 
     """
 
@@ -108,6 +113,7 @@ class SequenceState:
     hidden: FloatArray | None = None
     path: Path | None = None
     n_prompt: int = 0
+    rank: float = 0.0
 
     @property
     def n_bytes(self) -> int:
@@ -130,6 +136,7 @@ class PrefixCache:
         self.max_bytes = max_bytes
         self._entries: list[RecurrentState | SequenceState] = []  # the most recently used last
         self.n_bytes = 0
+        self._floor = 0.0  # the rank of the last that was dropped
         self.dropped: deque[list[Item]] = deque(maxlen=REMEMBERED)
 
     def __len__(self) -> int:
@@ -161,9 +168,11 @@ class PrefixCache:
                 self.dropped.append(entry.items)
             return
         self._entries.append(entry)
+        self._rank(entry)
         self.n_bytes += entry.n_bytes
         while self.n_bytes > self.max_bytes:
             victim = self._least_useful(held)
+            self._floor = max(self._floor, victim.rank)
             self.remove(victim)
             if isinstance(victim, SequenceState):
                 self.dropped.append(victim.items)
@@ -183,6 +192,11 @@ class PrefixCache:
         for entry in sorted(used, key=lambda entry: -len(entry.items)):
             self._entries.remove(entry)
             self._entries.append(entry)
+            self._rank(entry)
+
+    def _rank(self, entry: RecurrentState | SequenceState) -> None:
+        """Rank a state that is used now, by the items to evaluate again without it for each of its bytes."""
+        entry.rank = self._floor + entry.n_cells / max(1, entry.n_bytes)
 
     def recurrent_state(self, items: Sequence[Item], limit: int) -> RecurrentState | None:
         """Find the longest recurrent state of at most `limit` items whose prefix `items` begins with."""
@@ -222,7 +236,8 @@ class PrefixCache:
             self.sequence_states()[::-1],
             self._entries,
         )
-        return next(states[0] for states in order if states)
+        found = next(states for states in order if states)
+        return min(found, key=lambda state: state.rank) if isinstance(found[0], SequenceState) else found[0]
 
 
 def begins_with(items: Sequence[Item], prefix: Sequence[Item]) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from qwen35_gguf.atomic_file import SUFFIX as PART
 from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, SequenceState, common_prefix
+
+log = logging.getLogger(__name__)
 
 MAGIC = b"qwen35 state 1\n"
 SUFFIX = ".state"
@@ -53,6 +57,8 @@ class StateStore:
         except OSError as error:
             raise OutputError(f"{folder}: cannot be used for states ({error.strerror or error})") from None
         self.works = True
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
         self._remove_left_behind()
         self.states = list(self._stored())
 
@@ -95,6 +101,45 @@ class StateStore:
         self._prune(path)
         self.states.append(SequenceState(state.items, state.n_pos, state.n_cells, state.state[:0], path=path))
         return path
+
+    @property
+    def busy(self) -> bool:
+        """Whether a state is being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def save_later(self, state: SequenceState) -> None:
+        """Write a state in a thread of its own, so that no answer waits for the disk; not while it is `busy`.
+
+        What cannot be written is a warning, and nothing is written any more.
+        """
+        self._writer = self._writer or ThreadPoolExecutor(1, thread_name_prefix="qwen35-states")
+        self._writing = self._writer.submit(self._save, state)
+
+    def _save(self, state: SequenceState) -> None:
+        try:
+            self.save(state)
+        except OutputError as error:
+            log.warning("%s; states are no longer saved", error)
+            self.works = False
+
+    def flush(self) -> None:
+        """Wait until nothing is being written."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def close(self) -> None:
+        """Write what is being written, and end the thread."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    def newest(self, count: int) -> list[SequenceState]:
+        """Return the states that were written or used last, the newest first."""
+        dated = []
+        for state in self.states:
+            with contextlib.suppress(OSError):
+                if state.path is not None:
+                    dated.append((state.path.stat().st_mtime, state))
+        return [state for _, state in sorted(dated, key=lambda pair: -pair[0])[:count]]
 
     def _prune(self, newest: Path) -> None:
         found = []

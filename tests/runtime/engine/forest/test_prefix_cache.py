@@ -1,4 +1,4 @@
-"""States are found by their prefix, and the least recently used ones are dropped first."""
+"""States are found by their prefix; those are dropped first that are least useful."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen35_gguf.runtime.engine.forest.prefix_cache import PrefixCache, RecurrentState, boundaries, common_prefix
+from qwen35_gguf.runtime.engine.forest.prefix_cache import (
+    PrefixCache,
+    RecurrentState,
+    SequenceState,
+    boundaries,
+    common_prefix,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +61,27 @@ def test_of_a_conversation_the_middle_goes_first() -> None:
     assert cache.recurrent_state([0], 5) is not None
     assert cache.recurrent_state([0] * 4, 4) is not None
     assert len(cache.recurrent_state([0] * 4, 4).items) < 4  # type: ignore[union-attr]
+
+
+def conversation(number: int, n_cells: int, size: int) -> SequenceState:
+    return SequenceState([number] * 4, n_cells, n_cells, np.zeros(size, np.uint8))
+
+
+def test_of_conversations_the_one_that_costs_least_for_its_bytes_goes_first() -> None:
+    cache = PrefixCache(1000)
+    cache.add(conversation(1, 4000, 300))
+    cache.add(conversation(2, 40, 300))
+    cache.add(conversation(3, 400, 300))
+    cache.add(conversation(4, 400, 300))
+    assert {state.items[0] for state in cache.sequence_states()} == {1, 3, 4}
+
+
+def test_a_conversation_that_is_not_used_any_more_goes_in_the_end() -> None:
+    cache = PrefixCache(1000)
+    cache.add(conversation(0, 4000, 300))
+    for number in range(1, 40):
+        cache.add(conversation(number, 400, 300))
+    assert 0 not in {state.items[0] for state in cache.sequence_states()}
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), max_size=9))

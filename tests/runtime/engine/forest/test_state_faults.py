@@ -89,3 +89,25 @@ def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path: Path) ->
         os.utime(each, (0, time.time() - 2 * LEFT_BEHIND))
     StateStore(tmp_path, "m")
     assert (old.exists(), new.exists(), foreign.exists()) == (False, True, True)
+
+
+def test_states_are_written_beside_the_engine_and_a_failure_is_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = StateStore(tmp_path / "states", "m")
+    store.save_later(SequenceState([1, 2], 2, 2, np.zeros(1000, np.uint8)))
+    store.flush()
+    time.sleep(0.01)
+    store.save_later(SequenceState([3], 1, 1, np.zeros(1000, np.uint8)))
+    store.flush()
+    assert [state.items for state in store.newest(5)] == [[3], [1, 2]]
+    assert [state.items for state in store.newest(1)] == [[3]]
+    for path in store.folder.iterdir():
+        path.unlink()
+    store.folder.rmdir()
+    store.folder.write_text("not a folder any more")
+    store.save_later(SequenceState([1, 2, 3], 3, 3, np.zeros(1000, np.uint8)))
+    store.close()
+    assert not store.works
+    (record,) = caplog.records
+    assert record.getMessage().endswith("states are no longer saved")
