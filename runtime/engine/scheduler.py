@@ -12,7 +12,6 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from qwen35_gguf.errors import ContextError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.context_spec import ContextSpec
@@ -23,6 +22,7 @@ from qwen35_gguf.runtime.engine.forest.forest import Forest
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES, LiveSequence
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
+from qwen35_gguf.runtime.engine.image_encoding import ImageEncoding
 from qwen35_gguf.runtime.engine.job import End, Job, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
 from qwen35_gguf.runtime.engine.mtp import Drafter, head_context
@@ -86,7 +86,7 @@ class Scheduler(Closing):
         spec = context_of(spec, parallel, draft, separate=deterministic)
         self.main = Context(model, spec, hidden=spec.n_rs_seq > 0)
         self._head: Context | None = None
-        self._encoder: ThreadPoolExecutor | None = None
+        self._encoding = ImageEncoding()
         try:
             if spec.n_rs_seq:
                 self._head = head_context(model, self.main)
@@ -139,8 +139,7 @@ class Scheduler(Closing):
 
     def close(self) -> None:
         """Free the contexts."""
-        if self._encoder is not None:
-            self._encoder.shutdown(cancel_futures=True)
+        self._encoding.close()
         if self._head is not None:
             self._head.close()
         self.main.close()
@@ -301,7 +300,7 @@ class Scheduler(Closing):
                     break
                 count = self._prefill.advance(run, rows)
                 if not count:
-                    self._encode(run)
+                    self._encoding.begin(run, lambda: self.wake())
                     break
                 self.main.wait()
                 self._chunk.record(count, time.perf_counter() - start)
@@ -320,30 +319,6 @@ class Scheduler(Closing):
         end = self._decoder.sample(run, -1)
         if end is not None:
             self._end(run, end)
-
-    def _encode(self, run: Run) -> None:
-        """Let the image that a prompt waits for be encoded beside the steps.
-
-        Raises:
-            VisionError: that failed.
-
-        """
-        if run.error is not None:
-            raise run.error
-        item = run.job.prompt[len(run.live.items)]
-        if run.encoding or not isinstance(item, MediaChunk):
-            return
-        run.encoding = True
-        self._encoder = self._encoder or ThreadPoolExecutor(1, thread_name_prefix="qwen35-images")
-        self._encoder.submit(self._encode_now, run, item)
-
-    def _encode_now(self, run: Run, item: MediaChunk) -> None:
-        try:
-            item.encode()
-        except Exception as error:
-            run.error = error
-        run.encoding = False
-        self.wake()
 
     # ---- sequences -----------------------------------------------------------------------------------------------
 
