@@ -52,23 +52,21 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=96, help="tokens of an answer")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--slots", type=int, default=4, help="at least; as many as clients, if these are more")
     parser.add_argument("--long", type=int, default=8000, help="tokens of the prompt beside a stream; 0: none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         options.scratch = Path(scratch)
         options.model = options.model or convert(options.scratch, options.size, options.quant)
-        print(
-            f"{options.model.name}, {options.threads} threads, {options.slots} slots, {options.turns} turns of ", end=""
-        )
-        print(f"{options.tokens} tokens behind {options.system}")
+        print(f"{options.model.name}, {options.threads} threads, {options.slots} slots or more, ", end="")
+        print(f"{options.turns} turns of {options.tokens} tokens behind {options.system}")
         print(
             f"{'':<26}{'clients':>8}{'tokens/s':>10}{'first':>9}{'p95':>8}{'later':>8}{'gap p99':>9}{'evaluated':>11}"
         )
         system = packaged_text(CALIBRATION, None)[: int(options.system * CHARACTERS_PER_TOKEN)]
         for name in options.sides.split(";"):
             for clients in map(int, options.clients.split(",")):
-                with running(name, options) as port:
+                with running(name, options, clients=clients) as port:
                     seconds, found = chats(port, system, clients, options.turns, options.tokens)
                 row(name, clients, seconds, found)
         if OURS in options.sides:
@@ -125,15 +123,16 @@ def beside(name: str, options: argparse.Namespace) -> float:
 
 
 @contextmanager
-def running(name: str, options: argparse.Namespace, *more: str) -> Iterator[int]:
-    """Run a server; the block gets its port."""
+def running(name: str, options: argparse.Namespace, *more: str, clients: int = 1) -> Iterator[int]:
+    """Run a server for some clients; the block gets its port."""
+    slots = max(options.slots, clients)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     cells = options.system + options.long + options.turns * (options.tokens + 64) + 2048
     model, threads = str(options.model), str(options.threads)
     if name == OURS:
         command = [sys.executable, "-m", "qwen35_gguf.cli", "serve", model, "--port", str(port), "--quiet"]
-        command += ["--ctx", str(cells), "--threads", threads, "--parallel", str(options.slots), *more]
+        command += ["--ctx", str(cells), "--threads", threads, "--parallel", str(slots), *more]
     else:
         program = str(options.llama_server or llama_server())
         command = [
@@ -143,9 +142,9 @@ def running(name: str, options: argparse.Namespace, *more: str) -> Iterator[int]
             "--port",
             str(port),
             "-c",
-            str(cells * options.slots),
+            str(cells * slots),
             "-np",
-            str(options.slots),
+            str(slots),
         ]
         command += ["-t", threads, "--jinja", "--no-warmup", *(["--no-repack"] if name == NO_REPACK else [])]
     log = (options.scratch / "log").open("w")

@@ -86,7 +86,7 @@ class Scheduler(Closing):
         spec = context_of(spec, parallel, draft, separate=deterministic)
         self.main = Context(model, spec, hidden=spec.n_rs_seq > 0)
         self._head: Context | None = None
-        self._encoding = ImageEncoding()
+        self._encoding, self._store = ImageEncoding(), store
         try:
             if spec.n_rs_seq:
                 self._head = head_context(model, self.main)
@@ -112,7 +112,7 @@ class Scheduler(Closing):
 
     def save(self) -> None:
         """Write what the sequences hold to disk, so that the next run continues them; nothing runs any more."""
-        store = self.forest.store
+        store = self._store
         if store is None:
             return
         for one in self._sequences:
@@ -120,14 +120,14 @@ class Scheduler(Closing):
             if one.items and not one.in_step:
                 with contextlib.suppress(Qwen35Error):  # of llama.cpp: then the next run begins without it
                     one.save_prompt(self.forest.cache, store)
-        store.close()
+        store.flush()
 
     def warm_up(self) -> None:
         """Do what the first prompt would wait for: measure what drafts cost, read the newest states from disk."""
         if any(one.items for one in self._sequences):
             return
         self._measure(self._sequences[0])
-        store = self.forest.store
+        store = self._store
         if store is not None and not self._fixed_chunks:  # deterministic: nothing is continued as it is
             for one, state in zip(self._sequences, store.newest(len(self._sequences)), strict=False):
                 one.read_in(state, store)
@@ -140,6 +140,8 @@ class Scheduler(Closing):
     def close(self) -> None:
         """Free the contexts."""
         self._encoding.close()
+        if self._store is not None:
+            self._store.close()
         if self._head is not None:
             self._head.close()
         self.main.close()

@@ -161,9 +161,11 @@ def test_a_miss_has_a_reason() -> None:
 
 
 def test_what_is_held_is_told(tmp_path: Path) -> None:
-    with engine(store=StateStore(tmp_path, "m")) as made:
+    store = StateStore(tmp_path, "m")
+    with engine(store=store) as made:
         say(made, message(1100, 1))
         say(made, message(60, 2))
+        store.flush()
         context, memory, disk = made.info().sequences
         assert (context.place, memory.place, disk.place) == ("context", "memory", "disk")
         assert context.tokens == 60 + 2 + 8
