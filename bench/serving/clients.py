@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,8 +37,11 @@ class Turn:
     text: str = ""
 
 
-def ask(port: int, messages: list[Message], tokens: int) -> Turn:
-    """Stream an answer of N tokens, without thinking and greedy; random weights must not repeat one token for ever."""
+def ask(port: int, messages: list[Message], tokens: int, enough: threading.Event | None = None) -> Turn:
+    """Stream an answer of N tokens, without thinking and greedy; random weights must not repeat one token for ever.
+
+    `enough` ends it before.
+    """
     body = {
         "messages": messages,
         "stream": True,
@@ -56,6 +60,8 @@ def ask(port: int, messages: list[Message], tokens: int) -> Turn:
     if response.status != 200:
         raise RuntimeError(response.read().decode())
     for line in response:
+        if enough is not None and enough.is_set():
+            break
         if not line.startswith(b"data: {"):
             continue
         data = json.loads(line[6:])

@@ -112,12 +112,14 @@ def beside(name: str, options: argparse.Namespace) -> float:
     prompt = packaged_text(CALIBRATION, None) * 20
     prompt = prompt[: int(options.long * CHARACTERS_PER_TOKEN)]
     turns: list[Turn] = []
+    evaluated = threading.Event()
     with running(name, options) as port:
         stream = [{"role": "user", "content": "Tell me a long story."}]
-        thread = threading.Thread(target=lambda: turns.append(ask(port, stream, 1500)))
+        thread = threading.Thread(target=lambda: turns.append(ask(port, stream, 1500, evaluated)))
         thread.start()
         time.sleep(2)
         ask(port, [{"role": "user", "content": prompt}], 1)
+        evaluated.set()
         thread.join()
     return max(turns[0].gaps)
 
@@ -128,7 +130,7 @@ def running(name: str, options: argparse.Namespace, *more: str, clients: int = 1
     slots = max(options.slots, clients)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    cells = options.system + options.long + options.turns * (options.tokens + 64) + 2048
+    cells = options.system + options.long * 3 // 2 + options.turns * (options.tokens + 64) + 2048
     model, threads = str(options.model), str(options.threads)
     if name == OURS:
         command = [sys.executable, "-m", "qwen35_gguf.cli", "serve", model, "--port", str(port), "--quiet"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen35_gguf.errors import OutputError
@@ -32,6 +32,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     assert found.hidden.tolist() == [0, 1, 2, 3]
 
 
+@settings(deadline=None)  # it waits for the disk
 @given(at=st.integers(0, 1 << 20), bit=st.integers(0, 7))
 def test_no_damaged_file_comes_back(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
     store = StateStore(tmp_path_factory.mktemp("states"), "m")
