@@ -28,11 +28,14 @@ from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_space
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import Conversion, ConversionOptions, PlannedFile, plan_conversion
+from qwen35_gguf.convert.rounding import Rounding
 from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.gguf_file.writer import GGUFStream
 from qwen35_gguf.quant import kernels
+from qwen35_gguf.quant.rounding.moments import Kind
+from qwen35_gguf.quant.rounding.round_rows import InputMoments, round_rows
 
 __all__ = ["Conversion", "ConversionOptions", "PlannedFile", "convert", "plan_conversion", "run", "write_files"]
 
@@ -57,6 +60,8 @@ def convert(
     ignore_config: Sequence[str] = (),
     adapters: Sequence[str | Path] = (),
     adapter_scales: Sequence[float] = (),
+    rounding: Kind | None = None,
+    moments: str | Path | None = None,
     force: bool = False,
     jobs: int = 0,
 ) -> list[Path]:
@@ -77,6 +82,8 @@ def convert(
         ignore_config: keys of config.json that are read as if they were not there, by name or path.
         adapters: PEFT LoRAs, directories or Hub ids, to be merged in this order.
         adapter_scales: one for each adapter; by default 1.
+        rounding: by second moments, block or full; None: each block alone.
+        moments: for `rounding`, made by `qwen35 imatrix --moments`.
         force: replace existing files.
         jobs: threads; 0 for one per core.
 
@@ -102,6 +109,8 @@ def convert(
             ignore_config,
             tuple(adapters),
             tuple(adapter_scales),
+            rounding,
+            moments,
         )
     )
     for note in conversion.notes:
@@ -192,11 +201,12 @@ class Slab(NamedTuple):
 
 
 class Target(NamedTuple):
-    """One of the files that hold a tensor, its type there, and its importance (1 or experts, columns)."""
+    """One of the files that hold a tensor, its type there, its importance (1 or experts, columns), its rounding."""
 
     stream: GGUFStream
     type: GGMLQuantizationType
     importance: Array | None
+    rounding: Rounding | None
 
 
 def _start_threads(stack: ExitStack, jobs: int) -> Threads:
@@ -219,7 +229,8 @@ def _write(
     for file, stream in files:
         stream.write_header(file.metadata)
         for tensor, type_ in zip(file.tensors, file.types, strict=True):
-            targets.setdefault(tensor.name, []).append(Target(stream, type_, file.importance.get(tensor.name)))
+            goal = Target(stream, type_, file.importance.get(tensor.name), file.rounding)
+            targets.setdefault(tensor.name, []).append(goal)
     pending: deque[tuple[Future[Any], Future[None]]] = deque()
     hashed: dict[str, Future[None]] = {}
 
@@ -238,10 +249,11 @@ def _write(
             goals = targets[tensor.name]
             for slab in _slabs(checkpoint, tensor):
                 quantized: dict[tuple[GGMLQuantizationType, int], Future[Array]] = {}
-                for number, (stream, type_, importance) in enumerate(goals, 1):
+                for number, (stream, type_, importance, rounding) in enumerate(goals, 1):
                     key = type_, id(importance)  # files of one release share most of their types
                     if key not in quantized:
-                        quantized[key] = threads.quantizers.submit(_quantize, slab, type_, importance)
+                        inputs = _inputs(rounding, slab, type_)
+                        quantized[key] = threads.quantizers.submit(_quantize, slab, type_, importance, inputs)
                     written = threads.writer.submit(write, stream, slab, quantized[key], number == len(goals))
                     pending.append((quantized[key], written))
                     if len(pending) >= threads.window:
@@ -286,11 +298,19 @@ def _slabs(checkpoint: Checkpoint, tensor: OutputTensor) -> Iterator[Slab]:
         checkpoint.release_source(source)
 
 
-def _quantize(slab: Slab, type_: GGMLQuantizationType, importance: Array | None) -> Array:
+def _inputs(rounding: Rounding | None, slab: Slab, type_: GGMLQuantizationType) -> list[InputMoments] | None:
+    return None if rounding is None else rounding.inputs(slab.tensor, slab.matrix, slab.rows.shape[1], type_)
+
+
+def _quantize(
+    slab: Slab, type_: GGMLQuantizationType, importance: Array | None, inputs: list[InputMoments] | None
+) -> Array:
     """Quantize rows; importance is (1 or experts, columns), and counts for types of blocks only."""
     known = None if importance is None or GGML_QUANT_SIZES[type_][0] == 1 else importance
     try:
         row = None if known is None else known[slab.matrix if len(known) > 1 else 0]
+        if inputs:
+            return round_rows(slab.rows, type_, inputs, row).data
         return kernels.quantize_rows(slab.rows, type_, row)
     except QuantizationError as error:
         raise QuantizationError(f"{slab.tensor}: {error}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,17 @@ from qwen35_gguf.convert.adapters.adapter_metadata import file_label, with_adapt
 from qwen35_gguf.convert.adapters.merging import merge_adapters
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.config.check import check_text, check_vision
+from qwen35_gguf.convert.importance import importance_notes, importance_of
+from qwen35_gguf.convert.rounding import Rounding, open_rounding
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, count_parameters, plan_tensors
 from qwen35_gguf.convert.tokenizer.vocabulary import Vocabulary, read_vocabulary
-from qwen35_gguf.errors import ImatrixError, QuantizationError
+from qwen35_gguf.errors import QuantizationError
 from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant import presets, recipe_file, tensor_types
+from qwen35_gguf.quant.rounding.moments import Kind
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,6 +56,8 @@ class ConversionOptions:
         ignore_config: keys of config.json that are read as if they were not there, by name or path.
         adapters: PEFT LoRAs, directories or Hub ids, to be merged in this order.
         adapter_scales: one for each adapter; by default 1.
+        rounding: by second moments: block or full; None: each block alone.
+        moments: for `rounding`, made by `qwen35 imatrix --moments`; without `imatrix` also the importance matrix.
 
     """
 
@@ -69,6 +74,8 @@ class ConversionOptions:
     ignore_config: Sequence[str] = ()
     adapters: tuple[str | Path, ...] = ()
     adapter_scales: tuple[float, ...] = ()
+    rounding: Kind | None = None
+    moments: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class PlannedFile:
         parameters: weights, for bits per weight.
         importance: (1 or experts, columns) float32 by tensor, of an importance matrix.
         notes: what to tell the user, one line each.
+        rounding: how weights are rounded; None: each block alone.
 
     """
 
@@ -95,6 +103,7 @@ class PlannedFile:
     parameters: int
     importance: dict[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rounding: Rounding | None = None
 
     @property
     def infos(self) -> list[TensorInfo]:
@@ -127,6 +136,7 @@ class Source:
         name: of the model; None: derived from the checkpoint.
         weights: an importance matrix, None without one.
         adapters: that are merged into the checkpoint.
+        rounding: by second moments; None: each block alone.
 
     """
 
@@ -136,6 +146,7 @@ class Source:
     name: str | None = None
     weights: matrices.Imatrix | None = None
     adapters: tuple[Adapter, ...] = ()
+    rounding: Rounding | None = None
 
     @functools.cached_property
     def tensors(self) -> TensorPlan:
@@ -155,7 +166,7 @@ class Source:
             ImatrixError: the matrix is of another model.
 
         """
-        return _importance(self.weights, self.tensors.text) if self.weights is not None else {}
+        return importance_of(self.weights, self.tensors.text) if self.weights is not None else {}
 
     def stem(self, tensors: Sequence[OutputTensor]) -> str:
         """Name the text model of these tensors by the GGUF naming convention, without what it is quantized to."""
@@ -179,6 +190,8 @@ def open_source(
     ignore_config: Sequence[str] = (),
     adapters: Sequence[str | Path] = (),
     adapter_scales: Sequence[float] = (),
+    rounding: Kind | None = None,
+    moments: str | Path | None = None,
 ) -> Source:
     """Find a checkpoint, downloading it if it is a Hub id; check config.json and the headers of the wanted parts.
 
@@ -188,11 +201,17 @@ def open_source(
 
     """
     weights = matrices.read(imatrix) if imatrix is not None else None
+    chosen = open_rounding(rounding, moments)
     merged = open_adapters(adapters, adapter_scales)
     directory, repo, commit = hub.resolve(str(model), revision, parts)
     checkpoint = open_checkpoint(directory, parts, ignore_config)
     checkpoint.notes += check_text(checkpoint.config, str(directory / "config.json"))
-    return Source(merge_adapters(checkpoint, merged, repo or ""), repo, commit, name, weights, tuple(merged))
+    source = Source(merge_adapters(checkpoint, merged, repo or ""), repo, commit, name, weights, tuple(merged), chosen)
+    if chosen is None:
+        return source
+    chosen.check_model(source.checkpoint, source.tensors.text)
+    known = weights or chosen.moments.importance(tensor.name for tensor in source.tensors.text)
+    return replace(source, weights=known)
 
 
 def plan_conversion(options: ConversionOptions) -> Conversion:
@@ -208,6 +227,8 @@ def plan_conversion(options: ConversionOptions) -> Conversion:
         ignore_config=o.ignore_config,
         adapters=o.adapters,
         adapter_scales=o.adapter_scales,
+        rounding=o.rounding,
+        moments=o.moments,
     )
     files = [text_file(source, o.quant, out, mtp=o.mtp, recipe=o.recipe)]
     if source.tensors.vision:
@@ -281,10 +302,12 @@ def text_file(
             *source.vocabulary.entries,
             *(metadata.recipe_metadata(chosen) if chosen is not None else ()),
             *(metadata.imatrix_metadata(source.weights) if source.weights is not None else ()),
+            *(source.rounding.metadata() if source.rounding is not None else ()),
         ),
         parameters[0],
         importance,
-        _importance_notes(source, found, types, lacking) if source.weights is not None else (),
+        importance_notes(source.weights, found, types, lacking) if source.weights is not None else (),
+        source.rounding,
     )
 
 
@@ -338,31 +361,6 @@ def _text_types(
     return tuple(types), lacking
 
 
-def _importance_notes(
-    source: Source, plan: TensorPlan, types: Sequence[GGMLQuantizationType], lacking: Sequence[str]
-) -> tuple[str, ...]:
-    notes = []
-    if lacking:
-        used = sorted({type_.name for tensor, type_ in zip(plan.text, types, strict=True) if tensor.name in lacking})
-        head = f"blk.{plan.architecture.layers}."
-        advice = (
-            "make it with `qwen35 imatrix`, which has them for the MTP head, or leave the head out with --no-mtp"
-            if lacking[0].startswith(head)
-            else "make one of the whole model with `qwen35 imatrix`"
-        )
-        notes.append(
-            f"the importance matrix has no entry for {len(lacking)} tensors that need one, first {lacking[0]}: "
-            f"they are {', '.join(used)}, which needs none; {advice}"
-        )
-    if source.weights is not None and (unseen := source.weights.unseen(tensor.name for tensor in plan.text)):
-        name, count = next(iter(unseen.items()))
-        notes.append(
-            f"{count} experts of {name} (and some of {len(unseen) - 1} other tensors) saw no input when the importance "
-            "matrix was made: their columns count alike; a longer text reaches more of them"
-        )
-    return tuple(notes)
-
-
 def _text_type(
     preset: presets.Preset,
     recipe: recipe_file.Recipe | None,
@@ -381,17 +379,3 @@ def _text_type(
         type_ = tensor_types.tensor_type(preset, tensor.name, tensor.shape, architecture, imatrix=imatrix)
         needed = tensor_types.needs_imatrix(preset, tensor.name, type_)
     return type_, needed
-
-
-def _importance(weights: matrices.Imatrix, tensors: Sequence[OutputTensor]) -> dict[str, Array]:
-    """Find the importance of each tensor that has one.
-
-    Raises:
-        ImatrixError: the matrix is of another model.
-
-    """
-    found = {tensor.name: weights.importance(tensor.name, tensor.shape) for tensor in tensors if len(tensor.shape) > 1}
-    known = {name: values for name, values in found.items() if values is not None}
-    if not known:
-        raise ImatrixError(f"{weights.path}: has no entry for any tensor of this model; give one that was made of it")
-    return known

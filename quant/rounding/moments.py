@@ -145,13 +145,14 @@ class Moments:
         """Tell whether there are moments of a weight tensor's input."""
         return input_of(name) in self.names
 
-    def matrix(self, name: str, number: int, columns: int) -> list[Float]:
+    def matrix(self, name: str, number: int, columns: int, kind: Kind | None = None) -> list[Float]:
         """Return the mean moments of a weight matrix's input, damped by nothing: one matrix, or its blocks.
 
         Args:
             name: of the weight tensor.
             number: of the expert; 0 in a tensor of one matrix.
             columns: of the weight matrix.
+            kind: blocks, of whole matrices as well; by default the file's.
 
         Returns:
             One (columns, columns) float32, or (256, 256) for each block of columns, whose last may be smaller.
@@ -173,9 +174,15 @@ class Moments:
             share = float(columns) / max(1.0, float(counts.sum()))
             one, tokens = one + share * sums.sum(axis=0, dtype=np.float32), tokens + columns
         one = one / np.float32(max(1.0, tokens))
-        parts = [one] if self.provenance.kind == "full" else list(one)
-        if self.provenance.kind == "block" and columns % BLOCK:
-            parts[-1] = np.ascontiguousarray(parts[-1][: columns % BLOCK, : columns % BLOCK])
+        if self.provenance.kind == "block":
+            parts = list(one)
+            last = columns % BLOCK
+            parts[-1] = np.ascontiguousarray(parts[-1][:last, :last]) if last else parts[-1]
+        elif kind == "block":
+            starts = range(0, columns, BLOCK)
+            parts = [np.ascontiguousarray(one[i : i + BLOCK, i : i + BLOCK]) for i in starts]
+        else:
+            parts = [one]
         for matrix in parts:
             _check_matrix(matrix, f"{self.path}: {key}")
         return parts
@@ -187,6 +194,7 @@ class Moments:
             chunks=self.provenance.chunks,
             chunk_size=self.provenance.chunk_size,
             path=self.path,
+            sha256=hashlib.sha256(repr(self.provenance).encode()).hexdigest(),
         )
         for name in filter(self.has, weights):
             found.add(name, self.squares(input_of(name)), self.counts(input_of(name)))

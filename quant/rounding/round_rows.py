@@ -23,6 +23,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Float = npt.NDArray[np.float32]
 
 TYPES = frozenset(LAYOUTS)
+# Off the diagonal, moments are this much smaller than on the calibration text: how columns correlate there is in part
+# chance. Of 0, 0.1 and 0.4, this one diverges least on text that was held out.
+SHRINKING = 0.4
 DAMPING = 0.01  # of the mean of the diagonal, for the factor only: errors are measured undamped
 LEAST_PIVOT = 1e-4  # of the same mean
 
@@ -58,12 +61,15 @@ class Rounded(NamedTuple):
 
 
 def prepare(matrix: Float, threads: int = 1) -> InputMoments:
-    """Damp and factor moments, (columns, columns) float32, not negative definite."""
-    mean = float(np.diagonal(matrix).mean(dtype=np.float64))
-    factor = np.ascontiguousarray(matrix, np.float32).copy()
+    """Shrink, damp and factor moments, (columns, columns) float32, not negative definite."""
+    diagonal = np.diagonal(matrix).astype(np.float32)
+    mean = float(diagonal.mean(dtype=np.float64))
+    shrunk = np.ascontiguousarray(matrix, np.float32) * np.float32(1 - SHRINKING)
+    np.fill_diagonal(shrunk, diagonal)
+    factor = shrunk.copy()
     factor[np.diag_indices(len(factor))] += np.float32(DAMPING * mean)
     _native.factorize(factor, max(LEAST_PIVOT * mean, np.finfo(np.float32).tiny), threads, target())
-    return InputMoments(np.ascontiguousarray(matrix, np.float32), factor)
+    return InputMoments(shrunk, factor)
 
 
 def round_rows(

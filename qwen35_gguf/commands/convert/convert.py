@@ -39,6 +39,12 @@ from qwen35_gguf.units import format_file_size
 @click.option("--recipe", help="Types for single tensors: a file made by `qwen35 recipe`, or deltanet.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix, made by `qwen35 imatrix`.")
 @click.option(
+    "--rounding",
+    type=click.Choice(["block", "full"]),
+    help="Round by second moments, in 256 columns or across the row: less error in the same bytes; takes --moments.",
+)
+@click.option("--moments", type=click.Path(path_type=Path), help="Second moments, made by `qwen35 imatrix --moments`.")
+@click.option(
     "--ignore-config",
     metavar="KEY",
     multiple=True,
@@ -77,7 +83,7 @@ def command(
     if dry_run:
         print_plan(conversion, jobs, tensors=verbose)
         return
-    inputs = [Path(one) for one in (options["imatrix"], options["recipe"]) if one]
+    inputs = [Path(one) for one in (options["imatrix"], options["moments"], options["recipe"]) if one]
     for file in conversion.files:
         check_output(file.path, inputs=inputs, force=force)
     hf_to_gguf.run(conversion, force=force, jobs=jobs)

@@ -1,0 +1,102 @@
+"""Rounding by second moments in a conversion: which tensors, from which file, and what the metadata records."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gguf import GGMLQuantizationType, GGUFValueType
+
+from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.tensor_plan import OutputTensor
+from qwen35_gguf.errors import MomentsError
+from qwen35_gguf.gguf_file.keyvalue import STRING, KeyValue
+from qwen35_gguf.quant.rounding import moments as files
+from qwen35_gguf.quant.rounding.moments import Kind, Moments
+from qwen35_gguf.quant.rounding.round_rows import TYPES, InputMoments, prepare
+
+OUTPUT_NORM = "output_norm.weight"
+PREPARED = 2  # inputs that are kept: matmuls that share one follow each other
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How weights are rounded.
+
+    Attributes:
+        kind: within 256 columns, or across the row.
+        moments: of the inputs.
+
+    """
+
+    kind: Kind
+    moments: Moments
+    _prepared: OrderedDict[tuple[str, int], list[InputMoments]] = field(default_factory=OrderedDict, repr=False)
+
+    def check_model(self, checkpoint: Checkpoint, tensors: Sequence[OutputTensor]) -> None:
+        """Refuse moments of another model, known by its last norm.
+
+        Raises:
+            MomentsError: they are of another one.
+
+        """
+        norm = next((tensor for tensor in tensors if tensor.name == OUTPUT_NORM), None)
+        if norm is None:
+            return
+        (_, weights) = next(iter(norm.matrices(checkpoint)))
+        if files.fingerprint(weights.reshape(-1)) != self.moments.provenance.fingerprint:
+            raise MomentsError(f"{self.moments.path}: is of another model; collect moments of this one")
+
+    def inputs(self, tensor: str, number: int, columns: int, type_: GGMLQuantizationType) -> list[InputMoments] | None:
+        """Return the moments to round a matrix by, or None where it is quantized without.
+
+        Args:
+            tensor: the weights.
+            number: of the expert; 0 in a tensor of one matrix.
+            columns: of the weights.
+            type_: that they get.
+
+        Raises:
+            MomentsError: the moments are damaged, or of another model.
+
+        """
+        if type_ not in TYPES or not self.moments.has(tensor):
+            return None
+        key = files.input_of(tensor), number
+        found = self._prepared.get(key)
+        if found is None:
+            found = [prepare(one) for one in self.moments.matrix(tensor, number, columns, self.kind)]
+            self._prepared[key] = found
+            while len(self._prepared) > PREPARED:
+                self._prepared.popitem(last=False)
+        return found
+
+    def metadata(self) -> list[KeyValue]:
+        """Record it in a file."""
+        provenance = self.moments.provenance
+        return [
+            KeyValue.of("quantize.rounding.kind", self.kind, STRING),
+            KeyValue.of("quantize.rounding.file", self.moments.path.name, STRING),
+            KeyValue.of("quantize.rounding.dataset", " + ".join(provenance.datasets), STRING),
+            KeyValue.of("quantize.rounding.chunks_count", provenance.chunks, GGUFValueType.UINT32),
+            KeyValue.of("quantize.rounding.text_sha256", provenance.text, STRING),
+        ]
+
+
+def open_rounding(kind: Kind | None, moments: str | Path | None) -> Rounding | None:
+    """Open the moments that a conversion rounds by.
+
+    Raises:
+        MomentsError: they are missing, damaged, or only blocks of what is needed.
+
+    """
+    if kind is None and moments is None:
+        return None
+    if kind is None or moments is None:
+        raise MomentsError("rounding needs a kind and moments: give --rounding block or full, and --moments FILE")
+    found = files.read(moments)
+    if kind == "full" and found.provenance.kind == "block":
+        raise MomentsError(f"{moments}: has blocks only; use --rounding block, or collect with --moments full")
+    return Rounding(kind, found)

@@ -1,0 +1,106 @@
+"""`qwen35 convert --rounding`: the same bytes of file, less divergence, and only with moments of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from oracles.paths import TINY
+from qwen35_gguf.cli import main
+from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.errors import MomentsError
+from qwen35_gguf.evaluation import collect_moments, kl_divergence
+from qwen35_gguf.evaluation.collect_imatrix import weight_names
+from qwen35_gguf.evaluation.texts.tokenized import splitter
+from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.quant import imatrix
+from qwen35_gguf.quant.rounding import moments as files
+from qwen35_gguf.quant.rounding.moments import Moments
+
+Factory = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hf_to_gguf.convert(TINY, "F32", tmp_path_factory.mktemp("reference"), vision=False)[0]
+
+
+@pytest.fixture(scope="module")
+def moments(reference: Path) -> Moments:
+    split = splitter(TINY / "calibration.txt", "calibration")
+    out = reference.with_name("m.gguf")
+    return collect_moments.collect(reference, split, out, kind="full", dataset="c", chunk=256, chunks=24)
+
+
+def test_a_rounded_file_has_the_same_layout_and_records_how(moments: Moments, tmp_path: Path) -> None:
+    how = {"vision": False, "moments": moments.path}
+    (made,) = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path / "block", rounding="block", **how)
+    (again,) = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path / "again", rounding="block", jobs=1, **how)
+    (plain,) = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path / "plain", vision=False)
+    assert made.read_bytes() == again.read_bytes()
+    first, second = read_header(made), read_header(plain)
+    assert [(t.name, t.type, t.offset) for t in first.tensors] == [(t.name, t.type, t.offset) for t in second.tensors]
+    assert first.value("quantize.rounding.kind") == "block"
+    assert first.value("quantize.rounding.chunks_count") == 24
+    assert first.value("quantize.imatrix.file") == moments.path.name  # moments are an importance matrix as well
+    result = CliRunner().invoke(main, ["verify", str(made), str(TINY), "--no-parity"])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["Q4_K_M", "Q3_K_M", "Q2_K"])
+def test_a_rounded_file_diverges_less(reference: Path, moments: Moments, tmp_path: Path, quant: str) -> None:
+    base = tmp_path / "base"
+    split = splitter(TINY / "evaluation.txt", "evaluation")
+    kl_divergence.save_reference(reference, split, base, chunk=256, chunks=24)
+    importance = tmp_path / "i.gguf"
+    imatrix.write(moments.importance(weight_names(read_header(reference))), importance)
+    how: tuple[dict[str, Any], ...] = ({"imatrix": importance}, {"rounding": "block", "moments": moments.path})
+    found = []
+    for number, one in enumerate(how):
+        (file,) = hf_to_gguf.convert(TINY, quant, tmp_path / str(number), vision=False, **one)
+        found.append(kl_divergence.evaluate(file, base).mean.value)
+    assert found[1] < 0.9 * found[0]
+
+
+def test_moments_of_another_model_are_refused(moments: Moments, checkpoint: Factory, tmp_path: Path) -> None:
+    other = checkpoint(tied=False)
+    with pytest.raises(MomentsError, match="is of another model"):
+        hf_to_gguf.convert(other, "Q4_K_M", tmp_path, rounding="block", moments=moments.path)
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_what_does_not_fit_is_one_line(moments: Moments, tmp_path: Path) -> None:
+    def refused(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["convert", str(TINY), "--no-vision", "-o", str(tmp_path), *arguments])
+        assert result.exit_code == 2
+        assert "Traceback" not in result.output
+        return result.output
+
+    assert "give --rounding block or full" in refused("--moments", str(moments.path))
+    assert "give --rounding block or full" in refused("--rounding", "block")
+    blocks = files.Provenance("block", moments.provenance.fingerprint, "")
+    path = tmp_path / "b.gguf"
+    files.write(path, blocks, files.widths_of(moments), (moments.entry(name) for name in moments.names))
+    assert "has blocks only" in refused("--rounding", "full", "--moments", str(path))
+    assert "not a file of moments" in refused("--rounding", "full", "--moments", str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(("damage", "reason"), [(np.nan, "non-finite"), (1e12, "indefinite")])
+def test_damaged_moments_are_refused(moments: Moments, tmp_path: Path, damage: float, reason: str) -> None:
+    def entries():  # type: ignore[no-untyped-def]
+        for name in moments.names:
+            sums = np.array(moments.sums(name))
+            sums[0, 0, 1] = sums[0, 1, 0] = damage
+            yield moments.entry(name)._replace(sums=sums)
+
+    path = tmp_path / "bad.gguf"
+    files.write(path, moments.provenance, files.widths_of(moments), entries())
+    with pytest.raises(MomentsError, match=reason):
+        hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path, vision=False, rounding="full", moments=path)
+    assert [p.name for p in tmp_path.glob("*.gguf")] == ["bad.gguf"]
