@@ -48,7 +48,7 @@ def test_a_rounded_file_has_the_same_layout_and_records_how(moments: Moments, tm
     assert first.value("quantize.rounding.kind") == "block"
     assert first.value("quantize.rounding.chunks_count") == 24
     assert first.value("quantize.imatrix.file") == moments.path.name  # moments are an importance matrix as well
-    result = CliRunner().invoke(main, ["verify", str(made), str(TINY), "--no-parity"])
+    result = CliRunner().invoke(main, ["verify", str(made), "--against", str(TINY), "--no-parity"])
     assert result.exit_code == 0, result.output
 
 
