@@ -25,7 +25,7 @@ def test_what_is_chosen_keeps_the_bound_and_uses_it(fixed: float, row: float) ->
     rows = learned(fixed, row).rows(0.05)
     assert not rows or rows <= 2 * LEAST or 0.05 + fixed + rows * row <= 0.25
     if fixed < 0.05:
-        assert rows >= min(512, 0.5 * (0.85 * 0.25 - 0.05 - fixed) / row)
+        assert rows >= min(512, 0.5 * (0.8 * 0.25 - 0.05 - fixed) / row)
 
 
 def test_the_first_chunk_is_small_and_no_chunk_is_larger_than_a_call() -> None:
@@ -44,4 +44,12 @@ def test_a_machine_that_gets_slower_is_noticed_soon() -> None:
 
 
 def test_nothing_more_fits_where_the_time_is_used_up() -> None:
-    assert learned(0.03, 1e-3).rows(0.22) == 0
+    assert learned(0.03, 1e-3).rows(0.24) == 0
+
+
+def test_where_times_vary_more_is_left_free() -> None:
+    steady, varying = ChunkSize(0.25, 512), ChunkSize(0.25, 512)
+    for number in range(40):
+        steady.record(40, 0.15)
+        varying.record(40, 0.15 * (0.8 if number % 2 else 1.2))
+    assert varying.rows(0.05) < 0.85 * steady.rows(0.05)
