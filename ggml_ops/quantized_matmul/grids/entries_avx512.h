@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../bytes_avx512.h"
+#include "entries_in_words.h"
 #include "look_up_avx512.h"
 #include "signs.h"
 #include "tables.h"
@@ -13,7 +14,6 @@
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
 
-// Of 32 entries, those for the i-th 64 weights as bytes, with signs: bit j negates the j-th.
 template <const auto& Grid>
 B unpack_entries(__m512i entries, int i, std::uint64_t signs) {
     // An entry to all words that take bits from it, and these bits to the low end of their bytes.
@@ -30,22 +30,6 @@ B unpack_entries(__m512i entries, int i, std::uint64_t signs) {
     const __m512i values = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), codes);
     return negate<Grid>(values, signs);
 }
-
-// A super-block: entries, 32 to a vector, and signs.
-template <const auto& Grid>
-struct Entries {
-    static constexpr int count = 8 / Grid.weights;  // of vectors
-    __m512i entries[count];
-    Signs signs;
-
-    template <int Half>
-    void unpack(B (&q)[2]) const {
-        for (int i = 0; i < 2; ++i) {
-            const __m512i from = entries[count == 2 ? Half : 0];
-            q[i] = unpack_entries<Grid>(from, count == 2 ? i : 2 * Half + i, signs.of_64[2 * Half + i]);
-        }
-    }
-};
 
 inline __m512i words_at(const std::uint8_t* p) { return _mm512_cvtepu8_epi16(load_32(p)); }
 

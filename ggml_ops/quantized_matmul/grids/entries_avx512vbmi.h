@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../bytes_avx512.h"
+#include "entries_in_words.h"
 #include "load_entries.h"
 #include "look_up_avx512.h"
 
@@ -61,22 +62,6 @@ inline __m256i eight_signs_of_seven(__m256i words) {
     static constexpr Bytes64 start([](int j) { return 32 * (j % 8 / 4) + 7 * (j % 4); });
     return eight_signs_of_low(_mm256_multishift_epi64_epi8(start.load_half(), words));
 }
-
-// A super-block: entries, 32 to a vector, and signs.
-template <const auto& Grid>
-struct Entries {
-    static constexpr int count = 8 / Grid.weights;  // of vectors
-    __m512i entries[count];
-    Signs signs;
-
-    template <int Half>
-    void unpack(B (&q)[2]) const {
-        for (int i = 0; i < 2; ++i) {
-            const __m512i from = entries[count == 2 ? Half : 0];
-            q[i] = unpack_entries<Grid>(from, count == 2 ? i : 2 * Half + i, signs.of_64[2 * Half + i]);
-        }
-    }
-};
 
 // The low byte of each word of an index is a byte of `bytes`, the high one of `high`.
 inline __m512i join(const Bytes64& order, __m512i bytes, __m512i high) {
