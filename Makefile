@@ -87,7 +87,7 @@ test: $(VENV)/.dev  ## run the tests that take seconds
 
 test-all: $(VENV)/.dev  ## run all tests; lists the system packages without which some are skipped
 	@missing=''; \
-	for pair in qemu-aarch64:qemu-user aarch64-linux-gnu-g++:g++-aarch64-linux-gnu go:golang-go; do \
+	for pair in qemu-aarch64:qemu-user aarch64-linux-gnu-g++:g++-aarch64-linux-gnu go:golang-go chromium:chromium node:nodejs; do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
 	if [ -n "$$missing" ]; then echo "Some tests will be skipped; what they need: sudo apt-get install$$missing" >&2; fi
