@@ -25,6 +25,7 @@ Array = np.ndarray[Any, Any]
 TESTS = ROOT / "tests"
 CACHES = ["f32", "f16", "bf16", "q8_0", "q4_0"]
 SCENARIOS = ["steps", "rollback", "sequences", "yarn", "8,192"]
+DEEP = ["8,192, yarn", "16,384"]
 runtime = installed_runtime()
 
 pytestmark = [
@@ -63,6 +64,21 @@ def test_logits_are_those_of_ggml(logits: Any, cache: str, scenario: str) -> Non
     assert llama.mean_kl(ggml, ours) < allowed
     if cache in ("f32", "f16", "bf16"):
         assert (ggml.argmax(-1) == ours.argmax(-1)).mean() > 0.98  # random weights make near ties
+
+
+@pytest.mark.parametrize("scenario", DEEP)
+def test_logits_at_depth_are_those_of_ggml(logits: Any, scenario: str) -> None:
+    """F16 within 1e-5; Q8_0 nearer than ggml's own Q8_0 is to its F16."""
+    stock, ours = logits
+    assert llama.mean_kl(stock[f"f16 {scenario}"], ours[f"f16 {scenario}"]) < 1e-5
+    ggml = stock[f"q8_0 {scenario}"]
+    assert llama.mean_kl(ggml, ours[f"q8_0 {scenario}"]) < llama.mean_kl(stock[f"f16 {scenario}"], ggml)
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_the_same_number_of_threads_computes_the_same_bits(logits: Any, cache: str) -> None:
+    _, ours = logits
+    assert np.array_equal(ours[f"{cache} steps"], ours[f"{cache} again"])
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
