@@ -1,0 +1,98 @@
+"""Size against KL divergence of rounding by second moments, and what it costs.
+
+.venv/bin/python bench/rounding.py [--checkpoint examples/tiny-qwen3.5] [--kinds block,full] [--shapes 0.8B]
+
+All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
+folder, divergence is measured on evaluation.txt. `--shapes` times the matrices of one layer of 0.8B or 9B instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+
+from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.evaluation import collect_moments, kl_divergence
+from qwen35_gguf.evaluation.collect_imatrix import weight_names
+from qwen35_gguf.evaluation.texts.tokenized import splitter
+from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.quant import imatrix
+from qwen35_gguf.quant.rounding.round_rows import prepare, round_rows
+
+PRESETS = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
+CHUNK = 256
+SLICE = 256  # rows that are timed; the others take as long
+# Rows of the matrices that read each input of a gated delta net's layer, by columns.
+SHAPES = {
+    "0.8B": ((1024, 8192 + 2 * 3584), (2048, 1024), (3584, 1024)),
+    "9B": ((4096, 12288 + 2 * 12288), (4096, 4096), (12288, 4096)),
+}
+LAYERS = {"0.8B": 24, "9B": 32}
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=Path("examples/tiny-qwen3.5"))
+    parser.add_argument("--kinds", default="block")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--shapes", choices=SHAPES)
+    options = parser.parse_args()
+    if options.shapes:
+        time_shapes(options.shapes, options.kinds.split(","), options.threads)
+        return
+    calibration, evaluation = (
+        splitter(options.checkpoint / f"{name}.txt", name) for name in ("calibration", "evaluation")
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False)[0]
+        moments = collect_moments.collect(
+            reference, calibration, folder / "m.gguf", kind="full", dataset="c", chunk=CHUNK, threads=options.threads
+        )
+        imatrix.write(moments.importance(weight_names(read_header(reference))), folder / "i.gguf")
+        kl_divergence.save_reference(reference, evaluation, folder / "base", chunk=CHUNK, threads=options.threads)
+
+        def divergence(quant: str, **how: Any) -> tuple[float, float]:
+            file = hf_to_gguf.convert(
+                options.checkpoint, quant, folder / "files", vision=False, imatrix=folder / "i.gguf", force=True, **how
+            )[0]
+            found = kl_divergence.evaluate(file, folder / "base", threads=options.threads)
+            return kl_divergence.bits_per_weight(file), found.mean.value
+
+        for quant in PRESETS:
+            bits, alone = divergence(quant)
+            row = [f"| {quant} | {bits:.2f} | {alone:.5f}"]
+            for kind in options.kinds.split(","):
+                value = divergence(quant, rounding=kind, moments=moments.path)[1]
+                row.append(f"{value:.5f} | {value / alone:.2f}")
+            print(" | ".join(row), "|", flush=True)
+
+
+def time_shapes(size: str, kinds: list[str], threads: int) -> None:
+    """Time some rows of each matrix of a layer, and the factors; print what a whole model would take."""
+    random = np.random.default_rng(0)
+    for kind in kinds:
+        total = 0.0
+        for columns, rows in SHAPES[size]:
+            width = 256 if kind == "block" else columns
+            x = random.normal(size=(512, width)).astype(np.float32)
+            moments = x.T @ x / len(x) + np.eye(width, dtype=np.float32)
+            started = time.perf_counter()
+            one = prepare(moments, threads)
+            total += (time.perf_counter() - started) * columns / width
+            weights = random.normal(size=(SLICE, columns)).astype(np.float32)
+            started = time.perf_counter()
+            round_rows(weights, Type.Q4_K, [one] * (columns // width), threads=threads)
+            total += (time.perf_counter() - started) * rows / SLICE
+        print(f"{size} {kind}: {total:.1f} s a layer, {total * LAYERS[size] / 60:.1f} minutes in all", flush=True)
+
+
+if __name__ == "__main__":
+    main()
