@@ -181,9 +181,11 @@ class LoadedModel(Closing):
         if self.vision is None:
             options = self.plan.options
             mmproj = options.mmproj or find_mmproj(options.path, self.model.n_embd)
-            if self.plan.check_memory:
-                fitting.check_vision_fits(read_header(mmproj), options.image_pixels)
-            self.vision = VisionEncoder(mmproj, self.model, n_threads=self.plan.settings.threads)
+            header = read_header(mmproj)
+            use_gpu = offload.takes_vision(self.plan.offload, header, options.image_pixels)
+            if self.plan.check_memory and not use_gpu:
+                fitting.check_vision_fits(header, options.image_pixels)
+            self.vision = VisionEncoder(mmproj, self.model, n_threads=self.plan.settings.threads, use_gpu=use_gpu)
         return self.vision
 
 

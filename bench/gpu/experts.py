@@ -26,7 +26,7 @@ from qwen35_gguf.runtime.tuning.trial import Trials
 
 N_CTX = 4096
 LEFT = 4 << 30  # bytes of the device
-TUNE, SWEEP = 60, 60  # seconds
+TUNE, SWEEP = 90, 90  # seconds
 TURNS = 2
 
 

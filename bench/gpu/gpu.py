@@ -60,7 +60,7 @@ STAGES: dict[str, tuple[Stage, int]] = {
     "memory": (memory.memory, 90),
     "speed": (speed.speed, 80),
     "profile": (profile_kernels.profile, 45),
-    "experts": (experts.experts, 240),
+    "experts": (experts.experts, 300),
 }
 
 
@@ -93,14 +93,14 @@ def make_files(setup: Setup, expert_layers: int) -> None:
     if "tiny-" not in present:
         hf_to_gguf.convert(ROOT / "examples" / "tiny-qwen3.5", "Q4_K_M", setup.files)
     for size in (*setup.sizes, *(["35B-A3B"] if expert_layers else [])):
-        layers = expert_layers if size == "35B-A3B" else None
         if f"-{size.lower()}-" not in present:
-            shapes.write_headers(size, "Q4_K_M", setup.files, layers)
-    for path in setup.files.glob("*.gguf"):
-        if shapes.is_header(path):
-            begin = time.perf_counter()
-            shapes.fill(path)
-            print(f"{path.name}: {path.stat().st_size / 1e9:.1f} GB in {time.perf_counter() - begin:.1f} s", flush=True)
+            shapes.write_headers(size, "Q4_K_M", setup.files, expert_layers if size == "35B-A3B" else None)
+        for path in (setup.model(size), setup.mmproj(size)):
+            if shapes.is_header(path):
+                begin = time.perf_counter()
+                shapes.fill(path)
+                gigabytes = path.stat().st_size / 1e9
+                print(f"{path.name}: {gigabytes:.1f} GB in {time.perf_counter() - begin:.1f} s", flush=True)
 
 
 def run(name: str, options: argparse.Namespace) -> str:

@@ -85,6 +85,8 @@ def memory(setup: Setup, results: Results) -> None:
         Case(main, n_ctx=65536, mtp=False),
         Case(small, limit=total // 8, n_batch=16),
     ]
+    if experts := sorted(setup.files.glob("Qwen3.5-35B-A3B-*.gguf")):
+        cases[2:2] = [Case(str(experts[0]), limit=size << 30, n_batch=batch) for size, batch in ((3, 512), (6, 2048))]
     for case in cases:
         command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
         for option, values in (("--device", setup.devices), ("--rpc", setup.rpc)):
@@ -107,8 +109,11 @@ def measure(case: Case, setup: Setup) -> dict[str, Any]:
     header, wanted = read_header(Path(case.file)), context_of(case, setup.threads)
     request = MemoryRequest(wanted, mtp=case.mtp)
     with ExitStack() as stack:
-        ask = None if case.limit else stack.enter_context(offload.measuring(header, request, devices))
+        ask = stack.enter_context(offload.measuring(header, request, devices))
+        begin = time.perf_counter()
         plan = plan_placement(header, Machine(available_bytes(), tuple(devices)), request, ask)
+        seconds = time.perf_counter() - begin
+        formula = plan_placement(header, Machine(available_bytes(), tuple(devices)), request)
     start = in_use()
     with ExitStack() as stack:
         lines = stack.enter_context(recorded_log())
@@ -122,6 +127,9 @@ def measure(case: Case, setup: Setup) -> dict[str, Any]:
     seen = {"driver": driver, "weights": loaded - start, "contexts": made - loaded, "computing": computed - made}
     found = compare(plan, devices[0], lines)
     found["layers"], found["overrides"] = plan.n_gpu_layers, len(plan.overrides)
+    parts = next(usage.parts for usage in formula.usage if usage.device == devices[0].name)
+    found["formula"] = sum(parts.get(name, 0) for name in PARTS["compute"]) / MIB
+    found["planning_s"] = seconds
     found["smi"] = {name: size // MIB for name, size in seen.items()} | {"all": (computed - before) // MIB}
     return found
 

@@ -11,13 +11,12 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from divergence import divergence
-from speculation import generate
-from stage import ALL, Results, Setup, prefill, spec, whole
+from stage import ALL, MIB, Results, Setup, in_use, prefill, spec, whole
 
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import MemoryRequest
@@ -30,8 +29,13 @@ from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.llama.mtmd import VisionContext
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
+from qwen35_gguf.runtime.planning.fitting import vision_bytes
 from qwen35_gguf.runtime.planning.placement import place
 from qwen35_gguf.runtime.planning.plan import Machine
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from divergence import divergence
+from speculation import generate
 
 TEXT, GREEDY, N_CTX = 256, 64, 2048
 EVALUATION = Path(__file__).resolve().parents[2] / "examples" / "tiny-qwen3.5" / "evaluation.txt"
@@ -52,7 +56,8 @@ def splits(setup: Setup, results: Results) -> None:
         file, device = setup.model(size), setup.device()
         header = read_header(file)
         request, most = MemoryRequest(spec(N_CTX, setup.threads, n_outputs=TEXT)), offload.most_layers(header)
-        plan, short = place(header, Machine(available_bytes(), (device,)), request)
+        part = replace(device, free=min(device.free, file.stat().st_size * 6 // 10 + 512 * MIB))
+        plan, short = place(header, Machine(available_bytes(), (part,)), request)
         chosen = {"half": offload.choose(header, most // 2, [device], request, ram=0), "all": whole(device)}
         chosen |= {"plan": offload.of_plan(plan, [device])} if not short else {}
         expected = look(file, Offload(), setup.threads)
@@ -63,17 +68,22 @@ def splits(setup: Setup, results: Results) -> None:
             report(results, size, f"{label} ({placed.n_gpu_layers})", expected, look(file, placed, setup.threads))
 
 
+def in_common(expected: list[int], found: list[int]) -> str:
+    """Count the tokens until the first that differs."""
+    differs = np.flatnonzero(np.array(expected) != np.array(found))
+    return f"{int(differs[0]) if len(differs) else len(expected)}/{len(expected)}"
+
+
 def report(results: Results, size: str, label: str, expected: Seen, found: Seen) -> None:
     """Add a row."""
     kl = divergence(expected.logits, found.logits)
-    same = np.flatnonzero(np.array(expected.greedy) != np.array(found.greedy))
     results.add(
         model=size,
         split=label,
         kl=float(kl.mean()),
         kl_max=float(kl.max()),
         same_top=float((expected.logits.argmax(-1) == found.logits.argmax(-1)).mean()),
-        greedy=f"{int(same[0]) if len(same) else GREEDY}/{GREEDY}",
+        greedy=in_common(expected.greedy, found.greedy),
         prefill=found.prefill,
         decode=found.decode,
     )
@@ -104,13 +114,8 @@ def look(file: Path, placed: Offload, threads: int) -> Seen:
 def rounding(file: Path, threads: int) -> Seen:
     """Return what the CPU gives with other kernels, from a process of its own."""
     target = file.with_suffix(".npz")
-    code = (
-        "import sys, numpy, parity; from parity import *; "
-        f"seen = look(Path({str(file)!r}), Offload(), {threads}); "
-        f"numpy.savez({str(target)!r}, *seen)"
-    )
-    environment = os.environ | {"QWEN35_CPU": "portable", "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    command = [sys.executable, __file__, str(file), str(target), str(threads)]
+    subprocess.run(command, check=True, env=os.environ | {"QWEN35_CPU": "portable"})
     with np.load(target) as found:
         logits, greedy, prefilled, decoded = (found[f"arr_{i}"] for i in range(4))
     target.unlink()
@@ -135,7 +140,8 @@ def drafts(setup: Setup, results: Results) -> None:
             if label == "cpu" and size != "tiny":
                 continue
             with Model(setup.model(size), ModelSpec(placed, mtp=True)) as model:
-                expected = draft_rows(setup, results, model, f"{size}, {label}", expected)
+                found = draft_rows(setup, results, model, f"{size}, {label}", expected)
+                expected = expected or found
 
 
 def draft_rows(setup: Setup, results: Results, model: Model, label: str, expected: list[int] | None) -> list[int]:
@@ -145,7 +151,6 @@ def draft_rows(setup: Setup, results: Results, model: Model, label: str, expecte
         generate(model, off, 0, 16)
         known, outcome = generate(model, off, 0, count)
     row = {"off": count / outcome.seconds}
-    same = expected is None or known == expected
     with Scheduler(model, spec(N_CTX, setup.threads), draft=MAX_DEPTH) as engine:
         drafter = engine.forest.sequences[0].drafter
         assert drafter is not None
@@ -157,9 +162,10 @@ def draft_rows(setup: Setup, results: Results, model: Model, label: str, expecte
             tokens, outcome = generate(model, engine, depth, count)
             row[f"depth {depth}"] = count / outcome.seconds
             accepted = f"{outcome.drafts.accepted}/{outcome.drafts.drafted}"
-            results.add(model=label, depth=depth, same_text=tokens == known, accepted=accepted)
+            results.add(model=label, depth=depth, same_text=in_common(known, tokens), accepted=accepted)
     times = " ".join(f"{1e3 * seconds:.2f}" for seconds in steps)
-    results.add(model=label, as_before=same, step_ms=times, draft_ms=1e3 * draft, tokens_per_s=row)
+    same = in_common(expected or known, known)
+    results.add(model=label, as_the_first=same, step_ms=times, draft_ms=1e3 * draft, tokens_per_s=row)
     return known
 
 
@@ -167,30 +173,38 @@ def draft_rows(setup: Setup, results: Results, model: Model, label: str, expecte
 
 
 def vision(setup: Setup, results: Results) -> None:
-    """Compare the embeddings of images on the GPU with the CPU's, and time both."""
+    """Compare the embeddings of images on the GPU with the CPU's; time both; compare memory with the plan's."""
     random = np.random.default_rng(0)
     for size in ("tiny", *setup.sizes):
-        sides = (224,) if size == "tiny" else (224, 1024)
+        mmproj = setup.mmproj(size)
+        sides = (224,) if size == "tiny" else (224, 1024, 2048)
         images = [random.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in sides]
         with Model(setup.model(size), ModelSpec(whole(setup.device()))) as model:
-            found: dict[bool, list[Any]] = {}
-            seconds: dict[bool, list[float]] = {}
-            for gpu in (True, False):
-                with VisionContext(setup.mmproj(size), model, n_threads=setup.threads, use_gpu=gpu) as encoder:
-                    found[gpu], seconds[gpu] = [], []
-                    for image in images:
-                        if gpu:
-                            encoder.encode([image])
-                        begin = time.perf_counter()
-                        found[gpu].append(encoder.encode([image]))
-                        seconds[gpu].append(time.perf_counter() - begin)
+            before, used = in_use(), []
+            with VisionContext(mmproj, model, n_threads=setup.threads, use_gpu=True) as encoder:
+                found = []
+                for image in images:
+                    encoder.encode([image])
+                    found.append(timed(encoder, image))
+                    used.append(in_use() - before)
+            with VisionContext(mmproj, model, n_threads=setup.threads) as encoder:
+                expected = [timed(encoder, image) for image in images if image.shape[0] < 2048]
         for number, side in enumerate(sides):
-            gpu, cpu = found[True][number], found[False][number]
-            results.add(
-                model=size,
-                image=f"{side}x{side}",
-                tokens=len(gpu),
-                difference=float(np.linalg.norm(gpu - cpu) / np.linalg.norm(cpu)),
-                gpu_s=seconds[True][number],
-                cpu_s=seconds[False][number],
-            )
+            gpu, seconds = found[number]
+            planned = vision_bytes(read_header(mmproj), side * side)
+            row = {"tokens": len(gpu), "gpu_s": seconds, "planned_mib": planned // MIB, "smi_mib": used[number] // MIB}
+            if number < len(expected):
+                cpu, row["cpu_s"] = expected[number]
+                errors = np.linalg.norm(gpu - cpu, axis=1) / np.linalg.norm(cpu, axis=1)
+                row |= {"error": float(np.median(errors)), "largest_error": float(errors.max())}
+            results.add(model=size, image=f"{side}x{side}", **row)
+
+
+def timed(encoder: VisionContext, image: Any) -> tuple[Any, float]:
+    """Encode an image; return its embeddings and the seconds."""
+    begin = time.perf_counter()
+    return encoder.encode([image]), time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    np.savez(sys.argv[2], *look(Path(sys.argv[1]), Offload(), int(sys.argv[3])))

@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFValueType
 
 from qwen35_gguf.convert.plan_files import ConversionOptions, plan_conversion
 from qwen35_gguf.errors import GgufError
 from qwen35_gguf.gguf_file.format import DEFAULT_ALIGNMENT
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo, contiguous, encode_header
+from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant.kernels import quantize
 
@@ -33,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 from model_sizes import SPECS, sparse_checkpoint
 
 POOL = 1 << 22  # weights that are quantized for each type and row length
-EMBEDDING_STD = 0.0625
+DRAFT_ROWS = 32768  # of the output matrix, that the MTP head predicts
 CHUNK = 1 << 26  # bytes that one thread writes at a time
 LARGEST = 1 << 37  # bytes of a file
 F32 = GGMLQuantizationType.F32
@@ -64,8 +65,11 @@ def write_headers(size: str, quant: str, out: Path, layers: int | None = None) -
         files = plan_conversion(ConversionOptions(checkpoint, quant, Path(scratch, "out"))).files
         text, mmproj = (out / f"{prefix}Qwen3.5-{size.upper()}-{quant}.gguf" for prefix in ("", "mmproj-"))
         for path, file in zip((text, mmproj), files, strict=True):
-            infos = contiguous(file.infos, DEFAULT_ALIGNMENT)
-            path.write_bytes(encode_header(file.metadata, infos, DEFAULT_ALIGNMENT))
+            infos, metadata = contiguous(file.infos, DEFAULT_ALIGNMENT), list(file.metadata)
+            if path is text:
+                key = f"{'qwen35moe' if spec.moe else 'qwen35'}.nextn_vocab_size"
+                metadata.append(KeyValue.of(key, DRAFT_ROWS, GGUFValueType.UINT32))
+            path.write_bytes(encode_header(metadata, infos, DEFAULT_ALIGNMENT))
     return [text, mmproj]
 
 

@@ -18,7 +18,8 @@ from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.llama.memory_breakdown import PlannedModel
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.planning.compute_buffers import ComputeBuffers
-from qwen35_gguf.runtime.planning.fitting import planned_buffers, planned_model
+from qwen35_gguf.runtime.planning.device_reserve import reserve_of
+from qwen35_gguf.runtime.planning.fitting import planned_buffers, planned_model, vision_bytes_of_gpu
 from qwen35_gguf.runtime.planning.memory import architecture_of
 from qwen35_gguf.runtime.planning.placement import Measure, plan_placement
 from qwen35_gguf.runtime.planning.plan import Machine, Plan
@@ -136,7 +137,7 @@ def choose(
     if layers == "auto":
         if not chosen:
             return Offload()
-        planned = of_plan(plan_placement(header, Machine(ram, tuple(chosen)), request), chosen)
+        planned = of_plan(_planned(header, Machine(ram, tuple(chosen)), request), chosen)
         return replace(planned, devices=tuple(chosen), tensor_split=shares) if planned.devices and shares else planned
     if layers == 0:
         return Offload()
@@ -146,6 +147,14 @@ def choose(
     if layers > most:
         raise DeviceError(f"{layers} layers on a GPU: {header.path.name} has {most} with the output; use -1 for all")
     return Offload(tuple(chosen), _all_as_one(layers, most), shares)
+
+
+def _planned(header: GgufHeader, machine: Machine, request: MemoryRequest) -> Plan:
+    """Return a plan; on GPUs llama.cpp is asked, since the formula is only near what large calls need there."""
+    if not any(device.kind == "gpu" and device.pointer for device in machine.devices):
+        return plan_placement(header, machine, request)
+    with measuring(header, request, machine.devices) as measure:
+        return plan_placement(header, machine, request, measure)
 
 
 def of_settings(
@@ -167,3 +176,15 @@ def with_feed_forward_on_cpu(offload: Offload, header: GgufHeader, count: int) -
         return offload
     moved = (rf"^blk\.({layers})\.ffn_(gate|up|down)(_exps)?\.", CPU)
     return replace(offload, overrides=(*offload.overrides, moved))
+
+
+def takes_vision(offload: Offload, mmproj: GgufHeader, image_pixels: int) -> bool:
+    """Report whether the vision encoder fits on a GPU that has layers, beside these and the reserve of a plan.
+
+    mtmd takes the first GPU that ggml knows (tools/mtmd/clip.cpp): no other counts.
+    """
+    gpus = [device for device in find_devices() if device.kind == "gpu"]
+    used = [device.name for device in offload.devices if not device.endpoint]
+    if not gpus or gpus[0].name not in used:
+        return False
+    return vision_bytes_of_gpu(mmproj, image_pixels) + reserve_of(gpus[0]) <= gpus[0].free

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from qwen35_gguf.errors import DeviceError, MemoryLimitError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.runtime.context_spec import MemoryRequest
-from qwen35_gguf.runtime.llama.devices import RPC_DEVICE, Device
+from qwen35_gguf.runtime.llama.devices import RPC_DEVICE
 from qwen35_gguf.runtime.planning.compute_buffers import (
     CELLS,
     Call,
@@ -29,6 +29,7 @@ from qwen35_gguf.runtime.planning.compute_buffers import (
     Split,
     compute_buffers,
 )
+from qwen35_gguf.runtime.planning.device_reserve import reserve_of
 from qwen35_gguf.runtime.planning.fitting import most_steps, what_fits, with_n_ctx
 from qwen35_gguf.runtime.planning.memory import (
     LONGEST_CONTEXT,
@@ -44,16 +45,10 @@ from qwen35_gguf.runtime.planning.plan import CPU, Machine, Placement, Plan, Usa
 from qwen35_gguf.runtime.planning.yarn import yarn_for
 from qwen35_gguf.units import format_size
 
-GPU_RESERVE = 512 << 20  # of each GPU: the driver's context, and work memory outside of llama.cpp's buffers
 GPU_SPEED = 8  # times as fast as the CPU reads memory; only the order of plans depends on it
 
 
 Measure = Callable[[Plan], ComputeBuffers | None]  # what llama.cpp itself plans; None if it cannot be asked
-
-
-def reserve_of(device: Device) -> int:
-    """Return the bytes of a device that stay free; an RPC server's are those of a processor, or it has a reserve."""
-    return 0 if device.kind == RPC_DEVICE else GPU_RESERVE
 
 
 # ---- placing -----------------------------------------------------------------------------------------------------
@@ -133,6 +128,7 @@ class _Task:
             devices=tuple(shares),
             pipelined=whole and len(layers) == len({layer for layer, _ in layers}),
             cpu_weights=self.model.largest_weights,
+            cpu_experts=self.model.largest_experts,
             output_weights=self.model.output_weights,
         )
 
@@ -141,7 +137,9 @@ class _Task:
         whole = Share(True, True, True, True, True, True)
         shares = tuple(replace(whole, gpu=device.kind != RPC_DEVICE) for device in self.machine.devices)
         cpu = whole if on_cpu else Share(feed_forward=to_cpu, mtp_feed_forward=to_cpu)
-        split = Split(cpu, shares, not (on_cpu or to_cpu) and len(shares) > 1, self.model.largest_weights)
+        pipelined = not (on_cpu or to_cpu) and len(shares) > 1
+        sizes = {"cpu_weights": self.model.largest_weights, "cpu_experts": self.model.largest_experts}
+        split = Split(cpu, shares, pipelined, **sizes)
         return self.buffers(split).total
 
 
@@ -207,7 +205,8 @@ def _filled(task: _Task, n_gpu_layers: int, buffers: Callable[[bool, bool], tupl
 
     def capacity(to_cpu: int) -> list[int]:
         sizes = buffers(start > 0, to_cpu > 0)
-        return [device.free - reserve_of(device) - size for device, size in zip(devices, sizes, strict=False)]
+        spare = [device.free - reserve_of(device, experts=bool(task.model.largest_experts)) for device in devices]
+        return [free - size for free, size in zip(spare, sizes, strict=False)]
 
     def counts_without(count: int) -> tuple[int, ...] | None:
         sizes = [0] * (last + 1 - start)  # an MTP block that is not loaded counts as a layer
@@ -275,7 +274,7 @@ def _plan(task: _Task, choice: _Choice) -> Plan:
         add(name, "MTP compute", mtp)
     for number, device in enumerate(machine.devices):
         if number in placed:
-            add(device.name, "reserve", reserve_of(device))
+            add(device.name, "reserve", reserve_of(device, experts=bool(task.model.largest_experts)))
     add(CPU, "logits", needed.outputs + needed.mtp_outputs)
     add(CPU, "prefix cache", needed.cached_states)
     add(CPU, "vision", needed.vision_weights + needed.vision_compute)

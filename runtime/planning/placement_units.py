@@ -52,6 +52,7 @@ class Units:
         tied: the embedding is also the output matrix.
         output_weights: bytes of the output matrix.
         largest_weights: bytes of the largest tensor of a layer.
+        largest_experts: bytes of the two largest tensors of experts in a layer.
 
     """
 
@@ -60,6 +61,7 @@ class Units:
     tied: bool
     output_weights: int
     largest_weights: int
+    largest_experts: int
 
 
 def role_of(tensor: TensorInfo) -> str:
@@ -79,7 +81,7 @@ def units_of(header: GgufHeader, request: MemoryRequest) -> Units:
     one_state = layer_state_bytes(model)
     weights: dict[tuple[int, str], int] = {}
     others: dict[str, int] = {}
-    largest = 0
+    largest, experts = 0, dict[int, list[int]]()
     for tensor in header.tensors:
         layer = layer_of(tensor)
         if layer is None:
@@ -88,6 +90,8 @@ def units_of(header: GgufHeader, request: MemoryRequest) -> Units:
             key = layer, role_of(tensor)
             weights[key] = weights.get(key, 0) + tensor.nbytes
             largest = max(largest, tensor.nbytes)
+            if role_of(tensor) == "experts":
+                experts.setdefault(layer, []).append(tensor.nbytes)
     drafts = DRAFTS if request.mtp else 0
     units = []
     for (layer, role), n_bytes in sorted(weights.items(), key=lambda item: (item[0][0], item[0][1] != "mixer")):
@@ -108,7 +112,8 @@ def units_of(header: GgufHeader, request: MemoryRequest) -> Units:
     norms = sum(others.values())
     moved = matrix + norms + drafts * (matrix * draft_rows // model.vocab_size)
     units.append(Unit(model.blocks, "output", matrix + norms, 0, moved, False))
-    return Units(tuple(units), embedding, model.tied, matrix, largest)
+    pair = max((sum(sorted(sizes)[-2:]) for sizes in experts.values()), default=0)
+    return Units(tuple(units), embedding, model.tied, matrix, largest, pair)
 
 
 def overrides_of(units: Sequence[Unit], device: str) -> Iterator[tuple[str, str]]:

@@ -36,6 +36,7 @@ from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.llama.rpc import say_hello
 from qwen35_gguf.runtime.planning import offload
+from qwen35_gguf.runtime.planning.device_reserve import in_another_process
 from qwen35_gguf.runtime.settings import Settings, context_spec, from_record, memory_request, model_spec
 from qwen35_gguf.runtime.tuning.search import Measurement
 
@@ -241,7 +242,7 @@ class Trials:
         n_ctx: of the contexts.
         devices: names of the GPUs that may be used, or "cpu".
         rpc: RPC servers, host:port.
-        found: the devices of these names, with the memory that is free there.
+        found: the devices of these names, with the memory that this process finds free; a trial has less of it.
         ram: bytes of RAM that may be used.
         kept: processes that may live at the same time; one where memory holds the model only once.
         side_by_side: whether two of them may use devices: not where these hold the model only once, nor with an RPC
@@ -261,6 +262,9 @@ class Trials:
     patience: float = 300.0
     _live: OrderedDict[Settings, subprocess.Popen[str]] = field(default_factory=OrderedDict)
     _placed: dict[Settings, Offload] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.found = [in_another_process(device) for device in self.found]
 
     def __enter__(self) -> Trials:
         return self

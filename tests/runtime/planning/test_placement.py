@@ -26,8 +26,9 @@ from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.llama.devices import Device, choose_devices, find_devices
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning import memory
+from qwen35_gguf.runtime.planning.device_reserve import DRIVER_CONTEXT, WORK
 from qwen35_gguf.runtime.planning.fitting import requantized
-from qwen35_gguf.runtime.planning.placement import GPU_RESERVE, largest_context, place, plan_placement
+from qwen35_gguf.runtime.planning.placement import largest_context, place, plan_placement
 from qwen35_gguf.runtime.planning.plan import CPU, Machine, Plan
 
 GB = 10**9
@@ -231,12 +232,12 @@ def test_memory_that_is_shared_is_counted_once(headers: dict[str, GgufHeader]) -
 
 
 def test_refusal_names_what_is_short_and_what_fits(headers: dict[str, GgufHeader]) -> None:
-    there = machine(8, 8)
+    there = machine(7, 8)
     with pytest.raises(MemoryLimitError) as caught:
         plan_placement(headers["27b"], there, drafting())
     message = str(caught.value)
     _, short = place(headers["27b"], there, drafting())
-    assert f"{short / 1e9:.1f} GB more than there is (8.0 GB of RAM + 8.0 GB of CUDA0)" in message
+    assert f"{short / 1e9:.1f} GB more than there is (7.0 GB of RAM + 8.0 GB of CUDA0)" in message
     quant = re.search(r"smaller quant fits: (\w+)", message)[1]
     plan_placement(requantized(headers["27b"], quant), there, drafting())
 
@@ -251,7 +252,7 @@ def test_refusal_names_what_is_short_and_what_fits(headers: dict[str, GgufHeader
 
 
 def test_a_gpu_too_small_for_anything_is_left_alone(headers: dict[str, GgufHeader]) -> None:
-    plan = plan_placement(headers["9b"], Machine(16 * GB, (Device("CUDA0", GPU_RESERVE),)), plain(4096))
+    plan = plan_placement(headers["9b"], Machine(16 * GB, (Device("CUDA0", DRIVER_CONTEXT + WORK),)), plain(4096))
     assert plan.n_gpu_layers == 0
     assert plan.usage[1].parts == {}
 

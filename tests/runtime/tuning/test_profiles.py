@@ -19,7 +19,7 @@ from qwen35_gguf.runtime import Qwen35, loading
 from qwen35_gguf.runtime.llama import model as llama_model
 from qwen35_gguf.runtime.llama.devices import Device, Offload
 from qwen35_gguf.runtime.planning import offload
-from qwen35_gguf.runtime.planning.placement import GPU_RESERVE
+from qwen35_gguf.runtime.planning.device_reserve import DRIVER_CONTEXT, WORK
 from qwen35_gguf.runtime.settings import Settings, from_record
 from qwen35_gguf.runtime.tuning import profiles
 
@@ -227,7 +227,7 @@ def test_a_placement_that_does_not_fit_any_more_gives_way_to_a_plan(
     files: list[Path], kept: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As with a longer context than that of the trials; the device is too small for a plan to use it."""
-    device = Device("CUDA0", GPU_RESERVE)
+    device = Device("CUDA0", DRIVER_CONTEXT + WORK)
     profile = profiles.Profile(Settings(1, 1, gpu_layers=3, draft=False), "decode", 1.2, "2026-11-24")
     profiles.save(profile, files[0], [device])
 
