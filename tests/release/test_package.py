@@ -62,7 +62,7 @@ def checksums_of_models(folder: Path) -> list[str]:
 
 def test_one_pass_gives_what_single_conversions_give(release: Path, tmp_path: Path) -> None:
     for quant in ("Q4_K_M", "Q8_0"):
-        for single in hf_to_gguf.convert(TINY, quant, tmp_path, force=True):
+        for single in hf_to_gguf.convert(TINY, quant, tmp_path, mmproj_type="BF16", force=True):
             expected, found = gguf.GGUFReader(single), gguf.GGUFReader(release / single.name)
             assert [t.name for t in found.tensors] == [t.name for t in expected.tensors]
             for a, b in zip(expected.tensors, found.tensors, strict=True):
@@ -264,7 +264,7 @@ def test_what_would_break_for_its_users_is_refused(tmp_path: Path) -> None:
 def existing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GGUF files with odd names, one of them a set of shards."""
     folder = tmp_path_factory.mktemp("existing")
-    text, mmproj = hf_to_gguf.convert(TINY, "Q4_K_M", folder / "made")
+    text, mmproj = hf_to_gguf.convert(TINY, "Q4_K_M", folder / "made", mmproj_type="BF16")
     (exact,) = hf_to_gguf.convert(TINY, "BF16", folder / "made", vision=False)
     shutil.copy(text, folder / "tiny.q4_k_m.gguf")
     shutil.copy(mmproj, folder / "mmproj.gguf")
