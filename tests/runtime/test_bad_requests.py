@@ -49,7 +49,7 @@ def test_bad_messages(shared: Qwen35, messages: object, error: type[Exception], 
         ({"tools": [{"name": "a b"}]}, errors.ToolError, "a b"),
         ({"tools": [TOOL], "tool_choice": "perhaps"}, errors.ToolError, "tool_choice: perhaps"),
         ({"tool_choice": "required"}, errors.ToolError, "tool_choice: required"),
-        ({"grammar": "root ::= ("}, errors.GrammarError, "grammar: cannot be parsed"),
+        ({"grammar": "root ::= ("}, errors.GrammarError, "grammar: line 1 needs"),
         ({"grammar": "x", "response_format": {"type": "json_object"}}, errors.GrammarError, "give one of them"),
         ({"response_format": {"type": "xml"}}, errors.GrammarError, "'xml' is not text"),
         (

@@ -25,6 +25,8 @@ _CHARACTER = re.compile(
 )
 _SHORT = {"n": "\n", "r": "\r", "t": "\t"}
 _EMPTY = '""'
+# What certainly follows is not searched: a rule such as `root ::= "a" root` has no end of it.
+_HEAD = '%llguidance {"no_forcing": true}\n'
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,11 @@ def lark_rules(text: str) -> str:
         return "".join(numbers[piece.name] if isinstance(piece, _Name) else piece for piece in rules[name])
 
     return "".join(
-        [f"start: {numbers['root']}\n", *(f"{numbers[name]}: {written(name)}\n" for name in rules if name in reached)]
+        [
+            _HEAD,
+            f"start: {numbers['root']}\n",
+            *(f"{numbers[name]}: {written(name)}\n" for name in rules if name in reached),
+        ]
     )
 
 
