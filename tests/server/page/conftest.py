@@ -24,7 +24,7 @@ ARGUMENTS = (
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not of the session: its event loop runs in this thread, where others begin theirs
 def browser() -> Iterator[Any]:
     """A browser without a window; tests that need it are skipped where there is none."""
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
