@@ -191,7 +191,7 @@ def test_models_are_listed_and_removed(folder: Path, tmp_path: Path) -> None:
     before = time.time()
     answer("org/shards:Q8_0")
     here = ("models", "--folder", tmp_path / "models")
-    listed = json.loads(run(*here, "--json").stdout)
+    listed = json.loads(run(*here, "--json").stdout)["models"]
     assert [(one["name"], one["kind"]) for one in listed] == [
         ("org/shards:Q8_0", "model"),
         (str(tmp_path / "models" / "mine-Q8_0.gguf"), "model"),
@@ -201,7 +201,7 @@ def test_models_are_listed_and_removed(folder: Path, tmp_path: Path) -> None:
     assert re.search(r"^org/shards:Q8_0 +7\.1 MB +now$", run(*here).stdout, re.MULTILINE)
     assert "give --yes" in run(*here, "rm", "org/shards").stderr
     assert run(*here, "rm", "org/absent", "--yes").exit_code == 2
-    assert len(json.loads(run(*here, "--json").stdout)) == 2
+    assert len(json.loads(run(*here, "--json").stdout)["models"]) == 2
     assert run(*here, "rm", "org/shards", listed[1]["name"], "--yes").exit_code == 0
-    assert json.loads(run(*here, "--json").stdout) == []
+    assert json.loads(run(*here, "--json").stdout) == {"models": []}
     assert not list(tmp_path.glob("cache/models--*"))

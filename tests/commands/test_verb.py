@@ -82,6 +82,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "lint": ("lint", "{}/model.gguf"),
     "merge": ("merge", "{}/shards/part-00001-of-00002.gguf", "-o", "[]/whole.gguf"),
     "split": ("split", "{}/model.gguf", "-o", "[]", "--max-shard-size", "5MB"),
+    "models": ("models", "--folder", "{}"),
     "metadata": ("metadata", "{}/model.gguf"),
     "metadata get": ("metadata", "{}/model.gguf", "get", "general.name"),
     "metadata set": ("metadata", "{}/model.gguf", "set", "general.name", "Other", "-o", "[]/other.gguf"),

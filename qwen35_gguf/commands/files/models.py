@@ -43,7 +43,7 @@ def command(ctx: click.Context, folder: Path) -> None:
         output.advise(f"{format_size(sum(one.size for one in found))} in total; `qwen35 models rm NAME` removes one")
     else:
         output.advise(f"none in the cache of the Hub, none in {folder}; `qwen35 run USER/NAME` downloads one")
-    output.emit([_record(one) for one in found])
+    output.emit({"models": [_record(one) for one in found]})
 
 
 @command.command("rm")
