@@ -131,7 +131,7 @@ def test_files_without_a_checksum_are_remains_of_an_interrupted_run(
     real = package.write_files
 
     def killed(*_: object, **__: object) -> None:
-        hf_to_gguf.convert(TINY, "Q4_0", folder)
+        hf_to_gguf.convert(TINY, "Q4_0", folder, mmproj_type="BF16")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(package, "write_files", killed)
