@@ -159,8 +159,11 @@ def test_a_column_does_not_depend_on_its_neighbours(name: str, target: str) -> N
 def test_targets_agree(name: str, rows: int, columns: int, blocks: int, scale: float, seed: int) -> None:
     packed, x = make(name, rows, columns, 256 * blocks, seed)
     x *= np.float32(10**scale)
-    # One scale of 32 activations is FP16, in ggml as here: beyond its range there is nothing to compare with.
+    # One scale of 32 activations is FP16, and so is their sum beside mins, in ggml as here: beyond its range there
+    # is nothing to compare with.
     assume(name not in reference.BLOCKS_OF_32 or np.abs(x).max() / 127 <= np.finfo(np.float16).max)
+    sums = np.abs(x).reshape(-1, 32).sum(axis=1)
+    assume(name not in ("Q4_1", "Q5_1") or sums.max() <= 0.8 * np.finfo(np.float16).max)
     wanted = expected(packed, name, x)
     for target in _native.mul_mat_targets():
         assert_close(multiply(packed, name, x, target), wanted)
