@@ -142,13 +142,13 @@ def convert_checkpoint(checkpoint: Path, quant: str) -> Path:
 
 def in_environment(
     python: Path, model: Path, threads: int, repack: bool, cpu: str, script: str = __file__
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Measure in a process of that environment, which runs a benchmark's `--child`."""
     command = [str(python), script, "--child", str(model), str(threads), str(repack)]
     done = subprocess.run(
         command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=child_environment(cpu)
     )
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from runtime import BUILDS, CMAKE_ARGS, SIDES, child_environment, convert, environment, rotated
+from runtime import BUILDS, CMAKE_ARGS, SIDES, convert, environment, in_environment, rotated
 
 NUMBERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48, 64)
 KINDS = ("tokens", "sequences")
@@ -55,16 +54,8 @@ def main() -> None:
         for number in range(options.rounds):
             for name in rotated(SIDES, number):
                 side = SIDES[name]
-                command = [str(pythons[side.build]), __file__, "--child", str(model), str(options.threads)]
-                done = subprocess.run(
-                    [*command, str(side.repack)],
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    env=child_environment(options.cpu),
-                )
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                python = pythons[side.build]
+                found[name].append(in_environment(python, model, options.threads, side.repack, options.cpu, __file__))
     print(f"{model.name}, built for {options.cpu}, {options.threads} threads, median of {options.rounds}")
     for kind in KINDS:
         report(kind, {name: [run[kind] for run in runs] for name, runs in found.items()})
