@@ -90,7 +90,7 @@ def timed(llama_cpp: Any, model: Any, threads: int, kind: str) -> list[float]:
     """Time the calls of one kind; each number has its calls in a row, as a server has."""
     sequences = max(NUMBERS) if kind == "sequences" else 1  # 64 of the 0.8B have states of 1.2 GB
     options = llama_cpp.llama_context_default_params()
-    options.n_ctx = sequences * (PROMPT + len(NUMBERS) * (REPEATS + 2)) + 2048 * (sequences == 1)
+    options.n_ctx = sequences * PROMPT + sum(NUMBERS) * (REPEATS + 1)  # all share the cells
     options.n_batch, options.n_ubatch, options.n_seq_max, options.kv_unified = 512, 512, sequences, True
     options.n_threads = options.n_threads_batch = threads
     ctx = llama_cpp.llama_init_from_model(model, options)
