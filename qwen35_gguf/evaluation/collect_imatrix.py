@@ -9,7 +9,8 @@ Source: llama.cpp tools/imatrix/imatrix.cpp (collect_imatrix: what is summed).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,50 +49,64 @@ class Observer(Protocol):
         """Take the residual stream, (tokens, hidden), after something was added to it."""
 
 
-class Collector:
-    """Sums the squares of the inputs of matmuls with weights.
+class SquareSums:
+    """Sums the squares of inputs: what an importance matrix holds.
 
     Attributes:
         found: the sums so far.
-        watch: the callback of llama.cpp.
 
     """
 
-    def __init__(self, names: Sequence[str], observer: Observer | None = None) -> None:
-        """Collect for the matmuls with these weight tensors, which `observer` is shown as well."""
-        self._names = set(names)
-        self._observer = observer
-        self.found = Imatrix()
-        self.watch = EvalCallback(self._wanted, self._take)
+    def __init__(self, found: Imatrix) -> None:
+        """Add to an importance matrix."""
+        self.found = found
 
-    def _wanted(self, kind: str, node: Any) -> bool:
-        if kind == "ADD":
-            return self._observer is not None and node.name.decode().partition("-")[0] in RESIDUALS
-        return kind in ("MUL_MAT", "MUL_MAT_ID") and node.src[0].contents.name.decode() in self._names
+    def see_input(self, name: str, rows: Any, experts: Any, count: int) -> None:
+        """Add the squares of these inputs, and count them."""
+        if experts is None:
+            self.found.add(name, np.einsum("ij,ij->j", rows, rows)[None], np.array([len(rows)]))
+            return
+        sums = np.zeros((count, rows.shape[-1]), np.float64)
+        np.add.at(sums, experts, np.square(rows))
+        self.found.add(name, sums, np.bincount(experts, minlength=count))
 
-    def _take(self, kind: str, node: Any) -> None:
+    def see_residual(self, rows: Any) -> None:
+        """Do nothing: every token counts alike."""
+
+
+def watch_inputs(names: Sequence[str], observer: Observer, *, residuals: bool = False) -> EvalCallback:
+    """Return a callback of llama.cpp that shows an observer the inputs of the matmuls with these weight tensors.
+
+    Args:
+        names: of the weight tensors.
+        observer: is shown the inputs.
+        residuals: show the residual stream as well; llama.cpp computes these nodes one by one, too.
+
+    """
+    weights = set(names)
+
+    def wanted(kind: str, node: Any) -> bool:
         if kind == "ADD":
-            if self._observer is not None:
-                self._observer.see_residual(view(node, np.float32)[0, 0])
+            return residuals and node.name.decode().partition("-")[0] in RESIDUALS
+        return kind in ("MUL_MAT", "MUL_MAT_ID") and node.src[0].contents.name.decode() in weights
+
+    def take(kind: str, node: Any) -> None:
+        if kind == "ADD":
+            observer.see_residual(view(node, np.float32)[0, 0])
             return
         weight, x = node.src[0].contents, node.src[1].contents
+        name = weight.name.decode()
         if x.type != 0:  # GGML_TYPE_F32
-            raise ModelError(f"{weight.name.decode()}: its input is not float32")
-        name, inputs = weight.name.decode(), view(x, np.float32)
+            raise ModelError(f"{name}: its input is not float32")
+        inputs = view(x, np.float32)
         if kind == "MUL_MAT":
-            rows = inputs.reshape(-1, inputs.shape[-1])
-            self.found.add(name, np.einsum("ij,ij->j", rows, rows)[None], np.array([len(rows)]))
-            if self._observer is not None:
-                self._observer.see_input(name, rows, None, 1)
+            observer.see_input(name, inputs.reshape(-1, inputs.shape[-1]), None, 1)
             return
         experts = view(node.src[2].contents, np.int32)[0, 0]  # (tokens, used)
-        inputs = np.broadcast_to(inputs[0], (*experts.shape, inputs.shape[-1]))  # (tokens, used, columns)
-        count = int(weight.ne[2])
-        sums = np.zeros((count, inputs.shape[-1]), np.float64)
-        np.add.at(sums, experts.reshape(-1), np.square(inputs.reshape(-1, inputs.shape[-1])))
-        self.found.add(name, sums, np.bincount(experts.reshape(-1), minlength=count))
-        if self._observer is not None:
-            self._observer.see_input(name, inputs.reshape(-1, inputs.shape[-1]), experts.reshape(-1), count)
+        rows = np.broadcast_to(inputs[0], (*experts.shape, inputs.shape[-1]))  # (tokens, used, columns)
+        observer.see_input(name, rows.reshape(-1, rows.shape[-1]), experts.reshape(-1), int(weight.ne[2]))
+
+    return EvalCallback(wanted, take)
 
 
 def weight_names(header: GgufHeader) -> list[str]:
@@ -158,66 +173,90 @@ def collect(
     header = read_model(model)
     mtp = memory.has_mtp(header)
     part = out.with_name(out.name + ".part")
-    collector = Collector(weight_names(header))
-    spec = ContextSpec(chunk, n_batch=chunk, n_threads=threads)
-    with (
-        Model(model, ModelSpec(mtp=mtp)) as loaded,
-        Context(loaded, replace(spec, n_outputs=chunk), hidden=mtp, eval_callback=collector.watch) as main,
-    ):
+    with Model(model, ModelSpec(mtp=mtp)) as loaded:
         ids = split(loaded)
-        total = min(len(ids) // chunk, chunks or len(ids))
-        if total == 0:
-            raise ImatrixError(f"{dataset}: has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
-        collector.found = _begun(part, model, ids, dataset, chunk)
-        head = None
-        if mtp:
-            rows = replace(spec, n_outputs=OUTPUT_ROWS)
-            head = Context(loaded, rows, mtp_of=main, eval_callback=collector.watch)
-        try:
-            for number in range(collector.found.chunks, total):
-                evaluate_chunk(main, head, ids[number * chunk : (number + 1) * chunk], collector)
-                collector.found.chunks = number + 1
-                advance(number + 1, total)
-                if (number + 1) % SAVE_EVERY == 0 and number + 1 < total:
-                    matrices.write(collector.found, part)
-        except KeyboardInterrupt:
-            if collector.found.chunks:
-                matrices.write(collector.found, part)
-            raise
-        finally:
-            if head is not None:
-                head.close()
-    matrices.write(collector.found, part)
+        total = count_chunks(ids, chunk, chunks, dataset)
+        sums = SquareSums(_begun(part, model, ids, dataset, chunk))
+        watch = watch_inputs(weight_names(header), sums)
+        with chunk_contexts(loaded, chunk, threads, watch, mtp=mtp) as evaluate:
+            try:
+                for number in range(sums.found.chunks, total):
+                    _add_chunk(sums, evaluate, ids[number * chunk : (number + 1) * chunk])
+                    sums.found.chunks = number + 1
+                    advance(number + 1, total)
+                    if (number + 1) % SAVE_EVERY == 0 and number + 1 < total:
+                        matrices.write(sums.found, part)
+            except KeyboardInterrupt:
+                if sums.found.chunks:
+                    matrices.write(sums.found, part)
+                raise
+    matrices.write(sums.found, part)
     with disk_errors(out):
         part.replace(out)  # not written anew: until now it is what another run resumes from
-    return collector.found
+    return sums.found
 
 
-def evaluate_chunk(main: Context, head: Context | None, ids: Sequence[int], collector: Collector) -> None:
-    """Evaluate a chunk with an empty context, by the main model and its MTP head; an incomplete one does not count."""
-    rows = min(OUTPUT_ROWS, len(ids))
-    before = {name: (entry.sums.copy(), entry.counts.copy()) for name, entry in collector.found.entries.items()}
+def count_chunks(ids: Sequence[int], chunk: int, chunks: int | None, dataset: str) -> int:
+    """Return how many chunks of a text are evaluated: at most `chunks`.
+
+    Raises:
+        ImatrixError: not even one.
+
+    """
+    total = min(len(ids) // chunk, chunks or len(ids))
+    if total == 0:
+        raise ImatrixError(f"{dataset}: has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
+    return total
+
+
+def text_digest(ids: Sequence[int]) -> str:
+    """Return the SHA-256 of the token ids of a text, in hexadecimal."""
+    return hashlib.sha256(np.array(ids, np.int32).tobytes()).hexdigest()
+
+
+@contextmanager
+def chunk_contexts(
+    model: Model, chunk: int, threads: int, watch: EvalCallback, *, mtp: bool
+) -> Iterator[Callable[[Sequence[int]], None]]:
+    """Give a function that evaluates a chunk with an empty context, by the main model and its MTP head."""
+    spec = ContextSpec(chunk, n_batch=chunk, n_threads=threads)
+    with ExitStack() as stack:
+        main = stack.enter_context(Context(model, replace(spec, n_outputs=chunk), hidden=mtp, eval_callback=watch))
+        head = None
+        if mtp:
+            last = replace(spec, n_outputs=OUTPUT_ROWS)
+            head = stack.enter_context(Context(model, last, mtp_of=main, eval_callback=watch))
+
+        def evaluate(ids: Sequence[int]) -> None:
+            rows = min(OUTPUT_ROWS, len(ids))
+            try:
+                main.clear()
+                main.evaluate(ids, 0, outputs=rows)
+                main.logits(-1)  # waits
+                watch.check()
+                if head is not None:
+                    head.clear()
+                    head.evaluate(ids[1:], 1, outputs=min(rows, len(ids) - 1), embd=main.hidden(len(ids))[:-1])
+                    head.logits(-1)
+            finally:
+                watch.check()
+
+        yield evaluate
+
+
+def _add_chunk(sums: SquareSums, evaluate: Callable[[Sequence[int]], None], ids: Sequence[int]) -> None:
+    """Evaluate a chunk; an incomplete one does not count."""
+    before = {name: (entry.sums.copy(), entry.counts.copy()) for name, entry in sums.found.entries.items()}
     try:
-        main.clear()
-        main.evaluate(ids, 0, outputs=rows)
-        main.logits(-1)  # waits
-        collector.watch.check()
-        if head is not None:
-            head.clear()
-            head.evaluate(ids[1:], 1, outputs=min(rows, len(ids) - 1), embd=main.hidden(len(ids))[:-1])
-            head.logits(-1)
-        collector.watch.check()
+        evaluate(ids)
     except BaseException:
-        # an incomplete chunk does not count
-        collector.found.entries = {name: matrices.Entry(*values) for name, values in before.items()}
-        collector.watch.check()
+        sums.found.entries = {name: matrices.Entry(*values) for name, values in before.items()}
         raise
 
 
 def _begun(part: Path, model: Path, ids: Sequence[int], dataset: str, chunk: int) -> Imatrix:
     """Read the sums of an interrupted run, if its text, model and chunks are the same."""
-    text = hashlib.sha256(np.array(ids, np.int32).tobytes()).hexdigest()
-    extra = {TEXT_KEY: text, MODEL_KEY: model_identity(model)}
+    extra = {TEXT_KEY: text_digest(ids), MODEL_KEY: model_identity(model)}
     if part.exists():
         try:
             found = matrices.read(part)

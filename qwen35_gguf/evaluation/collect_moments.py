@@ -6,10 +6,8 @@ that is complete is in a file of its own, which an interrupted run resumes from.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import ImatrixError, ModelError, MomentsError
+from qwen35_gguf.errors import ModelError, MomentsError
 from qwen35_gguf.evaluation.collect_imatrix import (
-    OUTPUT_ROWS,
     SAVE_EVERY,
     Advance,
-    Collector,
-    evaluate_chunk,
+    chunk_contexts,
+    count_chunks,
+    text_digest,
+    watch_inputs,
     weight_names,
 )
 from qwen35_gguf.evaluation.texts.tokenized import Split
@@ -32,8 +31,6 @@ from qwen35_gguf.gguf_file.reader import map_data, tensor_data
 from qwen35_gguf.quant import tensor_types
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, Moments, Provenance
-from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
@@ -162,11 +159,9 @@ def collect(
     widths = {tensor.name: tensor.shape[-1] for tensor in header.tensors}
     with Model(model, ModelSpec(mtp=mtp)) as loaded:
         ids = split(loaded)
-        total = min(len(ids) // chunk, chunks or len(ids))
-        if total == 0:
-            raise ImatrixError(f"{dataset}: has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
+        total = count_chunks(ids, chunk, chunks, dataset)
         text = Text(ids, chunk, total, dataset)
-        provenance = Provenance(kind, _fingerprint(header), _digest(ids), (dataset,), 0, chunk)
+        provenance = Provenance(kind, _fingerprint(header), text_digest(ids), (dataset,), 0, chunk)
         parts = [out.with_name(f"{out.name}.group-{number}") for number in range(len(groups))]
         for number, (shapes, part) in enumerate(zip(groups, parts, strict=True)):
             done = number * total
@@ -207,18 +202,10 @@ def _collect_group(
         widths = {name: (shape, sums.squares[name].shape[1]) for name, shape in shapes.items()}
         files.write(part, replace(provenance, chunks=done), widths, entries)
 
-    collector = Collector(list(shapes), sums)
-    spec = ContextSpec(text.chunk, n_batch=text.chunk, n_threads=threads)
-    with ExitStack() as stack:
-        main = stack.enter_context(
-            Context(model, replace(spec, n_outputs=text.chunk), hidden=mtp, eval_callback=collector.watch)
-        )
-        head = None
-        if mtp:
-            rows = replace(spec, n_outputs=OUTPUT_ROWS)
-            head = stack.enter_context(Context(model, rows, mtp_of=main, eval_callback=collector.watch))
+    watch = watch_inputs(list(shapes), sums, residuals=True)
+    with chunk_contexts(model, text.chunk, threads, watch, mtp=mtp) as evaluate:
         for number in range(begun, text.chunks):
-            evaluate_chunk(main, head, text.ids[number * text.chunk : (number + 1) * text.chunk], collector)
+            evaluate(text.ids[number * text.chunk : (number + 1) * text.chunk])
             sums.finish_chunk()
             advance(number + 1)
             if (number + 1) % SAVE_EVERY == 0 and number + 1 < text.chunks:
@@ -280,7 +267,3 @@ def _fingerprint(header: GgufHeader) -> str:
     if norm is None:
         raise ModelError(f"{header.path}: has no {OUTPUT_NORM}; use a text model")
     return files.fingerprint(tensor_data(header, norm, map_data(header)).view("<f4"))
-
-
-def _digest(ids: Sequence[int]) -> str:
-    return hashlib.sha256(np.array(ids, np.int32).tobytes()).hexdigest()
