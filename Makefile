@@ -17,6 +17,7 @@ IMAGE      ?=
 STOCK      ?=
 PORT       ?= 8080
 CUDA       ?=
+MACHINE    ?=
 
 BUILD_FLAGS = $(if $(filter-out 0,$(STOCK)),--stock) $(if $(CUDA),--cuda '$(CUDA)')
 
@@ -44,7 +45,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
+.PHONY: help convert run serve runtime wheels test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -81,6 +82,9 @@ ifneq ($(strip $(BUILD_FLAGS)),)
 	'$(BIN)/python' patches/build.py $(BUILD_FLAGS)
 endif
 	@'$(BIN)/qwen35' doctor
+
+wheels: $(VENV)/.wheels  ## write into dist/ what `pip install 'qwen35-gguf[runtime]'` takes from us; MACHINE=aarch64 for ARM
+	'$(BIN)/python' patches/wheels.py $(if $(MACHINE),--machine '$(MACHINE)')
 
 test: $(VENV)/.dev  ## run the tests that take seconds
 	'$(BIN)/python' -m pytest -m 'not slow'
@@ -179,11 +183,11 @@ $(VENV)/.llama: $(PATCHES) | $(BIN)/python$(EXE)
 
 # One stamp for each set of extras.
 $(VENV)/.runtime: $(SOURCES) $(VENV)/.llama
-	'$(BIN)/python' -m pip install --quiet -e '.[runtime,vision,examples]'
+	'$(BIN)/python' -m pip install --quiet -e '.[llama-cpp,vision,examples]'
 	@touch '$@'
 
 $(VENV)/.server: $(SOURCES) $(VENV)/.llama
-	'$(BIN)/python' -m pip install --quiet -e '.[server,vision,examples]'
+	'$(BIN)/python' -m pip install --quiet -e '.[http,llama-cpp,vision,examples]'
 	@touch '$(VENV)/.runtime' '$@'
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.llama
@@ -192,4 +196,8 @@ $(VENV)/.dev: $(SOURCES) $(VENV)/.llama
 
 $(VENV)/.unit: $(SOURCES) | $(BIN)/python$(EXE)
 	'$(BIN)/python' -m pip install --quiet -e '.[unit]'
+	@touch '$@'
+
+$(VENV)/.wheels: $(SOURCES) | $(BIN)/python$(EXE)
+	'$(BIN)/python' -m pip install --quiet -e '.[wheels]'
 	@touch '$@'

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--cuda", metavar="ARCHITECTURE", default="", help="for NVIDIA GPUs: 86, 89, ... or native")
     parser.add_argument("--python", default=sys.executable, help="of the environment to install into")
     options = parser.parse_args()
-    patches = [] if options.stock else sorted(HERE.glob("[0-9]*.patch"))
+    patches = [] if options.stock else series()
     wheel = build(patches, cuda_options(options.cuda) if options.cuda else "")
     pip = [options.python, "-m", "pip", "install", "--quiet"]
     run([*pip, str(wheel)], "llama-cpp-python cannot be installed")
@@ -113,6 +113,18 @@ def key(patches: list[Path], cmake_args: str) -> str:
     for part in parts:
         digest.update(part.encode() + b"\0")
     return ("patched-" if patches else "stock-") + digest.hexdigest()[:16]
+
+
+def series() -> list[Path]:
+    """List the patches, in order."""
+    return sorted(HERE.glob("[0-9]*.patch"))
+
+
+def series_id() -> str:
+    """Return eight hexadecimal digits that stand for the patches and the kernels that they call."""
+    files = [*series(), *(file for name in KERNEL_FOLDERS for file in kernel_sources(name))]
+    listing = "".join(f"{file.parent.name}/{file.name} {checksum(file)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()[:8]
 
 
 def kernel_sources(folder: str) -> list[Path]:

@@ -1,7 +1,7 @@
 """Quantize and dequantize rows of weights: our kernels where one exists for the type, ggml's for the rest.
 
 Ours (ggml_ops/kquants) read float32, bfloat16 and float16 as they are, and give the bytes of ggml_quantize_chunk. The
-others are those of the libggml-base that llama-cpp-python ships, loaded when first needed. Both release the GIL.
+others are those of the libggml-base of the installed llama.cpp, loaded when first needed. Both release the GIL.
 
 Source: ggml/include/ggml.h (ggml_quantize_chunk, ggml_validate_row_data, ggml_get_type_traits).
 """
@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -23,6 +20,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf.errors import MissingDependencyError, QuantizationError
 from qwen35_gguf.ggml_ops import _native, target
+from qwen35_gguf.llama_package import installed_runtime
 from qwen35_gguf.quant.presets import FORMATS
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -218,27 +216,24 @@ class _Traits(ctypes.Structure):
 
 @functools.cache
 def _ggml() -> ctypes.CDLL:
-    """Load libggml-base without importing llama_cpp, which would load the whole runtime.
+    """Load libggml-base without importing the bindings, which would load the whole runtime.
 
-    Raises MissingDependencyError when llama-cpp-python is absent.
+    Raises MissingDependencyError when llama.cpp is absent.
     """
-    name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(sys.platform, "libggml-base.so")
-    spec = importlib.util.find_spec("llama_cpp")
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        for folder in ("lib", "bin", "."):
-            path = Path(root, folder, name)
-            if path.is_file():
-                library = ctypes.CDLL(str(path))
-                library.ggml_quantize_chunk.restype = ctypes.c_size_t
-                library.ggml_quantize_chunk.argtypes = (
-                    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
-                    ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
-                )  # fmt: skip
-                library.ggml_validate_row_data.restype = ctypes.c_bool
-                library.ggml_validate_row_data.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
-                library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
-                library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
-                return library
+    runtime = installed_runtime()
+    path = runtime.library("ggml-base") if runtime else None
+    if path is not None and path.is_file():
+        library = ctypes.CDLL(str(path))
+        library.ggml_quantize_chunk.restype = ctypes.c_size_t
+        library.ggml_quantize_chunk.argtypes = (
+            ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p,
+            ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+        )  # fmt: skip
+        library.ggml_validate_row_data.restype = ctypes.c_bool
+        library.ggml_validate_row_data.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t)
+        library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
+        library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
+        return library
     raise MissingDependencyError(
-        "llama-cpp-python is needed to quantize to this type; install it: pip install 'qwen35-gguf[runtime]'"
+        "llama.cpp is needed to quantize to this type; install it: pip install 'qwen35-gguf[runtime]'"
     )

@@ -8,6 +8,8 @@ each loaded model that uses the server, and for no other.
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib
 import os
 import re
 import sys
@@ -19,8 +21,8 @@ from types import TracebackType
 from typing import Any, NoReturn, SupportsIndex, TypeVar
 
 from qwen35_gguf.errors import CopyError, MissingDependencyError, ModelError, RpcServerError
+from qwen35_gguf.llama_package import BINDINGS, installed_runtime
 from qwen35_gguf.runtime.llama.handle import check_process
-from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.llama.openmp import brief_spinning
 
 LOG_ERROR = 4  # of ggml_log_level
@@ -109,18 +111,19 @@ def _log(level: int, text: bytes, _: Any) -> None:
 
 
 def library() -> Any:
-    """Import `llama_cpp` and capture its messages.
+    """Import the bindings of the installed llama.cpp and capture its messages.
 
     Raises:
-        MissingDependencyError: llama-cpp-python is not installed.
+        MissingDependencyError: none is installed.
 
     """
     global _log_callback
     try:
-        with nullcontext() if "llama_cpp" in sys.modules else brief_spinning():
-            import llama_cpp
+        package = _package()
+        with nullcontext() if package in sys.modules else brief_spinning():
+            llama_cpp = importlib.import_module(package)
     except ImportError:
-        message = "llama-cpp-python is needed to run a model; install it with pip install 'qwen35-gguf[runtime]'"
+        message = "llama.cpp is needed to run a model; install it with pip install 'qwen35-gguf[runtime]'"
         raise MissingDependencyError(message) from None
     if _log_callback is None:
         _log_callback = llama_cpp.llama_log_callback(_log)  # must live as long as the library
@@ -143,36 +146,54 @@ def note_process() -> None:
 def extension_library() -> Any:
     """Import `llama_cpp_ext`, whose functions llama.cpp declares unstable; errors as of `library`."""
     library()
-    from llama_cpp import llama_cpp_ext
-
-    return llama_cpp_ext
+    return importlib.import_module(f"{_package()}.llama_cpp_ext")
 
 
 def mtmd_library() -> Any:
     """Import llama.cpp's library for images and capture its messages; errors as of `library`."""
     library()
-    from llama_cpp import mtmd_cpp
-
+    mtmd_cpp = importlib.import_module(f"{_package()}.mtmd_cpp")
     mtmd_cpp.mtmd_log_set(_log_callback, None)
     return mtmd_cpp
 
 
-def ggml_library() -> Any:
-    """Load ggml's libraries from the installed llama-cpp-python; None if there is none, or it lacks one of them.
+@functools.cache
+def _package() -> str:
+    """Return the package to import; the same one for the whole process."""
+    runtime = installed_runtime()
+    return runtime.package if runtime else BINDINGS
 
-    The last one finds the functions of all that it was linked with, also those of the backends.
+
+def ggml_library() -> Any:
+    """Load ggml's libraries from the installed llama.cpp; None if there is none, or it lacks one of them.
+
+    The last one finds the functions of all that it was linked with, also those of backends that are not chosen when
+    they are loaded.
     """
     runtime = installed_runtime()
     if runtime is None:
         return None
-    suffix = {"darwin": "libggml{}.dylib", "win32": "ggml{}.dll"}.get(sys.platform, "libggml{}.so")
+    if runtime.is_engine:
+        library()  # loads the backend for this processor
     ggml: Any = None
-    for part in ("-base", "-cpu", ""):
-        path = runtime.folder / "lib" / suffix.format(part)
+    for part in ("ggml-base", "ggml") if runtime.is_engine else ("ggml-base", "ggml-cpu", "ggml"):
+        path = runtime.library(part)
         if not path.is_file():
             return None
-        ggml = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        ggml = ctypes.CDLL(str(path))
     return ggml
+
+
+def rpc_library() -> Any:
+    """Load the library with ggml's functions for RPC; None if the installed llama.cpp was built without."""
+    runtime = installed_runtime()
+    ggml = ggml_library()
+    if runtime is None or ggml is None:
+        return None
+    if runtime.is_engine:  # a backend of its own
+        path = runtime.folder / "lib" / ("ggml-rpc.dll" if sys.platform == "win32" else "libggml-rpc.so")
+        return ctypes.CDLL(str(path)) if path.is_file() else None
+    return ggml if hasattr(ggml, "ggml_backend_rpc_add_server") else None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from typing import Any
 from qwen35_gguf.errors import MissingDependencyError, RpcServerError
 from qwen35_gguf.runtime.llama.devices import Device, describe
 from qwen35_gguf.runtime.llama.install import installed_runtime
-from qwen35_gguf.runtime.llama.library import ggml_library
+from qwen35_gguf.runtime.llama.library import ggml_library, rpc_library
 
 PROTOCOL = 7  # major version
 HELLO, CAPABILITIES = 14, 24  # the command, and the bytes that list what a side can do beside TCP
@@ -121,7 +121,7 @@ def serve(endpoint: str, *, threads: int) -> None:
             f"{endpoint}: cannot listen there ({os.strerror(error.errno) if error.errno else error})"
         ) from None
     rpc = _library()
-    local = _local(rpc)
+    local = _local(ggml_library())
     devices = [handle for handle, kind in local if kind in GPUS] or [handle for handle, kind in local if kind == CPU]
     array = (ctypes.c_void_p * len(devices))(*devices)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would wait for ggml, which never returns
@@ -142,9 +142,9 @@ def _local(ggml: Any) -> list[tuple[int, int]]:
 
 def _library() -> Any:
     if installed_runtime() is None:
-        message = "llama-cpp-python is needed for RPC servers; install it with pip install 'qwen35-gguf[runtime]'"
+        message = "llama.cpp is needed for RPC servers; install it with pip install 'qwen35-gguf[runtime]'"
         raise MissingDependencyError(message)
-    library = ggml_library()
-    if library is None or not hasattr(library, "ggml_backend_rpc_add_server"):
+    library = rpc_library()
+    if library is None:
         raise MissingDependencyError("this llama-cpp-python was built without RPC; build one with `make runtime`")
     return library

@@ -1,0 +1,98 @@
+"""Compilers for Linux of any processor and with any old C library: those of the package ziglang, from the index.
+
+A shared library that is linked on a new system asks for its new C library. Zig's clang links against the C library of
+the version that it is asked for, and carries the C++ library inside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdist import cache_folder, fail
+
+GLIBC = "2.28"  # of manylinux_2_28: Debian 10, Ubuntu 20.04, RHEL 8 and everything after them
+# clang's options for instruction sets of ARM, which zig's driver takes in a notation of its own.
+MARCH = r"""for argument do
+  shift
+  case "$argument" in
+    -march=armv*) argument=$(printf %s "$argument" | sed 's/^-march=armv\([0-9]*\)-a/-mcpu=generic+v\1a/
+      s/^-march=armv\([0-9]*\)\.\([0-9]*\)-a/-mcpu=generic+v\1_\2a/
+      s/+fp16/+fullfp16/') ;;
+  esac
+  set -- "$@" "$argument"
+done
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A system to build for.
+
+    Attributes:
+        machine: "x86_64" or "aarch64".
+        glibc: the oldest C library that it has.
+
+    """
+
+    machine: str
+    glibc: str = GLIBC
+
+    @property
+    def platform_tag(self) -> str:
+        """The tag of wheels for it."""
+        return f"manylinux_{self.glibc.replace('.', '_')}_{self.machine}"
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this machine is of another kind."""
+        return platform.machine() != self.machine
+
+
+def zig() -> Path:
+    """Return the path of the program."""
+    spec = importlib.util.find_spec("ziglang")
+    if spec is None or not spec.submodule_search_locations:
+        fail("ziglang is not installed: it compiles for old systems; install it: pip install ziglang")
+    return Path(next(iter(spec.submodule_search_locations)), "zig")
+
+
+def environment(target: Target) -> dict[str, str]:
+    """Return the environment with which pip builds a wheel for that system."""
+    folder = cache_folder() / "zig" / f"{target.machine}-{target.glibc}"
+    folder.mkdir(parents=True, exist_ok=True)
+    triple = f"{target.machine}-linux-gnu.{target.glibc}"
+    rewrite = MARCH if target.machine == "aarch64" else ""
+    tools = {
+        "CC": _script(folder / "zig-cc", f'{rewrite}exec {shlex.quote(str(zig()))} cc -target {triple} "$@"'),
+        "CXX": _script(folder / "zig-c++", f'{rewrite}exec {shlex.quote(str(zig()))} c++ -target {triple} "$@"'),
+    }
+    tools["AR"] = _script(folder / "zig-ar", f'exec {shlex.quote(str(zig()))} ar "$@"')
+    tools["RANLIB"] = _script(folder / "zig-ranlib", f'exec {shlex.quote(str(zig()))} ranlib "$@"')
+    options = [f"-DCMAKE_AR={tools['AR']}", f"-DCMAKE_RANLIB={tools['RANLIB']}", "-DCMAKE_STRIP=/bin/true"]
+    if target.is_foreign:
+        options += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target.machine}"]
+    caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
+    return (
+        dict(os.environ)
+        | caches
+        | tools
+        | {
+            "CCACHE_COMPILERTYPE": "clang",
+            "CMAKE_ARGS": " ".join([*options, os.environ.get("CMAKE_ARGS", "")]),
+            # The tag of the wheel, before auditwheel has looked at it.
+            "_PYTHON_HOST_PLATFORM": f"linux-{target.machine}",
+        }
+    )
+
+
+def _script(path: Path, body: str) -> str:
+    text = f"#!/bin/sh\n{body}\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # ccache compares the time
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    return str(path)
