@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine import mtp
-from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth, best_depth, speed_up
+from qwen35_gguf.runtime.engine.drafts import mtp
+from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, Depth, best_depth, speed_up
 from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.sampling import RAW, Sampler, choose
 from qwen35_gguf.runtime.engine.scheduler import Scheduler

@@ -12,7 +12,7 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
 from qwen35_gguf.runtime.chat.template import ChatTemplate
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, MemoryRequest
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.engine_thread import EngineThread
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.engine.forest.state_store import STATE_BYTES, StateStore

@@ -13,7 +13,7 @@ from qwen35_gguf.runtime.chat.prompt_texts import PromptTexts
 from qwen35_gguf.runtime.chat.structured.answer_form import AnswerForm, CallForm, answer_mask, call_form
 from qwen35_gguf.runtime.chat.template import template_choice
 from qwen35_gguf.runtime.chat.volatile import without_volatile
-from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, RAW, THINKING, Sampling, choose, new_seed
 from qwen35_gguf.runtime.field_checks import refuse, whole

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.runtime.context_spec import IMAGE_PIXELS, ContextSpec, MemoryRequest, Yarn
 from qwen35_gguf.runtime.cpu_threads import default_threads
-from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.llama.adapters.loaded import AdapterSpec
 from qwen35_gguf.runtime.llama.devices import Offload

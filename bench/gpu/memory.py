@@ -25,8 +25,8 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime import Qwen35
 from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.cpu_threads import default_threads
-from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH
-from qwen35_gguf.runtime.engine.mtp import Drafter, draft, head_context
+from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, draft, head_context
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.library import recorded_log

@@ -20,8 +20,8 @@ from stage import ALL, MIB, Results, Setup, in_use, prefill, spec, whole
 
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import MemoryRequest
-from qwen35_gguf.runtime.engine import mtp
-from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, Depth
+from qwen35_gguf.runtime.engine.drafts import mtp
+from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, Depth
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import CPU, Offload

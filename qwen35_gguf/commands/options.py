@@ -15,7 +15,7 @@ from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, TEMPLATE_OPTION, tokens
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.sampling import LIMITS
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits

@@ -29,7 +29,7 @@ from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
 from qwen35_gguf.runtime.chat.prompt import Prompt
 from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
 from qwen35_gguf.runtime.chat.structured.masks import TriggeredMask
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.sampling import Chosen, Sampler, Sampling
 from qwen35_gguf.runtime.engine.token_mask import TokenMask

@@ -1,19 +1,20 @@
 """A step of the answers that are being generated: their last tokens and drafts in one call, then what is sampled next.
 
 With drafts each call evaluates the last token and the drafts after it; as long as the sampled token is the draft, its
-row is already computed. What is sampled is the same as without.
+row is already computed. What is sampled is the same as without. Tokens that certainly follow (`TokenMask.forced`) are
+evaluated in one call with the token before them.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from qwen35_gguf.runtime.engine import mtp
-from qwen35_gguf.runtime.engine.draft_depth import Depth, DepthTuner, depth_limit
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.drafting import Draftable, Drafting, Step
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
 from qwen35_gguf.runtime.engine.job import End, Run
-from qwen35_gguf.runtime.engine.mtp import Drafter
 from qwen35_gguf.runtime.llama.batch import Part
 from qwen35_gguf.runtime.llama.context import Context
 
@@ -26,21 +27,11 @@ class _Rows:
 
     run: Run
     known: list[int]
-    drafts: list[int] = field(default_factory=list)
+    drafts: list[int]
 
     @property
     def tokens(self) -> list[int]:
         return [*self.known, *self.drafts]
-
-
-@dataclass(frozen=True)
-class _Timing:
-    """What a step with drafts cost; `tuner` learns from it."""
-
-    tuner: DepthTuner
-    depth: int
-    verify_seconds: float
-    draft_seconds: float
 
 
 class Decoder:
@@ -51,7 +42,7 @@ class Decoder:
 
     """
 
-    def __init__(self, main: Context, n_ctx: int, depth: Depth, *, alone: bool) -> None:
+    def __init__(self, main: Context, n_ctx: int, depth: Depth, *, alone: bool, ngrams: bool = True) -> None:
         """Use a context.
 
         Args:
@@ -59,23 +50,22 @@ class Decoder:
             n_ctx: cells of each sequence.
             depth: tokens drafted in each step, or "auto".
             alone: evaluate each sequence in calls of its own, so that the others change nothing in it.
+            ngrams: whether n-grams draft, too; not where sequences are alone: they know the answers of others.
 
         """
         self._main, self._n_ctx, self._depth, self._alone = main, n_ctx, depth, alone
-        self._seconds: list[float] = []  # of 1, 2, ... tokens in a call
-        self._draft_seconds = 0.0
-        self._tuners: dict[int, DepthTuner] = {}
+        self._drafting = Drafting(depth, ngrams=ngrams and not alone) if depth != 0 else None
         self.steps = 0
 
     @property
     def measured(self) -> bool:
         """Whether nothing is to be measured any more."""
-        return self._depth != "auto" or bool(self._seconds)
+        return self._drafting is None or self._drafting.measured
 
     def measure(self, drafter: Drafter) -> None:
         """Measure the costs of steps, on contexts that are empty."""
-        n_seq = self._main.spec.n_seq
-        self._seconds, self._draft_seconds = mtp.measure_costs(self._main, drafter, depth_limit("auto"), n_seq)
+        if self._drafting is not None:
+            self._drafting.measure(self._main, drafter)
 
     def step(self, runs: Sequence[Run]) -> Iterator[Ended]:
         """Evaluate what is known of each run, and sample; give those that end, before others are evaluated.
@@ -85,70 +75,54 @@ class Decoder:
 
         """
         self.steps += 1
-        rows = [_Rows(run, run.known) for run in runs]
-        timing = self._draft(rows)
+        rows, timed = self._draft(runs)
+        before = sum(run.number for run in runs)
         for group in self._groups(rows):
             start = time.perf_counter()
             self._main.evaluate_parts(
                 [Part(each.tokens, each.run.live.pos, each.run.live.seq, 1 + len(each.drafts)) for each in group]
             )
-            if timing is not None and len(group) == len(rows):
+            if timed is not None:
                 self._main.wait()
-                timing = _Timing(timing.tuner, timing.depth, time.perf_counter() - start, timing.draft_seconds)
-            else:
-                timing = None
+                seconds, timed = time.perf_counter() - start, timed if len(group) == len(rows) else None
             row = 0
+            ended: list[Ended] = []
             for each in group:
                 try:
-                    end: End | Exception | None = self._take(each, row, timing)
+                    end: End | Exception | None = self._take(each, row)
                 except Exception as error:
                     end = error
                 if end is not None:
-                    yield each.run, end
+                    self._learn_answer(each.run, end)
+                    ended.append((each.run, end))
                 row += len(each.tokens)
+            if timed is not None:
+                timed.planner.record(timed.plan, sum(run.number for run in runs) - before, seconds, timed.draft_seconds)
+            yield from ended
 
     # ---- before the call -----------------------------------------------------------------------------------------
 
-    def _draft(self, rows: Sequence[_Rows]) -> _Timing | None:
-        """Draft for the runs that have one known token."""
-        wanted: dict[int, list[_Rows]] = {}
-        tuner = self._tuner(len(rows)) if self._depth == "auto" else None
-        automatic = tuner.next() if tuner is not None else 0
-        for each in rows:
-            depth = each.run.job.depth if each.run.job.depth is not None else self._depth
-            drafter = each.run.live.drafter
-            if drafter is None or len(each.known) > 1:
-                continue
-            most = min(each.run.job.limit - each.run.number, self._n_ctx - each.run.live.cells) - 1
-            count = min(automatic if depth == "auto" else depth, most)
-            if count > 0:
-                wanted.setdefault(count, []).append(each)
-        start = time.perf_counter()
-        for depth, group in wanted.items():
-            drafters = [drafter for each in group if (drafter := each.run.live.drafter) is not None]
-            tokens = [each.known[0] for each in group]
-            found = mtp.draft(drafters, tokens, [each.run.live.pos for each in group], depth)
-            for each, drafts in zip(group, found, strict=True):
-                each.drafts = drafts
-                each.run.drafts.drafted += len(drafts)
-        counts = {len(each.drafts) for each in rows}
-        if tuner is None or len(counts) > 1 or any(each.run.job.depth not in (None, "auto") for each in rows):
-            return None
-        if any(len(each.known) > 1 for each in rows):
-            return None
-        return _Timing(tuner, counts.pop(), 0.0, time.perf_counter() - start)
+    def _draft(self, runs: Sequence[Run]) -> tuple[list[_Rows], Step | None]:
+        """Draft for runs; return what they evaluate, and what is learned from it."""
+        if self._drafting is None:
+            return [_Rows(run, run.known, []) for run in runs], None
+        answers = [self._draftable(run, self._drafting) for run in runs]
+        step = self._drafting.draft(answers)
+        for run, each in zip(runs, answers, strict=True):
+            run.drafts.drafted += len(each.drafts)
+        return [_Rows(run, run.known, each.drafts) for run, each in zip(runs, answers, strict=True)], step
 
-    def _tuner(self, count: int) -> DepthTuner | None:
-        """Return what decides the depth for this number of answers."""
-        if not self._seconds or count == 0:
-            return None
-        if count not in self._tuners:
-            limit = depth_limit("auto")
-            tuner = DepthTuner(limit)
-            costs = [self._seconds[(1 + depth) * count - 1] for depth in range(1 + limit)]
-            tuner.measured(costs, self._draft_seconds)
-            self._tuners[count] = tuner
-        return self._tuners[count]
+    def _draftable(self, run: Run, drafting: Drafting) -> Draftable:
+        live = run.live
+        if run.text is None:
+            run.text = drafting.begin(live.items)
+        most = min(run.job.limit - run.number, self._n_ctx - live.cells - len(run.known) + 1) - 1
+        depth = self._depth if run.job.depth is None else run.job.depth
+        return Draftable(run.text, live.drafter, live.items, run.known, live.pos, most, depth)
+
+    def _learn_answer(self, run: Run, end: End | Exception) -> None:
+        if self._drafting is not None and run.text is not None and not isinstance(end, Exception):
+            self._drafting.over(run.text, run.live.items, len(run.items))
 
     def _groups(self, rows: Sequence[_Rows]) -> Iterator[list[_Rows]]:
         """Give what is evaluated in one call each: sequences with the same number of rows.
@@ -158,8 +132,9 @@ class Decoder:
         """
         n_batch = self._main.n_batch
         for each in rows:
-            while len(each.known) > n_batch:
-                part, each.known = each.known[:n_batch], each.known[n_batch:]
+            while len(each.tokens) > n_batch:
+                count = min(n_batch, len(each.known) - 1)
+                part, each.known = each.known[:count], each.known[count:]
                 live = each.run.live
                 self._main.evaluate(part, live.pos, seq=live.seq)
                 self._record(each.run, part, 0)
@@ -180,7 +155,7 @@ class Decoder:
             live.drafter.sync(tokens, live.pos, self._main.hidden(row + len(tokens))[row:])
         live.append(tokens, len(tokens), len(tokens))
 
-    def _take(self, rows: _Rows, first: int, timing: _Timing | None) -> End | None:
+    def _take(self, rows: _Rows, first: int) -> End | None:
         """Sample what follows, and keep the drafts that it confirms."""
         run, unverified = rows.run, list(rows.drafts)
         accepted: list[int] = []
@@ -199,8 +174,8 @@ class Decoder:
             run.drafts.accepted += len(accepted)
             if unverified:
                 run.live.roll_back()
-        if timing is not None:
-            timing.tuner.record(timing.depth, len(accepted), timing.verify_seconds, timing.draft_seconds)
+        if run.text is not None:
+            run.text.learn([*accepted, *run.known])
         return end
 
     def sample(self, run: Run, row: int, *, pending: int = 0) -> End | None:

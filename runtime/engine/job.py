@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, SequenceState
 from qwen35_gguf.runtime.engine.forest.reuse import PromptReuse
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
-from qwen35_gguf.runtime.engine.mtp import Drafts
+from qwen35_gguf.runtime.engine.drafts.drafted_text import DraftedText
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafts
 from qwen35_gguf.runtime.engine.sampling import Sampler
 
 Progress = Callable[[int, int], None]
@@ -101,6 +102,7 @@ class Run:
         evaluated: when the prompt was.
         stepped: when its last token came; 0 before the first, and while nobody reads.
         drafts: counts.
+        text: what its drafts go by; None before the first.
         encoding: whether an image of it is being encoded.
         error: of that.
 
@@ -125,6 +127,7 @@ class Run:
     evaluated: float = 0.0
     stepped: float = 0.0
     drafts: Drafts = field(default_factory=Drafts)
+    text: DraftedText | None = None
     encoding: bool = False
     error: Exception | None = None
 

@@ -17,7 +17,7 @@ from qwen35_gguf.errors import ContextError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.chunk_size import LEAST, ChunkSize
 from qwen35_gguf.runtime.engine.decoding import Decoder
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.forest.forest import Forest
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES, LiveSequence
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
@@ -25,7 +25,7 @@ from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.image_encoding import ImageEncoding
 from qwen35_gguf.runtime.engine.job import End, Job, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
-from qwen35_gguf.runtime.engine.mtp import Drafter, head_context
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context
 from qwen35_gguf.runtime.engine.prefill import Prefill
 from qwen35_gguf.runtime.engine.shared_context import context_of
 from qwen35_gguf.runtime.engine.snapshot import Counters, Snapshot, slot_of
@@ -63,6 +63,7 @@ class Scheduler(Closing):
         store: StateStore | None = None,
         max_gap: float = MAX_GAP,
         deterministic: bool = False,
+        ngrams: bool = True,
     ) -> None:
         """Make the contexts.
 
@@ -77,6 +78,7 @@ class Scheduler(Closing):
             store: where states are kept between runs.
             max_gap: seconds that an answer waits for another's prompt.
             deterministic: what runs beside a sequence changes nothing in it, not even by rounding.
+            ngrams: let n-grams of prompts and answers draft, too.
 
         Raises:
             ModelError: there is not enough memory, or llama.cpp refuses.
@@ -99,7 +101,7 @@ class Scheduler(Closing):
             for seq, drafter in enumerate(drafters)
         ]
         self.forest = Forest(cache_bytes, cached_states, store, self._sequences, message_start)
-        self._decoder = Decoder(self.main, self.n_ctx, draft, alone=deterministic)
+        self._decoder = Decoder(self.main, self.n_ctx, draft, alone=deterministic, ngrams=ngrams)
         self._prefill = Prefill(self.main, self.forest, message_start)
         self._chunk = ChunkSize(max_gap, self.main.n_batch)
         self._fixed_chunks = deterministic

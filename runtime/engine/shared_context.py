@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.draft_depth import Depth, depth_limit
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth, depth_limit
 
 
 def context_of(spec: ContextSpec, parallel: int, draft: Depth, *, separate: bool = False) -> ContextSpec:

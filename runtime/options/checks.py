@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qwen35_gguf.errors import MessageError
-from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH
+from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH
 from qwen35_gguf.runtime.field_checks import either, mapping, whole
 
 # What is always given to a chat template, and no option.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from qwen35_gguf.errors import MessageError
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.sampling import LIMITS, WHOLE
 from qwen35_gguf.runtime.engine.token_mask import Grammar
 from qwen35_gguf.runtime.field_checks import (

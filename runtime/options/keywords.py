@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.token_mask import Grammar
 from qwen35_gguf.runtime.llama.devices import Layers
 from qwen35_gguf.runtime.media.image import MediaLimits

@@ -10,7 +10,7 @@ from typing import Any
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, IMAGE_PIXELS, KV_TYPES
-from qwen35_gguf.runtime.engine.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.scheduler import MAX_GAP, MAX_PARALLEL
 from qwen35_gguf.runtime.field_checks import (
     FOREVER,

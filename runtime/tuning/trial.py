@@ -29,8 +29,8 @@ from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant.divergence import log_softmax
-from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH, speed_up
-from qwen35_gguf.runtime.engine.mtp import Drafter, head_context, measure_costs
+from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, speed_up
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context, measure_costs
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
 from qwen35_gguf.runtime.llama.model import Model

@@ -285,7 +285,8 @@ class MockChain:
 
 def use_mock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the engine make mock contexts and mock samplers."""
-    from qwen35_gguf.runtime.engine import mtp, sampling, scheduler
+    from qwen35_gguf.runtime.engine import sampling, scheduler
+    from qwen35_gguf.runtime.engine.drafts import mtp
 
     for module in (mtp, scheduler):
         monkeypatch.setattr(module, "Context", MockContext)

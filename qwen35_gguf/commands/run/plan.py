@@ -17,7 +17,7 @@ from qwen35_gguf.errors import VisionError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES, ContextSpec, MemoryRequest
-from qwen35_gguf.runtime.engine.draft_depth import MAX_DEPTH
+from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES
 from qwen35_gguf.runtime.hub_models import HeaderFiles
 from qwen35_gguf.runtime.llama.devices import Device

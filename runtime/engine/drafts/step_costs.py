@@ -1,0 +1,56 @@
+"""What steps cost on this machine: measured once, and followed as the context grows and the load changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+WEIGHT = 0.1  # of a new measurement
+OUTLIER = 2.0  # a step that takes more than this many times as long was interrupted
+STALE = 30  # steps after which a cost follows that of the other depths
+
+
+class StepCosts:
+    """Seconds of the parts of a step.
+
+    Attributes:
+        verify: of 1, 2, ... tokens of the main model for each answer in one call.
+        draft: of one token of the MTP head for each answer.
+
+    """
+
+    def __init__(self, verify: Sequence[float], draft: float) -> None:
+        """Take a first measurement; a step of more tokens is assumed to cost no less."""
+        self.verify = [float(cost) for cost in np.maximum.accumulate(np.asarray(verify, np.float64))]
+        self.draft = draft
+        self._age = [STALE] * len(self.verify)
+
+    @property
+    def max_depth(self) -> int:
+        """The most drafts."""
+        return len(self.verify) - 1
+
+    def seconds(self, depth: int, head: int) -> float:
+        """Return the time of a step with `depth` drafts, of which the head made `head`."""
+        return self.verify[depth] + head * self.draft
+
+    def record(self, depth: int, head: int, verify_seconds: float, draft_seconds: float) -> None:
+        """Learn from a step.
+
+        What a longer context adds to a step of one depth it adds to those of the others, too: costs that were not
+        measured for a while follow.
+        """
+        change = _change(self.verify[depth], verify_seconds)
+        for other in range(len(self.verify)):
+            self._age[other] += 1
+            if other != depth and self._age[other] > STALE:
+                self.verify[other] = max(self.verify[other] + change, 0.1 * self.verify[other])
+        self.verify[depth] += change
+        self._age[depth] = 0
+        if head:
+            self.draft += _change(self.draft, draft_seconds / head)
+
+
+def _change(known: float, seen: float) -> float:
+    return WEIGHT * (min(seen, OUTLIER * known) - known)
