@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.drafted_text import DraftedText
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafts
 from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, SequenceState
 from qwen35_gguf.runtime.engine.forest.reuse import PromptReuse
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
-from qwen35_gguf.runtime.engine.drafts.drafted_text import DraftedText
-from qwen35_gguf.runtime.engine.drafts.mtp import Drafts
 from qwen35_gguf.runtime.engine.sampling import Sampler
 
 Progress = Callable[[int, int], None]

@@ -18,6 +18,7 @@ from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.chunk_size import LEAST, ChunkSize
 from qwen35_gguf.runtime.engine.decoding import Decoder
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context
 from qwen35_gguf.runtime.engine.forest.forest import Forest
 from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES, LiveSequence
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
@@ -25,7 +26,6 @@ from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.image_encoding import ImageEncoding
 from qwen35_gguf.runtime.engine.job import End, Job, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
-from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context
 from qwen35_gguf.runtime.engine.prefill import Prefill
 from qwen35_gguf.runtime.engine.shared_context import context_of
 from qwen35_gguf.runtime.engine.snapshot import Counters, Snapshot, slot_of

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafts
 from qwen35_gguf.runtime.engine.forest.prefix_cache import PrefixCache
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo, PromptReuse
 from qwen35_gguf.runtime.engine.job import Job, Outcome, Progress
 from qwen35_gguf.runtime.engine.media_chunk import Prompt
-from qwen35_gguf.runtime.engine.drafts.mtp import Drafts
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
 from qwen35_gguf.runtime.llama.library import Closing

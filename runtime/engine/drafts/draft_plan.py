@@ -20,8 +20,8 @@ class Plan:
 
     Attributes:
         depth: tokens that are verified.
-        head: tokens that the MTP head drafts: none; all; or 1, where n-grams go on if they agree. Those beyond `depth`
-            are only compared with what comes.
+        head: tokens that the MTP head drafts: none; all; or 1, after which n-grams draft the rest if they agree. Those
+            beyond `depth` are only compared with what comes.
 
     """
 

@@ -44,7 +44,7 @@ class Draftable:
     drafts: list[int] = field(default_factory=list)
 
     def can_ask_head(self) -> bool:
-        """Report whether the head may draft: it goes on from a row of the main model."""
+        """Report whether the head may draft: it needs the row of the main model before the one known token."""
         return self.head is not None and self.head.hidden is not None and len(self.known) == 1
 
 

@@ -58,7 +58,7 @@ class _Rewritten:
             return True
         self.right, self._wrong = 0, self._wrong + 1
         self.place = self._left + self._wrong
-        for at in range(self._left, min(self._left + REACH, len(held))):  # the text goes on behind what was changed
+        for at in range(self._left, min(self._left + REACH, len(held))):  # what was changed ends here
             if held[at] == token:
                 self.place, self.right = at + 1, 1
                 break

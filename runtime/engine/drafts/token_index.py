@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NOTHING = -1  # stands for what is no token: an image, or the end of a text
+NOTHING = -1  # stands for other items: an image, or the end of a text
 MAX_MATCH = 32  # tokens that are compared
 TRIES = 24  # places that are compared
 BULK = 64  # tokens from which on NumPy is faster

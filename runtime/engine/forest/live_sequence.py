@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwen35_gguf.errors import ModelError
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
 from qwen35_gguf.runtime.engine.forest.prefix_cache import (
     FloatArray,
     Item,
@@ -15,7 +16,6 @@ from qwen35_gguf.runtime.engine.forest.prefix_cache import (
 )
 from qwen35_gguf.runtime.engine.forest.reuse import Source, find_source, worth_keeping
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
-from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
 from qwen35_gguf.runtime.llama.context import Context
 
 CACHED_STATES, MOST_STATES = 8, 32  # recurrent states for which the cache has room by default, at least and at most
