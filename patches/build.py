@@ -33,6 +33,7 @@ KERNEL_SUFFIXES = (".cmake", ".cpp", ".h")
 KERNEL_TARGET = "vendor/llama.cpp/ggml/src/ggml_ops"
 # Only the extension for Python needs these.
 NOT_KERNELS = frozenset({"aligned_bytes.h", "bind.cpp", "find_target.h", "sources.cmake", "targets.cmake", "threads.h"})
+COMPILED_FOR = "instruction_sets"  # beside a wheel: those of the processor that GGML_NATIVE compiled it for
 DEFAULT_CMAKE_ARGS = "-DGGML_NATIVE=ON -DGGML_RPC=ON"
 
 
@@ -41,10 +42,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stock", action="store_true", help="without the patches, to compare with")
     parser.add_argument("--cuda", metavar="ARCHITECTURE", default="", help="for NVIDIA GPUs: 86, 89, ... or native")
+    parser.add_argument("--wheel", metavar="FOLDER", help="copy the wheel there instead of installing it")
+    parser.add_argument("--series", action="store_true", help="print what identifies patches and kernels, and end")
     parser.add_argument("--python", default=sys.executable, help="of the environment to install into")
     options = parser.parse_args()
+    if options.series:
+        print(series_id())
+        return
     patches = [] if options.stock else series()
     wheel = build(patches, cuda_options(options.cuda) if options.cuda else "")
+    if options.wheel:
+        shutil.copy(wheel, options.wheel)
+        return
     pip = [options.python, "-m", "pip", "install", "--quiet"]
     run([*pip, str(wheel)], "llama-cpp-python cannot be installed")
     # The same version may be installed already, with other patches or none.
@@ -57,7 +66,7 @@ def build(patches: list[Path], more_args: str = "") -> Path:
     cmake_args = " ".join(filter(None, (DEFAULT_CMAKE_ARGS, stock, more_args, os.environ.get("CMAKE_ARGS", ""))))
     folder = cache_folder() / "wheels" / key(patches, cmake_args)
     found = list(folder.glob("*.whl"))
-    if found:
+    if found and fits_processor(folder / COMPILED_FOR):
         return found[0]
     if not shutil.which("git"):
         fail("git is not installed: it applies the patches; install git")
@@ -74,9 +83,28 @@ def build(patches: list[Path], more_args: str = "") -> Path:
         wheels = Path(scratch, "wheels")
         command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)]
         run(command, "llama-cpp-python cannot be compiled", env=os.environ | {"CMAKE_ARGS": cmake_args})
+        (wheels / COMPILED_FOR).write_text(" ".join(sorted(instruction_sets())))
         shutil.rmtree(folder, ignore_errors=True)
         wheels.rename(folder)
     return next(folder.glob("*.whl"))
+
+
+def instruction_sets(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return what the processor has, in Linux' names; empty elsewhere."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(found.partition(":")[2].split())
+
+
+def fits_processor(record: Path) -> bool:
+    """Return whether a kept wheel runs here: the cache may be in a home directory that other machines share."""
+    try:
+        return set(record.read_text().split()) <= instruction_sets()
+    except OSError:
+        return True  # not recorded
 
 
 def patch(source: Path, patches: list[Path]) -> None:
@@ -99,7 +127,7 @@ def patch(source: Path, patches: list[Path]) -> None:
                 1,
             )
     names = [file.stem for file in patches]
-    listing = f'"""The patches of this build."""\n\nPATCHES = {names!r}\n'
+    listing = f'"""The patches of this build."""\n\nPATCHES = {names!r}\nSERIES = "{series_id()}"\n'
     (source / "llama_cpp" / "qwen35_patches.py").write_text(listing)
 
 

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from build import HERE, patch, series, series_id
+from build import HERE, patch, series
 from sdist import NAME, VERSION, fail, fetch_sdist
 
 ROOT = HERE.parent
@@ -90,8 +90,7 @@ def _copy_bindings(source: Path, package: Path) -> None:
         if re.search(r"^\s*(?:import|from) llama_cpp", text, re.M):
             fail(f"{name}: imports llama_cpp in a way that engine_source.py does not know", 1)
         (package / name).write_text(text, encoding="utf-8")
-    listing = (source / "llama_cpp" / "qwen35_patches.py").read_text(encoding="utf-8")
-    (package / "qwen35_patches.py").write_text(f'{listing}SERIES = "{series_id()}"\n', encoding="utf-8")
+    shutil.copy(source / "llama_cpp" / "qwen35_patches.py", package / "qwen35_patches.py")
 
 
 def _copy(source: Path, target: Path) -> None:

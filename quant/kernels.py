@@ -234,6 +234,4 @@ def _ggml() -> ctypes.CDLL:
         library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
         library.ggml_get_type_traits.argtypes = (ctypes.c_int,)
         return library
-    raise MissingDependencyError(
-        "llama.cpp is needed to quantize to this type; install it: pip install 'qwen35-gguf[runtime]'"
-    )
+    raise MissingDependencyError("llama.cpp is needed to quantize to this type; `qwen35 setup` installs it")

@@ -157,6 +157,10 @@ class UnitError(Qwen35Error, ValueError):
     """A text is not a size or a duration, or is outside of its limits."""
 
 
+class SetupError(Qwen35Error):
+    """llama.cpp cannot be installed."""
+
+
 class RpcServerError(Qwen35Error):
     """An RPC server cannot be reached, is gone, or cannot listen."""
 

@@ -27,6 +27,7 @@ class Installed(NamedTuple):
         folder: of the package; its libraries are in `lib`.
         patches: names, in order.
         package: to import, `qwen35_engine` or `llama_cpp`.
+        series: identifies the patches and the kernels that they call; empty if it is not recorded.
 
     """
 
@@ -34,6 +35,7 @@ class Installed(NamedTuple):
     folder: Path
     patches: tuple[str, ...]
     package: str = BINDINGS
+    series: str = ""
 
     @property
     def distribution(self) -> str:
@@ -70,8 +72,18 @@ def _describe(package: str) -> Installed | None:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    version = re.search(r'__version__ = "([^"]+)"', (folder / "__init__.py").read_text(encoding="utf-8"))
+    return describe(Path(next(iter(spec.submodule_search_locations))), package)
+
+
+def describe(folder: Path, package: str) -> Installed | None:
+    """Describe the package in a folder by its files; None if there is none."""
+    try:
+        version = re.search(r'__version__ = "([^"]+)"', (folder / "__init__.py").read_text(encoding="utf-8"))
+    except OSError:
+        return None
     listing = folder / "qwen35_patches.py"
-    names = re.findall(r"'([^']+)'", listing.read_text(encoding="utf-8")) if listing.is_file() else []
-    return Installed(version[1] if version else "unknown", folder, tuple(names), package)
+    text = listing.read_text(encoding="utf-8") if listing.is_file() else ""
+    names, _, rest = text.partition("]")
+    series = re.search(r'^SERIES = "(\w+)"', rest, re.MULTILINE)
+    patches = tuple(re.findall(r"'([^']+)'", names))
+    return Installed(version[1] if version else "unknown", folder, patches, package, series[1] if series else "")

@@ -85,7 +85,7 @@ def check(text: Path | Sequence[Path] | None) -> None:
         raise TextError(f"{files[0]}: has {size} bytes, less than a chunk of {CHUNK} tokens; use more text")
     if installed_runtime() is None:
         raise MissingDependencyError(
-            "llama-cpp-python is needed to measure; install it with `make runtime`, or leave it out with --no-measure"
+            "llama-cpp-python is needed to measure; `qwen35 setup` installs it, or leave it out with --no-measure"
         )
 
 

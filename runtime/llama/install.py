@@ -8,5 +8,5 @@ __all__ = ["STOCK_NOTE", "Installed", "installed_runtime"]
 
 STOCK_NOTE = (
     "note: this llama-cpp-python is stock: DeltaNet layers run several times slower, and their state is copied for "
-    "every token; `make runtime` builds a patched one"
+    "every token; `qwen35 setup` installs a patched one"
 )

@@ -123,7 +123,7 @@ def library() -> Any:
         with nullcontext() if package in sys.modules else brief_spinning():
             llama_cpp = importlib.import_module(package)
     except ImportError:
-        message = "llama.cpp is needed to run a model; install it with pip install 'qwen35-gguf[runtime]'"
+        message = "llama.cpp is needed to run a model; `qwen35 setup` installs it"
         raise MissingDependencyError(message) from None
     if _log_callback is None:
         _log_callback = llama_cpp.llama_log_callback(_log)  # must live as long as the library

@@ -142,7 +142,7 @@ def _local(ggml: Any) -> list[tuple[int, int]]:
 
 def _library() -> Any:
     if installed_runtime() is None:
-        message = "llama.cpp is needed for RPC servers; install it with pip install 'qwen35-gguf[runtime]'"
+        message = "llama.cpp is needed for RPC servers; `qwen35 setup` installs it"
         raise MissingDependencyError(message)
     library = rpc_library()
     if library is None:

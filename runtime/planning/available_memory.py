@@ -10,7 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from qwen35_gguf.runtime.control_groups import control_groups, read_number
+
 NO_LIMIT = 1 << 60  # control groups of version 1 write a number near 2^63 for it
+# By version of control groups: the limit, what is used, and what of that can be dropped (in memory.stat).
+MEMORY_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 
 
 def available_bytes(root: Path = Path("/")) -> int:
@@ -29,13 +36,6 @@ def available_bytes(root: Path = Path("/")) -> int:
     return min([_linux(root), *_control_groups(root)])
 
 
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # "max": no limit
-        return None
-
-
 def _linux(root: Path) -> int:
     try:
         found = re.search(r"^MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text(), re.MULTILINE)
@@ -46,26 +46,11 @@ def _linux(root: Path) -> int:
 
 def _control_groups(root: Path) -> Iterator[int]:
     """Yield what each limit leaves, from the process's own group up to the outermost."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":
-            top, limit_name, usage_name, droppable = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            top, limit_name = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-            usage_name, droppable = "memory.usage_in_bytes", "total_inactive_file"
-        else:
-            continue
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for length in range(len(parts), -1, -1):
-            group = (root / top).joinpath(*parts[:length])
-            limit, usage = _number(group / limit_name), _number(group / usage_name)
-            if limit is not None and usage is not None and limit < NO_LIMIT:
-                yield max(0, limit - usage + _statistic(group / "memory.stat", droppable))
+    for version, folder in control_groups("memory", root):
+        limit_name, usage_name, droppable = MEMORY_FILES[version]
+        limit, usage = read_number(folder / limit_name), read_number(folder / usage_name)
+        if limit is not None and usage is not None and limit < NO_LIMIT:
+            yield max(0, limit - usage + _statistic(folder / "memory.stat", droppable))
 
 
 def _statistic(path: Path, name: str) -> int:

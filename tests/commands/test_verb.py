@@ -65,6 +65,7 @@ RUNS: dict[str, tuple[str, ...]] = {
     "run --raw": ("run", "{}/model.gguf", "Hello", "-n", "4", "--raw", "--ctx", "1k"),
     "chat": ("chat", "{}/model.gguf", "-n", "4", "--no-think", "--ctx", "1k"),
     "doctor": ("doctor",),
+    "setup": ("setup", "--dry-run"),
     "plan": ("plan", "{}/model.gguf", "--ctx", "8k"),
     "rpc-server": ("rpc-server", "--listen", "127.0.0.1:50999"),
     "serve": ("serve", "{}/model.gguf", "--port", "0"),
