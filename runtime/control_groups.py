@@ -42,7 +42,7 @@ def control_groups(controller: str, root: Path = Path("/")) -> Iterator[ControlG
 
 
 def read_number(path: Path) -> int | None:
-    """Read a number of a control group; None if there is none, or it is `max`, which is no limit."""
+    """Read a number of a control group; None if there is none, or it is `max`, for unlimited."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
