@@ -134,6 +134,9 @@ def read(path: str | Path) -> Imatrix:
         found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(data)
     except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError, GgufError) as error:
         raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error}); make it again") from None
+    for count in (found.chunks, found.chunk_size):
+        if not 0 <= count < 1 << 32:
+            raise ImatrixError(f"{path}: is damaged (a count of {count:,}); make it again")
     for name, entry in found.entries.items():
         for values in (entry.sums, entry.counts):
             if not np.isfinite(values).all() or (values < 0).any():

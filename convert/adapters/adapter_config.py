@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.errors import AdapterError
-from qwen35_gguf.json_file import FLAG, NUMBER, SIZE, TEXT, JsonObject, map_of, read_json, shown
+from qwen35_gguf.json_file import FLAG, NUMBER, SIZE, TEXT, JsonObject, map_of, printable, read_json, shown
 
 FILE = "adapter_config.json"
 MERGE_WITH_PEFT = "merge it with PEFT (merge_and_unload), save the model, and convert that"
@@ -46,6 +46,10 @@ REFUSED = {
 }
 # Initializations that take something out of the base. The saved factors fit that residual, not the published base.
 OF_RESIDUAL = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# Of a pattern: usual ones are names, with numbers of layers.
+LONGEST_PATTERN, MOST_REPETITIONS = 1000, 5
+_REPETITION = re.compile(r"(?<!\\)[*+{]")
+_SLOW = re.compile(r"\)[*+{]|\\[1-9]")  # a repeated group, or a reference to one
 OF_BASE = ("gaussian", "eva", "orthogonal", "mica")
 
 
@@ -105,12 +109,7 @@ def read_config(folder: Path) -> AdapterConfig:
     _check_initialization(config)
     patterns = config.get("rank_pattern", map_of(SIZE), {}), config.get("alpha_pattern", map_of(NUMBER), {})
     for pattern in (*patterns[0], *patterns[1]):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise AdapterError(
-                f"{config.where}: the pattern {pattern!r} is not a regular expression ({error})"
-            ) from None
+        _check_pattern(pattern, config.where)
     return AdapterConfig(
         where=config.where,
         base=config.get("base_model_name_or_path", TEXT, ""),
@@ -122,6 +121,27 @@ def read_config(folder: Path) -> AdapterConfig:
         decomposed=config.get("use_dora", FLAG, False),
         tokens=_tokens(config),
     )
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+    """Refuse what is not a regular expression, and one whose search could take forever: a repetition in another one.
+
+    Raises:
+        AdapterError: with the reason.
+
+    """
+    try:
+        re.compile(_at_the_end(pattern))
+    except (re.error, RecursionError, OverflowError) as error:
+        raise AdapterError(f"{where}: the pattern {printable(pattern)} is not a regular expression ({error})") from None
+    if len(pattern) > LONGEST_PATTERN or _SLOW.search(pattern) or len(_REPETITION.findall(pattern)) > MOST_REPETITIONS:
+        raise AdapterError(
+            f"{where}: the pattern {printable(pattern)} may take forever; name modules without repeated groups"
+        )
+
+
+def _at_the_end(pattern: str) -> str:
+    return rf"(.*\.)?({pattern})$"
 
 
 def _check_keys(config: JsonObject) -> None:
@@ -170,4 +190,4 @@ def _tokens(config: JsonObject) -> dict[str, tuple[int, ...]]:
 
 def _pattern_of(patterns: Mapping[str, object], module: str) -> str:
     """Return the first pattern that matches the end of a module's name, or the name."""
-    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), module)
+    return next((pattern for pattern in patterns if re.match(_at_the_end(pattern), module)), module)

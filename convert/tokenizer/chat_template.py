@@ -108,6 +108,8 @@ def _syntax_notes(name: str, template: str) -> Iterator[str]:
         environment.parse(template)
     except jinja2.TemplateSyntaxError as error:
         yield f"the chat template {name!r} cannot be compiled (line {error.lineno}: {error.message}); chats will fail"
+    except (ValueError, RecursionError) as error:  # of numbers, and of parentheses in parentheses
+        yield f"the chat template {name!r} cannot be compiled ({error}); chats will fail"
 
 
 def _entries(templates: Mapping[str, str], notes: list[str]) -> Iterator[KeyValue]:

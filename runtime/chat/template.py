@@ -13,16 +13,18 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from qwen35_gguf.errors import MessageError
-from qwen35_gguf.jinja_environment import jinja_environment
+from qwen35_gguf.errors import MessageError, Qwen35Error
+from qwen35_gguf.jinja_environment import counted_filter, jinja_environment
 from qwen35_gguf.runtime.chat import openai_types, tool_calls
 from qwen35_gguf.runtime.chat.template_variables import variables_of
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
 from qwen35_gguf.runtime.options.checks import TEMPLATE_OWN
+from qwen35_gguf.template_budget import budget
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Of `control_tokens`, whose marks must survive; not after another backslash, and not the first half of a pair.
 _ESCAPED_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\u(d80[0-2])(?!\\ud[c-f])")
+LONGEST_FORM = 1000  # characters of the form of a date
 PARTS = ("text", "image", "image_url", "video", "video_url")
 
 
@@ -101,7 +103,7 @@ class ChatTemplate:
         environment = jinja_environment()
         import jinja2
 
-        environment.filters["tojson"] = _tojson
+        environment.filters["tojson"] = counted_filter("tojson", _tojson)
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
@@ -110,7 +112,8 @@ class ChatTemplate:
             self._tool_use = self._template if tool_use is None else environment.from_string(tool_use)
             read = variables_of(environment.parse(source)) | variables_of(environment.parse(tool_use or ""))
             self.options = frozenset(read - {*TEMPLATE_OWN, *environment.globals})
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            # The others are Python's, which compiles what jinja2 writes: of blocks in blocks, or of numbers.
             raise MessageError(f"chat template: cannot be compiled ({_short(error)}); use a raw prompt") from None
 
     def render(
@@ -149,10 +152,12 @@ class ChatTemplate:
         try:
             if nearest is not None and "reasoning_effort" not in options:
                 with contextlib.suppress(jinja2.TemplateError):
-                    return template.render(always | variables)
+                    return _run(template, always | variables)
                 variables["reasoning_effort"] = nearest
-            return template.render(always | variables)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            return _run(template, always | variables)
+        except Qwen35Error:
+            raise
+        except Exception as error:  # of a program that is not ours
             raise MessageError(f"chat template: refuses the messages ({_short(error)})") from None
 
     def check_options(self, options: Iterable[str]) -> None:
@@ -170,7 +175,13 @@ class ChatTemplate:
             )
 
 
-def _short(error: Exception) -> str:
+def _run(template: Any, variables: Mapping[str, Any]) -> str:
+    with budget(variables["messages"], variables["tools"]):
+        text: str = template.render(variables)
+    return text
+
+
+def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -193,4 +204,4 @@ def _tojson(
 
 
 def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+    return datetime.now().strftime(str(form)[:LONGEST_FORM])

@@ -226,6 +226,8 @@ def _opened(source: Source, name: str, limits: MediaLimits) -> Iterator[tuple[An
             if not container.streams.video:
                 raise MediaError(f"{name}: has no video in it; name a video file")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise MediaError(f"{name}: is of a codec that is not known; save it as H.264")
             check_size(stream.codec_context.width, stream.codec_context.height, name)
             stream.thread_type = "AUTO"
             yield container, stream

@@ -1,0 +1,110 @@
+"""Fuzz one target in this process: `python tests/fuzz/engine.py TARGET SECONDS FOLDER`; `run.py` starts it.
+
+Inputs are chosen by the lines that they reach where atheris is installed, and at random otherwise. The folder gets
+`inputs/`, what reached new lines; `faults/`, an input and a report for each fault; and `result.json`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import json
+import logging
+import random
+import sys
+import time
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+try:
+    import atheris
+except ImportError:
+    atheris = None  # type: ignore[assignment]
+
+
+class Session:
+    """What was tried so far."""
+
+    def __init__(self, target, folder: Path) -> None:
+        self.target, self.folder = target, folder
+        self.tried = self.accepted = 0
+        self.faults: dict[str, str] = {}
+        self.slowest = 0.0
+        for name in ("inputs", "faults"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+
+    def one(self, data: bytes) -> None:
+        """Try an input; a fault is recorded once for each place."""
+        from fuzz.target import Fault, try_input
+
+        self.tried += 1
+        start = time.process_time()
+        try:
+            self.accepted += try_input(self.target, data)
+        except Fault as fault:
+            if fault.place not in self.faults or len(data) < len(self._known(fault.place)):
+                name = hashlib.sha256(fault.place.encode()).hexdigest()[:8]
+                (self.folder / "faults" / name).write_bytes(data)
+                (self.folder / "faults" / f"{name}.txt").write_text(str(fault), encoding="utf-8", errors="replace")
+                self.faults[fault.place] = name
+        self.slowest = max(self.slowest, time.process_time() - start)
+        if self.tried % 512 == 0:
+            self.write()
+
+    def _known(self, place: str) -> bytes:
+        return (self.folder / "faults" / self.faults[place]).read_bytes()
+
+    def write(self) -> None:
+        """Write what is known."""
+        found = {"tried": self.tried, "accepted": self.accepted, "faults": self.faults, "slowest": self.slowest}
+        (self.folder / "result.json").write_text(json.dumps(found | {"guided": atheris is not None}))
+
+
+def main(name: str, seconds: int, folder: Path) -> None:
+    """Fuzz a target."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    with atheris.instrument_imports(include=["qwen35_gguf"], enable_loader_override=False) if atheris else contextlib.nullcontext():
+        from fuzz.targets import TARGETS
+    from fuzz import corpus, mutation
+    from fuzz.target import limit_memory
+
+    target = TARGETS[name]
+    session = Session(target, folder)
+    atexit.register(session.write)
+    for data in corpus.inputs(target):
+        (folder / "inputs" / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+        session.one(data)
+    limit_memory()
+    if atheris is None:
+        _at_random(session, seconds)
+        return
+
+    def mutate(data: bytes, longest: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        if chance.random() < 0.5:
+            return atheris.Mutate(data, longest)  # type: ignore[no-any-return]
+        return mutation.mutated(data, chance, target.words, longest)
+
+    options = [f"-max_total_time={seconds}", f"-max_len={target.longest}", "-timeout=60", "-rss_limit_mb=3000"]
+    options += ["-print_final_stats=0", f"-artifact_prefix={folder}/faults/native-", "-verbosity=0", "-len_control=0"]
+    atheris.Setup([sys.argv[0], *options, str(folder / "inputs")], session.one, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+def _at_random(session: Session, seconds: int) -> None:
+    from fuzz import mutation
+
+    chance = random.Random()
+    inputs = [path.read_bytes() for path in (session.folder / "inputs").iterdir()]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        session.one(mutation.mutated(chance.choice(inputs), chance, session.target.words, session.target.longest))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).resolve())
