@@ -10,6 +10,8 @@ PROMPT     ?= Hello
 MODEL_FILE ?=
 JOBS       ?=
 SIZE       ?= 0.8b
+MINUTES    ?= 10
+TARGETS    ?=
 ROUNDS     ?=
 TARGET     ?=
 CPU        ?=
@@ -45,7 +47,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime wheels test test-all test-unit test-lowest test-newest lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
+.PHONY: help convert run serve runtime wheels test test-all test-unit test-lowest test-newest fuzz lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -110,6 +112,9 @@ test-newest:  ## run the unit tests with the newest dependencies that there are
 	$(PYTHON) -m venv --clear .venv-newest
 	'.venv-newest/$(SCRIPTS)/python' -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[unit]'
 	'.venv-newest/$(SCRIPTS)/python' -m pytest -m unit -p no:cacheprovider
+
+fuzz: $(VENV)/.fuzz  ## look for inputs that the parsers do not refuse as they must, for MINUTES in all; TARGETS names some
+	'$(BIN)/python' tests/fuzz/run.py --minutes '$(MINUTES)' $(TARGETS)
 
 lint: $(VENV)/.dev  ## check style, format, types, layers, sizes of modules, words and generated pages
 	'$(BIN)/ruff' check .
@@ -193,6 +198,10 @@ $(VENV)/.server: $(SOURCES) $(VENV)/.llama
 $(VENV)/.dev: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[dev]'
 	@touch '$(VENV)/.runtime' '$(VENV)/.server' '$(VENV)/.unit' '$@'  # .dev contains all of them
+
+$(VENV)/.fuzz: $(VENV)/.dev
+	'$(BIN)/python' -m pip install --quiet -e '.[dev,fuzz]'
+	@touch '$@'
 
 $(VENV)/.unit: $(SOURCES) | $(BIN)/python$(EXE)
 	'$(BIN)/python' -m pip install --quiet -e '.[unit]'

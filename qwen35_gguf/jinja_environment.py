@@ -15,9 +15,8 @@ from qwen35_gguf.errors import MissingDependencyError
 from qwen35_gguf.template_budget import LARGEST_NUMBER, LARGEST_SIZE, current
 
 if TYPE_CHECKING:
-    from jinja2 import nodes
+    from jinja2 import Environment, nodes
     from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 
 
 def jinja_environment() -> ImmutableSandboxedEnvironment:
@@ -49,14 +48,14 @@ def jinja_environment() -> ImmutableSandboxedEnvironment:
         intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
         def _generate(self, source: Any, *arguments: Any, **options: Any) -> str:
-            _count(source)
+            _count(source, self)
             return super()._generate(source, *arguments, **options)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             current().binary(operator, left, right)
             return current().value(super().call_binop(context, operator, left, right))
 
-        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805 - as there
+        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as there
             if getattr(__obj, "__func__", None) in PLACES:
                 return __obj(*args)
             args = tuple(list(current().value(one)) if isinstance(one, GeneratorType) else one for one in args)
@@ -134,7 +133,7 @@ def _before_call(function: Any, arguments: tuple[Any, ...]) -> None:
         current().made(len(owner))
 
 
-def _count(template: nodes.Template) -> None:
+def _count(template: nodes.Template, environment: Environment) -> None:
     """Put counting into a parsed template: into loops and macros, around what is made without a call."""
     from jinja2 import nodes
 
@@ -167,4 +166,4 @@ def _count(template: nodes.Template) -> None:
         return node
 
     inside(template)
-    template.set_environment(template.environment)
+    template.set_environment(environment)

@@ -1,8 +1,8 @@
 """What a chat template may cost: steps of loops and calls, and what it makes of texts and lists.
 
 A template is a program of whoever made the file. The sandbox keeps it from everything but its variables; this keeps it
-from running forever and from filling the memory. Everything is counted before it is made where its size can be told
-before, so that a program that makes too much ends with an error, whatever it does with it.
+from running forever and from filling the memory. What an operation makes is counted before it is made,
+wherever its size is known then, so that a program that makes too much ends with an error.
 
 The unit is a step: a turn of a loop, a call, or 64 characters or entries that are made.
 """
@@ -18,8 +18,8 @@ from typing import Any
 
 from qwen35_gguf.errors import MessageError
 
-STEPS = 2_000_000  # of a template, about two seconds
-FOR_INPUT = 100  # steps more for each character of the messages
+STEPS = 1_000_000  # of a template, about two seconds
+FOR_INPUT = 4  # steps more for each character of the messages
 PIECE = 64  # characters or entries that count as a step
 LARGEST_SIZE = 1 << 26  # characters or entries of one value
 ENTRY = 16  # characters that an entry of a list counts as: it takes as much memory, and longer

@@ -34,9 +34,11 @@ def test_constraints_are_the_lower_bounds() -> None:
             constraints[normal(name)] = version
     not_for_unit_tests = {
         "anthropic",
+        "atheris",
         "auditwheel",
         "bitsandbytes",
         "build",
+        "coverage",
         "compressed-tensors",
         "jsonschema",
         "llguidance",

@@ -1,4 +1,4 @@
-"""Fuzz one target in this process: `python tests/fuzz/engine.py TARGET SECONDS FOLDER`; `run.py` starts it.
+"""Fuzz one target in this process: `engine.py TARGET SECONDS FOLDER MODULE...`, as `run.py` starts it.
 
 Inputs are chosen by the lines that they reach where atheris is installed, and at random otherwise. The folder gets
 `inputs/`, what reached new lines; `faults/`, an input and a report for each fault; and `result.json`.
@@ -6,7 +6,6 @@ Inputs are chosen by the lines that they reach where atheris is installed, and a
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import json
@@ -33,7 +32,7 @@ class Session:
         self.target, self.folder = target, folder
         self.tried = self.accepted = 0
         self.faults: dict[str, str] = {}
-        self.slowest = 0.0
+        self.slowest = self._written = 0.0
         for name in ("inputs", "faults"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -52,30 +51,31 @@ class Session:
                 (self.folder / "faults" / f"{name}.txt").write_text(str(fault), encoding="utf-8", errors="replace")
                 self.faults[fault.place] = name
         self.slowest = max(self.slowest, time.process_time() - start)
-        if self.tried % 512 == 0:
+        if time.monotonic() > self._written + 1:
             self.write()
 
     def _known(self, place: str) -> bytes:
         return (self.folder / "faults" / self.faults[place]).read_bytes()
 
     def write(self) -> None:
-        """Write what is known."""
+        """Write what is known; libFuzzer ends the process without a last call."""
+        self._written = time.monotonic()
         found = {"tried": self.tried, "accepted": self.accepted, "faults": self.faults, "slowest": self.slowest}
         (self.folder / "result.json").write_text(json.dumps(found | {"guided": atheris is not None}))
 
 
-def main(name: str, seconds: int, folder: Path) -> None:
-    """Fuzz a target."""
+def main(name: str, seconds: int, folder: Path, modules: list[str]) -> None:
+    """Fuzz a target, guided by the lines of its modules."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    with atheris.instrument_imports(include=["qwen35_gguf"], enable_loader_override=False) if atheris else contextlib.nullcontext():
+    guided = atheris.instrument_imports(include=modules, enable_loader_override=False) if atheris else None
+    with guided or contextlib.nullcontext():
         from fuzz.targets import TARGETS
     from fuzz import corpus, mutation
     from fuzz.target import limit_memory
 
     target = TARGETS[name]
     session = Session(target, folder)
-    atexit.register(session.write)
     for data in corpus.inputs(target):
         (folder / "inputs" / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
         session.one(data)
@@ -104,7 +104,8 @@ def _at_random(session: Session, seconds: int) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         session.one(mutation.mutated(chance.choice(inputs), chance, session.target.words, session.target.longest))
+    session.write()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).resolve())
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).resolve(), sys.argv[4:])

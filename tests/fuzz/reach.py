@@ -65,7 +65,9 @@ def measure(targets: Iterable[Target]) -> list[tuple[str, int, int, list[int]]]:
     for target in targets:
         inputs = list(corpus.inputs(target))
         chance = random.Random(target.name)
-        inputs += [mutation.mutated(chance.choice(inputs), chance, target.words, target.longest) for _ in range(MUTATIONS)]
+        inputs += [
+            mutation.mutated(chance.choice(inputs), chance, target.words, target.longest) for _ in range(MUTATIONS)
+        ]
         measured.start()
         for data in inputs:
             with suppress(Fault):

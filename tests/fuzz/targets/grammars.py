@@ -120,7 +120,9 @@ TARGETS = (
         "schema",
         read_schema,
         schema_seeds,
-        tuple(f"{ROOM}.{name}" for name in ("json_schema", "schema_walk", "schema_values", "object_keywords", "formats")),
+        tuple(
+            f"{ROOM}.{name}" for name in ("json_schema", "schema_walk", "schema_values", "object_keywords", "formats")
+        ),
         (*KEYWORDS, '"#/$defs/', "#"),
         needs=("llguidance",),
     ),

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
@@ -174,7 +173,7 @@ KEYS = ('"text_config"', '"quantization_config"', '"quant_method"', '"rope_param
 
 def _targets() -> Sequence[Target]:
     return (
-        Target("json", read_any, any_seeds, ("qwen35_gguf.json_file",), ('\\ud800', "1e999", "NaN")),
+        Target("json", read_any, any_seeds, ("qwen35_gguf.json_file",), ("\\ud800", "1e999", "NaN")),
         Target("checkpoint", read_checkpoint, checkpoint_seeds, CHECKPOINT, KEYS, needs=("jinja2",)),
         Target("adapter-config", read_adapter, adapter_seeds, ("qwen35_gguf.convert.adapters.adapter_config",)),
         Target("release", read_release, release_seeds, ("qwen35_gguf.release.record", "qwen35_gguf.release.state")),
@@ -184,5 +183,3 @@ def _targets() -> Sequence[Target]:
 
 
 TARGETS = _targets()
-
-

@@ -25,7 +25,15 @@ def image_seeds() -> Sequence[bytes]:
     from PIL import Image
 
     found = []
-    for kind, mode in (("PNG", "RGBA"), ("JPEG", "RGB"), ("WEBP", "RGB"), ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "L"), ("PPM", "RGB")):
+    for kind, mode in (
+        ("PNG", "RGBA"),
+        ("JPEG", "RGB"),
+        ("WEBP", "RGB"),
+        ("GIF", "P"),
+        ("BMP", "RGB"),
+        ("TIFF", "L"),
+        ("PPM", "RGB"),
+    ):
         with io.BytesIO() as file:
             Image.new(mode, (40, 33)).save(file, kind)
             found.append(file.getvalue())
@@ -78,6 +86,16 @@ def video_seeds() -> Sequence[bytes]:
 ROOM = "qwen35_gguf.runtime.media"
 TARGETS = (
     Target("image", read_image, image_seeds, (f"{ROOM}.image",), ("IHDR", "Exif", "RIFF"), ("PIL",), longest=8192),
-    Target("source", read_source, source_seeds, (f"{ROOM}.fetch",), ("data:", ";base64,", "http://", "@", "%00"), ("PIL",)),
-    Target("video", read_video, video_seeds, (f"{ROOM}.video",), ("moov", "ftyp", "mdat", "trak"), ("av", "PIL"), longest=16384),
+    Target(
+        "source", read_source, source_seeds, (f"{ROOM}.fetch",), ("data:", ";base64,", "http://", "@", "%00"), ("PIL",)
+    ),
+    Target(
+        "video",
+        read_video,
+        video_seeds,
+        (f"{ROOM}.video",),
+        ("moov", "ftyp", "mdat", "trak"),
+        ("av", "PIL"),
+        longest=16384,
+    ),
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fuzz.target import Target, as_text
+from fuzz.target import Target
 from qwen35_gguf.architecture.tags import TAGS
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.chat import template, tool_calls
@@ -33,7 +34,9 @@ BODIES: dict[str, Any] = {
     "response": {
         "instructions": "x", "max_output_tokens": 1, "tools": [{"type": "function", "name": "f", "parameters": {}}],
         "input": [
-            {"role": "user", "content": [{"type": "input_text", "text": "Hi"}, {"type": "input_image", "image_url": PIXEL}]},
+            {"role": "user", "content": [
+                {"type": "input_text", "text": "Hi"}, {"type": "input_image", "image_url": PIXEL},
+            ]},
             {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "Well"}]},
             {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
             {"type": "function_call_output", "call_id": "c", "output": "x"},
@@ -41,7 +44,8 @@ BODIES: dict[str, Any] = {
         "text": {"format": {"type": "json_schema", "name": "x", "schema": {}}}, "reasoning": {"effort": "low"},
     },
     "message": {
-        "max_tokens": 2000, "system": [{"type": "text", "text": "x"}], "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "max_tokens": 2000, "system": [{"type": "text", "text": "x"}],
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
         "messages": [
             {"role": "user", "content": [
                 {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
@@ -62,7 +66,8 @@ def read_body(data: bytes) -> None:
     try:
         _read_body(data)
     except ApiError as error:
-        assert 400 <= error.status < 500
+        if error.status >= 500:
+            raise
         raise MessageError(error.message) from None
 
 
@@ -127,12 +132,12 @@ def parse_answer(data: bytes) -> None:
     """Parse an answer whole and in pieces; both must find the same content and calls."""
     spoken = data.decode("utf-8", errors="ignore").encode()
     chance = random.Random(len(data))
-    tags = {number: tag for number, tag in enumerate(TAGS)} if len(data) % 2 else {}
+    tags = dict(enumerate(TAGS)) if len(data) % 2 else {}
     messages = []
     for pieces in (1, 1 + len(spoken) // 3):
         parser = ReplyParser(tags, inside=bool(len(data) & 2), tools=[TOOL], stop=("STOP",))
         cuts = sorted({0, len(spoken), *(chance.randrange(len(spoken) + 1) for _ in range(pieces - 1))})
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in itertools.pairwise(cuts):
             _speak(parser, spoken[start:stop], tags)
         parser.finish()
         found = parser.message()
@@ -156,7 +161,11 @@ def _speak(parser: ReplyParser, piece: bytes, tags: Mapping[int, str]) -> None:
 def answer_seeds() -> list[bytes]:
     """Thinking, text and calls."""
     call = "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"
-    return [f"Well.\n</think>\n\nOK {call}\n{call} STOP".encode(), f"<think>x</think>y{call}".encode(), call[:50].encode()]
+    return [
+        f"Well.\n</think>\n\nOK {call}\n{call} STOP".encode(),
+        f"<think>x</think>y{call}".encode(),
+        call[:50].encode(),
+    ]
 
 
 API = "qwen35_gguf.server.api"
@@ -182,7 +191,11 @@ TARGETS = (
         "answer",
         parse_answer,
         answer_seeds,
-        ("qwen35_gguf.runtime.chat.tool_calls", "qwen35_gguf.runtime.chat.output_parser", "qwen35_gguf.runtime.chat.tags"),
+        (
+            "qwen35_gguf.runtime.chat.tool_calls",
+            "qwen35_gguf.runtime.chat.output_parser",
+            "qwen35_gguf.runtime.chat.tags",
+        ),
         (*TAGS, "<function=f>", "</function>", "<parameter=a>", "</parameter>", "<function=", ">", "STOP"),
         longest=2048,
     ),

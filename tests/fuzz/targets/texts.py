@@ -29,7 +29,12 @@ def recipe_seeds() -> list[bytes]:
     """Rules of both forms, and what YAML can refer to."""
     bomb = b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
     text = recipe_file.to_text("n", "Q4_K_M", {"blk.0.ffn_up.weight": recipe_file.Type.Q4_K}, 2, ["a"])
-    return [RECIPE, b"recipe: 1\nname: y\nbase: Q8_0\nrules:\n- tensors: ['ffn_*', output]\n  type: q4_k\n", bomb, text.encode()]
+    return [
+        RECIPE,
+        b"recipe: 1\nname: y\nbase: Q8_0\nrules:\n- tensors: ['ffn_*', output]\n  type: q4_k\n",
+        bomb,
+        text.encode(),
+    ]
 
 
 def read_checksums(data: bytes) -> None:
@@ -109,7 +114,9 @@ def read_names(data: bytes) -> None:
 def name_seeds() -> list[bytes]:
     """One of each."""
     files_there = "a-Q4_K_M.gguf\na-Q8_0-00001-of-00002.gguf\na-Q8_0-00002-of-00002.gguf\nmmproj-a-BF16.gguf"
-    return [text.encode() for text in ("Qwen/Qwen3.5-4B:Q4_K_M", files_there, "host-1.x:50052", "1.5GiB", "5min", "32k")]
+    return [
+        text.encode() for text in ("Qwen/Qwen3.5-4B:Q4_K_M", files_there, "host-1.x:50052", "1.5GiB", "5min", "32k")
+    ]
 
 
 UNSAFE = re.compile(r"<script|<iframe|<img|\son\w+=\"|(?:href|src)=\"(?!https?:|mailto:)", re.IGNORECASE)
@@ -125,7 +132,9 @@ def render(data: bytes) -> None:
 
 def render_seeds() -> list[bytes]:
     """All kinds of blocks."""
-    text = "# A\n\n1. x\n   * y\n\n> q\n\n```python\nx = 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n$x^2$ [l](http://x)"
+    text = (
+        "# A\n\n1. x\n   * y\n\n> q\n\n```python\nx = 1\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n$x^2$ [l](http://x)"
+    )
     return [text.encode(), b"<script>alert(1)</script> [x](javascript:alert(1)) ![i](http://x/y.png)"]
 
 
