@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from qwen35_gguf import __version__
 from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.first_contact.welcome import welcome
 
 
 class LazyGroup(click.Group):
@@ -32,11 +34,20 @@ class LazyGroup(click.Group):
             with formatter.section(group.title):
                 formatter.write_dl([(subcommand.verb, subcommand.help) for subcommand in group.subcommands])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a verb without importing the commands as click would; options as click does."""
+        verbs = (subcommand for group in discover.groups() for subcommand in group.subcommands)
+        found = [CompletionItem(one.verb, help=one.help) for one in verbs if one.verb.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="qwen35")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Qwen3.5 from a Hugging Face checkpoint to a fast, proven GGUF on a laptop."""
+    if ctx.invoked_subcommand is None:
+        click.echo(welcome())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.first_contact.choose_model import choose_model
 from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, TEMPLATE_OPTION, tokens
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES
@@ -108,9 +109,7 @@ def model_options(callback: Callback) -> Callback:
     @functools.wraps(callback)
     def with_objects(**values: Any) -> None:
         if values["file"] is None:
-            if values.get("url") is None:
-                raise click.UsageError("Missing argument 'FILE'.", click.get_current_context())
-            values["file"] = NO_FILE
+            values["file"] = NO_FILE if values.get("url") else choose_model(click.get_current_context())
         callback(loading=_loading(values), generation=_generation(values), **values)
 
     decorated: Callback = with_objects

@@ -75,3 +75,12 @@ def plan_size(machine: Machine, model: PublishedModel, quant: str) -> SizeOffer 
         sum(usage.used for usage in plan.usage),
         checkpoint_bytes(model.text, model.vision),
     )
+
+
+def recommended(offers: Sequence[SizeOffer]) -> SizeOffer:
+    """Choose among offers: the largest size in the usual preset; if none fits in that, the largest.
+
+    Below four bits a smaller size with more bits answers about as well, and faster.
+    """
+    usual = [offer for offer in offers if offer.quant == QUANTS[0]]
+    return (usual or list(offers))[0]

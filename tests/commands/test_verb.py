@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from inputs.adapters import low_rank, write_adapter
-from oracles.paths import TINY
+from oracles.paths import ROOT, TINY
 from qwen35_gguf import progress
 from qwen35_gguf.cli import main
 from qwen35_gguf.commands import discover, output
 from qwen35_gguf.commands.option_names import as_typed, typed_spelling
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.doctor.finding import Finding
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.runtime.llama import rpc
@@ -119,6 +121,33 @@ def test_json_and_quiet(name: str, arguments_of: Callable[[str], list[str]]) -> 
     assert result.stderr.replace("> ", "").strip() == ""
     said = result.stdout.replace("> ", "")
     assert isinstance(json.loads(said), dict), said
+
+
+def keys_of(record: dict[str, object]) -> set[str]:
+    """Name the keys of an object, and those of objects in lists."""
+    found = set()
+    for key, value in record.items():
+        objects = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+        found |= {f"{key}[].{inner}" for one in objects for inner in one} or {key}
+    return found
+
+
+@pytest.mark.parametrize("name", ["doctor", "plan", "inspect", "lint", "diff", "models", "evaluate"])
+def test_the_documented_keys_are_those_that_are_printed(
+    name: str, arguments_of: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = Finding("engine-stock", "warning", "problem", "command")
+    monkeypatch.setattr("qwen35_gguf.commands.run.doctor.examine", lambda *_: [wrong])
+    arguments = arguments_of(name)
+    if name == "lint":  # a file in which something is found
+        broken = Path(arguments[1].replace("model.gguf", "exact.gguf"))
+        arguments[1] = str(shutil.copy(broken, "changed.gguf"))
+        assert run("metadata", "changed.gguf", "unset", "tokenizer.chat_template", "--force").exit_code == 0
+    printed = keys_of(json.loads(run(*arguments, "--json").stdout))
+    page = (ROOT / "docs" / "json-output.md").read_text(encoding="utf-8")
+    section = page.partition(f"## {name}\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert {key for row in rows for key in re.findall("`([^`]+)`", row)} == printed
 
 
 @pytest.mark.parametrize("name", ["convert", "run --think", "chat", "imatrix", "evaluate", "package"])

@@ -14,7 +14,7 @@ from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.architecture.family import FAMILY, PublishedModel
 from qwen35_gguf.convert.plan_files import ConversionOptions, plan_conversion
 from qwen35_gguf.convert.transforms import padded_width
-from qwen35_gguf.offers.fitting_sizes import fitting_sizes, plan_size
+from qwen35_gguf.offers.fitting_sizes import fitting_sizes, plan_size, recommended
 from qwen35_gguf.offers.planned_headers import text_header, vision_header
 from qwen35_gguf.quant.presets import find_preset
 from qwen35_gguf.runtime.llama.devices import Device
@@ -75,3 +75,10 @@ def test_an_offer_states_what_it_takes() -> None:
     assert offer.download == pytest.approx(19.3e9, rel=0.01)
     assert offer.file_bytes == pytest.approx(6.28e9, rel=0.01)
     assert offer.memory == pytest.approx(8.4e9, rel=0.05)
+
+
+def test_the_largest_in_the_usual_preset_is_recommended() -> None:
+    offers = fitting_sizes(Machine(18 * GB))
+    assert offers[0].quant != "Q4_K_M"
+    assert (recommended(offers).model.name, recommended(offers).quant) == ("9B", "Q4_K_M")
+    assert recommended(offers[:1]) is offers[0]

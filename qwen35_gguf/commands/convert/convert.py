@@ -14,6 +14,7 @@ from rich.table import Table
 from qwen35_gguf.atomic_file import check_folder, check_output
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.adapter_options import adapter_options
+from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.gguf_file.header import TensorInfo
@@ -22,7 +23,14 @@ from qwen35_gguf.units import format_file_size
 
 @click.command("convert", cls=Verb)
 @click.argument("model")
-@click.option("-q", "--quant", default="Q4_K_M", show_default=True, help="Any llama.cpp quantization name.")
+@click.option(
+    "-q",
+    "--quant",
+    default="Q4_K_M",
+    show_default=True,
+    shell_complete=completion.quants,
+    help="Any llama.cpp quantization name.",
+)
 @click.option(
     "-o",
     "--out",

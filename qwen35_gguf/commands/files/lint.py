@@ -10,6 +10,7 @@ import click
 
 from qwen35_gguf import progress
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.hub_argument import headers
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.release.lint import check_file
@@ -19,7 +20,7 @@ FOUND = 1
 
 
 @click.command("lint", cls=Verb)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=completion.models)
 @click.option("--mmproj", type=click.Path(path_type=Path), help="The vision encoder; by default those beside FILE.")
 @click.option("--no-values", is_flag=True, help="Read the headers only, not the weights.")
 @click.option("--jobs", type=click.IntRange(min=0), default=0, help="Threads; 0 for one a core.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.verb import VerbGroup
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.hub.names import parse_name
@@ -47,7 +48,7 @@ def command(ctx: click.Context, folder: Path) -> None:
 
 
 @command.command("rm")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=completion.models)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def rm(folder: Path, names: tuple[str, ...], yes: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_file
 from qwen35_gguf.commands.options import NO_FILE, PATH, load, loading_names, model_options, note_without_effect
@@ -55,7 +56,7 @@ class _Conversation:
 
 
 @click.command("chat", cls=Verb)
-@click.argument("file", type=PATH, required=False)
+@click.argument("file", type=PATH, required=False, shell_complete=completion.models)
 @click.option("--url", help="Talk with a server, as of `qwen35 serve`; FILE is then the name of its model, or none.")
 @click.option("--api-key", envvar="QWEN35_API_KEY", help="Of the server; better in the environment: QWEN35_API_KEY.")
 @click.option("--system", help="System message.")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.hub_argument import headers
 from qwen35_gguf.commands.parameter_types import ENDPOINTS, MEMORY, tokens
 from qwen35_gguf.commands.verb import Verb
@@ -56,7 +57,7 @@ LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-f
 
 
 @click.command("plan", cls=Verb)
-@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path), shell_complete=completion.models)
 @click.option("--ctx", type=tokens(), help="Tokens of context; by default 16,384 or what is native.")
 @click.option("--kv-type", default="f16", show_default=True, help=f"One of {', '.join(KV_TYPES)}, {AUTO_KV_TYPE}.")
 @click.option("--device", "devices", multiple=True, help="A GPU of this machine, or cpu for none; may be repeated.")

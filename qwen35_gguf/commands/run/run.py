@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.first_contact import completion
+from qwen35_gguf.commands.first_contact.choose_model import ask_prompt, is_terminal
 from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_media
 from qwen35_gguf.commands.options import PATH, load, model_options, note_without_effect, read_schema
@@ -24,8 +26,8 @@ INTERRUPTED = 130
 
 
 @click.command("run", cls=Verb)
-@click.argument("file", type=PATH)
-@click.argument("prompt")
+@click.argument("file", type=PATH, required=False, shell_complete=completion.models)
+@click.argument("prompt", required=False)
 @click.option("--image", "images", multiple=True, help="Path or URL of an image; may be repeated.")
 @click.option("--video", "videos", multiple=True, help="Path or URL of a video; may be repeated.")
 @click.option("--system", help="System message.")
@@ -35,7 +37,7 @@ INTERRUPTED = 130
 @click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without the chat template.")
 @model_options
 def command(
-    prompt: str,
+    prompt: str | None,
     images: tuple[str, ...],
     videos: tuple[str, ...],
     system: str | None,
@@ -48,11 +50,15 @@ def command(
 ) -> None:
     """Answer PROMPT (- reads it from stdin) with the GGUF FILE, or with USER/NAME:QUANT of the Hub.
 
+    Without FILE the models of this machine are listed, or the sizes that fit its memory.
+
     The answer goes to stdout; reasoning and figures go to stderr.
     """
     if raw and (images or videos or system or schema):
         raise click.UsageError("--raw takes no --image, --video, --system or --json-schema")
     ctx = click.get_current_context()
+    if prompt is None and not is_terminal():
+        raise click.UsageError("Missing argument 'PROMPT'.", ctx)
     note_without_effect(ctx)
     if raw:
         given.refuse(
@@ -72,7 +78,7 @@ def command(
         grammar=None if grammar is None else _read_grammar(grammar),
         response_format=None if schema is None else read_schema(schema),
     )
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" else ask_prompt() if prompt is None else prompt
     with load(loading) as model:
         if raw:
             answer, timings = _continue(model, text, wanted)

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.options import PATH, loading_options
 from qwen35_gguf.commands.parameter_types import SIZE
@@ -27,7 +28,7 @@ NEEDED = "starlette and uvicorn are needed to serve; install them with pip insta
 
 
 @click.command("serve", cls=Verb)
-@click.argument("files", nargs=-1, type=PATH, required=True, metavar="FILE|DIR...")
+@click.argument("files", nargs=-1, type=PATH, required=True, metavar="FILE|DIR...", shell_complete=completion.models)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option(

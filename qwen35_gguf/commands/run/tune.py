@@ -16,6 +16,7 @@ from rich.table import Table
 from qwen35_gguf.atomic_file import check_folder
 from qwen35_gguf.cache_dir import profile_dir
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.parameter_types import DURATION, ENDPOINTS
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import ModelError
@@ -38,7 +39,7 @@ BAR = 32  # columns
 
 
 @click.command("tune", cls=Verb)
-@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("file", metavar="MODEL", type=click.Path(path_type=Path), shell_complete=completion.models)
 @click.option("--budget", type=DURATION, default="5min", show_default=True, help="No trial starts after it.")
 @click.option("--goal", type=click.Choice(GOALS), default="balanced", show_default=True, help="What is to be fast.")
 @click.option(
