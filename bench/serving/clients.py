@@ -21,6 +21,7 @@ class Turn:
         first: seconds to the first piece.
         seconds: to the last.
         gaps: seconds between pieces.
+        times: when each gap ended, of `time.perf_counter`.
         tokens: generated.
         prompt: tokens of the prompt.
         evaluated: of these, those that were not reused.
@@ -31,6 +32,7 @@ class Turn:
     first: float = 0.0
     seconds: float = 0.0
     gaps: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     tokens: int = 0
     prompt: int = 0
     evaluated: int = 0
@@ -75,6 +77,7 @@ def ask(port: int, messages: list[Message], tokens: int, enough: threading.Event
         now = time.perf_counter()
         if turn.first:
             turn.gaps.append(now - last)
+            turn.times.append(now)
         else:
             turn.first = now - start
         last = now
@@ -83,21 +86,44 @@ def ask(port: int, messages: list[Message], tokens: int, enough: threading.Event
     return turn
 
 
-def chat(port: int, system: str, name: str, turns: int, tokens: int) -> list[Turn]:
+def question(name: str, turn: int) -> Message:
+    """Return what a client asks in a turn, from 1."""
+    return {"role": "user", "content": f"{name} asks question {turn}: what follows from this?"}
+
+
+def chat(port: int, system: str, name: str, turns: int, tokens: int, pause: float = 0.0) -> list[Turn]:
     """Chat for some turns behind a system prompt, continuing with the server's own answers."""
     messages: list[Message] = [{"role": "system", "content": system}]
-    done = []
+    done: list[Turn] = []
     for number in range(turns):
-        messages.append({"role": "user", "content": f"{name} asks question {number + 1}: what follows from this?"})
+        if done:
+            time.sleep(pause)
+        messages.append(question(name, number + 1))
         done.append(ask(port, messages, tokens))
         messages.append({"role": "assistant", "content": done[-1].text})
     return done
 
 
-def chats(port: int, system: str, clients: int, turns: int, tokens: int) -> tuple[float, list[list[Turn]]]:
-    """Let clients chat side by side; return the seconds that it took, and the turns of each."""
+def chats(
+    port: int, system: str, clients: int, turns: int, tokens: int, *, pause: float = 0.0
+) -> tuple[float, list[list[Turn]]]:
+    """Let clients chat side by side; return the seconds without pauses that it took, and the turns of each."""
     start = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         names = [f"Client {number}" for number in range(clients)]
-        found = list(pool.map(lambda name: chat(port, system, name, turns, tokens), names))
-    return time.perf_counter() - start, found
+        found = list(pool.map(lambda name: chat(port, system, name, turns, tokens, pause), names))
+    return time.perf_counter() - start - pause * (turns - 1), found
+
+
+def by_turns(port: int, system: str, chats: int, turns: int, tokens: int) -> list[list[Turn]]:
+    """Continue some chats one after another, for some turns; return the turns, of all chats each."""
+    histories: list[list[Message]] = [[{"role": "system", "content": system}] for _ in range(chats)]
+    found = []
+    for number in range(turns):
+        done = []
+        for at, messages in enumerate(histories):
+            messages.append(question(f"Client {at}", number + 1))
+            done.append(ask(port, messages, tokens))
+            messages.append({"role": "assistant", "content": done[-1].text})
+        found.append(done)
+    return found

@@ -1,42 +1,41 @@
 """Clients that chat behind one system prompt: llama-server of a stock build, and `qwen35 serve`.
 
-.venv/bin/python bench/serving/serve.py [--model FILE] [--size 0.8b] [--clients 1,4,8] [--system 1600] [--turns 3]
-    [--tokens 96] [--threads 2] [--slots 4] [--llama-server PROGRAM] [--long 8000]
+.venv/bin/python bench/serving/serve.py [--model FILE] [--size 0.8b] [--parts chats,restart,beside,turns]
+    [--sides "llama-server;ours"] [--clients 1,4,8] [--system 1600] [--turns 3] [--tokens 96] [--pause 0]
+    [--threads 2] [--slots 4] [--llama-server PROGRAM] [--long 8000]
 
-Both servers get the same file, context per slot, slots and threads; llama-server with its defaults (continuous
-batching, prompt cache, context checkpoints) and `--no-repack` as well, its better setting for prompts on AVX-512. For
-each number of clients a server starts anew, and each client chats for some turns. Printed are tokens/s in total, the
-seconds to the first piece (median and p95 of the first turn, median of the later ones), the p99 of the gaps between
-pieces, and the prompt tokens that were evaluated. Then ours starts once more with the states that it kept, and last, a
-stream runs while a prompt of --long tokens is evaluated: its longest gap.
+Both servers get the same file, context per slot, slots and threads; `servers.py` has the settings of llama-server.
+
+chats: for each number of clients each server starts anew, one after the other, and each client chats for some turns,
+with a pause of --pause seconds before each further one. Printed are tokens/s in total, the seconds to the first piece
+(median and p95 of the first turn, median of the later ones), the p99 of the gaps between pieces, and the prompt tokens
+that were not reused.
+restart: the first token of a prompt in ours: cold, warm, and after a restart with the states that were kept.
+beside: the longest gap of a stream while a prompt of --long tokens is evaluated.
+turns: four chats of ten turns by turns, behind --long tokens that they share: prompt tokens evaluated in each turn.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from clients import Turn, ask, chats
-from llama_server import llama_server
+from clients import Turn, ask, by_turns, chats
+from servers import OURS, SIDES, Serving, running
 
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION, packaged_text
 from runtime import convert
 
 CHARACTERS_PER_TOKEN = 4.4
-WIDTHS = (8, 10, 9, 8, 8, 9, 11)
-STOCK, NO_REPACK, OURS = "llama-server", "llama-server, no repack", "ours"
+CHATS, CHAT_TURNS, SHORT = 4, 10, 8
+PARTS = ("chats", "restart", "beside", "turns")
 
 
 def main() -> None:
@@ -46,46 +45,61 @@ def main() -> None:
     parser.add_argument("--quant", default="Q4_K_M")
     parser.add_argument("--model", type=Path, help="measure with this file instead of making one")
     parser.add_argument("--llama-server", type=Path, help="use this program instead of building one")
-    parser.add_argument("--sides", default=f"{STOCK};{NO_REPACK};{OURS}", help="separated by semicolons")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--sides", default=";".join(SIDES), help="separated by semicolons")
     parser.add_argument("--clients", default="1,4,8")
     parser.add_argument("--system", type=int, default=1600, help="tokens of the system prompt, about")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=96, help="tokens of an answer")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds before a later turn")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--slots", type=int, default=4, help="at least; as many as clients, if these are more")
-    parser.add_argument("--long", type=int, default=8000, help="tokens of the prompt beside a stream; 0: none")
+    parser.add_argument("--long", type=int, default=8000, help="tokens of the prompt of beside and turns")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         options.scratch = Path(scratch)
-        options.model = options.model or convert(options.scratch, options.size, options.quant)
-        print(f"{options.model.name}, {options.threads} threads, {options.slots} slots or more, ", end="")
-        print(f"{options.turns} turns of {options.tokens} tokens behind {options.system}")
-        print(
-            f"{'':<26}{'clients':>8}{'tokens/s':>10}{'first':>9}{'p95':>8}{'later':>8}{'gap p99':>9}{'evaluated':>11}"
-        )
-        system = packaged_text(CALIBRATION, None)[: int(options.system * CHARACTERS_PER_TOKEN)]
-        for name in options.sides.split(";"):
-            for clients in map(int, options.clients.split(",")):
-                with running(name, options, clients=clients) as port:
-                    seconds, found = chats(port, system, clients, options.turns, options.tokens)
-                row(name, clients, seconds, found)
-        if OURS in options.sides:
-            restart(system, options)
-        if options.long:
-            for name in options.sides.split(";"):
-                print(f"{name:<26}longest gap beside a prompt of {options.long:,}: {beside(name, options):.3f} s")
+        model = options.model or convert(options.scratch, options.size, options.quant)
+        cells = options.system + options.turns * (options.tokens + 64) + 512
+        serving = Serving(model, options.threads, options.slots, cells, options.scratch / "log", options.llama_server)
+        print(f"{model.name}, {options.threads} threads, {options.slots} slots or more")
+        parts = {"chats": measure_chats, "restart": restart, "beside": beside, "turns": turns}
+        for part in options.parts.split(","):
+            parts[part](options, serving)
 
 
-def row(name: str, clients: int, seconds: float, found: Sequence[Sequence[Turn]]) -> None:
+def text_of(tokens: int) -> str:
+    """Return a text of about some tokens."""
+    text = packaged_text(CALIBRATION, None)
+    length = int(tokens * CHARACTERS_PER_TOKEN)
+    return (text * (1 + length // len(text)))[:length]
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def measure_chats(options: argparse.Namespace, serving: Serving) -> None:
+    """Print a row for each number of clients and each server."""
+    print(f"{options.turns} turns of {options.tokens} tokens behind {options.system}, {options.pause:g} s between")
+    print(f"{'':<26}{'clients':>8}{'tokens/s':>10}{'first':>9}{'p95':>8}{'later':>8}{'gap p99':>9}{'evaluated':>11}")
+    for clients in map(int, options.clients.split(",")):
+        for side in options.sides.split(";"):
+            with running(side, serving, slots=clients) as port:
+                size = options.turns, options.tokens
+                seconds, found = chats(port, text_of(options.system), clients, *size, pause=options.pause)
+            row(side, clients, seconds, found)
+
+
+def row(side: str, clients: int, seconds: float, found: Sequence[Sequence[Turn]]) -> None:
     """Print the figures of a run."""
-    turns = [turn for one in found for turn in one]
+    all_turns = [turn for one in found for turn in one]
     first = sorted(one[0].first for one in found)
     later = [turn.first for one in found for turn in one[1:]]
-    gaps = sorted(gap for turn in turns for gap in turn.gaps)
+    gaps = sorted(gap for turn in all_turns for gap in turn.gaps)
     print(
-        f"{name:<26}{clients:>8}{sum(turn.tokens for turn in turns) / seconds:>10.1f}{statistics.median(first):>9.2f}"
-        f"{quantile(first, 0.95):>8.2f}{statistics.median(later) if later else 0:>8.2f}{quantile(gaps, 0.99):>9.3f}"
-        f"{sum(turn.evaluated for turn in turns):>11,}",
+        f"{side:<26}{clients:>8}{sum(turn.tokens for turn in all_turns) / seconds:>10.1f}"
+        f"{statistics.median(first):>9.2f}{quantile(first, 0.95):>8.2f}"
+        f"{statistics.median(later) if later else 0:>8.2f}{quantile(gaps, 0.99):>9.3f}"
+        f"{sum(turn.evaluated for turn in all_turns):>11,}",
         flush=True,
     )
 
@@ -95,81 +109,63 @@ def quantile(values: Sequence[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
-def restart(system: str, options: argparse.Namespace) -> None:
+def restart(options: argparse.Namespace, serving: Serving) -> None:
     """Print the first token of the same prompt cold, warm, and after a restart."""
-    states = options.scratch / "states"
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": "What follows from this?"}]
-    firsts = []
-    with running(OURS, options, "--state-dir", str(states)) as port:
-        firsts += [ask(port, messages, 4).first, ask(port, messages, 4).first]
-    with running(OURS, options, "--state-dir", str(states)) as port:
-        firsts.append(ask(port, messages, 4).first)
-    print(f"{OURS:<26}first token cold {firsts[0]:.2f} s, warm {firsts[1]:.2f} s, after a restart {firsts[2]:.2f} s")
+    states = ("--state-dir", str(options.scratch / "states"))
+    system = {"role": "system", "content": text_of(options.system)}
+    messages = [system, {"role": "user", "content": "What follows from this?"}]
+    with running(OURS, serving, *states) as port:
+        cold, warm = ask(port, messages, 4).first, ask(port, messages, 4).first
+    with running(OURS, serving, *states) as port:
+        after, again = ask(port, messages, 4).first, ask(port, messages, 4).first
+    print(f"{OURS:<26}first token cold {cold:.2f} s, warm {warm:.3f} s, ", end="")
+    print(f"after a restart {after:.3f} s, and once more {again:.3f} s", flush=True)
 
 
-def beside(name: str, options: argparse.Namespace) -> float:
-    """Return the longest gap of a stream while a long prompt is evaluated."""
-    prompt = packaged_text(CALIBRATION, None) * 20
-    prompt = prompt[: int(options.long * CHARACTERS_PER_TOKEN)]
-    turns: list[Turn] = []
+def beside(options: argparse.Namespace, serving: Serving) -> None:
+    """Print the gaps of a stream while a long prompt is evaluated."""
+    serving = with_room(options, serving)
+    for side in options.sides.split(";"):
+        with running(side, serving) as port:
+            gaps, seconds = gaps_beside(port, text_of(options.long))
+        print(
+            f"{side:<26}beside a prompt of {options.long:,} ({seconds:.0f} s): gaps {statistics.median(gaps):.3f} s in "
+            f"the median, p99 {quantile(sorted(gaps), 0.99):.3f}, longest {max(gaps):.3f}",
+            flush=True,
+        )
+
+
+def gaps_beside(port: int, prompt: str) -> tuple[list[float], float]:
+    """Return the gaps of a stream while a prompt is evaluated, and the seconds that it took."""
+    found: list[Turn] = []
     evaluated = threading.Event()
-    with running(name, options) as port:
-        stream = [{"role": "user", "content": "Tell me a long story."}]
-        thread = threading.Thread(target=lambda: turns.append(ask(port, stream, 1500, evaluated)))
-        thread.start()
-        time.sleep(2)
-        ask(port, [{"role": "user", "content": prompt}], 1)
-        evaluated.set()
-        thread.join()
-    return max(turns[0].gaps)
+    stream = [{"role": "user", "content": "Tell me a long story."}]
+    thread = threading.Thread(target=lambda: found.append(ask(port, stream, 1500, evaluated)))
+    thread.start()
+    time.sleep(2)
+    start = time.perf_counter()
+    ask(port, [{"role": "user", "content": prompt}], 1)
+    end = time.perf_counter()
+    evaluated.set()
+    thread.join()
+    return [gap for gap, at in zip(found[0].gaps, found[0].times, strict=True) if start < at <= end], end - start
 
 
-@contextmanager
-def running(name: str, options: argparse.Namespace, *more: str, clients: int = 1) -> Iterator[int]:
-    """Run a server for some clients; the block gets its port."""
-    slots = max(options.slots, clients)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    cells = options.system + options.long * 3 // 2 + options.turns * (options.tokens + 64) + 2048
-    model, threads = str(options.model), str(options.threads)
-    if name == OURS:
-        command = [sys.executable, "-m", "qwen35_gguf.cli", "serve", model, "--port", str(port), "--quiet"]
-        command += ["--ctx", str(cells), "--threads", threads, "--parallel", str(slots), *more]
-    else:
-        program = str(options.llama_server or llama_server())
-        command = [
-            program,
-            "-m",
-            model,
-            "--port",
-            str(port),
-            "-c",
-            str(cells * slots),
-            "-np",
-            str(slots),
-        ]
-        command += ["-t", threads, "--jinja", "--no-warmup", *(["--no-repack"] if name == NO_REPACK else [])]
-    log = (options.scratch / "log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"QWEN35_API_KEY": ""})
-    try:
-        wait(port, process)
-        yield port
-    finally:
-        process.terminate()
-        process.wait(120)
+def turns(options: argparse.Namespace, serving: Serving) -> None:
+    """Print the tokens that are evaluated in each turn of chats that take turns."""
+    serving = with_room(options, serving)
+    print(f"{CHATS} chats by turns behind {options.long:,}; tokens evaluated in turns 1 to {CHAT_TURNS}:")
+    for side in options.sides.split(";"):
+        with running(side, serving) as port:
+            found = by_turns(port, text_of(options.long), CHATS, CHAT_TURNS, SHORT)
+        evaluated = ", ".join(f"{sum(turn.evaluated for turn in one):,}" for one in found)
+        first = statistics.median(turn.first for one in found[1:] for turn in one)
+        print(f"{side:<26}{evaluated}; first token of later turns {first:.2f} s", flush=True)
 
 
-def wait(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a server has loaded its model."""
-    while True:
-        if process.poll() is not None:
-            sys.exit(f"the server ended with {process.returncode}")
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
-                if response.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.2)
+def with_room(options: argparse.Namespace, serving: Serving) -> Serving:
+    """Return a server's settings with room for long prompts."""
+    return Serving(**{**vars(serving), "cells": options.long * 5 // 4 + 2560})
 
 
 if __name__ == "__main__":
