@@ -78,6 +78,37 @@ def test_a_server_that_is_killed_at_any_moment_starts_again(demo: Path, tmp_path
         assert [answer(server, number) for number in range(4)] == wanted
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of files is limited for another process on Linux alone")
+def test_on_a_disk_that_is_full(demo: Path, tmp_path: Path) -> None:
+    import resource
+
+    long = {"role": "system", "content": "Every word of this counts. " * 250}
+    asked = question(0) | {"messages": [long, question(0)["messages"][1]]}
+
+    def answers(server: LiveServer) -> list[str]:
+        found = [server.post(CHAT, asked) for _ in range(2)] + [
+            server.post(CHAT, question(number)) for number in (1, 2)
+        ]
+        assert [each.status for each in found] == [200] * 4, found
+        assert found[0].json["usage"]["prompt_tokens"] > 1100  # so many are written while the server runs
+        return [each.json["choices"][0]["message"]["content"] for each in found]
+
+    with running(demo, tmp_path / "other") as server:
+        wanted = answers(server)
+    states = tmp_path / "states"
+    with running(demo, states) as server:
+        process = running_processes[-1]
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1000, 1000))
+        assert answers(server) == wanted
+        assert answers(server) == wanted
+        assert server.get("/health").status == 200
+    assert process.returncode == 0  # it wrote nothing at its end either
+    assert list(states.iterdir()) == []
+    with running(demo, states) as server:
+        assert answers(server) == wanted
+    assert list(states.glob("*.state"))
+
+
 running_processes: list[subprocess.Popen[bytes]] = []
 
 
