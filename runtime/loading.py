@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.runtime.chat.prompt import MESSAGE_START
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
 from qwen35_gguf.runtime.chat.template import ChatTemplate
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, MemoryRequest
@@ -37,7 +38,6 @@ from qwen35_gguf.runtime.tuning.profiles import Profile
 log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 16384
-MESSAGE_START = "<|im_start|>"
 OWN_STATES = 4  # recurrent states that sequences for several prompts keep
 
 

@@ -348,9 +348,10 @@ class Qwen35(Closing):
             return self._loaded.engine.snapshot(self._loaded.plan.options.queue_limit)
 
     def warm_up(self) -> None:
-        """Do now what the first prompt would wait for: measure what drafts cost, read states of `state_dir`."""
+        """Do now what the first prompt would wait for: read the weights, measure drafts, read states of `state_dir`."""
         with self._lifetime.use():
             self._loaded.thread.ask(self._loaded.engine.warm_up)
+            _ = self._loaded.model.vocabulary.control_tokens  # looked up once
 
     def _vision_encoder(self) -> VisionEncoder:
         with self._loading:

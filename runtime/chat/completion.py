@@ -31,6 +31,7 @@ from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
 from qwen35_gguf.runtime.chat.structured.masks import TriggeredMask
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.job import Job, Outcome
+from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.engine.sampling import Chosen, Sampler, Sampling
 from qwen35_gguf.runtime.engine.token_mask import TokenMask
 from qwen35_gguf.runtime.llama.model import Model
@@ -54,6 +55,7 @@ class Request:
         thinking_budget: tokens after which the thinking is ended.
         raw: the output is text and nothing else: without thinking and tool calls.
         stop_loops: end thinking, and answers, that go round in circles.
+        ahead: evaluate what the next prompt of the conversation begins with, when nothing else is to be done.
         top_logprobs: number of tokens whose probabilities are given at each place of the content; None: not asked for.
 
     """
@@ -70,6 +72,7 @@ class Request:
     raw: bool = False
     top_logprobs: int | None = None
     stop_loops: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def make_job(
         yields,
         streams,
         request.depth,
+        writer.follow if request.ahead and request.prompt.follow is not None else None,
     )
 
 
@@ -200,6 +204,11 @@ class _Writer:
     def _feed(self, token: int) -> None:
         for delta in self._parser.feed(token, self._model.piece(token)):
             self._put(delta)
+
+    def follow(self) -> Sequence[int | MediaChunk] | None:
+        """Return what the next prompt begins with; a tool's result comes before another question."""
+        follow, message = self._request.prompt.follow, self._parser.message()
+        return None if follow is None or message.tool_calls else follow(message)
 
     def answer(self, outcome: Outcome) -> Answer:
         """Give the rest, and return the whole."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
 from qwen35_gguf.runtime.chat.control_tokens import ControlTokens
 from qwen35_gguf.runtime.chat.message_media import split_prompt
+from qwen35_gguf.runtime.chat.openai_types import Message
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Place
 from qwen35_gguf.runtime.llama.context import Context
@@ -17,6 +18,9 @@ from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.media.image import FACTOR, Image, MediaLimits
 from qwen35_gguf.runtime.media.video import VideoLimits
 from qwen35_gguf.runtime.media.vision_encoder import Embedding, VisionEncoder, Visual, evaluate_image
+
+MESSAGE_START = "<|im_start|>"
+Items = list[int | MediaChunk]
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,15 @@ class Prompt:
         items: token ids and images.
         inside: whether the answer begins inside of a think block.
         tools: the tools that it may call, as the tool-call parser takes them.
+        follow: returns what the next prompt of the conversation begins with, given the answer: up to the next question.
+            None if that is not known.
 
     """
 
-    items: list[int | MediaChunk]
+    items: Items
     inside: bool = False
     tools: list[dict[str, Any]] | None = None
+    follow: Callable[[Message], Items | None] | None = None
 
 
 def chat_prompt(
@@ -74,21 +81,60 @@ def chat_prompt(
     reduced, media = message_media.collect(check_messages(messages), media_limits, video_limits)
     checked = tool_calls.check_tools(tools) if tools else None
     control_tokens = ControlTokens(model.vocabulary)
-    text = template.render(
-        control_tokens.mark_messages(reduced),
-        tools=control_tokens.mark(checked),
-        enable_thinking=enable_thinking,
-        reasoning_effort=control_tokens.mark(reasoning_effort),
-        options=control_tokens.mark(dict(options)),
-    )
+
+    def render(messages: Sequence[Mapping[str, Any]], *, begins_answer: bool = True) -> str:
+        return template.render(
+            control_tokens.mark_messages(messages),
+            tools=control_tokens.mark(checked),
+            enable_thinking=enable_thinking,
+            reasoning_effort=control_tokens.mark(reasoning_effort),
+            add_generation_prompt=begins_answer,
+            options=control_tokens.mark(dict(options)),
+        )
+
+    text = render(reduced)
     encoder = vision() if media else None
-    items: list[int | MediaChunk] = []
+    items: Items = []
     for part in split_prompt(text, media):
         if isinstance(part, str):
             items += control_tokens.tokenize(part)
         elif encoder is not None:
             items.append(media_chunk(part, encoder))
-    return Prompt(items, thinking.starts_inside(text), checked)
+
+    def follow(answer: Message) -> Items | None:
+        later = render([*reduced, _in_history(answer), QUESTION], begins_answer=False)
+        return _next_beginning(text, items, later, control_tokens)
+
+    return Prompt(items, thinking.starts_inside(text), checked, follow)
+
+
+QUESTION = {"role": "user", "content": "?"}  # stands for the next one
+
+
+def _in_history(answer: Message) -> dict[str, Any]:
+    """Give an answer the form in which callers repeat it, without its reasoning."""
+    return {"role": "assistant", "content": answer.content or ""}
+
+
+def _next_beginning(text: str, items: Items, later: str, control_tokens: ControlTokens) -> Items | None:
+    """Return the items of a later prompt up to its last question; only what the answer adds is tokenized.
+
+    Args:
+        text: of the prompt.
+        items: of the prompt.
+        later: text of the messages, the answer and another question.
+        control_tokens: makes tokens of texts.
+
+    Returns:
+        None if the later prompt does not begin with the messages of the prompt.
+
+    """
+    start = control_tokens.tokenize(MESSAGE_START)[0]
+    answer, question = text.rfind(MESSAGE_START), later.rfind(MESSAGE_START)
+    if answer <= 0 or start not in items or question <= answer or later[:answer] != text[:answer]:
+        return None
+    kept = len(items) - 1 - items[::-1].index(start)
+    return [*items[:kept], *control_tokens.tokenize(later[answer:question])]
 
 
 def media_chunk(visual: Visual, encoder: VisionEncoder) -> MediaChunk:

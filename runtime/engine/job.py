@@ -63,6 +63,8 @@ class Job:
         yields: whether a paused job gives way to others that wait.
         streams: whether it is read piece by piece.
         depth: tokens drafted in each step; None: that of the engine.
+        follow: returns what the next prompt of the conversation begins with, once the job is done; None if that is not
+            known.
 
     """
 
@@ -76,6 +78,7 @@ class Job:
     yields: Callable[[], bool] = lambda: True
     streams: bool = False
     depth: Depth | None = None
+    follow: Callable[[], Prompt | None] | None = None
 
 
 @dataclass(eq=False)

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qwen35_gguf.runtime.engine.chunk_size import LEAST
 from qwen35_gguf.runtime.engine.forest.forest import Forest
 from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
 from qwen35_gguf.runtime.engine.forest.prefix_cache import EVERY, boundaries
-from qwen35_gguf.runtime.engine.forest.reuse import useful_stops
+from qwen35_gguf.runtime.engine.forest.reuse import find_source, useful_stops
 from qwen35_gguf.runtime.engine.job import Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Place
 from qwen35_gguf.runtime.llama.context import Context
+
+# Tokens before the last message of a prompt that continues another one: these are evaluated in as few calls as can be,
+# since a call costs as much as several tokens. A state inside of them would save less than it costs.
+NEAR = 256
 
 
 class Prefill:
     """Evaluates the prompts of runs."""
 
-    def __init__(self, main: Context, forest: Forest, message_start: int | None) -> None:
+    def __init__(self, main: Context, forest: Forest, message_start: int | None, *, exact: bool = False) -> None:
         """Use a context.
 
         Args:
             main: of the main model.
             forest: what is known of earlier prompts.
             message_start: the token that begins a message: states are copied before it.
+            exact: end calls where they would end if nothing of a prompt were known.
 
         """
-        self._main, self._forest, self._message_start = main, forest, message_start
+        self._main, self._forest, self._message_start, self._exact = main, forest, message_start, exact
+
+    def warm_up(self) -> None:
+        """Make a call in an empty context: the weights are read, threads are started."""
+        self._main.evaluate([0] * min(LEAST, self._main.n_batch), 0, outputs=1)
+        self._main.logits(-1)
+        self._main.clear()
+
+    def wait(self) -> None:
+        """Wait until the last call is computed."""
+        self._main.wait()
 
     def begin(self, run: Run, sequence: LiveSequence) -> None:
         """Let a run take a sequence, and find what of its prompt is known."""
@@ -37,10 +53,26 @@ class Prefill:
         messages = [stop for stop in stops if items[stop] == self._message_start]
         sequence.n_prompt = (messages or stops or [len(items)])[-1]
         stops = [stop for stop in stops if stop > start]
+        if start and not self._exact:
+            known, last = source.shared, sequence.n_prompt
+            stops = [stop for stop in stops if stop <= known or not last - NEAR < stop < last]
         run.kept = useful_stops(stops, items, self._message_start, start=start, shared=source.shared)
         run.messages = set(messages) or run.kept
         run.stops = [*stops, len(items)]
         sequence.in_step = False
+
+    def begin_ahead(self, run: Run, sequence: LiveSequence) -> bool:
+        """Let a run continue the prompt whose answer a sequence holds; False if it does not."""
+        cache, items = self._forest.cache, run.items
+        if sequence.in_step:
+            return False
+        found = find_source(sequence.items, items, cache)
+        if found.length < max(1, sequence.n_prompt) or found.whole is not None:
+            return False
+        sequence.reuse(items, cache, None, [])
+        run.sequence, run.stops = sequence, [len(items)]
+        sequence.in_step = False
+        return len(sequence.items) >= sequence.n_prompt
 
     def advance(self, run: Run, rows: int) -> int:
         """Evaluate up to `rows` rows of a prompt in one call; return how many.

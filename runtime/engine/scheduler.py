@@ -8,13 +8,13 @@ sampled are given out before it. It does not depend on text, messages or images:
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
 
 from qwen35_gguf.errors import ContextError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.engine.ahead import Ahead
 from qwen35_gguf.runtime.engine.chunk_size import LEAST, ChunkSize
 from qwen35_gguf.runtime.engine.decoding import Decoder
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
@@ -102,8 +102,9 @@ class Scheduler(Closing):
         ]
         self.forest = Forest(cache_bytes, cached_states, store, self._sequences, message_start)
         self._decoder = Decoder(self.main, self.n_ctx, draft, alone=deterministic, ngrams=ngrams)
-        self._prefill = Prefill(self.main, self.forest, message_start)
+        self._prefill = Prefill(self.main, self.forest, message_start, exact=deterministic)
         self._chunk = ChunkSize(max_gap, self.main.n_batch)
+        self._ahead = Ahead(self._prefill, self._chunk)
         self._fixed_chunks = deterministic
         self._step_seconds = 0.0
         self._uses = 0
@@ -114,25 +115,16 @@ class Scheduler(Closing):
 
     def save(self) -> None:
         """Write what the sequences hold to disk, so that the next run continues them; nothing runs any more."""
-        store = self._store
-        if store is None:
-            return
-        for one in self._sequences:
-            store.flush()
-            if one.items and not one.in_step:
-                with contextlib.suppress(Qwen35Error):  # of llama.cpp: then the next run begins without it
-                    one.save_prompt(self.forest.cache, store)
-        store.flush()
+        self.forest.save()
 
     def warm_up(self) -> None:
-        """Do what the first prompt would wait for: measure what drafts cost, read the newest states from disk."""
+        """Do what the first prompt would wait for: a call, measuring drafts, reading the newest states from disk."""
         if any(one.items for one in self._sequences):
             return
+        self._prefill.warm_up()
         self._measure(self._sequences[0])
-        store = self._store
-        if store is not None and not self._fixed_chunks:  # deterministic: nothing is continued as it is
-            for one, state in zip(self._sequences, store.newest(len(self._sequences)), strict=False):
-                one.read_in(state, store)
+        if not self._fixed_chunks:  # deterministic: nothing is continued as it is
+            self.forest.read_newest()
 
     def _measure(self, sequence: LiveSequence) -> None:
         drafter = sequence.drafter
@@ -166,8 +158,8 @@ class Scheduler(Closing):
 
     @property
     def waits(self) -> bool:
-        """Whether jobs wait for a sequence."""
-        return bool(self._waiting)
+        """Whether there is something to do later: jobs wait for a sequence, or an answer is evaluated ahead."""
+        return bool(self._waiting) or self._ahead.waits
 
     @property
     def ready(self) -> bool:
@@ -236,6 +228,7 @@ class Scheduler(Closing):
         """End all jobs with an error."""
         for run in (*self._runs, *self._waiting):
             self._end(run, error)
+        self._ahead.drop()
 
     def run(self, job: Job) -> Run:
         """Run a job, and all others, until it is over."""
@@ -248,10 +241,13 @@ class Scheduler(Closing):
     # ---- steps ---------------------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Advance all answers by a call, and one prompt by a chunk; report whether there was anything to do."""
+        """Advance all answers by a call and one prompt by a chunk, or look ahead; report whether anything was done."""
         try:
             decoded = self._decode()
-            return self._prompts(beside=decoded) or decoded
+            if self._prompts(beside=decoded) or decoded:
+                self._ahead.rest()
+                return True
+            return self._ahead.advance()
         except RpcServerError as error:
             self.end_all(error)
             return True
@@ -346,6 +342,7 @@ class Scheduler(Closing):
 
     def _enter(self, run: Run, idle: list[LiveSequence]) -> None:
         run.sequence = self.forest.choose(idle, run.saved.items if run.saved else run.items)
+        self._ahead.drop(run.sequence)
         self._uses += 1
         run.sequence.used = self._uses
         if run.saved is not None:
@@ -391,6 +388,8 @@ class Scheduler(Closing):
         else:
             self._waiting.remove(run)
         if run.sequence is not None:
+            if not isinstance(result, Exception) and not self._fixed_chunks:
+                self._ahead.add(run)
             self._uses += 1
             run.sequence.used, run.sequence = self._uses, None
         run.saved = None

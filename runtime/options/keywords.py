@@ -41,6 +41,7 @@ class LoadKeywords(TypedDict, total=False):
     template_options: Mapping[str, Any] | None
     stop_loops: bool
     ignore: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
+    ahead: bool
 
 
 class FreeKeywords(TypedDict, total=False):

@@ -115,6 +115,7 @@ class LoadOptions:
             with each request: the prompt is known again then.
         deterministic: an answer does not depend on what runs beside it, not even by rounding; slower. Drafts are then
             made only with a fixed depth.
+        ahead: after an answer, while nothing is asked, evaluate what the next turn of the conversation begins with.
         adapters: GGUF LoRAs that are applied, each a path, or a path and a scale (by default 1).
 
     Raises:
@@ -147,6 +148,7 @@ class LoadOptions:
     template_options: Mapping[str, Any] | None = checked(optional(of_template))
     stop_loops: bool = checked(flag, False)
     ignore: tuple[re.Pattern[str], ...] = checked(_patterns, ())
+    ahead: bool = checked(flag, False)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -77,7 +77,7 @@ def command(
         output.note(f"{remote.name} of {url}; /help for help")
         _converse(conversation, generation, lambda messages, wanted: remote.chat(messages, wanted, PromptProgress()))
         return
-    with load(at_hand(loading)) as model:
+    with load(at_hand(replace(loading, ahead=True))) as model:
         output.note(f"{model.name}, {model.n_ctx:,} tokens of context; /help for help")
 
         def ask(messages: list[Any], wanted: GenerateOptions) -> Iterable[ChatCompletionChunk]:

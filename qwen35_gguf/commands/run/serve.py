@@ -123,6 +123,7 @@ def command(
         max_gap=max_gap,
         deterministic=deterministic,
         queue_limit=queue,
+        ahead=True,
         ignore=ignore,  # type: ignore[arg-type]  # compiled and checked there
     )
     local = [at_hand(replace(options, path=file)) for file in files]

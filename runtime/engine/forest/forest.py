@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.runtime.engine.forest.divergence import Divergence, find_divergence
 from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, PrefixCache, SequenceState, common_prefix
@@ -95,6 +97,24 @@ class Forest:
         if self._fit_cache:
             self.cache.max_bytes = self._fit_cache * (state.state.nbytes + 8 * live.n_ctx)
         self.cache.add(state, self.held())
+
+    def save(self) -> None:
+        """Write what the sequences hold to disk; nothing runs any more."""
+        store = self.store
+        if store is None:
+            return
+        for one in self.sequences:
+            store.flush()
+            if one.items and not one.in_step:
+                with contextlib.suppress(Qwen35Error):  # of llama.cpp: then the next run begins without it
+                    one.save_prompt(self.cache, store)
+        store.flush()
+
+    def read_newest(self) -> None:
+        """Begin with the newest states on disk; nothing is held yet."""
+        if self.store is not None:
+            for one, state in zip(self.sequences, self.store.newest(len(self.sequences)), strict=False):
+                one.read_in(state, self.store)
 
     def info(self) -> CacheInfo:
         """Return what is held, and what became of the last prompt."""
