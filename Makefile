@@ -20,6 +20,7 @@ STOCK      ?=
 PORT       ?= 8080
 CUDA       ?=
 MACHINE    ?=
+LLAMA_CPP  ?=
 
 BUILD_FLAGS = $(if $(filter-out 0,$(STOCK)),--stock) $(if $(CUDA),--cuda '$(CUDA)')
 
@@ -47,10 +48,10 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime wheels test test-all test-unit test-lowest test-newest fuzz lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
+.PHONY: help convert run serve runtime llama.cpp wheels test test-all test-unit test-lowest test-newest fuzz lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  make convert QUANT=Q4_K_M MODEL=Qwen/Qwen3.5-9B OUT=models   (MODEL may be a directory; FORCE=1 replaces files)'
 	@echo '  make run PROMPT="Hello" MODEL_FILE=models/NAME.gguf          (without MODEL_FILE: the last one converted)'
@@ -84,6 +85,9 @@ ifneq ($(strip $(BUILD_FLAGS)),)
 	'$(BIN)/python' patches/build.py $(BUILD_FLAGS)
 endif
 	@'$(BIN)/qwen35' doctor
+
+llama.cpp: | $(BIN)/python$(EXE)  ## build llama-server, llama-cli, llama-bench, ... with the patches into llama.cpp/; LLAMA_CPP=DIR patches a checkout
+	'$(BIN)/python' patches/llama_tools.py $(if $(LLAMA_CPP),--checkout '$(LLAMA_CPP)')
 
 wheels: $(VENV)/.wheels  ## write into dist/ what `pip install 'qwen35-gguf[runtime]'` takes from us; MACHINE=aarch64 for ARM
 	'$(BIN)/python' patches/wheels.py $(if $(MACHINE),--machine '$(MACHINE)')

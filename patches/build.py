@@ -109,11 +109,7 @@ def fits_processor(record: Path) -> bool:
 
 def patch(source: Path, patches: list[Path]) -> None:
     """Copy the kernels, apply the patches in order, and record their names in the package."""
-    for name in KERNEL_FOLDERS:
-        for file in kernel_sources(name):
-            target = source / KERNEL_TARGET / file.relative_to(KERNELS)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
+    copy_kernels(source / KERNEL_TARGET)
     for file in patches:
         # As if outside of any repository: otherwise git skips the files that an enclosing one ignores.
         environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(source.parent)}
@@ -129,6 +125,15 @@ def patch(source: Path, patches: list[Path]) -> None:
     names = [file.stem for file in patches]
     listing = f'"""The patches of this build."""\n\nPATCHES = {names!r}\nSERIES = "{series_id()}"\n'
     (source / "llama_cpp" / "qwen35_patches.py").write_text(listing)
+
+
+def copy_kernels(folder: Path) -> None:
+    """Copy the sources of the kernels into that folder of ggml's source."""
+    for name in KERNEL_FOLDERS:
+        for file in kernel_sources(name):
+            target = folder / file.relative_to(KERNELS)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
 
 
 def key(patches: list[Path], cmake_args: str) -> str:
