@@ -32,13 +32,14 @@ def main() -> None:
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="what `make wheels` wrote")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "fresh", help="for file systems and downloads")
     parser.add_argument("--python", default="python3.11", help="of this machine: of the same version as the bare one")
+    parser.add_argument("--mirror", help="of Debian; without it the one that apt uses")
     options = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("error: debootstrap and chroot need root: sudo python tests/fresh/bare_root.py ...")
     for program in ("debootstrap", "unshare", "git"):
         if not shutil.which(program):
             sys.exit(f"error: {program} is not installed; install it: apt-get install {program}")
-    root = bare_root(options.work.resolve(), options.kind)
+    root = bare_root(options.work.resolve(), options.kind, options.mirror)
     given = root / "srv"
     shutil.rmtree(given, ignore_errors=True)
     given.mkdir()
@@ -65,12 +66,19 @@ def main() -> None:
     sys.exit(subprocess.run([*alone, *inside], env=environment, check=False).returncode)
 
 
-def bare_root(work: Path, kind: str) -> Path:
+def bare_root(work: Path, kind: str, named: str | None) -> Path:
     """Return the file system, made if absent."""
     folder = work / f"root-{kind}"
     if not (folder / "usr" / "bin" / "python3").exists():
         work.mkdir(parents=True, exist_ok=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES[kind]}", SUITE, str(folder), mirror()]
+        command = [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={PACKAGES[kind]}",
+            SUITE,
+            str(folder),
+            named or mirror(),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return folder
 
