@@ -1,4 +1,4 @@
-"""Write the pages of a package index (PEP 503) for a folder of wheels and sources: python patches/index_page.py DIST SITE.
+"""Write the pages of a package index (PEP 503) for a folder of wheels: python patches/index_page.py DIST SITE.
 
 SITE/simple/PROJECT/index.html lists the files of a project with their checksums, which pip compares:
 `pip install --index-url https://.../simple 'qwen35-gguf[server]' --extra-index-url ...`.

@@ -31,7 +31,7 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PATH = re.compile(r"(?:\.ci|bench|convert|docs|examples|ggml_ops|patches|quant|qwen35_gguf|runtime|tests)/[\w./-]*")
 PLACEHOLDERS = {"bench/x.py"}
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z][a-z.-]*):", MAKEFILE, re.MULTILINE))
 VARIABLES = {*re.findall(r"^([A-Z_]+) *[?:]?=", MAKEFILE, re.MULTILINE), "CMAKE_ARGS"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
