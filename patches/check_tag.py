@@ -20,7 +20,7 @@ def package_version() -> str:
 
 
 def main(reference: str) -> None:
-    """Print both versions; anything but a tag is no release and passes."""
+    """Print both versions; any other reference than a tag passes."""
     version = package_version()
     if reference.startswith(PREFIX) and reference.removeprefix(PREFIX) != version:
         fail(f"{reference}: pyproject.toml has version {version}; the tag must be v{version}", 1)
