@@ -118,7 +118,7 @@ class Decoder:
             run.text = drafting.begin(live.items)
         most = min(run.job.limit - run.number, self._n_ctx - live.cells - len(run.known) + 1) - 1
         depth = self._depth if run.job.depth is None else run.job.depth
-        return Draftable(run.text, live.drafter, live.items, run.known, live.pos, most, depth)
+        return Draftable(run.text, live.drafter, live.items, run.known, live.pos, most, depth, run.job.sampler.draft)
 
     def _learn_answer(self, run: Run, end: End | Exception) -> None:
         if self._drafting is not None and run.text is not None and not isinstance(end, Exception):

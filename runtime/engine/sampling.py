@@ -252,10 +252,7 @@ class Sampler(Closing):
             GrammarError: the mask allows nothing.
 
         """
-        logits = context.logits(row)
-        if len(self._biased):
-            logits = logits.copy()
-            logits[self._biased] += self._bias
+        logits = self._with_bias(context.logits(row))
         if self._mask is None or self._waits:
             token = self._chain.choose(logits)
         else:
@@ -264,6 +261,25 @@ class Sampler(Closing):
         if self._top is not None:
             self.last = chosen(logits, token, self._top)
         return token
+
+    def draft(self, logits: FloatArray, ahead: int) -> int:
+        """Choose a draft from another model's logits, (n_vocab,) float32, as `sample` will choose a token.
+
+        It changes nothing. With the same random numbers, similar logits mostly give the same token.
+
+        Args:
+            logits: of the MTP head.
+            ahead: drafts before it.
+
+        """
+        return self._chain.choose(self._with_bias(logits), ahead=ahead) if self._chain.drafts else int(logits.argmax())
+
+    def _with_bias(self, logits: FloatArray) -> FloatArray:
+        if not len(self._biased):
+            return logits
+        logits = logits.copy()
+        logits[self._biased] += self._bias
+        return logits
 
     def accept(self, *tokens: int) -> None:
         """Count tokens, sampled or not."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.runtime.llama.batch import FloatArray
+from qwen35_gguf.runtime.llama.gumbel import choose_by_noise
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, library
 from qwen35_gguf.runtime.llama.model import Model
@@ -57,6 +58,12 @@ class Chain(Closing):
 
     Penalties apply to the last 1,024 tokens. Where they only lower a logit, the best `top_k` after them are among the
     best `top_k + 1024` before: the others are left out in advance, which does not change the result.
+
+    Of what is left a token is chosen by noise, and not by llama.cpp's generator: see `gumbel`.
+
+    Attributes:
+        drafts: whether it chooses drafts of another model as it would choose tokens: nothing in it changes by that.
+
     """
 
     def __init__(
@@ -80,7 +87,9 @@ class Chain(Closing):
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._handle = Handle(self, lib.llama_sampler_chain_init(params), lib.llama_sampler_free)
+        self._seed, self._place = seed, 0
         self._best_only = temperature <= 0
+        self.drafts = temperature > 0 and xtc[0] <= 0  # XTC has a generator of its own
         self._keep = 1 if self._best_only else top_k  # 0: all
         added = []
         if presence or frequency or repeat != 1.0:
@@ -105,7 +114,7 @@ class Chain(Closing):
                 added.append(lib.llama_sampler_init_min_p(min_p, 1))
             if xtc[0] > 0:
                 added.append(lib.llama_sampler_init_xtc(*xtc, 1, seed))
-            added += [lib.llama_sampler_init_temp(temperature), lib.llama_sampler_init_dist(seed)]
+            added.append(lib.llama_sampler_init_temp(temperature))
         for sampler in added:
             lib.llama_sampler_chain_add(self.pointer, sampler)
 
@@ -118,12 +127,13 @@ class Chain(Closing):
         """`llama_sampler_p`; errors as of `Handle.pointer`."""
         return self._handle.pointer
 
-    def choose(self, logits: FloatArray, ids: npt.NDArray[np.intp] | None = None) -> int:
-        """Choose a token, and `accept` it afterwards.
+    def choose(self, logits: FloatArray, ids: npt.NDArray[np.intp] | None = None, *, ahead: int = 0) -> int:
+        """Choose a token, and `accept` it afterwards; the same one again until then.
 
         Args:
             logits: (n_vocab,) float32, of which -inf is never chosen.
             ids: the tokens to choose from; None: all.
+            ahead: tokens that come before it, and are not accepted yet.
 
         """
         if self._best_only:
@@ -134,10 +144,14 @@ class Chain(Closing):
         candidates["id"], candidates["logit"] = ids, logits[ids]
         array = candidate_array(self._library, candidates)
         self._library.llama_sampler_apply(self.pointer, ctypes.byref(array))
-        return int(array.data[array.selected].id)
+        if array.selected >= 0:
+            return int(array.data[array.selected].id)
+        left = remaining(array, candidates)
+        return int(left["id"][choose_by_noise(left["logit"], self._seed, self._place + ahead, left["id"])])
 
     def accept(self, token: int) -> None:
         """Record a token for the penalties."""
+        self._place += 1
         self._library.llama_sampler_accept(self.pointer, token)
 
 
@@ -147,3 +161,10 @@ def candidate_array(lib: Any, candidates: npt.NDArray[Any]) -> Any:
     array.data = candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
     array.size, array.selected, array.sorted = len(candidates), -1, False
     return array
+
+
+def remaining(array: Any, candidates: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the candidates that llama.cpp left: some in a row, which it may have sorted."""
+    first = ctypes.addressof(array.data.contents) - candidates.ctypes.data
+    start = first // CANDIDATE.itemsize
+    return candidates[start : start + array.size]

@@ -264,18 +264,19 @@ class MockChain:
 
     def __init__(self, n_vocab: int, *, temperature: float, seed: int, **_: Any) -> None:
         self.n_vocab, self.temperature, self.accepted = n_vocab, temperature, list[int]()
-        self._random = np.random.default_rng(seed)
+        self.drafts = temperature > 0
+        self._seed = seed
 
     def close(self) -> None:
         """Do nothing."""
 
-    def choose(self, logits: Array, ids: Array | None = None) -> int:
-        """Choose a token among all, or among some."""
+    def choose(self, logits: Array, ids: Array | None = None, *, ahead: int = 0) -> int:
+        """Choose a token among all, or among some; what follows `ahead` others is chosen as it will be then."""
         if ids is not None:
-            return int(ids[self.choose(logits[ids])])
+            return int(ids[self.choose(logits[ids], ahead=ahead)])
         if self.temperature <= 0:
             return int(logits.argmax())
-        noise = self._random.gumbel(size=len(logits))
+        noise = np.random.default_rng([self._seed, len(self.accepted) + ahead]).gumbel(size=len(logits))
         return int((logits / self.temperature + noise).argmax())
 
     def accept(self, token: int) -> None:

@@ -11,7 +11,7 @@ from qwen35_gguf.runtime.engine.drafts.acceptance import Rates
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.drafts.draft_plan import Plan, Planner, expected
 from qwen35_gguf.runtime.engine.drafts.drafted_text import DraftedText
-from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
+from qwen35_gguf.runtime.engine.drafts.mtp import Choose, Drafter
 from qwen35_gguf.runtime.engine.drafts.ngrams import ANSWER_TOKENS, Item, add_answer
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 from qwen35_gguf.runtime.engine.drafts.token_index import TokenIndex
@@ -30,6 +30,7 @@ class Draftable:
         pos: see `known`.
         most: tokens that may be drafted after them.
         depth: tokens to draft, or "auto".
+        choose: how the head's drafts are chosen.
         drafts: what is drafted.
 
     """
@@ -41,6 +42,7 @@ class Draftable:
     pos: int
     most: int
     depth: Depth
+    choose: Choose
     drafts: list[int] = field(default_factory=list)
 
     def can_ask_head(self) -> bool:
@@ -141,9 +143,10 @@ class Drafting:
                 wanted.setdefault(count, []).append(each)
         for count, group in wanted.items():
             heads = [each.head for each in group if each.head is not None]
-            found = mtp.draft(heads, [each.known[0] for each in group], [each.pos for each in group], count)
-            for each, tokens in zip(group, found, strict=True):
-                each.text.guess = tokens
+            tokens, positions = [each.known[0] for each in group], [each.pos for each in group]
+            found = mtp.draft(heads, tokens, positions, count, [each.choose for each in group])
+            for each, drafts in zip(group, found, strict=True):
+                each.text.guess = drafts
 
     def _planner(self, count: int) -> Planner | None:
         """Return what plans the steps of this number of answers."""

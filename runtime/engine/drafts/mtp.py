@@ -1,7 +1,9 @@
 """Draft with the MTP head: it predicts the next tokens, and the main model verifies them all in one call.
 
 Exact by construction: a drafted token is never returned. The sampler chooses from the main model's own row each time,
-as it would without drafts; a draft only decides whether the next row is already computed.
+as it would without drafts; a draft only decides whether the next row is already computed. At a temperature the head's
+tokens are chosen with the random numbers with which the sampler will choose, so that both mostly agree (see
+`runtime/llama/gumbel.py`).
 """
 
 from __future__ import annotations
@@ -130,7 +132,22 @@ def head_context(model: Model, main: Context) -> Context:
     return Context(model, replace(main.spec, n_rs_seq=0, n_outputs=1), mtp_of=main)
 
 
-def draft(drafters: Sequence[Drafter], tokens: Sequence[int], positions: Sequence[int], depth: int) -> list[list[int]]:
+Choose = Callable[[FloatArray, int], int]
+
+
+def best(logits: FloatArray, ahead: int) -> int:
+    """Choose the most probable token of a row of logits, (n_vocab,); it does not matter what is drafted before it."""
+    del ahead
+    return int(logits.argmax())
+
+
+def draft(
+    drafters: Sequence[Drafter],
+    tokens: Sequence[int],
+    positions: Sequence[int],
+    depth: int,
+    choose: Sequence[Choose] | None = None,
+) -> list[list[int]]:
     """Predict the `depth` tokens after one token of each of several sequences, in calls that they share.
 
     Args:
@@ -138,6 +155,7 @@ def draft(drafters: Sequence[Drafter], tokens: Sequence[int], positions: Sequenc
         tokens: not yet evaluated by the main model.
         positions: of these tokens.
         depth: of all drafts.
+        choose: for each sequence, takes logits and the number of drafts before it; None: `best`.
 
     Returns:
         The drafts of each; none for a sequence without a hidden state.
@@ -153,7 +171,7 @@ def draft(drafters: Sequence[Drafter], tokens: Sequence[int], positions: Sequenc
         head.evaluate_parts(rows)
         ends = np.cumsum([len(part.tokens) for part in rows]) - 1
         for i, end in zip(active, ends.tolist(), strict=True):
-            found[i].append(int(head.logits(end).argmax()))
+            found[i].append((best if choose is None else choose[i])(head.logits(end), len(found[i])))
         if len(found[active[0]]) == depth:
             break
         rows = [
