@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qwen35_gguf.runtime.gumbel import choose_by_noise
 from qwen35_gguf.runtime.llama.batch import FloatArray
-from qwen35_gguf.runtime.llama.gumbel import choose_by_noise
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, library
 from qwen35_gguf.runtime.llama.model import Model
