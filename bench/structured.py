@@ -25,7 +25,7 @@ from qwen35_gguf.runtime.chat.structured.answer_form import answer_form, answer_
 from qwen35_gguf.runtime.chat.structured.masks import GrammarMask
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
 from qwen35_gguf.runtime.chat.tool_calls import check_tools
-from qwen35_gguf.runtime.llama.samplers import preselect
+from qwen35_gguf.runtime.llama.sampling.samplers import preselect
 
 TEXT = {"type": "string", "maxLength": 400}
 RECORD = {

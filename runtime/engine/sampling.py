@@ -20,7 +20,7 @@ from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.llama.samplers import Chain, Dry
+from qwen35_gguf.runtime.llama.sampling.samplers import Chain, Dry
 
 MAX_SEED = 0xFFFFFFFE  # the next one means "random" to llama.cpp
 

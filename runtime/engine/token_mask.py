@@ -7,7 +7,7 @@ from typing import Literal, Protocol, get_args
 
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.llama.batch import FloatArray
-from qwen35_gguf.runtime.llama.samplers import Chain
+from qwen35_gguf.runtime.llama.sampling.samplers import Chain
 
 Syntax = Literal["gbnf", "regex", "lark"]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, library
-from qwen35_gguf.runtime.llama.samplers import CANDIDATE, candidate_array
+from qwen35_gguf.runtime.llama.sampling.samplers import CANDIDATE, candidate_array
 from qwen35_gguf.runtime.llama.vocabulary import Vocabulary
 
 

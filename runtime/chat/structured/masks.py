@@ -11,7 +11,7 @@ import numpy.typing as npt
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.chat.structured.token_grammars import short
 from qwen35_gguf.runtime.llama.batch import FloatArray
-from qwen35_gguf.runtime.llama.samplers import Chain
+from qwen35_gguf.runtime.llama.sampling.samplers import Chain
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

@@ -10,7 +10,7 @@ from qwen35_gguf.runtime.chat.structured.masks import GrammarMask
 from qwen35_gguf.runtime.chat.structured.schema_walk import CheckedSchema
 from qwen35_gguf.runtime.chat.structured.token_grammars import byte_matcher, json_grammar
 from qwen35_gguf.runtime.llama.batch import FloatArray
-from qwen35_gguf.runtime.llama.samplers import Chain
+from qwen35_gguf.runtime.llama.sampling.samplers import Chain
 from qwen35_gguf.runtime.llama.vocabulary import Vocabulary
 
 MAX_STEPS = 400  # of the search for another item

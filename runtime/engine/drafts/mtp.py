@@ -3,7 +3,7 @@
 Exact by construction: a drafted token is never returned. The sampler chooses from the main model's own row each time,
 as it would without drafts; a draft only decides whether the next row is already computed. At a temperature the head's
 tokens are chosen with the random numbers with which the sampler will choose, so that both mostly agree (see
-`runtime/gumbel.py`).
+`runtime/llama/sampling/gumbel.py`).
 """
 
 from __future__ import annotations

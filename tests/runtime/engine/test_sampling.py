@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.engine.sampling import NOT_THINKING, THINKING, Sampling, choose, chosen, new_seed
-from qwen35_gguf.runtime.gumbel import gumbel_noise
 from qwen35_gguf.runtime.llama.model import Model
-from qwen35_gguf.runtime.llama.samplers import CANDIDATE, Chain, Dry, candidate_array, preselect, remaining
+from qwen35_gguf.runtime.llama.sampling.gumbel import gumbel_noise
+from qwen35_gguf.runtime.llama.sampling.samplers import CANDIDATE, Chain, Dry, candidate_array, preselect, remaining
 
 N = 5000
 

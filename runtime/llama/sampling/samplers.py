@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.runtime.gumbel import choose_by_noise
 from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, library
 from qwen35_gguf.runtime.llama.model import Model
+from qwen35_gguf.runtime.llama.sampling.gumbel import choose_by_noise
 
 PENALTY_WINDOW = 1024
 DRY_BREAKERS = (b"\n", b":", b'"', b"*")  # llama.cpp's defaults: a repetition ends at them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qwen35_gguf.runtime.gumbel import MANY, choose_by_noise, gumbel_noise
+from qwen35_gguf.runtime.llama.sampling.gumbel import MANY, choose_by_noise, gumbel_noise
 
 pytestmark = pytest.mark.unit
 

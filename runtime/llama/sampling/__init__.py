@@ -1,0 +1,1 @@
+"""From the logits of a row to a token."""
