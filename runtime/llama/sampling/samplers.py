@@ -16,7 +16,7 @@ from qwen35_gguf.runtime.llama.sampling.gumbel import choose_by_noise
 
 PENALTY_WINDOW = 1024
 DRY_BREAKERS = (b"\n", b":", b'"', b"*")  # llama.cpp's defaults: a repetition ends at them
-BLOCK = 64  # logits whose maximum stands for them in the preselection
+BLOCK = 64  # logits, at equal distances, whose maximum stands for them in the preselection
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
@@ -27,7 +27,7 @@ def preselect(logits: FloatArray, count: int) -> npt.NDArray[np.intp]:
     a tenth of the time that llama.cpp needs to sort 248,320 candidates.
     """
     whole = len(logits) // BLOCK * BLOCK
-    maxima = logits[:whole].reshape(-1, BLOCK).max(axis=1)
+    maxima = logits[:whole].reshape(BLOCK, -1).max(axis=0)
     if count >= len(maxima):
         return np.arange(len(logits))
     bound = np.partition(maxima, len(maxima) - count)[len(maxima) - count]
