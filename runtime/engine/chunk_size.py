@@ -4,14 +4,15 @@ from __future__ import annotations
 
 LEAST = 8  # rows; fewer cost as much as these
 FIRST = 32  # rows of the first chunk, before anything was measured
-SPARE = 0.1, 0.4  # of the bound that is left free, at least and at most: times vary
-ERRORS = 2.5  # mean errors of what was expected that are left free
-STEP = 0.3  # weight of a new measurement
-PRIOR = 0.05  # weight of the assumption that times are in proportion to rows, beside what sizes show
+SPARE = 0.08  # of the bound that is left free
+ERRORS = 2.0, 1.0  # mean errors of what was expected that are left free, and what they come to at most
+MEMORY = 0.95  # weight of what was known of the costs, at each new measurement: fixed part and rows are learned slowly
+STEP = 0.3  # weight of a new measurement in the speed: a machine that gets slower is noticed soon
+PRIOR = 0.02  # weight of the assumption that times are in proportion to rows, beside what sizes show
 
 
 class ChunkSize:
-    """Learns what chunks cost: a fixed part and a part for each row, from moving averages of rows and seconds.
+    """Learns what chunks cost: a fixed part and one for each row, by least squares of relative errors, and the speed.
 
     Attributes:
         max_gap: seconds that an answer may wait.
@@ -22,36 +23,48 @@ class ChunkSize:
     def __init__(self, max_gap: float, n_batch: int) -> None:
         """Begin without measurements."""
         self.max_gap, self.n_batch = max_gap, n_batch
-        self._rows = self._seconds = 0.0  # means
-        self._squares = self._products = 0.0  # variance of rows, covariance of rows and seconds
+        # Sums of 1/s^2, rows/s^2, rows^2/s^2, 1/s and rows/s over measurements of s seconds: the normal equations.
+        self._ones = self._rows = self._squares = self._inverses = self._speeds = 0.0
+        self._costs = 0.0, 0.0  # the fixed part and that of a row, in seconds
+        self._scale = 1.0  # of both, now
         self._error = 0.0  # mean of how far times were from what was expected, as a share of that
 
-    def _costs(self) -> tuple[float, float]:
-        """Return the fixed part and the part for each row, in seconds."""
-        proportion = PRIOR * self._rows * self._rows
-        row = (self._products + proportion * self._seconds / self._rows) / (self._squares + proportion)
-        row = max(row, 0.1 * self._seconds / self._rows)  # interrupted calls may show anything
-        return max(0.0, self._seconds - row * self._rows), max(row, 1e-9)
+    def _solve(self) -> tuple[float, float]:
+        ones = (1 + PRIOR) * self._ones
+        determinant = ones * self._squares - self._rows * self._rows
+        fixed = (self._inverses * self._squares - self._speeds * self._rows) / determinant
+        row = (ones * self._speeds - self._rows * self._inverses) / determinant
+        if fixed < 0 or row <= 0:  # interrupted calls may show anything
+            fixed, row = 0.0, self._speeds / self._squares
+        return fixed, row
+
+    def seconds(self, rows: int) -> float:
+        """Return what rows would cost; 0 before anything was measured."""
+        fixed, row = self._costs
+        return self._scale * (fixed + row * rows)
 
     def rows(self, step_seconds: float) -> int:
         """Return the rows of the next call, perhaps 0, where answers have waited or will wait for `step_seconds`."""
-        if not self._rows:
+        fixed, row = self._costs
+        if not row:
             return min(FIRST, self.n_batch)
-        fixed, row = self._costs()
-        spare = min(max(SPARE[0], ERRORS * self._error), SPARE[1])
-        left = (1 - spare) * self.max_gap - step_seconds - fixed
-        return min(max(0, int(left / row)), self.n_batch)
+        left = (1 - SPARE) * self.max_gap - step_seconds
+        left /= 1 + min(ERRORS[0] * self._error, ERRORS[1])
+        return min(max(0, int((left / self._scale - fixed) / row)), self.n_batch)
 
     def record(self, rows: int, seconds: float) -> None:
         """Learn from a chunk."""
-        if not self._rows:
-            self._rows, self._seconds = float(rows), seconds
-            return
-        fixed, row = self._costs()
-        expected = fixed + row * rows
-        self._error += STEP * (abs(seconds - expected) / expected - self._error)
-        more, longer = rows - self._rows, seconds - self._seconds
-        self._rows += STEP * more
-        self._seconds += STEP * longer
-        self._squares = (1 - STEP) * (self._squares + STEP * more * more)
-        self._products = (1 - STEP) * (self._products + STEP * more * longer)
+        seconds = max(seconds, 1e-9)
+        if expected := self.seconds(rows):
+            self._error += STEP * (abs(seconds - expected) / expected - self._error)
+            self._scale += STEP * self._scale * (seconds / expected - 1)
+        weight = 1 / seconds
+        new = weight * weight, rows * weight * weight, rows * rows * weight * weight, weight, rows * weight
+        known = self._ones, self._rows, self._squares, self._inverses, self._speeds
+        self._ones, self._rows, self._squares, self._inverses, self._speeds = (
+            MEMORY * old + more for old, more in zip(known, new, strict=True)
+        )
+        before = self.seconds(rows)
+        self._costs = self._solve()
+        if before:  # what was learned of the parts does not change what is expected here
+            self._scale *= before / self.seconds(rows)
