@@ -101,6 +101,7 @@ class Run:
         saved: what it had in the engine when it gave way.
         reuse: what of the prompt was reused.
         reused: cells.
+        held: since when it waits for prompts that came with it; 0: it does not.
         began: when its turn came, of `time.perf_counter`.
         evaluated: when the prompt was.
         stepped: when its last token came; 0 before the first, and while nobody reads.
@@ -126,6 +127,7 @@ class Run:
     saved: SequenceState | None = None
     reuse: PromptReuse | None = None
     reused: int = 0
+    held: float = 0.0
     began: float = 0.0
     evaluated: float = 0.0
     stepped: float = 0.0

@@ -11,11 +11,13 @@ from qwen35_gguf.runtime.engine.forest.prefix_cache import EVERY, boundaries
 from qwen35_gguf.runtime.engine.forest.reuse import find_source, useful_stops
 from qwen35_gguf.runtime.engine.job import Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Place
+from qwen35_gguf.runtime.llama.batch import Part
 from qwen35_gguf.runtime.llama.context import Context
 
 # Tokens before the last message of a prompt that continues another one: these are evaluated in as few calls as can be,
 # since a call costs as much as several tokens. A state inside of them would save less than it costs.
 NEAR = 256
+END = 32  # tokens at most of the last call of a prompt that waits for others
 
 
 class Prefill:
@@ -100,6 +102,41 @@ class Prefill:
         run.job.progress(live.cells + run.rows, run.total)
         return done
 
+    def last_rows(self, run: Run) -> int:
+        """Return the rows of the last call of a prompt, if all before is evaluated and it is a short one; else 0."""
+        at, end = len(run.live.items), len(run.items)
+        if run.rows or end - at > END or any(at < stop < end for stop in run.stops):
+            return 0
+        return 0 if any(isinstance(item, MediaChunk) for item in run.job.prompt[at:]) else end - at
+
+    def finish(self, runs: Sequence[Run]) -> int:
+        """Evaluate the last calls of prompts in one; each has equally many rows, the last of which has logits.
+
+        Raises:
+            ModelError, RpcServerError: llama.cpp fails.
+
+        """
+        tokens = [[token for token in run.job.prompt[len(run.live.items) :] if isinstance(token, int)] for run in runs]
+        for run in runs:
+            run.live.in_step = True
+        self._main.evaluate_parts(
+            [Part(part, run.live.pos, run.live.seq, 1) for part, run in zip(tokens, runs, strict=True)]
+        )
+        row = 0
+        for part, run in zip(tokens, runs, strict=True):
+            self._record(run, part, row)
+            run.job.progress(run.live.cells, run.total)
+            row += len(part)
+        return row
+
+    def _record(self, run: Run, tokens: Sequence[int], row: int = 0) -> None:
+        """Record tokens of the last call, from a row on."""
+        live = run.live
+        if live.drafter is not None:
+            live.drafter.sync(tokens, live.pos, self._main.hidden(row + len(tokens))[row:])
+        live.append(tokens, len(tokens), len(tokens))
+        live.in_step = False
+
     def _tokens(self, run: Run, part: Sequence[int | MediaChunk]) -> int:
         live = run.live
         tokens: list[int] = []
@@ -110,10 +147,7 @@ class Prefill:
         last = len(live.items) + len(tokens) == len(run.items)
         live.in_step = True
         self._main.evaluate(tokens, live.pos, seq=live.seq, outputs=int(last))
-        if live.drafter is not None:
-            live.drafter.sync(tokens, live.pos, self._main.hidden(len(tokens)))
-        live.append(tokens, len(tokens), len(tokens))
-        live.in_step = False
+        self._record(run, tokens)
         return len(tokens)
 
     def _image(self, run: Run, item: MediaChunk, rows: int) -> int:

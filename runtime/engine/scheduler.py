@@ -15,7 +15,7 @@ from collections.abc import Callable
 from qwen35_gguf.errors import ContextError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.ahead import Ahead
-from qwen35_gguf.runtime.engine.chunk_size import LEAST, ChunkSize
+from qwen35_gguf.runtime.engine.chunk_size import ChunkSize
 from qwen35_gguf.runtime.engine.decoding import Decoder
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context
@@ -27,6 +27,7 @@ from qwen35_gguf.runtime.engine.image_encoding import ImageEncoding
 from qwen35_gguf.runtime.engine.job import End, Job, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
 from qwen35_gguf.runtime.engine.prefill import Prefill
+from qwen35_gguf.runtime.engine.prompts import Prompts
 from qwen35_gguf.runtime.engine.shared_context import context_of
 from qwen35_gguf.runtime.engine.snapshot import Counters, Snapshot, slot_of
 from qwen35_gguf.runtime.llama.context import Context
@@ -105,6 +106,7 @@ class Scheduler(Closing):
         self._prefill = Prefill(self.main, self.forest, message_start, exact=deterministic)
         self._chunk = ChunkSize(max_gap, self.main.n_batch)
         self._ahead = Ahead(self._prefill, self._chunk)
+        self._prompts = Prompts(self._prefill, self._chunk, self._encoding, alone=deterministic)
         self._fixed_chunks = deterministic
         self._step_seconds = 0.0
         self._uses = 0
@@ -244,7 +246,7 @@ class Scheduler(Closing):
         """Advance all answers by a call and one prompt by a chunk, or look ahead; report whether anything was done."""
         try:
             decoded = self._decode()
-            if self._prompts(beside=decoded) or decoded:
+            if self._evaluate_prompts(beside=decoded) or decoded:
                 self._ahead.rest()
                 return True
             return self._ahead.advance()
@@ -270,53 +272,26 @@ class Scheduler(Closing):
         self.counters.add_step(runs, now)
         return True
 
-    def _prompts(self, *, beside: bool) -> bool:
-        """Evaluate a chunk of the first prompt that can be."""
+    def _evaluate_prompts(self, *, beside: bool) -> bool:
+        """Evaluate parts of prompts, beside answers or alone; report whether there were any."""
         self._wake_suspended()
-        start = time.perf_counter()
-        for run in [run for run in self._runs if run.phase == "prompt"]:
-            if self._advance(run, start if beside else None):
-                return True
-        admitted = self._admit()
-        if admitted is None or admitted.phase != "prompt":
-            return admitted is not None
-        return self._advance(admitted, start if beside else None)
+        before, seconds = self._prompts.rows, self._step_seconds if beside else None
+        for run, found in self._prompts.advance(self._runs, self._admit, lambda: self.wake(), seconds):
+            if isinstance(found, Exception):
+                self._fail(run, found)
+            else:
+                self._first_token(run, found)
+        return self._prompts.rows > before
 
-    def _advance(self, run: Run, begun: float | None) -> bool:
-        """Evaluate a chunk of a prompt; False if it waits for an image.
-
-        `begun` is when answers began to wait for it, of `time.perf_counter`; None: there are none.
-        """
-        rows, done = self.main.n_batch, 0
-        least = min(LEAST, rows)
+    def _first_token(self, run: Run, row: int) -> None:
+        run.phase, run.evaluated = "answer", time.perf_counter()
+        run.stepped = run.evaluated
         try:
-            while done < self.main.n_batch and run.phase == "prompt" and not run.cancelled:
-                start = time.perf_counter()
-                if begun is not None and not self._fixed_chunks:
-                    # Calls end at messages: each has a fixed part, so that the time counts and not the rows.
-                    rows = self._chunk.rows(self._step_seconds + start - begun)
-                    rows = rows if done else max(least, rows)
-                if rows < least:
-                    break
-                count = self._prefill.advance(run, rows)
-                if not count:
-                    self._encoding.begin(run, lambda: self.wake())
-                    break
-                self.main.wait()
-                self._chunk.record(count, time.perf_counter() - start)
-                done += count
-                if len(run.live.items) == len(run.items):
-                    self._first_token(run)
+            end: End | Exception | None = self._decoder.sample(run, row)
         except RpcServerError:
             raise
         except Exception as error:
-            self._fail(run, error)
-        return done > 0
-
-    def _first_token(self, run: Run) -> None:
-        run.phase, run.evaluated = "answer", time.perf_counter()
-        run.stepped = run.evaluated
-        end = self._decoder.sample(run, -1)
+            end = error
         if end is not None:
             self._end(run, end)
 
