@@ -48,7 +48,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime llama.cpp wheels test test-all test-unit test-lowest test-newest fuzz lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
+.PHONY: help convert run serve runtime llama.cpp wheels test test-all test-unit test-lowest test-newest fuzz lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-wheel bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -147,6 +147,9 @@ bench-ops: $(VENV)/.dev  ## the gated delta rule: ours and the operation of a st
 
 bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock and on a patched llama.cpp, in turns; CPU=avx2 builds without AVX-512
 	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
+
+bench-wheel: $(VENV)/.dev  ## the engine of dist/ and the build for this machine, in turns
+	'$(BIN)/python' bench/wheel.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')
 
 bench-types: $(VENV)/.dev  ## the same by the type of the weights, Q2_K to Q8_0
 	'$(BIN)/python' bench/matmul/by_type.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')

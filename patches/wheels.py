@@ -24,7 +24,7 @@ from pathlib import Path
 
 from build import series_id
 from engine_source import PACKAGE, ROOT, engine_version, write_source
-from sdist import fail, run
+from sdist import cache_folder, fail, run
 from zig import GLIBC, Target, environment
 
 ENGINE, OURS = "engine", "package"
@@ -53,11 +53,16 @@ def main() -> None:
 def build_engine(dist: Path, target: Target | None) -> None:
     """Write the source of qwen35-engine and a wheel for every Python 3."""
     name = f"{PACKAGE}-{engine_version()}"
+    folder = cache_folder() / "engine" / series_id()  # objects are kept, so that the next time takes seconds
+    source = folder / name
+    if not source.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            write_source(Path(scratch)).rename(source)
+    run([sys.executable, "-m", "build", "--sdist", "--outdir", str(dist), str(source)], "no source can be made")
     print(f"compiling {name} (series {series_id()}): this takes many minutes, once", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=dist) as scratch:
-        source = write_source(Path(scratch))
-        run([sys.executable, "-m", "build", "--sdist", "--outdir", str(dist), str(source)], "no source can be made")
-        _wheel(sys.executable, source, dist, target)
+    objects = folder / f"build-{target.platform_tag if target else sys.platform}"
+    _wheel(sys.executable, source, dist, target, objects)
 
 
 def build_package(dist: Path, target: Target | None) -> None:
@@ -89,10 +94,11 @@ def _pythons(*, foreign: bool) -> Iterator[str]:
         print(f"not built, because this Python is not here or the processor is another: {names}", file=sys.stderr)
 
 
-def _wheel(python: str, source: Path, dist: Path, target: Target | None) -> None:
+def _wheel(python: str, source: Path, dist: Path, target: Target | None, objects: Path | None = None) -> None:
     """Build a wheel with that Python; on Linux, write it with the tag that auditwheel finds to be true."""
     with tempfile.TemporaryDirectory(dir=dist) as scratch:
         command = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", scratch, str(source)]
+        command += ["--config-settings", f"build-dir={objects}"] if objects else []
         env = environment(target) if target else dict(os.environ)
         run(command, f"{source.name} cannot be compiled", env=env)
         wheel = next(Path(scratch).glob("*.whl"))

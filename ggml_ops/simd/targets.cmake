@@ -1,16 +1,20 @@
 # One source per instruction set, each with its compiler flags.
+#
+# They are objects of their own, which do not see Python: compiled with a cache, they serve wheels for several versions.
 
+add_library(kernels OBJECT)
+set_target_properties(kernels PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 target_sources(_native PRIVATE simd/cpu.cpp)
 find_package(Threads REQUIRED)
-target_link_libraries(_native PRIVATE Threads::Threads)
+target_link_libraries(_native PRIVATE kernels Threads::Threads)
 
 string(TOLOWER "${CMAKE_SYSTEM_PROCESSOR}" processor)
 set(SIMD_SETS portable)
 if(processor MATCHES "^(x86_64|amd64)$")
-  target_compile_definitions(_native PRIVATE SIMD_X86)
+  target_compile_definitions(kernels PUBLIC SIMD_X86)
   list(APPEND SIMD_SETS avx512 avx2)
 elseif(processor MATCHES "^(aarch64|arm64)$")
-  target_compile_definitions(_native PRIVATE SIMD_ARM64)
+  target_compile_definitions(kernels PUBLIC SIMD_ARM64)
   list(APPEND SIMD_SETS neon)
 endif()
 
@@ -43,7 +47,7 @@ endif()
 function(simd_targets folder)
   foreach(set IN LISTS ARGN)
     set(source ${folder}/target_${set}.cpp)
-    target_sources(_native PRIVATE ${source})
+    target_sources(kernels PRIVATE ${source})
     set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${SIMD_COMMON};${SIMD_${set}}")
   endforeach()
 endfunction()
