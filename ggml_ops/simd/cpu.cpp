@@ -18,31 +18,40 @@
 namespace simd {
 namespace {
 
-#if defined(_MSC_VER) && defined(SIMD_X86)
-// Bits of CPUID leaf 7 (EBX) and leaf 1 (ECX), and of XCR0: what the operating system saves.
+#if defined(SIMD_X86)
+// The registers of CPUID, and XCR0: what the operating system saves. Asked for here, since what stands behind
+// __builtin_cpu_supports differs by compiler, and is not initialized by all of them in a shared library.
+struct Registers {
+    unsigned eax, ebx, ecx, edx;
+};
+#if defined(_MSC_VER)
+Registers cpuid(unsigned leaf, unsigned part) {
+    int r[4];
+    __cpuid(r, 0);
+    if (static_cast<unsigned>(r[0]) < leaf) return {};
+    __cpuidex(r, static_cast<int>(leaf), static_cast<int>(part));
+    return {static_cast<unsigned>(r[0]), static_cast<unsigned>(r[1]), static_cast<unsigned>(r[2]),
+            static_cast<unsigned>(r[3])};
+}
+unsigned saved_registers() { return static_cast<unsigned>(_xgetbv(0)); }
+#else
+Registers cpuid(unsigned leaf, unsigned part) {
+    Registers r{};
+    if (__get_cpuid_count(leaf, part, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
+    return r;
+}
+unsigned saved_registers() {
+    unsigned low = 0, high = 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+#endif
+bool has_all(unsigned word, unsigned bits) { return (word & bits) == bits; }
+// Bits of leaf 7 (EBX) and leaf 1 (ECX), and of XCR0.
 bool cpu_has(unsigned leaf7, unsigned leaf1, unsigned saved) {
-    int r[4];
-    __cpuidex(r, 1, 0);
     const unsigned osxsave = 1U << 27;
-    if ((static_cast<unsigned>(r[2]) & (leaf1 | osxsave)) != (leaf1 | osxsave)) return false;
-    __cpuidex(r, 7, 0);
-    return (static_cast<unsigned>(r[1]) & leaf7) == leaf7 && (_xgetbv(0) & saved) == saved;
-}
-// Leaf 7: ECX, and EAX of its second part.
-unsigned leaf7_ecx() {
-    int r[4];
-    __cpuidex(r, 7, 0);
-    return static_cast<unsigned>(r[2]);
-}
-unsigned leaf7_1_eax() {
-    int r[4];
-    __cpuidex(r, 7, 1);
-    return static_cast<unsigned>(r[0]);
-}
-#elif defined(SIMD_X86)
-unsigned leaf7_1_eax() {
-    unsigned r[4] = {};
-    return __get_cpuid_count(7, 1, r, r + 1, r + 2, r + 3) != 0 ? r[0] : 0;
+    return has_all(cpuid(1, 0).ecx, leaf1 | osxsave) && has_all(cpuid(7, 0).ebx, leaf7) &&
+           has_all(saved_registers(), saved);
 }
 #elif defined(SIMD_ARM64) && defined(__APPLE__)
 bool has_feature(const char* name) {
@@ -54,27 +63,13 @@ bool has_feature(const char* name) {
 
 }  // namespace
 
-#if defined(_MSC_VER) && defined(SIMD_X86)
-bool cpu_has_avx512() { return cpu_has(1U << 16 | 1U << 17 | 1U << 30 | 1U << 31, 1U << 29, 0xE6); }
-bool cpu_has_avx512vnni() { return cpu_has_avx512() && (leaf7_ecx() & 1U << 11) != 0; }
-bool cpu_has_avx512vbmi() { return cpu_has_avx512vnni() && (leaf7_ecx() & (1U << 1 | 1U << 8)) == (1U << 1 | 1U << 8); }
-bool cpu_has_avx2() { return cpu_has(1U << 5, 1U << 29 | 1U << 12, 0x6); }
-#elif defined(SIMD_X86)
-bool cpu_has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-bool cpu_has_avx512vnni() { return cpu_has_avx512() && __builtin_cpu_supports("avx512vnni"); }
-bool cpu_has_avx512vbmi() {
-    return cpu_has_avx512vnni() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
-}
-// Every processor with AVX2 has F16C, which not all compilers know by name.
-bool cpu_has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#endif
 #if defined(SIMD_X86)
-bool cpu_has_avx512bf16() { return cpu_has_avx512() && (leaf7_1_eax() & 1U << 5) != 0; }
-// Not all compilers know it by name.
-bool cpu_has_avxvnni() { return cpu_has_avx2() && (leaf7_1_eax() & 1U << 4) != 0; }
+bool cpu_has_avx512() { return cpu_has(1U << 16 | 1U << 17 | 1U << 30 | 1U << 31, 1U << 29 | 1U << 12, 0xE6); }
+bool cpu_has_avx512vnni() { return cpu_has_avx512() && has_all(cpuid(7, 0).ecx, 1U << 11); }
+bool cpu_has_avx512vbmi() { return cpu_has_avx512vnni() && has_all(cpuid(7, 0).ecx, 1U << 1 | 1U << 8); }
+bool cpu_has_avx512bf16() { return cpu_has_avx512() && has_all(cpuid(7, 1).eax, 1U << 5); }
+bool cpu_has_avx2() { return cpu_has(1U << 5, 1U << 29 | 1U << 12, 0x6); }
+bool cpu_has_avxvnni() { return cpu_has_avx2() && has_all(cpuid(7, 1).eax, 1U << 4); }
 #endif
 #if defined(SIMD_ARM64) && defined(__linux__)
 // Bits of <asm/hwcap.h>, whose older versions lack some names.

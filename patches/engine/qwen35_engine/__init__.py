@@ -26,7 +26,10 @@ def _load_backends() -> None:
     ggml.ggml_backend_load_all_from_path.restype = None
     ggml.ggml_backend_reg_count.restype = ctypes.c_size_t
     if not ggml.ggml_backend_reg_count():  # a build for one machine has them linked
+        silent = llama_log_callback(lambda *_: None)
+        llama_log_set(silent, None)
         ggml.ggml_backend_load_all_from_path(str(folder).encode())
+        llama_log_set(ctypes.cast(None, llama_log_callback), None)
 
 
 _load_backends()
