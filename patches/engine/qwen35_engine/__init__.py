@@ -12,7 +12,7 @@ import ctypes
 from pathlib import Path
 
 from .llama_cpp import *
-from .llama_cpp import _lib
+from .llama_cpp import _lib, llama_log_callback, llama_log_set
 from .qwen35_patches import PATCHES, SERIES
 
 __version__ = "@VERSION@"
