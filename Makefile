@@ -149,7 +149,7 @@ bench-runtime: $(VENV)/.dev  ## prefill and decode of a model of SIZE on a stock
 	'$(BIN)/python' bench/runtime.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')
 
 bench-wheel: $(VENV)/.dev  ## the engine of dist/ and the build for this machine, in turns
-	'$(BIN)/python' bench/wheel.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')
+	'$(BIN)/python' bench/wheel/wheel.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)')
 
 bench-types: $(VENV)/.dev  ## the same by the type of the weights, Q2_K to Q8_0
 	'$(BIN)/python' bench/matmul/by_type.py --size '$(SIZE)' $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(CPU),--cpu '$(CPU)')

@@ -1,6 +1,6 @@
 """The wheel of the engine against the build for this machine: prefill, decode, small batches, in turns, with ratios.
 
-.venv/bin/python bench/wheel.py [--dist dist] [--size 0.8b] [--quant Q4_K_M] [--rounds 3] [--model FILE]
+.venv/bin/python bench/wheel/wheel.py [--dist dist] [--size 0.8b] [--quant Q4_K_M] [--rounds 3] [--model FILE]
 
 The native build is the patched one of bench/runtime.py; the wheel is that of `make wheels`, in its own environment.
 A ratio above 1 means that the wheel is faster.
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime import LESS_IS_BETTER, ROOT, convert, digits, environment, measure
 
 FOLDER = ROOT / ".cache" / "bench-runtime" / "wheel"
