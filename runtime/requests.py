@@ -128,6 +128,7 @@ def make_request(
         top_logprobs=options.top_logprobs or 0 if options.logprobs else None,
         stop_loops=loaded.plan.options.stop_loops if options.stop_loops is None else options.stop_loops,
         ahead=loaded.plan.options.ahead and options.n == 1,
+        scope=options.cache_scope,
     )
 
 

@@ -46,6 +46,8 @@ def check_options(options: GenerateOptions, limits: RequestLimits) -> None:
     """
     if options.n > limits.choices:
         raise bad_request(f"n: {options.n} is more than {limits.choices}; ask for fewer answers", "n")
+    if len(options.stop) > limits.stops:
+        raise bad_request(f"stop: {len(options.stop):,} texts are more than {limits.stops}; give fewer", "stop")
     form = options.response_format if isinstance(options.response_format, Mapping) else {}
     for name, value in (("tools", options.tools), ("response_format", form), ("grammar", options.grammar)):
         _check_size(name, value, limits)

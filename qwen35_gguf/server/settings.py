@@ -24,6 +24,7 @@ class RequestLimits:
         grammar_bytes: of a grammar.
         regex_bytes: of a regular expression, in a schema too.
         choices: `n`.
+        stops: texts of `stop`, which are looked for after each token.
 
     """
 
@@ -36,6 +37,7 @@ class RequestLimits:
     grammar_bytes: int = 64 << 10
     regex_bytes: int = 4096
     choices: int = 16
+    stops: int = 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class ServerSettings:
         heartbeat: seconds after which a silent stream gets a comment.
         patience: seconds that a client may take to send its request or to read a piece of the answer.
         log_requests: log what requests ask and what is answered.
+        isolate: requests of two keys share nothing of what is known of their prompts, and no responses.
 
     Raises:
         ServerError: clients beyond this machine could use it without a key, or a value is malformed.
@@ -73,6 +76,7 @@ class ServerSettings:
     heartbeat: float = 5.0
     patience: float = 120.0
     log_requests: bool = False
+    isolate: bool = False
 
     def __post_init__(self) -> None:
         if not is_loopback(self.host) and not self.api_keys and not self.without_key:
@@ -81,6 +85,8 @@ class ServerSettings:
             )
         if any(not key or not key.isascii() or not key.isprintable() or " " in key for key in self.api_keys):
             raise ServerError("api_keys: a key is empty, or has characters that a header cannot have; use another")
+        if self.isolate and not self.api_keys:
+            raise ServerError("isolate: keeps requests of different keys apart, and there is no key; give API keys")
         if "*" in self.origins and not self.api_keys:
             raise ServerError("origins: * lets every web page use the server, and there is no key; give an API key")
 

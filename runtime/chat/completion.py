@@ -57,6 +57,7 @@ class Request:
         stop_loops: end thinking, and answers, that go round in circles.
         ahead: evaluate what the next prompt of the conversation begins with, when nothing else is to be done.
         top_logprobs: number of tokens whose probabilities are given at each place of the content; None: not asked for.
+        scope: what is known of other prompts is reused only if they are of the same one.
 
     """
 
@@ -73,6 +74,7 @@ class Request:
     top_logprobs: int | None = None
     stop_loops: bool = False
     ahead: bool = False
+    scope: str | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def make_job(
         streams,
         request.depth,
         writer.follow if request.ahead and request.prompt.follow is not None else None,
+        request.scope,
     )
 
 

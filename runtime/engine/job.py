@@ -14,6 +14,7 @@ from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, SequenceState
 from qwen35_gguf.runtime.engine.forest.reuse import PromptReuse
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
 from qwen35_gguf.runtime.engine.sampling import Sampler
+from qwen35_gguf.runtime.engine.scope import in_scope
 
 Progress = Callable[[int, int], None]
 End = Literal["stopped", "limit", "full"]
@@ -65,6 +66,7 @@ class Job:
         depth: tokens drafted in each step; None: that of the engine.
         follow: returns what the next prompt of the conversation begins with, once the job is done; None if that is not
             known.
+        scope: what is known of other prompts is reused only if they are of the same one.
 
     """
 
@@ -79,6 +81,7 @@ class Job:
     streams: bool = False
     depth: Depth | None = None
     follow: Callable[[], Prompt | None] | None = None
+    scope: str | None = None
 
 
 @dataclass(eq=False)
@@ -137,7 +140,8 @@ class Run:
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        self.items = [item.key if isinstance(item, MediaChunk) else item for item in self.job.prompt]
+        items = [item.key if isinstance(item, MediaChunk) else item for item in self.job.prompt]
+        self.items = in_scope(items, self.job.scope)
         self.total = n_cells(self.job.prompt)
 
     @property

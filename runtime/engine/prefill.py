@@ -134,7 +134,8 @@ class Prefill:
         live = run.live
         if live.drafter is not None:
             live.drafter.sync(tokens, live.pos, self._main.hidden(row + len(tokens))[row:])
-        live.append(tokens, len(tokens), len(tokens))
+        at = len(live.items)
+        live.append(run.items[at : at + len(tokens)], len(tokens), len(tokens))
         live.in_step = False
 
     def _tokens(self, run: Run, part: Sequence[int | MediaChunk]) -> int:
@@ -159,7 +160,7 @@ class Prefill:
         run.rows = stop
         if stop == item.n_cells:
             run.rows = 0
-            live.append([item.key], item.n_pos, item.n_cells)
+            live.append([run.items[len(live.items)]], item.n_pos, item.n_cells)
             if live.drafter is not None:
                 live.drafter.skip(self._main.hidden(done)[done - 1], live.pos)
             live.in_step = False

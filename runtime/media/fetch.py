@@ -26,6 +26,7 @@ CHUNK_BYTES = 1 << 16
 MAX_REDIRECTS = 5
 USER_AGENT = "qwen35-gguf"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+IPV4_COMPATIBLE = ipaddress.ip_network("::/96")  # ::127.0.0.1, deprecated
 
 Opened = Callable[[socket.socket], None]
 
@@ -35,7 +36,7 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is None and ip in NAT64:
+        if inner is None and (ip in NAT64 or ip in IPV4_COMPATIBLE):
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             ip = inner
@@ -142,9 +143,13 @@ def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = Fal
             `max_bytes`, or takes longer than `timeout`.
 
     """
-    if urlsplit(url).scheme.lower() not in ("http", "https"):
+    try:
+        scheme = urlsplit(url).scheme.lower()
+    except ValueError as error:
+        raise MediaError(f"{shorten(url)}: is not a URL ({error}); check it") from None
+    if scheme not in ("http", "https"):
         raise MediaError(f"{shorten(url)}: only http and https are downloaded; give a path or bytes instead")
-    if https_only and urlsplit(url).scheme.lower() != "https":
+    if https_only and scheme != "https":
         raise MediaError(f"{shorten(url)}: only https is downloaded; give an https URL or a data URI")
     end = time.monotonic() + timeout
     try:

@@ -81,6 +81,8 @@ class GenerateOptions:
         include_usage: give the usage in a last chunk of its own, without choices, as OpenAI's `stream_options` does; by
             default it is in the chunk with the finish reason, and if False in none.
         timeout: seconds that the request may take, waiting for other calls and reading included.
+        cache_scope: what is known of earlier prompts is reused only if they had the same scope, such as the name of a
+            user: neither its time nor its counts then show what others asked.
         temperature: see `engine.sampling.Sampling`, as the fields that follow; by default those of the file, else those
             that Qwen recommends with thinking and without.
         top_p: see there.
@@ -122,6 +124,7 @@ class GenerateOptions:
     parallel_tool_calls: bool | None = checked(optional(flag))
     timeout: float | None = checked(optional(number(0, FOREVER, above=True)))
     include_usage: bool | None = checked(optional(flag))
+    cache_scope: str | None = checked(optional(text))
     temperature: float | None = checked(_sampled("temperature"))
     top_p: float | None = checked(_sampled("top_p"))
     top_k: int | None = checked(_sampled("top_k"))
@@ -231,6 +234,7 @@ RAW_OPTIONS = (
     "response_format",
     "timeout",
     "include_usage",
+    "cache_scope",
     "stop_loops",
     *LIMITS,
 )
@@ -243,6 +247,7 @@ MANY_OPTIONS = (
     "grammar",
     "response_format",
     "timeout",
+    "cache_scope",
     "stop_loops",
     *LIMITS,
 )

@@ -67,6 +67,7 @@ NEEDED = "starlette and uvicorn are needed to serve; install them with pip insta
     help="Remove what matches from messages, such as a time, so that prompts are known again; may be repeated.",
 )
 @click.option("--grace", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for streams to end.")
+@click.option("--isolate", is_flag=True, help="Requests of two keys share nothing that is known of their prompts.")
 @click.option("--log-requests", is_flag=True, help="Log what requests ask and what is answered.")
 @loading_options
 def command(
@@ -86,6 +87,7 @@ def command(
     queue: int,
     ignore: tuple[str, ...],
     grace: float,
+    isolate: bool,
     log_requests: bool,
     loading: LoadOptions,
 ) -> None:
@@ -113,6 +115,7 @@ def command(
         queue=queue,
         grace=grace,
         log_requests=log_requests,
+        isolate=isolate,
     )
     given = loading.media_limits or MediaLimits()
     limits = replace(given, local_files=False, https_only=not given.allow_private)

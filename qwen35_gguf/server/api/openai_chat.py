@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Delta
 from qwen35_gguf.runtime.options import GenerateOptions
+from qwen35_gguf.server.access import scoped
 from qwen35_gguf.server.answering import exchange
 from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted, with_miss
 from qwen35_gguf.server.api_error import bad_request
@@ -50,7 +51,7 @@ def routes(service: Service) -> list[Route]:
 
     async def chat(request: Request) -> Response:
         body = await read_object(request, service.settings)
-        options, streaming = chat_options(body), flag_of(body, "stream")
+        options, streaming = scoped(request, chat_options(body)), flag_of(body, "stream")
         check_messages(body.get("messages"), service.settings.limits)
         check_options(options, service.settings.limits)
         async with exchange(service, request, body.get("model")) as asked:

@@ -18,6 +18,7 @@ from qwen35_gguf.runtime.chat.openai_types import Completion, CompletionChunk, T
 from qwen35_gguf.runtime.engine.sampling import new_seed
 from qwen35_gguf.runtime.field_checks import whole
 from qwen35_gguf.runtime.options import RAW_OPTIONS, GenerateOptions
+from qwen35_gguf.server.access import scoped
 from qwen35_gguf.server.answering import exchange
 from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted, with_miss
 from qwen35_gguf.server.api_error import bad_request
@@ -80,6 +81,7 @@ def routes(service: Service) -> list[Route]:
     async def completions(request: Request) -> Response:
         body = await read_object(request, service.settings)
         wanted = read_request(body, service.settings.limits)
+        wanted = replace(wanted, options=scoped(request, wanted.options))
         async with exchange(service, request, body.get("model")) as asked:
             head = Head(asked.name, f"cmpl-{uuid.uuid4().hex[:24]}", int(time.time()))
             if not flag_of(body, "stream"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,10 @@ from qwen35_gguf.runtime.engine.drafts.mtp import Choose, Drafter
 from qwen35_gguf.runtime.engine.drafts.ngrams import ANSWER_TOKENS, Item, add_answer
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 from qwen35_gguf.runtime.engine.drafts.token_index import TokenIndex
+from qwen35_gguf.runtime.engine.scope import scope_of
 from qwen35_gguf.runtime.llama.context import Context
+
+SCOPES = 64  # whose earlier answers are remembered
 
 
 @dataclass
@@ -78,7 +82,8 @@ class Drafting:
 
         """
         self.depth, self._limit = depth, depth_limit(depth)
-        self._answers = TokenIndex(ANSWER_TOKENS) if ngrams else None
+        self._ngrams = ngrams
+        self._answers: OrderedDict[str | None, TokenIndex] = OrderedDict()  # by scope, the one used last at the end
         self._rates = Rates.begin(self._limit)
         self._seconds: list[float] = []  # of 1, 2, ... tokens in a call
         self._draft_seconds = 0.0
@@ -95,13 +100,26 @@ class Drafting:
 
     def begin(self, items: Sequence[Item]) -> DraftedText:
         """Begin an answer to a prompt."""
-        return DraftedText(items, self._answers, self._rates.copy())
+        return DraftedText(items, self._answers_for(items), self._rates.copy())
 
     def over(self, text: DraftedText, items: Sequence[Item], n_prompt: int) -> None:
         """Learn from an answer that is over, for others."""
         self._rates = text.rates
-        if self._answers is not None:
-            add_answer(self._answers, items, n_prompt)
+        answers = self._answers_for(items)
+        if answers is not None:
+            add_answer(answers, items, n_prompt)
+
+    def _answers_for(self, items: Sequence[Item]) -> TokenIndex | None:
+        """Return the earlier answers that a prompt may be drafted from: those of its scope."""
+        if not self._ngrams:
+            return None
+        scope = scope_of(items)
+        if scope not in self._answers:
+            self._answers[scope] = TokenIndex(ANSWER_TOKENS)
+        self._answers.move_to_end(scope)
+        if len(self._answers) > SCOPES:
+            self._answers.popitem(last=False)
+        return self._answers[scope]
 
     def draft(self, answers: Sequence[Draftable]) -> Step | None:
         """Draft for answers; return what to learn from, if this step shows what one costs."""

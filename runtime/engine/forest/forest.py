@@ -12,6 +12,7 @@ from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, PrefixCache, SequenceState, common_prefix
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo, PromptReuse, Source, explain, held_sequences
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
+from qwen35_gguf.runtime.engine.scope import scope_of
 
 
 class Forest:
@@ -83,6 +84,7 @@ class Forest:
         known = [(one.items, one.n_prompt) for one in self.sequences]
         known += [(state.items, state.n_prompt) for state in self.cache.sequence_states()]
         known += [(state.items, 0) for state in self.stored]
+        known = [pair for pair in known if scope_of(pair[0]) == scope_of(items)]  # a miss shows texts
         if not known:
             return None
         shared, number = max((common_prefix(held, items), i) for i, (held, _) in enumerate(known))

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk
+from qwen35_gguf.server.access import scoped
 from qwen35_gguf.server.answering import Progress, exchange
 from qwen35_gguf.server.api.anthropic.message_answer import MessageEvents, message_object
 from qwen35_gguf.server.api.anthropic.message_request import MessageRequest, message_request
@@ -32,14 +33,14 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body = await read_object(request, service.settings)
         wanted = checked(body)
-        limit, shown = wanted.options.max_tokens, wanted.show_thinking
+        options, shown = scoped(request, wanted.options), wanted.show_thinking
         async with exchange(service, request, body.get("model")) as asked:
             chat = asked.model.chat
             if not wanted.stream:
-                whole = await asked.whole(chat(wanted.messages, wanted.options))
-                return JSONResponse(message_object(whole, asked.name, limit, show_thinking=shown))
-            answer = chat(wanted.messages, wanted.options, stream=True, on_progress=asked.progress)
-            events = MessageEvents(asked.name, limit, show_thinking=shown)
+                whole = await asked.whole(chat(wanted.messages, options))
+                return JSONResponse(message_object(whole, asked.name, options.max_tokens, show_thinking=shown))
+            answer = chat(wanted.messages, options, stream=True, on_progress=asked.progress)
+            events = MessageEvents(asked.name, options.max_tokens, show_thinking=shown)
             return await asked.stream(answer, lambda chunks: _encoded(chunks, events, asked.progress))
 
     async def count(request: Request) -> Response:

@@ -20,11 +20,13 @@ class StoredResponse:
     Attributes:
         response: as it was answered.
         items: of the input, those of earlier responses included.
+        scope: of the requests that may use it.
 
     """
 
     response: dict[str, Any]
     items: list[Any]
+    scope: str | None = None
 
     @property
     def conversation(self) -> list[Any]:
@@ -56,21 +58,23 @@ class ResponseStore:
             _, (_, left) = self._kept.popitem(last=False)
             self._bytes -= left
 
-    def find(self, identity: str, param: str = "response_id", status: int = 404) -> StoredResponse:
-        """Return a response.
+    def find(
+        self, identity: str, scope: str | None = None, param: str = "response_id", status: int = 404
+    ) -> StoredResponse:
+        """Return a response of a scope.
 
         Raises:
             ApiError: there is none of that id, or none any more.
 
         """
-        if identity not in self._kept:
+        if identity not in self._kept or self._kept[identity][0].scope != scope:
             message = f"{param}: there is no response {identity[:80]!r}; send the whole conversation as input"
             raise ApiError(status, message, "previous_response_not_found" if status == 400 else "not_found", param)
         self._kept.move_to_end(identity)
         return self._kept[identity][0]
 
-    def remove(self, identity: str) -> None:
+    def remove(self, identity: str, scope: str | None = None) -> None:
         """Forget a response; errors as of `find`."""
-        self.find(identity)
+        self.find(identity, scope)
         _, size = self._kept.pop(identity)
         self._bytes -= size

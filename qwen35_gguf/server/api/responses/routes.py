@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk
+from qwen35_gguf.server.access import requests_scope, scoped
 from qwen35_gguf.server.answering import exchange
 from qwen35_gguf.server.api.responses.input_items import library_messages
 from qwen35_gguf.server.api.responses.response_answer import ResponseEvents, ResponseHead, whole_response
@@ -29,33 +30,34 @@ def routes(service: Service) -> list[Route]:
     async def create(request: Request) -> Response:
         body = await read_object(request, service.settings)
         wanted = response_request(body)
-        items = [*_earlier(store, wanted), *wanted.items]
+        options, scope = scoped(request, wanted.options), requests_scope(request)
+        items = [*_earlier(store, wanted, scope), *wanted.items]
         messages = library_messages(wanted.instructions, items)
         check_messages(messages, service.settings.limits)
         check_options(wanted.options, service.settings.limits)
 
         def keep(response: dict[str, Any]) -> None:
             if wanted.store:
-                store.add(StoredResponse(response, items))
+                store.add(StoredResponse(response, items, scope))
 
         async with exchange(service, request, body.get("model")) as asked:
             head, chat = ResponseHead(asked.name, wanted.shown), asked.model.chat
             if not wanted.stream:
-                response = whole_response(head, await asked.whole(chat(messages, wanted.options)))
+                response = whole_response(head, await asked.whole(chat(messages, options)))
                 keep(response)
                 return JSONResponse(response)
-            answer = chat(messages, wanted.options, stream=True, on_progress=asked.progress)
+            answer = chat(messages, options, stream=True, on_progress=asked.progress)
             return await asked.stream(answer, lambda chunks: _encoded(chunks, ResponseEvents(head), keep))
 
     async def find(request: Request) -> Response:
-        return JSONResponse(store.find(request.path_params["id"]).response)
+        return JSONResponse(store.find(request.path_params["id"], requests_scope(request)).response)
 
     async def remove(request: Request) -> Response:
-        store.remove(request.path_params["id"])
+        store.remove(request.path_params["id"], requests_scope(request))
         return JSONResponse({"id": request.path_params["id"], "object": "response", "deleted": True})
 
     async def input_items(request: Request) -> Response:
-        items = store.find(request.path_params["id"]).items
+        items = store.find(request.path_params["id"], requests_scope(request)).items
         ends = {"first_id": None, "last_id": None, "has_more": False}
         return JSONResponse({"object": "list", "data": items, **ends})
 
@@ -67,10 +69,10 @@ def routes(service: Service) -> list[Route]:
     ]
 
 
-def _earlier(store: ResponseStore, wanted: ResponseRequest) -> list[Any]:
+def _earlier(store: ResponseStore, wanted: ResponseRequest, scope: str | None) -> list[Any]:
     if wanted.previous is None:
         return []
-    return store.find(wanted.previous, "previous_response_id", 400).conversation
+    return store.find(wanted.previous, scope, "previous_response_id", 400).conversation
 
 
 async def _encoded(
