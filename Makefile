@@ -133,6 +133,13 @@ lint: $(VENV)/.dev  ## check style, format, types, layers, sizes of modules, wor
 docs: $(VENV)/.dev  ## write the generated pages of docs/
 	'$(BIN)/python' docs/generate.py
 
+.PHONY: audit
+audit: $(VENV)/.dev  ## compare the installed versions with the database of known vulnerabilities
+	$(PYTHON) -m venv .venv-audit
+	'.venv-audit/$(SCRIPTS)/python' -m pip install --quiet 'pip-audit>=2.9'
+	'$(BIN)/python' -m pip list --format=freeze --exclude-editable > .venv-audit/installed.txt
+	'.venv-audit/$(SCRIPTS)/pip-audit' --strict --no-deps --disable-pip -r .venv-audit/installed.txt
+
 hooks: $(VENV)/.dev  ## run the quick checks of lint before each git commit
 	'$(BIN)/pre-commit' install
 
@@ -180,7 +187,7 @@ bench-gpu: $(VENV)/.dev  ## a GPU: parity of splits with the CPU, memory against
 	'$(BIN)/python' bench/gpu/gpu.py
 
 clean:  ## remove .venv, build products, and caches; keep OUT
-	rm -rf '$(VENV)' .venv-lowest .venv-newest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf '$(VENV)' .venv-audit .venv-lowest .venv-newest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python$(EXE):

@@ -37,7 +37,7 @@ async def read_object(request: Request, settings: ServerSettings) -> dict[str, A
     if not isinstance(value, dict):
         raise bad_request("body: is not a JSON object; send {...}")
     if settings.log_requests:
-        log.info("asked: %s", json.dumps(value, ensure_ascii=False))
+        log.info("asked: %s", printable(json.dumps(value, ensure_ascii=False)))
     return value
 
 
@@ -53,6 +53,11 @@ async def _bytes(request: Request, limit: int) -> bytes:
             raise too_large
         parts.append(part)
     return b"".join(parts)
+
+
+def printable(text: str) -> str:
+    """Escape what moves a cursor, ends a line or reverses text: a terminal may show the log."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -9,6 +9,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from qwen35_gguf.errors import ServerError
+from qwen35_gguf.server.connection import PatientProtocol
 from qwen35_gguf.server.settings import ServerSettings
 
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
@@ -36,6 +37,7 @@ def server(app: Starlette, settings: ServerSettings) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=PatientProtocol,
             log_config=None,
             access_log=False,
             ws="none",

@@ -71,13 +71,13 @@ class LiveServer:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[LiveServer]:
-    """Serve an ASGI application for a block."""
-    import uvicorn
+def serving(app: Any, settings: Any = None) -> Iterator[LiveServer]:
+    """Serve an ASGI application for a block, as `qwen35 serve` does."""
+    from qwen35_gguf.server.run import server as make_server
+    from qwen35_gguf.server.settings import ServerSettings
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_level="error", ws="none", lifespan="on", timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
+        server = make_server(app, settings or ServerSettings(grace=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
