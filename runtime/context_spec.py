@@ -10,6 +10,7 @@ IMAGE_PIXELS = 4_194_304  # of the largest image, by default
 N_BATCH = 512
 LEAST_CELLS = 256
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}  # ggml_type
+CHECKPOINT_TYPES = ("f32", "f16", "q8_0")
 AUTO_KV_TYPE = "auto"  # what is fastest; decided before a context is made
 
 
@@ -46,6 +47,7 @@ class ContextSpec:
         n_rs_seq: tokens of the last call that can be rolled back (the draft depth).
         n_outputs: rows with logits of one call.
         yarn: for a context beyond the native one.
+        checkpoint_type: of kept copies of recurrent states; one of `CHECKPOINT_TYPES`.
 
     """
 
@@ -60,6 +62,7 @@ class ContextSpec:
     n_rs_seq: int = 0
     n_outputs: int = 1
     yarn: Yarn | None = None
+    checkpoint_type: str = "f32"
 
     @property
     def cells(self) -> int:

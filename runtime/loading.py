@@ -102,6 +102,7 @@ class LoadedModel(Closing):
         self.plan = plan
         settings, options = plan.settings, plan.options
         spec = context_spec(settings, plan.n_ctx, yarn_for(plan.header, plan.n_ctx))
+        spec = replace(spec, checkpoint_type=options.checkpoint_type)
         store = None
         if options.state_dir is not None:
             yarn = {"yarn": spec.yarn} if spec.yarn else {}

@@ -15,7 +15,7 @@ from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.first_contact.choose_model import choose_model
 from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, TEMPLATE_OPTION, tokens
 from qwen35_gguf.errors import GrammarError
-from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, KV_TYPES
+from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, CHECKPOINT_TYPES, KV_TYPES
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.sampling import LIMITS
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
@@ -35,11 +35,17 @@ LOADING = [
     click.option("--device", "devices", multiple=True, help="A GPU to use, or cpu for none; may be repeated."),
     click.option("--rpc", type=ENDPOINTS, default="", help="RPC servers to use: host:port, separated by commas."),
     click.option("--kv-type", type=click.Choice([*KV_TYPES, AUTO_KV_TYPE]), help="By default f16; auto: the fastest."),
-    click.option("--draft", help="Tokens that the MTP head drafts: auto, the default, or 0 to 4."),
+    click.option("--draft", help="Tokens that are drafted in a step: auto, the default, or 0 to 4."),
     click.option("--no-profile", is_flag=True, help="Do not use the profile of `qwen35 tune`."),
     click.option("--mmproj", type=PATH, help="Vision encoder; by default mmproj-*.gguf beside FILE."),
     click.option("--lora", "adapters", type=ADAPTER, multiple=True, help="Apply a GGUF LoRA; may be repeated."),
     click.option("--state-dir", type=PATH, help="Keep states of long prompts here between runs."),
+    click.option(
+        "--checkpoint-type",
+        type=click.Choice(CHECKPOINT_TYPES),
+        default=CHECKPOINT_TYPES[0],
+        help="Of recurrent states in memory: twice as many fit as f16, three times as many as q8_0.",
+    ),
     click.option("--state-bytes", type=SIZE, help="What that folder may take; by default 8 GB."),
     click.option("--max-pixels", type=tokens(65536), help="Reduce larger images to N pixels."),
     click.option("--fps", type=click.FloatRange(min=0.01), help="Frames to sample from each second of a video."),
@@ -154,6 +160,7 @@ def _loading(values: dict[str, Any]) -> LoadOptions:
         adapters=values.pop("adapters"),
         state_dir=values.pop("state_dir"),
         state_bytes=values.pop("state_bytes"),
+        checkpoint_type=values.pop("checkpoint_type"),
         media_limits=limits,
         video_limits=VideoLimits(fps=fps) if fps else None,
     )

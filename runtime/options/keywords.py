@@ -40,6 +40,7 @@ class LoadKeywords(TypedDict, total=False):
     queue_limit: int | None
     template_options: Mapping[str, Any] | None
     stop_loops: bool
+    checkpoint_type: str
     ignore: str | re.Pattern[str] | Sequence[str | re.Pattern[str]] | None
     ahead: bool
 

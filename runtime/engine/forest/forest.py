@@ -97,7 +97,7 @@ class Forest:
         """Copy the recurrent states of a sequence as they are now."""
         state = live.recurrent_state()
         if self._fit_cache:
-            self.cache.max_bytes = self._fit_cache * (state.state.nbytes + 8 * live.n_ctx)
+            self.cache.max_bytes = self._fit_cache * (live.recurrent_bytes() + 8 * live.n_ctx)
         self.cache.add(state, self.held())
 
     def save(self) -> None:

@@ -15,6 +15,7 @@ from qwen35_gguf.runtime.engine.forest.prefix_cache import (
     continued_by,
 )
 from qwen35_gguf.runtime.engine.forest.reuse import Source, find_source, worth_keeping
+from qwen35_gguf.runtime.engine.forest.state_packing import pack, unpack
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.llama.context import Context
 
@@ -134,7 +135,7 @@ class LiveSequence:
         if len(self.items) < len(state.items):
             return False
         self.pos, self.cells = state.n_pos, state.n_cells
-        if not self._main.restore(state.state, partial=True, seq=self.seq):
+        if not self._main.restore(unpack(state.state, self._main.spec.checkpoint_type), partial=True, seq=self.seq):
             return False
         if not self._main.remove(state.n_pos, seq=self.seq):
             return False
@@ -185,8 +186,12 @@ class LiveSequence:
 
     def recurrent_state(self) -> RecurrentState:
         """Copy the recurrent states as they are now."""
-        state = self._main.state(partial=True, seq=self.seq)
+        state = pack(self._main.state(partial=True, seq=self.seq), self._main.spec.checkpoint_type)
         return RecurrentState(list(self.items), self.pos, self.cells, state, self._hidden())
+
+    def recurrent_bytes(self) -> int:
+        """Return the bytes of a copy of the recurrent states that is not packed."""
+        return self._main.state_size(partial=True, seq=self.seq)
 
     def state(self) -> SequenceState:
         """Copy everything."""

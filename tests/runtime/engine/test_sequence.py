@@ -160,6 +160,23 @@ def test_a_cancelled_prompt_is_continued_where_it_was_left(loaded: Model) -> Non
         assert answer(cold, loaded, messages(7, 600, 300)) == found
 
 
+@pytest.mark.parametrize(("kind", "times"), [("f16", 1.5), ("q8_0", 2.2)])
+def test_more_states_of_a_smaller_type_fit_and_serve(loaded: Model, kind: str, times: float) -> None:
+    parts = [messages(turn, 30) for turn in range(30)]
+    kept = {}
+    for each in ("f32", kind):
+        with engine(loaded, replace(SPEC, checkpoint_type=each)) as mine:
+            prompt: list[int] = []
+            for part in parts:
+                prompt = [*prompt, *part]
+                mine.prefill(prompt)
+                generate(mine, loaded, count=2)
+            kept[each] = len(list(mine.cache.recurrent_states()))
+            assert mine.prefill([*prompt[:-31], *messages(99, 9)]) == len(prompt) - 31
+            assert len(generate(mine, loaded)) == 24
+    assert kept[kind] > times * kept["f32"]
+
+
 # ---- on disk -----------------------------------------------------------------------------------------------------
 
 
