@@ -13,6 +13,8 @@ namespace {
 
 using namespace simd;
 
+inline constexpr std::int64_t short_tile = 64;  // positions that small blocks take together
+
 template <class Element>
 struct Plain {
     static constexpr std::int64_t bytes_of(std::int64_t size) {

@@ -19,7 +19,6 @@ namespace {
 
 using namespace simd;
 
-inline constexpr std::int64_t short_tile = 64;  // positions
 inline constexpr int few = 4;                   // rows that are computed together
 inline constexpr int key_positions = lanes == 8 ? 2 : 4;
 inline constexpr int key_vectors = lanes == 1 ? 1 : 2;
@@ -153,15 +152,8 @@ inline void weigh_rows(const Queries& queries, std::int64_t first, std::int64_t 
             block.factors[row] = 1;
             continue;
         }
-        const float* bias = nullptr;
-        float slope = 1;
-        if (seen[row] == Seen::some || count < width) {
-            const std::uint16_t* const mask = seen[row] == Seen::some ? mask_of(queries, row) + first : nullptr;
-            fill_bias(mask, count, width, block.bias);
-            bias = block.bias;
-            if (queries.slopes != nullptr) slope = queries.slopes[row % queries.heads];
-        }
-        const float most = add_bias(scores, width, bias, slope, queries.softcap);
+        const Bias bias = bias_of(queries, row, seen[row], first, count, width, block.bias);
+        const float most = add_bias(scores, width, bias.values, bias.slope, queries.softcap);
         block.factors[row] =
             weigh<Floats>(scores, width, most, nullptr, state.largest[row], state.sum[row], scores).old_factor;
     }

@@ -63,5 +63,19 @@ inline void fill_bias(const std::uint16_t* mask, std::int64_t count, std::int64_
     std::fill(bias + i, bias + width, -infinity);
 }
 
+// What is added to the scores of a row, times a slope; null if there is nothing.
+struct Bias {
+    const float* values;
+    float slope;
+};
+
+// Written to `buffer`, of `width` positions.
+inline Bias bias_of(const Queries& queries, std::int64_t row, Seen seen, std::int64_t first, std::int64_t count,
+                    std::int64_t width, float* buffer) {
+    if (seen != Seen::some && count == width) return {nullptr, 1.F};
+    fill_bias(seen == Seen::some ? mask_of(queries, row) + first : nullptr, count, width, buffer);
+    return {buffer, queries.slopes != nullptr ? queries.slopes[row % queries.heads] : 1.F};
+}
+
 }  // namespace
 }  // namespace attention::SIMD_TARGET

@@ -95,20 +95,28 @@ void quantize_columns(const ggml_compute_params* params, const ggml_tensor* src1
 
 // At the end of a matmul the threads wait for the last share: reading this much takes tens of microseconds.
 constexpr int64_t max_share_bytes = 512 * 1024;
+// A thread asks for memory ahead of what it multiplies: behind the end of a share in vain, and it waits at the start of
+// the next one. So what is bounded by memory, a batch of at most so many columns, has shares of at least so many bytes.
+constexpr int64_t small_batch = 8;
+constexpr int64_t min_share_bytes = 64 * 1024;
 
 // How the rows of one matmul are split: rows of a share, and the number of shares.
 struct Shares {
     int64_t rows;
     int64_t count;
 
-    Shares(const ggml_tensor* weights, int n_threads) {
+    // all_bytes: of the weights of all matmuls that the threads compute together.
+    Shares(const ggml_tensor* weights, int64_t all_bytes, int64_t batch_size, int n_threads) {
         const int64_t all_rows = weights->ne[1];
         const int64_t unit = best_target()->row_granularity;
-        const int64_t most = max_share_bytes / static_cast<int64_t>(weights->nb[1]);
-        rows = std::max<int64_t>(1, std::min(all_rows / (8 * n_threads), most) / unit) * unit;
+        const int64_t least = batch_size <= small_batch ? min_share_bytes : 0;
+        const int64_t bytes = std::clamp(all_bytes / (8 * n_threads), least, max_share_bytes);
+        rows = std::max<int64_t>(1, bytes / static_cast<int64_t>(weights->nb[1]) / unit) * unit;
         count = (all_rows + rows - 1) / rows;
     }
 };
+
+int64_t bytes_of_rows(const ggml_tensor* weights) { return weights->ne[1] * static_cast<int64_t>(weights->nb[1]); }
 
 void multiply_share(quantized_matmul::Job job, const Shares& shares, int64_t share, float** out) {
     const int64_t first = share * shares.rows;
@@ -140,13 +148,16 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
     if (params->ith == 0) ggml_threadpool_chunk_set(params->threadpool, params->nth);
     ggml_barrier(params->threadpool);
 
+    int64_t all_bytes = 0;
+    for (int n = 0; n < count; ++n) all_bytes += bytes_of_rows(nodes[n]->src[0]) * nodes[n]->ne[2] * nodes[n]->ne[3];
+
     // Shares are numbered over all matmuls and planes.
     int64_t item = params->ith;
     int64_t done = 0;
     for (int n = 0; n < count; ++n) {
         const ggml_tensor* dst = nodes[n];
         const ggml_tensor* src0 = dst->src[0];
-        const Shares shares(src0, params->nth);
+        const Shares shares(src0, all_bytes, src1->ne[1], params->nth);
         for (int64_t plane = 0; plane < dst->ne[2] * dst->ne[3]; ++plane, done += shares.count) {
             if (item >= done + shares.count) continue;
             const int64_t i2 = plane % dst->ne[2];
@@ -258,13 +269,16 @@ void ggml_block_mul_mat_id_forward(const ggml_compute_params* params, ggml_tenso
     }
     ggml_barrier(params->threadpool);
 
+    int64_t chosen = 0;
+    for (int64_t e = 0; e < experts; ++e) chosen += starts[e + 1] > starts[e] ? 1 : 0;
+
     // Shares are numbered over all experts.
     int64_t item = params->ith;
     int64_t done = 0;
     for (int64_t e = 0; e < experts; ++e) {
         const int64_t batch_size = starts[e + 1] - starts[e];
         if (batch_size == 0) continue;
-        const Shares shares(src0, params->nth);
+        const Shares shares(src0, chosen * bytes_of_rows(src0), batch_size, params->nth);
         bool listed = false;
         while (item < done + shares.count) {
             for (int64_t c = 0; c < batch_size && !listed; ++c) {

@@ -1,6 +1,7 @@
 #define SIMD_TARGET neondot
 #define SIMD_VECTOR "vector_neon.h"
 #define MATMUL_BYTES "bytes_neon.h"
+#define MATMUL_GEMM "gemm_neondot.h"
 #include "plain/kernels.h"
 
 #include "../simd/cpu.h"

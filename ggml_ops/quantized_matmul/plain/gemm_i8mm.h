@@ -7,11 +7,11 @@
 #endif
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #include "../bytes.h"
-#include "../quantized_matmul.h"
 #include "block.h"
 
 namespace quantized_matmul::SIMD_TARGET {
@@ -21,6 +21,7 @@ inline constexpr int panel_rows = 8;
 inline constexpr int panel_blocks = 8;  // super-blocks of each row
 inline constexpr int row_pairs = panel_rows / 2;
 inline constexpr int column_pairs = 2;  // of a tile
+inline constexpr int tile_columns = 2 * column_pairs;
 
 // Lanes of a sum: both columns with the first row, then with the second.
 using PairOfRows = float[2][2];
@@ -33,22 +34,15 @@ struct Panel {
 
 constexpr std::size_t panel_bytes() { return sizeof(Panel); }
 
-// Missing rows repeat the last one.
+// A super-block of a row.
 template <class Layout>
-void fill_panel(const Job& job, std::int64_t row, std::int64_t block, std::int64_t blocks, Panel& panel) {
-    for (std::int64_t b = 0; b < blocks; ++b) {
-        for (int r = 0; r < panel_rows; ++r) {
-            const std::int64_t from = std::min(row + r, job.rows - 1) * static_cast<std::int64_t>(job.row_step);
-            Block decoded;
-            decode_block<Layout>(job.weights + from, job.k, block + b, decoded);
-            const int pair = r / 2, member = r % 2;
-            for (int i = 0; i < super_block / 8; ++i) std::memcpy(panel.q[b][i][pair][member], decoded.q + 8 * i, 8);
-            for (int j = 0; j < scale_count<Layout>; ++j) {
-                for (int c = 0; c < 2; ++c) {
-                    panel.scales[b][j][pair][member][c] = decoded.scales[j];
-                    if constexpr (Layout::has_mins) panel.mins[b][j][pair][member][c] = decoded.mins[j];
-                }
-            }
+void put_row(const Block& decoded, std::int64_t b, int r, Panel& panel) {
+    const int pair = r / 2, member = r % 2;
+    for (int i = 0; i < super_block / 8; ++i) std::memcpy(panel.q[b][i][pair][member], decoded.q + 8 * i, 8);
+    for (int j = 0; j < scale_count<Layout>; ++j) {
+        for (int c = 0; c < 2; ++c) {
+            panel.scales[b][j][pair][member][c] = decoded.scales[j];
+            if constexpr (Layout::has_mins) panel.mins[b][j][pair][member][c] = decoded.mins[j];
         }
     }
 }
@@ -66,7 +60,7 @@ inline B two_columns_of_eight(const std::uint8_t* first, const std::uint8_t* sec
 // The rows of the panel times two pairs of columns, over the blocks of the panel.
 template <class Layout>
 void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
-                   const std::uint8_t* const (&columns)[2 * column_pairs], std::int64_t k,
+                   const std::uint8_t* const (&columns)[tile_columns], std::int64_t k,
                    F (&total)[row_pairs][column_pairs]) {
     using Column = ColumnBlock<Layout>;
     constexpr int steps = Layout::values_per_scale / 8;
@@ -114,38 +108,19 @@ void multiply_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
     }
 }
 
-// Columns from `column` on, as many as a tile has or the batch still has; missing ones repeat the last one.
+// Rows of the panel times the columns of a tile, over the blocks of the panel.
 template <class Layout>
-void gemm_tile(const Job& job, const Panel& panel, std::int64_t row, std::int64_t block, std::int64_t blocks,
-               std::int64_t column) {
-    const std::uint8_t* columns[2 * column_pairs];
-    for (int c = 0; c < 2 * column_pairs; ++c) columns[c] = job.columns[std::min(column + c, job.batch_size - 1)];
+void compute_tile(const Panel& panel, std::int64_t block, std::int64_t blocks,
+                  const std::uint8_t* const (&columns)[tile_columns], std::int64_t k,
+                  float (&out)[tile_columns][panel_rows]) {
     F total[row_pairs][column_pairs];
     for (auto& of_rows : total) std::fill(of_rows, of_rows + column_pairs, zero());
-    multiply_tile<Layout>(panel, block, blocks, columns, job.k, total);
-    const auto last_column = std::min<std::int64_t>(2 * column_pairs, job.batch_size - column);
-    const auto last_row = std::min<std::int64_t>(panel_rows, job.rows - row);
-    for (std::int64_t r = 0; r < last_row; ++r) {
-        for (std::int64_t c = 0; c < last_column; ++c) {
+    multiply_tile<Layout>(panel, block, blocks, columns, k, total);
+    for (int r = 0; r < row_pairs; ++r) {
+        for (int c = 0; c < column_pairs; ++c) {
             PairOfRows lanes_of_pair;
-            store(&lanes_of_pair[0][0], total[r / 2][c / 2]);
-            float& out = job.out[column + c][row + r];
-            out = (block > 0 ? out : 0.F) + lanes_of_pair[r % 2][c % 2];
-        }
-    }
-}
-
-template <class Layout>
-void gemm(const Job& job) {
-    Panel& panel = *reinterpret_cast<Panel*>(job.scratch);
-    const std::int64_t all_blocks = blocks_of(job.k);
-    for (std::int64_t row = 0; row < job.rows; row += panel_rows) {
-        for (std::int64_t block = 0; block < all_blocks; block += panel_blocks) {
-            const std::int64_t blocks = std::min<std::int64_t>(panel_blocks, all_blocks - block);
-            fill_panel<Layout>(job, row, block, blocks, panel);
-            for (std::int64_t column = 0; column < job.batch_size; column += 2 * column_pairs) {
-                gemm_tile<Layout>(job, panel, row, block, blocks, column);
-            }
+            store(&lanes_of_pair[0][0], total[r][c]);
+            for (int i = 0; i < 4; ++i) out[2 * c + i % 2][2 * r + i / 2] = lanes_of_pair[i / 2][i % 2];
         }
     }
 }
