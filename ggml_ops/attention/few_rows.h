@@ -19,7 +19,7 @@ namespace {
 
 using namespace simd;
 
-inline constexpr int few = 4;                   // rows that are computed together
+inline constexpr int few = 4;  // rows that are computed together
 inline constexpr int key_positions = lanes == 8 ? 2 : 4;
 inline constexpr int key_vectors = lanes == 1 ? 1 : 2;
 inline constexpr int value_vectors = lanes == 8 ? 2 : 4;

@@ -128,9 +128,7 @@ void add_pairs(const SmallPairsBlock& block, const StateArrays& state, std::int6
         in_order(added);
         float* const to = state.values + (row + r) * state.value_step + d;
         const F old_factor = set(block.old_factors[row + r]), new_factor = set(block.new_factors[row + r]);
-        repeat<2>([&](auto v) {
-            store(to + v * lanes, fma(added[v], new_factor, load(to + v * lanes) * old_factor));
-        });
+        repeat<2>([&](auto v) { store(to + v * lanes, fma(added[v], new_factor, load(to + v * lanes) * old_factor)); });
     });
 }
 

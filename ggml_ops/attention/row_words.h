@@ -96,8 +96,8 @@ struct TileFactors {
           end(halves + (size + 31) / 32 * short_tile / 2) {}
 };
 
-// Positions first <= j < first + count of a cache; behind them the last one is repeated, with scales of zero. Everything
-// is copied: what is stored between the rows could change the originals, as far as a compiler knows.
+// Positions first <= j < first + count of a cache; behind them the last one is repeated, with scales of zero.
+// Everything is copied: what is stored between the rows could change the originals, as far as a compiler knows.
 template <class Format>
 struct WordRows {
     const std::uint8_t* rows;

@@ -100,39 +100,50 @@ constexpr int64_t max_share_bytes = 512 * 1024;
 constexpr int64_t small_batch = 8;
 constexpr int64_t min_share_bytes = 64 * 1024;
 
-// How the rows of one matmul are split: rows of a share, and the number of shares.
+// Columns of a share, about: of more, the second-level cache does not hold what all rows are multiplied by; of fewer,
+// unpacking the rows again takes its time.
+constexpr int64_t share_columns = 512;
+
+// How one matmul is split: a grid of rows and columns.
 struct Shares {
     int64_t rows;
+    int64_t columns;
+    int64_t row_count;
     int64_t count;
 
     // all_bytes: of the weights of all matmuls that the threads compute together.
     Shares(const ggml_tensor* weights, int64_t all_bytes, int64_t batch_size, int n_threads) {
+        const int64_t column_count = std::max<int64_t>(1, (batch_size + share_columns / 2) / share_columns);
+        columns = (batch_size + column_count - 1) / column_count;
         const int64_t all_rows = weights->ne[1];
         const int64_t unit = best_target()->row_granularity;
         const int64_t least = batch_size <= small_batch ? min_share_bytes : 0;
-        const int64_t bytes = std::clamp(all_bytes / (8 * n_threads), least, max_share_bytes);
+        const int64_t bytes = std::clamp(all_bytes * column_count / (8 * n_threads), least, max_share_bytes);
         rows = std::max<int64_t>(1, bytes / static_cast<int64_t>(weights->nb[1]) / unit) * unit;
-        count = (all_rows + rows - 1) / rows;
+        row_count = (all_rows + rows - 1) / rows;
+        count = row_count * column_count;
     }
 };
 
 int64_t bytes_of_rows(const ggml_tensor* weights) { return weights->ne[1] * static_cast<int64_t>(weights->nb[1]); }
 
-void multiply_share(quantized_matmul::Job job, const Shares& shares, int64_t share, float** out) {
-    const int64_t first = share * shares.rows;
-    job.weights += first * job.row_step;
-    job.rows = std::min(shares.rows, job.rows - first);
-    for (int64_t c = 0; c < job.batch_size; ++c) out[c] += first;
+// The rows of a share, and its columns.
+void multiply_share(quantized_matmul::Job job, const Shares& shares, int64_t share, float** out,
+                    const MatmulEpilogue& epilogue = {}) {
+    const int64_t row = share % shares.row_count * shares.rows;
+    const int64_t column = share / shares.row_count * shares.columns;
+    job.weights += row * job.row_step;
+    job.rows = std::min(shares.rows, job.rows - row);
+    job.batch_size = std::min(shares.columns, job.batch_size - column);
+    job.columns += column;
+    job.out += column;
+    out += column;
+    for (int64_t c = 0; c < job.batch_size; ++c) out[c] += row;
     best_target()->multiply(job);
-    for (int64_t c = 0; c < job.batch_size; ++c) out[c] -= first;
-}
-
-void finish_share(const MatmulEpilogue& epilogue, const ggml_tensor* dst, const Shares& shares, int64_t share,
-                  float* const* out) {
-    if (epilogue.last < 0) return;
-    const int64_t first = share * shares.rows;
-    const int64_t rows = std::min(shares.rows, dst->ne[0] - first);
-    for (int64_t c = 0; c < dst->ne[1]; ++c) epilogue.finish(out[c] + first, c, first, rows);
+    for (int64_t c = 0; c < job.batch_size; ++c) {
+        if (epilogue.last >= 0) epilogue.finish(out[c], column + c, row, job.rows);
+        out[c] -= row;
+    }
 }
 
 // Consecutive matmuls of one src1; `count` may be 1. The epilogue is that of a single one.
@@ -171,8 +182,7 @@ void multiply_all(const ggml_compute_params* params, ggml_tensor* const* nodes, 
                                      i2 / (dst->ne[2] / src0->ne[2]) * src0->nb[2] +
                                      i3 / (dst->ne[3] / src0->ne[3]) * src0->nb[3];
             while (item < done + shares.count) {
-                multiply_share(work.job(src0, weights, src1->ne[1]), shares, item - done, work.out);
-                finish_share(epilogue, dst, shares, item - done, work.out);
+                multiply_share(work.job(src0, weights, src1->ne[1]), shares, item - done, work.out, epilogue);
                 item = ggml_threadpool_chunk_add(params->threadpool, 1);
             }
         }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../simd/repeat.h"
 #include "activations.h"
 #include "bytes.h"
 #include "panel.h"
@@ -17,11 +18,15 @@ namespace {
 template <class T, int Columns>
 using Tile = T[tile_vectors][Columns];
 
+// Calls f(v, c) for all vectors of a tile, with constants: else GCC keeps tiles in memory.
+template <int Columns, class Function>
+[[gnu::always_inline]] inline void for_tile(const Function& f) {
+    repeat<tile_vectors>([&](auto v) { repeat<Columns>([&](auto c) { f(v, c); }); });
+}
+
 template <int Columns, class T>
-void fill_tile(Tile<T, Columns>& tile, T value) {
-    for (int v = 0; v < tile_vectors; ++v) {
-        for (int c = 0; c < Columns; ++c) tile[v][c] = value;
-    }
+[[gnu::always_inline]] inline void fill_tile(Tile<T, Columns>& tile, T value) {
+    for_tile<Columns>([&](auto v, auto c) { tile[v][c] = value; });
 }
 
 // Adds the dot products of Values bytes of each row with each column: four bytes to a lane in one instruction.
@@ -32,11 +37,11 @@ template <class Weights, int Values, int Columns>
     for (int first = 0; first < Values; first += together) {
         for (int s = 0; s < together / 4; ++s) {
             B w[tile_vectors];
-            for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[first / 4 + s][v * lanes]);
-            for (int c = 0; c < Columns; ++c) {
+            repeat<tile_vectors>([&](auto v) { w[v] = load_bytes(q[first / 4 + s][v * lanes]); });
+            repeat<Columns>([&](auto c) {
                 const B four = four_bytes(x[c] + arranged_offset(first) + arranged_offset(4 * s));
-                for (int v = 0; v < tile_vectors; ++v) sum[v][c] = dot_of<Weights>(sum[v][c], w[v], four);
-            }
+                repeat<tile_vectors>([&](auto v) { sum[v][c] = dot_of<Weights>(sum[v][c], w[v], four); });
+            });
         }
     }
 }
@@ -52,17 +57,17 @@ constexpr int values_in_words() {
 template <int Values, int Columns>
 [[gnu::always_inline]] inline void pair_sums(const std::uint8_t (*q)[panel_rows][4],
                                              const std::uint8_t* const (&x)[Columns], Tile<B, Columns>& words) {
-    for (int c = 0; c < Columns; ++c) {
+    repeat<Columns>([&](auto c) {
         const B four = four_bytes(x[c]);
-        for (int v = 0; v < tile_vectors; ++v) words[v][c] = pairs(load_bytes(q[0][v * lanes]), four);
-    }
+        repeat<tile_vectors>([&](auto v) { words[v][c] = pairs(load_bytes(q[0][v * lanes]), four); });
+    });
     for (int s = 1; s < Values / 4; ++s) {
         B w[tile_vectors];
-        for (int v = 0; v < tile_vectors; ++v) w[v] = load_bytes(q[s][v * lanes]);
-        for (int c = 0; c < Columns; ++c) {
+        repeat<tile_vectors>([&](auto v) { w[v] = load_bytes(q[s][v * lanes]); });
+        repeat<Columns>([&](auto c) {
             const B four = four_bytes(x[c] + 4 * s);
-            for (int v = 0; v < tile_vectors; ++v) words[v][c] = add_pairs(words[v][c], pairs(w[v], four));
-        }
+            repeat<tile_vectors>([&](auto v) { words[v][c] = add_pairs(words[v][c], pairs(w[v], four)); });
+        });
     }
 }
 
@@ -74,15 +79,13 @@ template <class Weights, int Values, int Columns>
     constexpr int together = std::min(Values, values_in_words<Weights>());
     for (int first = 0; first < Values; first += together) {
         const std::uint8_t* at_first[Columns];
-        for (int c = 0; c < Columns; ++c) at_first[c] = x[c] + first;
+        repeat<Columns>([&](auto c) { at_first[c] = x[c] + first; });
         Tile<B, Columns> words;
         pair_sums<together, Columns>(q + first / 4, at_first, words);
-        for (int v = 0; v < tile_vectors; ++v) {
-            for (int c = 0; c < Columns; ++c) {
-                sum[v][c] = scales ? scaled(sum[v][c], words[v][c], load_bytes(scales + v * lanes))
-                                   : now(sum[v][c] + widen(words[v][c]));
-            }
-        }
+        for_tile<Columns>([&](auto v, auto c) {
+            sum[v][c] = scales ? scaled(sum[v][c], words[v][c], load_bytes(scales + v * lanes))
+                               : now(sum[v][c] + widen(words[v][c]));
+        });
     }
 }
 
@@ -94,12 +97,12 @@ template <class Weights, int Columns>
                                               Tile<I, Columns>& sum) {
     using Kept = PanelOf<Weights>;
     constexpr int values = Kept::values_per_scale;
-    for (int c = 0; c < Columns; ++c) {
-        const I start = Kept::starts_below ? set(starts[c][group]) : zero_sums();
-        for (int v = 0; v < tile_vectors; ++v) sum[v][c] = start;
-    }
     const std::uint8_t* of_group[Columns];
-    for (int c = 0; c < Columns; ++c) of_group[c] = x[c] + arranged_offset(group * values);
+    repeat<Columns>([&](auto c) {
+        const I start = Kept::starts_below ? set(starts[c][group]) : zero_sums();
+        repeat<tile_vectors>([&](auto v) { sum[v][c] = start; });
+        of_group[c] = x[c] + arranged_offset(group * values);
+    });
     const auto* const q_of_group = q + group * (values / 4);
     if constexpr (sums_in_lanes || !Weights::narrow) add_dots<Weights, values, Columns>(q_of_group, of_group, sum);
     else add_words<Weights, values, Columns>(q_of_group, of_group, nullptr, sum);
@@ -112,17 +115,16 @@ template <class Weights, int Columns>
     Tile<I, Columns> products;
     fill_tile<Columns>(products, zero_sums());
     for (int j = 0; j < PanelOf<Weights>::mins; ++j) {
-        for (int c = 0; c < Columns; ++c) {
+        repeat<Columns>([&](auto c) {
             const B two_words = four_bytes(minus_sums[c] + 2 * j);
-            for (int v = 0; v < tile_vectors; ++v) {
+            repeat<tile_vectors>([&](auto v) {
                 products[v][c] = scaled(products[v][c], load_bytes(panel.mins[b][j] + v * lanes), two_words);
-            }
-        }
+            });
+        });
     }
-    for (int v = 0; v < tile_vectors; ++v) {
-        const F factor = load(panel.min_factor[b] + v * lanes);
-        for (int c = 0; c < Columns; ++c) sum[v][c] = fma(to_float(products[v][c]), factor, sum[v][c]);
-    }
+    for_tile<Columns>([&](auto v, auto c) {
+        sum[v][c] = fma(to_float(products[v][c]), load(panel.min_factor[b] + v * lanes), sum[v][c]);
+    });
 }
 
 // The rows of the panel times some columns, over one super-block. Adds to `total`.
@@ -135,7 +137,7 @@ template <class Weights, int Columns>
     const std::uint8_t* x[Columns];
     const std::int32_t* starts[Columns];
     const std::int16_t* minus_sums[Columns];
-    for (int c = 0; c < Columns; ++c) {
+    repeat<Columns>([&](auto c) {
         x[c] = columns[c] + block * super_block;
         starts[c] = at<std::int32_t>(columns[c], Kept::scales == 16  ? parts.starts_of_16
                                                  : Kept::scales == 8 ? parts.starts_of_32
@@ -143,7 +145,7 @@ template <class Weights, int Columns>
                     block * Kept::scales;
         minus_sums[c] = Kept::values_per_min == 16 ? at<std::int16_t>(columns[c], parts.minus_sums_of_16) + block * 16
                                                    : at<std::int16_t>(columns[c], parts.minus_sums_of_32) + block * 8;
-    }
+    });
     Tile<F, Columns> sum;
     Tile<I, Columns> integer_sum;
     if constexpr (Kept::folded || Kept::integer_scales) {
@@ -153,30 +155,27 @@ template <class Weights, int Columns>
             fill_tile<Columns>(integer_sum, zero_sums());
             for (int j = 0; j < Kept::scales; ++j) {
                 const std::uint8_t* of_group[Columns];
-                for (int c = 0; c < Columns; ++c) of_group[c] = x[c] + j * Kept::values_per_scale;
+                repeat<Columns>([&](auto c) { of_group[c] = x[c] + j * Kept::values_per_scale; });
                 add_words<Weights, Kept::values_per_scale, Columns>(panel.q[b] + j * (Kept::values_per_scale / 4),
                                                                     of_group, panel.scales[b][j], integer_sum);
             }
         }
-        for (int v = 0; v < tile_vectors; ++v) {
-            const F factor = load(panel.factor[b] + v * lanes);
-            for (int c = 0; c < Columns; ++c) sum[v][c] = to_float(integer_sum[v][c]) * factor;
-        }
+        for_tile<Columns>(
+            [&](auto v, auto c) { sum[v][c] = to_float(integer_sum[v][c]) * load(panel.factor[b] + v * lanes); });
     } else {
         fill_tile<Columns>(sum, zero());
         for (int j = 0; j < Kept::scales; ++j) {
             group_sums<Weights, Columns>(panel.q[b], x, starts, j, integer_sum);
-            for (int v = 0; v < tile_vectors; ++v) {
-                const F scale = load(panel.scales[b][j] + v * lanes);
-                for (int c = 0; c < Columns; ++c) sum[v][c] = fma(to_float(integer_sum[v][c]), scale, sum[v][c]);
-            }
+            for_tile<Columns>([&](auto v, auto c) {
+                sum[v][c] = fma(to_float(integer_sum[v][c]), load(panel.scales[b][j] + v * lanes), sum[v][c]);
+            });
         }
     }
     if constexpr (Kept::min_pairs) add_mins<Weights, Columns>(panel, b, minus_sums, sum);
-    for (int c = 0; c < Columns; ++c) {
+    repeat<Columns>([&](auto c) {
         const F scale = set(at<float>(columns[c], parts.scales)[block]);
-        for (int v = 0; v < tile_vectors; ++v) total[v][c] = fma(sum[v][c], scale, total[v][c]);
-    }
+        repeat<tile_vectors>([&](auto v) { total[v][c] = fma(sum[v][c], scale, total[v][c]); });
+    });
 }
 
 template <class Weights, int Columns>
@@ -187,27 +186,26 @@ template <class Weights, int Columns>
     using Kept = PanelOf<Weights>;
     const std::uint8_t* x[Columns];
     const std::int32_t* starts[Columns];
-    for (int c = 0; c < Columns; ++c) {
+    repeat<Columns>([&](auto c) {
         x[c] = columns[c] + block * super_block;
         starts[c] = at<std::int32_t>(columns[c], parts.starts_of_32) + block * 8;
-    }
+    });
     for (int j = 0; j < 8; ++j) {
         Tile<I, Columns> integer_sum;
         group_sums<Weights, Columns>(panel.q[b], x, starts, j, integer_sum);
-        for (int c = 0; c < Columns; ++c) {
+        repeat<Columns>([&](auto c) {
             const F column_scale = set(at<float>(columns[c], parts.scales)[block * 8 + j]);
-            for (int v = 0; v < tile_vectors; ++v) {
+            repeat<tile_vectors>([&](auto v) {
                 const F both = load(panel.scales[b][j] + v * lanes) * column_scale;
                 total[v][c] = fma(to_float(integer_sum[v][c]), both, total[v][c]);
-            }
-        }
+            });
+        });
         if constexpr (Kept::float_mins) {
-            for (int c = 0; c < Columns; ++c) {
+            repeat<Columns>([&](auto c) {
                 const F minus_sum = set(at<float>(columns[c], parts.minus_sums)[block * 8 + j]);
-                for (int v = 0; v < tile_vectors; ++v) {
-                    total[v][c] = fma(load(panel.mins[b][j] + v * lanes), minus_sum, total[v][c]);
-                }
-            }
+                repeat<tile_vectors>(
+                    [&](auto v) { total[v][c] = fma(load(panel.mins[b][j] + v * lanes), minus_sum, total[v][c]); });
+            });
         }
     }
 }
@@ -219,19 +217,25 @@ void gemm_columns(const Job& job, const Panel& panel, std::int64_t row, std::int
     const ColumnParts<activations_of<Weights>> parts(job.k);
     const std::uint8_t* columns[Columns];
     for (int c = 0; c < Columns; ++c) columns[c] = job.columns[column + c];
+    // The last panel may have fewer rows of the result.
+    const bool whole = job.rows - row >= panel_rows;
     const auto size = static_cast<std::size_t>(std::min<std::int64_t>(panel_rows, job.rows - row)) * sizeof(float);
-    alignas(64) float out[panel_rows] = {};
+    alignas(64) float part[panel_rows] = {};
     Tile<F, Columns> total;
     fill_tile<Columns>(total, zero());
-    for (int c = 0; c < Columns && block > 0; ++c) {
-        std::memcpy(out, job.out[column + c] + row, size);
-        for (int v = 0; v < tile_vectors; ++v) total[v][c] = load(out + v * lanes);
+    if (block > 0) {
+        repeat<Columns>([&](auto c) {
+            const float* const out = job.out[column + c] + row;
+            if (!whole) std::memcpy(part, out, size);
+            repeat<tile_vectors>([&](auto v) { total[v][c] = load((whole ? out : part) + v * lanes); });
+        });
     }
     for (std::int64_t b = 0; b < blocks; ++b) multiply_block<Weights>(panel, b, block + b, parts, columns, total);
-    for (int c = 0; c < Columns; ++c) {
-        for (int v = 0; v < tile_vectors; ++v) store(out + v * lanes, total[v][c]);
-        std::memcpy(job.out[column + c] + row, out, size);
-    }
+    repeat<Columns>([&](auto c) {
+        float* const out = job.out[column + c] + row;
+        repeat<tile_vectors>([&](auto v) { store((whole ? out : part) + v * lanes, total[v][c]); });
+        if (!whole) std::memcpy(out, part, size);
+    });
 }
 
 // A tile of `count` columns, at most `Columns`.

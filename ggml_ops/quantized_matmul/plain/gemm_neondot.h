@@ -1,5 +1,6 @@
-// GEMM for large batches with the dot products of Armv8.2 (dotprod): an instruction multiplies four bytes of each of four
-// rows of weights with four bytes of a column. Rows become a panel, four bytes of a row beside those of the next one.
+// GEMM for large batches with the dot products of Armv8.2 (dotprod): an instruction multiplies four bytes of each of
+// four rows of weights with four bytes of a column. Rows become a panel, four bytes of a row beside those of the next
+// one.
 #pragma once
 
 #if !defined(MATMUL_BYTES)
