@@ -11,7 +11,7 @@
 #include "all.h"
 #include "gemv.h"
 #if defined(MATMUL_GEMM)
-#include "gemm.h"
+#include "gemm_neon.h"
 #endif
 
 namespace quantized_matmul::SIMD_TARGET {

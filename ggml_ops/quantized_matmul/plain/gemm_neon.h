@@ -1,4 +1,4 @@
-// GEMM, for large batches: panels of rows times all columns, tile by tile. The header MATMUL_GEMM has
+// GEMM on NEON, for large batches: panels of rows times all columns, tile by tile. The header MATMUL_GEMM has
 //   panel_rows, panel_blocks, tile_columns, Panel, panel_bytes()
 //   put_row(decoded, b, r, panel)                         a super-block of a row, as the b-th of row r of the panel
 //   compute_tile(panel, block, blocks, columns, k, out)   the panel times the columns of a tile
