@@ -23,7 +23,7 @@ bool is_few(std::int64_t rows, std::int64_t key_size, std::int64_t value_size) {
     return rows <= max_few_rows && key_size % (key_vectors * lanes) == 0 && value_size % lanes == 0;
 }
 
-// Rows from which on pairs pay off for 16-bit floats, which have to be scaled and rounded.
+// Rows from which on pairs pay off for 16-bit floats, which are scaled and rounded first.
 constexpr std::int64_t min_rows_of_pairs = 8;
 
 bool takes_pairs(const Job& job) {

@@ -1,5 +1,5 @@
-// Rows of a tile of the cache as words: 16-bit integers with one scale for a row. Blocks of 8 or 4 bits become words by
-// integer products, without floats in between; 16-bit floats are scaled by the largest one of the row.
+// Rows of a tile of the cache as words: 16-bit integers with one scale for a row. Blocks of 8 or 4 bits become words as
+// integers, without floats in between; 16-bit floats are scaled by the largest one of the row.
 #pragma once
 
 #include <algorithm>

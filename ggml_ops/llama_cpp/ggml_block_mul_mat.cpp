@@ -96,12 +96,12 @@ void quantize_columns(const ggml_compute_params* params, const ggml_tensor* src1
 // At the end of a matmul the threads wait for the last share: reading this much takes tens of microseconds.
 constexpr int64_t max_share_bytes = 512 * 1024;
 // A thread asks for memory ahead of what it multiplies: behind the end of a share in vain, and it waits at the start of
-// the next one. So what is bounded by memory, a batch of at most so many columns, has shares of at least so many bytes.
+// the next one. So what is bounded by memory, a small batch (GEMV), has larger shares.
 constexpr int64_t small_batch = 8;
 constexpr int64_t min_share_bytes = 64 * 1024;
 
 // Columns of a share, about: of more, the second-level cache does not hold what all rows are multiplied by; of fewer,
-// unpacking the rows again takes its time.
+// decoding the rows once more takes its time.
 constexpr int64_t share_columns = 512;
 
 // How one matmul is split: a grid of rows and columns.

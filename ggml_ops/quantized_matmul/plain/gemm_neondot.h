@@ -51,7 +51,7 @@ void fill_tile(Tile<T>& tile, T value) {
     for (auto& of_rows : tile) std::fill(of_rows, of_rows + tile_columns, value);
 }
 
-// Adds the products of 16 bytes of each row, from q on, with those of each column.
+// Adds the dot products of 16 bytes of each row, from q on, with those of each column.
 [[gnu::always_inline]] inline void add_16(const std::int8_t (*q)[panel_rows][4],
                                           const std::uint8_t* const (&x)[tile_columns], Tile<I>& products) {
     B sixteen[tile_columns];
