@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -111,6 +112,8 @@ class Checkpoint:
             with stored.file.open("rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._maps[stored.file] = (mapping, np.frombuffer(mapping, np.uint8))
+        if stored.stop > _size(stored.file):  # to read beyond its end would end the process
+            raise CheckpointError(f"{stored.file}: became shorter while it was read; download it again")
         return self._maps[stored.file][1][stored.start : stored.stop]
 
     def equal(self, one: str, other: str) -> bool:
@@ -139,6 +142,13 @@ class Checkpoint:
         if quantized is None:
             return self.view(stored)[start:stop]
         return quantized.rows(start, min(stop, stored.shape[0]))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # removed, and still mapped
+        return sys.maxsize
 
 
 def open_checkpoint(directory: Path, parts: Parts = ALL, ignored: Collection[str] = ()) -> Checkpoint:

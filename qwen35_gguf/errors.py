@@ -44,6 +44,10 @@ class ModelError(Qwen35Error):
     """A GGUF file is not a Qwen3.5 model or cannot be loaded, or llama.cpp fails to evaluate it."""
 
 
+class NonFiniteError(ModelError):
+    """A model computes numbers that are not finite."""
+
+
 class ContextError(Qwen35Error):
     """A prompt is longer than the context."""
 

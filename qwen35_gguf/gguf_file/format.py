@@ -14,7 +14,8 @@ ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 MAX_COUNT = 1 << 20  # tensors or entries: far above any model
-MAX_NAME_BYTES = 65535  # of a key; tensor names are shorter
+MAX_NAME_BYTES = 65535  # of a key
+MAX_TENSOR_NAME_BYTES = 255  # llama.cpp takes up to 63
 MAX_VALUE_BYTES = 1 << 28  # of one metadata value: a vocabulary of 248,320 tokens takes about 4 MB
 
 UINT32 = struct.Struct("<I")

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from qwen35_gguf.errors import GgufError
+from qwen35_gguf.gguf_file import header_change
 from qwen35_gguf.gguf_file.format import (
     ALIGNMENT_KEY,
     DEFAULT_ALIGNMENT,
@@ -25,6 +26,7 @@ from qwen35_gguf.gguf_file.format import (
     MAX_COUNT,
     MAX_DIMENSIONS,
     MAX_NAME_BYTES,
+    MAX_TENSOR_NAME_BYTES,
     MAX_VALUE_BYTES,
     SCALARS,
     UINT32,
@@ -34,6 +36,7 @@ from qwen35_gguf.gguf_file.format import (
 )
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
+from qwen35_gguf.json_file import printable
 
 SCALAR_BYTES = {type_: struct.calcsize(f"<{letter}") for type_, letter in SCALARS.items()}
 LEAST_ENTRY, LEAST_TENSOR = 13, 24  # bytes of the shortest entry and tensor description
@@ -46,6 +49,8 @@ def read_header(path: Path) -> GgufHeader:
         GgufError: the file is missing, not a GGUF, damaged, or truncated.
 
     """
+    if header_change.pending(path):
+        raise GgufError(f"{path}: a change of its metadata was interrupted; `qwen35 metadata {path.name}` finishes it")
     try:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
@@ -104,6 +109,16 @@ def map_data(header: GgufHeader) -> npt.NDArray[np.uint8]:
     return mapped.view(np.ndarray)
 
 
+def _check_size(header: GgufHeader) -> None:
+    """Refuse a file that became shorter: to read beyond its end would end the process."""
+    try:
+        shorter = header.path.stat().st_size < header.size
+    except OSError:
+        return  # removed, and still mapped
+    if shorter:
+        raise GgufError(f"{header.path}: changed while it was read; wait until it is written, and try again")
+
+
 def tensor_data(
     header: GgufHeader, tensor: TensorInfo, mapped: npt.NDArray[np.uint8] | None = None
 ) -> npt.NDArray[np.uint8]:
@@ -122,6 +137,7 @@ def tensor_data(
 
     """
     data = map_data(header) if mapped is None else mapped
+    _check_size(header)
     start = header.data_start + tensor.offset
     return data[start : start + tensor.nbytes].reshape(math.prod(tensor.shape[:-1]), tensor.row_bytes)
 
@@ -170,8 +186,8 @@ class _Parser:
             raise ValueError(f"a count of {count:,}")
         return count
 
-    def name(self) -> str:
-        length = self.plausible(self.uint64(), 1, MAX_NAME_BYTES)
+    def name(self, longest: int = MAX_NAME_BYTES) -> str:
+        length = self.plausible(self.uint64(), 1, longest)
         self.at += length
         return self.data[self.at - length : self.at].decode("utf-8")
 
@@ -181,7 +197,7 @@ class _Parser:
         if type_ == ARRAY:
             element, count = self.value_type(), self.uint64()
             if element == ARRAY:
-                raise ValueError(f"{key} is an array of arrays")
+                raise ValueError(f"{printable(key)} is an array of arrays")
             each = SCALAR_BYTES.get(element, 8)  # a string has at least its length
             self.plausible(count, each, MAX_VALUE_BYTES // each)
             if element == STRING:
@@ -193,9 +209,9 @@ class _Parser:
         else:
             self.at += SCALAR_BYTES[type_]
         if self.at > self.size:
-            raise ValueError(f"{key} exceeds the file")
+            raise ValueError(f"{printable(key)} exceeds the file")
         if self.at - start > MAX_VALUE_BYTES:
-            raise ValueError(f"{key} has {self.at - start:,} bytes")
+            raise ValueError(f"{printable(key)} has {self.at - start:,} bytes")
         return KeyValue(key, type_, self.data[start : self.at])
 
     def value_type(self) -> GGUFValueType:
@@ -213,14 +229,14 @@ class _Parser:
         self.at = at
 
     def tensor(self) -> TensorInfo:
-        name, dimensions = self.name(), self.uint32()
+        name, dimensions = self.name(MAX_TENSOR_NAME_BYTES), self.uint32()
         if dimensions > MAX_DIMENSIONS:
-            raise ValueError(f"{name} has {dimensions} dimensions")
+            raise ValueError(f"{printable(name)} has {dimensions} dimensions")
         shape = tuple(reversed([self.uint64() for _ in range(dimensions)]))
         number, offset = self.uint32(), self.uint64()
         if number not in GGMLQuantizationType._value2member_map_:
-            raise ValueError(f"{name} has the type {number}, which the installed gguf package does not know")
+            raise ValueError(f"{printable(name)} has the type {number}, which the installed gguf package does not know")
         type_ = GGMLQuantizationType(number)
         if shape and shape[-1] % GGML_QUANT_SIZES[type_][0]:
-            raise ValueError(f"{name} has rows of {shape[-1]:,}, which are not whole blocks of {type_.name}")
+            raise ValueError(f"{printable(name)} has rows of {shape[-1]:,}, which are not whole blocks of {type_.name}")
         return TensorInfo(name, shape, type_, offset)

@@ -1,7 +1,7 @@
 """Change single metadata entries of a GGUF file, in place or in a copy, and leave everything else as it is.
 
 A file is patched in place only if the new header, padded, is as long as the old one; then only the bytes that differ
-are written. Otherwise the file is copied with its new header, and replaces the old one when it is complete.
+are written, and an interrupted change is finished by the next command. Otherwise the file is copied with its new header, and replaces the old one when it is complete.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import os
 import re
 import shutil
 import struct
@@ -17,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from gguf import GGUFValueType
 
 from qwen35_gguf.atomic_file import check_output, check_space, disk_errors, pending_file
 from qwen35_gguf.convert import metadata_keys as tables
 from qwen35_gguf.convert.tokenizer.special_ids import ADD_TOKEN, SPECIAL_IDS
 from qwen35_gguf.errors import GgufError, MetadataError
+from qwen35_gguf.gguf_file import header_change
 from qwen35_gguf.gguf_file.format import ALIGNMENT_KEY
 from qwen35_gguf.gguf_file.header import GgufHeader, encode_header
 from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
@@ -152,6 +151,7 @@ def change(
         OutputError: the copy exists already, cannot be written, or there is no space.
 
     """
+    header_change.finish(file)
     layout = read_header(file)
     for key in (*remove, *(entry.key for entry in replace)):
         _check_free(key)
@@ -183,16 +183,7 @@ def _check_free(key: str) -> None:
 def _patch(layout: GgufHeader, header: bytes) -> None:
     """Write the bytes of the header that differ."""
     try:
-        with layout.path.open("r+b") as file:
-            old = file.read(len(header))
-            different = np.flatnonzero(np.frombuffer(old, np.uint8) != np.frombuffer(header, np.uint8))
-            if not different.size:
-                return
-            first, last = int(different[0]), int(different[-1]) + 1
-            file.seek(first)
-            file.write(header[first:last])
-            file.flush()
-            os.fsync(file.fileno())
+        header_change.replace(layout.path, header)
     except PermissionError:
         raise MetadataError(f"{layout.path}: is not writable; make a copy with -o") from None
     except OSError as error:

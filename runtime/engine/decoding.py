@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from qwen35_gguf.errors import NonFiniteError
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.drafts.drafting import Draftable, Drafting, Step
 from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
 from qwen35_gguf.runtime.engine.job import End, Run
+from qwen35_gguf.runtime.engine.non_finite import non_finite_error
 from qwen35_gguf.runtime.llama.batch import Part
 from qwen35_gguf.runtime.llama.context import Context
 
@@ -186,7 +188,10 @@ class Decoder:
         sampler, limit = run.job.sampler, run.job.limit
         if run.number >= limit:
             return "limit"
-        tokens = [sampler.sample(self._main, row)]
+        try:
+            tokens = [sampler.sample(self._main, row)]
+        except NonFiniteError:
+            raise non_finite_error(self._main, max(run.items, run.live.items, key=len)) from None
         if not self._give(run, tokens[0]):
             return "stopped"
         for token in sampler.forced()[: limit - run.number]:  # what the mask leaves no choice about

@@ -52,6 +52,7 @@ class Context(Closing):
 
     Attributes:
         handle: of `llama_context_p`.
+        model: whose weights it computes with.
         spec: what it was made with.
         n_ctx: cells.
         n_batch: rows of one call at most.
@@ -82,7 +83,7 @@ class Context(Closing):
 
         """
         self._library = lib = library()
-        self._model = model
+        self.model = model
         self._rpc = model.rpc
         params = lib.llama_context_default_params()
         set_fields(params, context_fields(spec))
@@ -158,11 +159,12 @@ class Context(Closing):
 
         """
         if self._embedding_batch is None:
-            self._embedding_batch = Batch(self.n_batch, self._model.n_embd, tokens=False)
+            self._embedding_batch = Batch(self.n_batch, self.model.n_embd, tokens=False)
         self._embedding_batch.fill_embeddings(values, positions, seq=seq, outputs=outputs)
         self._decode(self._embedding_batch)
 
     def _decode(self, batch: Batch) -> None:
+        self.model.check_files()
         self._rows = batch.struct.n_tokens
         clear_messages()
         with self.handle.in_use() as pointer:
@@ -198,14 +200,14 @@ class Context(Closing):
         pointer = self._ext.llama_get_embeddings_nextn(self.pointer)
         if not pointer:
             raise ModelError("llama.cpp gives no hidden states for the MTP head")
-        return np.ctypeslib.as_array(pointer, (rows, self._model.n_embd))
+        return np.ctypeslib.as_array(pointer, (rows, self.model.n_embd))
 
     def head_hidden(self, row: int = -1) -> FloatArray:
         """Return the MTP head's own hidden state of a row of its call (-1: the last), (n_embd,) float32."""
         pointer = self._ext.llama_get_embeddings_nextn_ith(self.pointer, row if row >= 0 else self._rows + row)
         if not pointer:
             raise ModelError("llama.cpp gives no hidden state of the MTP head")
-        return np.ctypeslib.as_array(pointer, (self._model.n_embd,))
+        return np.ctypeslib.as_array(pointer, (self.model.n_embd,))
 
     def clear(self) -> None:
         """Empty all sequences."""

@@ -12,6 +12,7 @@ Source: llama.cpp common/fit.cpp, src/llama-context.cpp (sched_reserve).
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ class PlannedModel(Closing):
         fields |= {"load_mtp": mtp, "no_alloc": True, "load_mode": LOAD_NOTHING, "kv_overrides": overrides}
         set_fields(params, fields)
         clear_messages()
-        self._pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+        self._pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         self._kept = kept, overrides
         if not self._pointer:
             raise ModelError(f"{path}: cannot be loaded ({reason()})")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.errors import AdapterError, DeviceError, ModelError
+from qwen35_gguf.gguf_file.mapped_files import MappedFiles
+from qwen35_gguf.gguf_file.shards import MAX_SHARDS, SHARD_NAME, shard_path
 from qwen35_gguf.runtime.llama.adapters.loaded import AdapterSpec, load_adapters
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
 from qwen35_gguf.runtime.llama.handle import Handle
@@ -94,12 +97,22 @@ def _buffer_type(offload: Offload, name: str) -> Any:
     return ggml.ggml_backend_dev_buffer_type(ctypes.c_void_p(device.pointer))
 
 
-def _free(lib: Any, rpc: RpcConnections, kept: list[Any]) -> Callable[[Any], None]:
+def _mapped(path: Path) -> list[Path]:
+    """List the files that llama.cpp maps: one, or all shards."""
+    shard = SHARD_NAME.fullmatch(path.name)
+    if shard is None:
+        return [path]
+    count = int(shard["count"])
+    return [shard_path(path.parent, shard["prefix"], index, count) for index in range(min(count, MAX_SHARDS))]
+
+
+def _free(lib: Any, rpc: RpcConnections, files: MappedFiles, kept: list[Any]) -> Callable[[Any], None]:
     """Return how a model is freed; `kept` must live until then."""
 
     def free(pointer: Any) -> None:
         lib.llama_model_free(pointer)
         rpc.close()
+        files.close()
         kept.clear()
 
     return free
@@ -140,13 +153,15 @@ class Model(Closing):
         fields |= {"load_mtp": spec.mtp, "use_extra_bufts": spec.repack, "load_mode": LOAD_MODES[spec.mmap, spec.mlock]}
         set_fields(params, fields)
         self.rpc = RpcConnections(spec.offload.endpoints)
+        self._files = MappedFiles(_mapped(path) if spec.mmap else ())
         clear_messages()
-        pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+        pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
+            self._files.close()
             self.rpc.close()
             self.rpc.check_shared()
             raise ModelError(f"{path}: cannot be loaded ({reason()})")
-        self.handle = Handle(self, pointer, _free(lib, self.rpc, self._kept))
+        self.handle = Handle(self, pointer, _free(lib, self.rpc, self._files, self._kept))
         try:
             self.adapters = load_adapters(pointer, spec.adapters)
         except AdapterError:
@@ -165,6 +180,16 @@ class Model(Closing):
     def pointer(self) -> Any:
         """`llama_model_p`; errors as of `Handle.pointer`."""
         return self.handle.pointer
+
+    def check_files(self) -> None:
+        """Refuse to compute with weights of a file that became shorter.
+
+        Raises:
+            ModelError: it did; reading them would end the process.
+
+        """
+        if (path := self._files.shorter()) is not None:
+            raise ModelError(f"{path}: became shorter while it was in use; write it anew, and load it again")
 
     def metadata(self) -> dict[str, str]:
         """Read the key/values as llama.cpp gives them: all as text, arrays shortened."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class VisionContext(Closing):
         params.use_gpu, params.n_threads, params.print_timings, params.warmup = use_gpu, n_threads, False, False
         params.image_min_tokens, params.image_max_tokens = 1, NO_LIMIT_TOKENS
         clear_messages()
-        pointer = mtmd.mtmd_init_from_file(str(mmproj).encode(), model.pointer, params)
+        pointer = mtmd.mtmd_init_from_file(os.fsencode(mmproj), model.pointer, params)
         if pointer and not mtmd.mtmd_support_vision(pointer):
             mtmd.mtmd_free(pointer)
             pointer = None

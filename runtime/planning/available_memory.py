@@ -23,7 +23,7 @@ MEMORY_FILES = {
 def available_bytes(root: Path = Path("/")) -> int:
     """Return the bytes that can be taken without swapping; pages of files that can be dropped count as free.
 
-    On Linux also what the limits of the control groups leave, so that it is right in a container.
+    On Linux also what the limits of the control groups and of the process leave, so that it is right in a container.
 
     Args:
         root: where /proc and /sys are.
@@ -33,7 +33,7 @@ def available_bytes(root: Path = Path("/")) -> int:
         return _windows()
     if sys.platform == "darwin":
         return _macos()
-    return min([_linux(root), *_control_groups(root)])
+    return min([_linux(root), *_control_groups(root), *_own_limit(root)])
 
 
 def _linux(root: Path) -> int:
@@ -51,6 +51,22 @@ def _control_groups(root: Path) -> Iterator[int]:
         limit, usage = read_number(folder / limit_name), read_number(folder / usage_name)
         if limit is not None and usage is not None and limit < NO_LIMIT:
             yield max(0, limit - usage + _statistic(folder / "memory.stat", droppable))
+
+
+def _own_limit(root: Path) -> Iterator[int]:
+    """Yield what the limit of this process's address space leaves (`ulimit -v`)."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return
+    try:
+        pages = int((root / "proc/self/statm").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return
+    yield max(0, limit - pages * resource.getpagesize())
 
 
 def _statistic(path: Path, name: str) -> int:

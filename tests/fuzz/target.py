@@ -76,7 +76,7 @@ def try_input(target: Target, data: bytes) -> bool:
             target.run(data)
     except Qwen35Error as error:
         if not 0 < len(str(error)) <= LONGEST:
-            raise Fault(f"{type(error).__name__} of {len(str(error))} characters", str(error)[:200]) from None
+            raise Fault(f"{type(error).__name__} that is empty or too long", str(error)[:200]) from None
         return False
     except target.refusals:
         return False

@@ -11,6 +11,7 @@ from qwen35_gguf.commands import output
 from qwen35_gguf.commands.metadata_text import shorten
 from qwen35_gguf.commands.verb import VerbGroup
 from qwen35_gguf.errors import MetadataError
+from qwen35_gguf.gguf_file import header_change
 from qwen35_gguf.gguf_file.keyvalue import STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
@@ -27,6 +28,8 @@ force_option = click.option(
 def command(ctx: click.Context, file: Path) -> None:
     """List the metadata of FILE, or change it with set and unset; `get` prints one whole value."""
     ctx.obj = file
+    if header_change.finish(file):
+        output.note(f"{file}: a change that was interrupted is finished now")
     if ctx.invoked_subcommand is None:
         entries = read_header(file).entries
         for entry in entries:

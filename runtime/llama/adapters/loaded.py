@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ def load_adapters(model: Any, specs: Sequence[AdapterSpec]) -> LoadedAdapters:
     pointers = []
     for spec in specs:
         clear_messages()
-        pointer = library().llama_adapter_lora_init(model, str(spec.path).encode())
+        pointer = library().llama_adapter_lora_init(model, os.fsencode(spec.path))
         if not pointer:
             raise AdapterError(f"{spec.path}: cannot be loaded ({reason()})")
         pointers.append(pointer)

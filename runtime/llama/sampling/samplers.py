@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from qwen35_gguf.errors import NonFiniteError
 from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, library
@@ -135,9 +137,15 @@ class Chain(Closing):
             ids: the tokens to choose from; None: all.
             ahead: tokens that come before it, and are not accepted yet.
 
+        Raises:
+            NonFiniteError: the best logit is not a number, or infinite.
+
         """
+        best = int(logits.argmax() if ids is None else ids[logits[ids].argmax()])  # the first NaN, if there is one
+        if not math.isfinite(logits[best]):
+            raise NonFiniteError("logits: are not finite; check the weights with `qwen35 lint`")
         if self._best_only:
-            return int(logits.argmax() if ids is None else ids[logits[ids].argmax()])
+            return best
         if ids is None:
             ids = preselect(logits, self._keep) if self._keep else np.arange(len(logits))
         candidates = np.empty(len(ids), CANDIDATE)
