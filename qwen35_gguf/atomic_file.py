@@ -118,6 +118,14 @@ def _open_locked(part: Path, mode: int, *, wait: bool) -> IO[bytes]:
         file.close()
 
 
+def remove_left_behind(part: Path) -> None:
+    """Remove a temporary file that no process is writing any more."""
+    with contextlib.suppress(OSError), part.open("rb") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        part.unlink()
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path, *, force: bool = True, wait: bool = False, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Write a whole file: it appears under its name when the block ends, and not at all after an error.

@@ -6,6 +6,7 @@ Anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -38,6 +39,13 @@ def reports_errors(callback: Callable[P, R]) -> Callable[P, R]:
         except Qwen35Error as error:
             # A file name or a library's text inside the message may hold line ends.
             message = " ".join(str(error).splitlines())
+            raise _CommandError(as_typed(message, click.get_current_context(silent=True))) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # of a reader that is gone, which click knows
+                raise
+            # A path that the system refuses as such: its name is too long, or its links lead back to it.
+            named = f"{error.filename}: " if error.filename else ""
+            message = " ".join(f"{named}{error.strerror or error}; check the path and permissions".splitlines())
             raise _CommandError(as_typed(message, click.get_current_context(silent=True))) from error
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)

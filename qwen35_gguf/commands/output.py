@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,7 +50,16 @@ def _is(key: str, ctx: click.Context | None) -> bool:
 def echo(text: object = "", *, newline: bool = True) -> None:
     """Print a line of the result for people."""
     if not is_json():
-        click.echo(text, nl=newline)
+        click.echo(_bytes_of(str(text)), nl=newline)
+
+
+def _bytes_of(text: str) -> str | bytes:
+    """Return the bytes of a text with the name of a file that is not UTF-8, and any other text as it is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape" if _ESCAPED.fullmatch(text) else "backslashreplace")
+    return text
 
 
 def advise(text: str) -> None:
@@ -62,6 +72,9 @@ def note(text: str) -> None:
     """Print a note on stderr."""
     if not is_quiet():
         click.echo(text, err=True)
+
+
+_ESCAPED = re.compile(r"[^\ud800-\udc7f\udd00-\udfff]*")  # what stands for bytes of a name, and other characters
 
 
 class LibraryNotes(logging.Handler):
@@ -86,7 +99,7 @@ def library_notes() -> Iterator[None]:
 def emit(record: Any, *, indent: int | None = INDENT) -> None:
     """Print the result as JSON, one object for a whole command."""
     if is_json():
-        click.echo(json.dumps(_plain(record), indent=indent, ensure_ascii=False))
+        click.echo(_bytes_of(json.dumps(_plain(record), indent=indent, ensure_ascii=False)))
 
 
 def _plain(value: Any) -> Any:

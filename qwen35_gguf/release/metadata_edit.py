@@ -1,7 +1,8 @@
 """Change single metadata entries of a GGUF file, in place or in a copy, and leave everything else as it is.
 
 A file is patched in place only if the new header, padded, is as long as the old one; then only the bytes that differ
-are written, and an interrupted change is finished by the next command. Otherwise the file is copied with its new header, and replaces the old one when it is complete.
+are written, and an interrupted change is finished by the next command. Otherwise the file is copied with its new
+header, and replaces the old one when it is complete.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import os
 import re
 import shutil
 import struct
@@ -162,7 +164,7 @@ def change(
     entries = [changed.pop(entry.key, entry) for entry in layout.entries if entry.key not in remove]
     entries += changed.values()
     header = encode_header(entries, layout.tensors, layout.alignment, layout.version)
-    if copy is not None and (copy.is_symlink() or copy.resolve() != file.resolve()):
+    if copy is not None and (copy.is_symlink() or os.path.realpath(copy) != os.path.realpath(file)):
         check_output(copy, inputs=[file], force=force)
         _rewrite(layout, header, copy, force=force)
         return copy

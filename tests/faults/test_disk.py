@@ -23,6 +23,7 @@ DRIVER = Path(__file__).with_name("every_write.py")
 PARTS = (".part", ".qwen35-package.json")
 JOURNAL = ".header.part"  # of a header that is being changed: the file is made whole from it
 
+IMATRIX = ("imatrix", "{}/model.gguf", "-f", "{}/text.txt", "--chunk", "64", "--chunks", "2")
 # What each command finds in its folder (by name), and its arguments; [] is the folder.
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "convert": ((), ("convert", str(TINY), "-q", "Q4_0", "-o", "[]/out", "--jobs", "1")),
@@ -33,12 +34,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "metadata in place": (("model.gguf",), ("metadata", "[]/model.gguf", "set", "general.name", "0000000000000000")),
     "metadata -o": (("model.gguf",), ("metadata", "[]/model.gguf", "set", "general.name", "x", "-o", "[]/copy.gguf")),
     "checksum": (("model.gguf",), ("checksum", "[]", "--write")),
-    "imatrix": ((), ("imatrix", "{}/model.gguf", "-o", "[]/i.gguf", "-f", "{}/text.txt", "--chunk", "64", "--chunks", "2")),
-    "moments": (
-        (),
-        ("imatrix", "{}/model.gguf", "-o", "[]/i.gguf", "-f", "{}/text.txt", "--chunk", "64", "--chunks", "2", "--moments",
-         "block"),
-    ),
+    "imatrix": ((), (*IMATRIX, "-o", "[]/i.gguf")),
+    "moments": ((), (*IMATRIX, "-o", "[]/i.gguf", "--moments", "block")),
     "sensitivity": ((), ("sensitivity", "{}/exact.gguf", "-o", "[]/costs.json", "--estimate", "--types", "Q8_0")),
     "package": ((), ("package", str(TINY), "-o", "[]/release", "--quants", "Q4_0", "--no-measure", "--license", "mit")),
     "states": ((), ("states", "[]")),

@@ -90,7 +90,7 @@ def main(name: str, seconds: int, folder: Path, modules: list[str]) -> None:
             return atheris.Mutate(data, longest)  # type: ignore[no-any-return]
         return mutation.mutated(data, chance, target.words, longest)
 
-    options = [f"-max_total_time={seconds}", f"-max_len={target.longest}", "-timeout=60", "-rss_limit_mb=3000"]
+    options = [f"-max_total_time={seconds}", f"-max_len={target.longest}", "-timeout=600", "-rss_limit_mb=3000"]
     options += ["-print_final_stats=0", f"-artifact_prefix={folder}/faults/native-", "-verbosity=0", "-len_control=0"]
     atheris.Setup([sys.argv[0], *options, str(folder / "inputs")], session.one, custom_mutator=mutate)
     atheris.Fuzz()

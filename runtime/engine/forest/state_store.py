@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.atomic_file import SUFFIX as PART
-from qwen35_gguf.atomic_file import atomic_file
+from qwen35_gguf.atomic_file import atomic_file, remove_left_behind
 from qwen35_gguf.errors import OutputError
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, SequenceState, common_prefix
 
@@ -162,7 +162,7 @@ class StateStore:
         for path in self.folder.glob(f"*{SUFFIX}{PART}"):
             with contextlib.suppress(OSError):
                 if OWN_NAME.fullmatch(path.stem) and time.time() - path.stat().st_mtime > LEFT_BEHIND:
-                    path.unlink()
+                    remove_left_behind(path)
 
     def _stored(self) -> Iterator[SequenceState]:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):

@@ -1,0 +1,193 @@
+"""Names that file systems allow and few expect, folders that cannot be written to, two processes on one file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from oracles.paths import ROOT, TINY
+from qwen35_gguf.cli import main
+from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.errors import OutputError
+from qwen35_gguf.runtime.engine.forest import state_store
+from qwen35_gguf.runtime.engine.forest.prefix_cache import SequenceState
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="other rules for names")
+ODD = {
+    "a line end": "a\nb",
+    "a surrogate": os.fsdecode(b"a\xffb"),
+    "quotes": "a'\"b",
+    "spaces": " a b ",
+    "a dash": "-a",
+}
+TOO_LONG = "x" * 300
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hf_to_gguf.convert(TINY, "Q4_0", tmp_path_factory.mktemp("names"), vision=False)[0]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+# Each reads or writes a file of the name {}; {m} is a model.
+READING = (
+    "inspect {}",
+    "plan {} --ctx 1k",
+    "lint {}",
+    "metadata {}",
+    "run {} Hi -n 1 --no-think --ctx 256",
+    "diff {} {m}",
+)
+
+
+@pytest.mark.parametrize("name", ODD.values(), ids=ODD)
+def test_models_of_odd_names_are_read(model: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.gguf"
+    os.link(model, path)
+    for form in READING:
+        command = [str(path) if word == "{}" else str(model) if word == "{m}" else word for word in form.split()]
+        result = run(*command)
+        assert result.exit_code in (0, 1), (form, result.output)
+        assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("name", ODD.values(), ids=ODD)
+def test_files_of_odd_names_are_written(model: Path, tmp_path: Path, name: str) -> None:
+    assert run("metadata", model, "set", "general.name", "x", "-o", tmp_path / f"{name}.gguf").exit_code == 0
+    assert run("split", model, "-o", tmp_path / name, "--max-shard-size", "3MB").exit_code == 0
+    assert len(list((tmp_path / name).iterdir())) > 1
+    result = run("checksum", tmp_path / name, "--write")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "lint", "metadata", "run", "verify-release", "checksum"])
+def test_names_that_are_too_long_are_one_line(command: str) -> None:
+    result = run(command, f"{TOO_LONG}/{TOO_LONG}.gguf", *(["Hi"] if command == "run" else []))
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") <= 1 or result.stderr.startswith("Usage")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("metadata", "{m}", "set", "general.name", "x", "-o", "{}"),
+        ("split", "{m}", "-o", "{}"),
+        ("convert", str(TINY), "-q", "Q4_0", "-o", "{}"),
+        ("package", str(TINY), "--quants", "Q4_0", "--no-measure", "-o", "{}"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["too long", "read-only", "below a file", "a loop of links"])
+def test_outputs_that_cannot_be_written_are_one_line(
+    model: Path, tmp_path: Path, arguments: tuple[str, ...], kind: str
+) -> None:
+    if kind == "too long":
+        target = tmp_path / TOO_LONG
+    elif kind == "read-only":
+        if os.geteuid() == 0:
+            pytest.skip("root writes everywhere")
+        (tmp_path / "folder").mkdir(mode=0o500)
+        target = tmp_path / "folder" / "new"
+    elif kind == "below a file":
+        (tmp_path / "file").write_text("")
+        target = tmp_path / "file" / "new"
+    else:
+        (tmp_path / "loop").symlink_to("loop")
+        target = tmp_path / "loop" / "new"
+    result = run(*(one.replace("{m}", str(model)).replace("{}", str(target)) for one in arguments))
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.output
+
+
+# ---- two processes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command", [("convert", "-q", "Q4_0", "--force"), ("package", "--quants", "Q4_0", "--no-measure")]
+)
+def test_two_processes_on_one_folder(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """One of them may be refused; what is there in the end is whole."""
+    program = [
+        sys.executable,
+        "-m",
+        "qwen35_gguf.cli",
+        command[0],
+        str(TINY),
+        "-o",
+        str(tmp_path / "out"),
+        *command[1:],
+    ]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    for delay in (0.0, 0.5, 1.0):
+        both = []
+        for _ in range(2):
+            both.append(
+                subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+            )
+            time.sleep(delay)
+        messages = [process.communicate(timeout=300)[1] for process in both]
+        codes = [process.returncode for process in both]
+        assert 0 in codes, messages
+        assert set(codes) <= {0, 2}, messages
+        assert not any("Traceback" in message for message in messages), messages
+        for path in (tmp_path / "out").glob("*.gguf"):
+            assert run("inspect", path).exit_code == 0
+        assert not list((tmp_path / "out").glob("*.part"))
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_two_stores_of_states_on_one_folder(tmp_path: Path) -> None:
+    stores = [state_store.StateStore(tmp_path, "m", 1_000_000) for _ in range(2)]
+    problems: list[Exception] = []
+
+    def save(store: state_store.StateStore) -> None:
+        try:
+            for number in range(40):
+                store.save(SequenceState([number % 12], 1, 1, np.full(60_000, number % 12, np.uint8)))
+        except OutputError as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=save, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    fresh = state_store.StateStore(tmp_path, "m")
+    assert fresh.states
+    for state in fresh.states:
+        whole = fresh.read(state)
+        assert whole is not None
+        assert (whole.state == whole.items[0]).all()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1_100_000
+
+
+def test_a_clock_that_jumps_removes_nothing_that_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = state_store.StateStore(tmp_path, "m")
+    state = SequenceState([1], 1, 1, np.zeros(10, np.uint8))
+    path = store.path([1])
+    with state_store.atomic_file(path, wait=True) as file:
+        file.write(b"half")
+        monkeypatch.setattr(time, "time", lambda: 4e9)  # of the year 2096
+        state_store.StateStore(tmp_path, "m")
+        assert path.with_name(f"{path.name}.part").exists()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert store.read(store.states[0]) is None if store.states else True
+    store.save(state)
+    assert [found.items for found in state_store.StateStore(tmp_path, "m").newest(3)] == [[1]]
