@@ -22,7 +22,7 @@ DIGEST = 32  # bytes of a checksum
 
 def journal_of(path: Path) -> Path:
     """Return the file that has the new header of one that is being changed."""
-    return path.with_name(path.name + SUFFIX)
+    return Path(f"{path}{SUFFIX}")
 
 
 def pending(path: Path) -> bool:
