@@ -140,7 +140,10 @@ class _Guarded:
 
 def moment_rounding(target: str) -> None:
     """Every type, rows of a block and of several."""
-    with mock.patch.object(round_rows, "_native", _Guarded()), mock.patch.object(round_rows, "target", lambda: target):
+    with (
+        mock.patch.object(round_rows, "_native", _Guarded()),
+        mock.patch.object(round_rows, "target", return_value=target),
+    ):
         for kind, rows, columns in itertools.product(sorted(round_rows.TYPES), (1, 5), (256, 288)):
             if columns % GGML_QUANT_SIZES[kind][0]:
                 continue
