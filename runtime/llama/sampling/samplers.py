@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,18 +137,18 @@ class Chain(Closing):
             ahead: tokens that come before it, and are not accepted yet.
 
         Raises:
-            NonFiniteError: the best logit is not a number, or infinite.
+            NonFiniteError: the largest logit is NaN, or infinite.
 
         """
-        best = int(logits.argmax() if ids is None else ids[logits[ids].argmax()])  # the first NaN, if there is one
-        if not math.isfinite(logits[best]):
-            raise NonFiniteError("logits: are not finite; check the weights with `qwen35 lint`")
         if self._best_only:
+            best = int(logits.argmax() if ids is None else ids[logits[ids].argmax()])  # the first NaN, if there is one
+            _check_finite(logits[best])
             return best
         if ids is None:
             ids = preselect(logits, self._keep) if self._keep else np.arange(len(logits))
         candidates = np.empty(len(ids), CANDIDATE)
         candidates["id"], candidates["logit"] = ids, logits[ids]
+        _check_finite(candidates["logit"].max(initial=-np.inf if len(ids) else np.nan))
         array = candidate_array(self._library, candidates)
         self._library.llama_sampler_apply(self.pointer, ctypes.byref(array))
         if array.selected >= 0:
@@ -161,6 +160,12 @@ class Chain(Closing):
         """Record a token for the penalties."""
         self._place += 1
         self._library.llama_sampler_accept(self.pointer, token)
+
+
+def _check_finite(best: float) -> None:
+    """Refuse the largest logit if it is NaN, or infinite; where everything is masked it is -inf."""
+    if not best < np.inf:
+        raise NonFiniteError("logits: are not finite; check the weights with `qwen35 lint`")
 
 
 def candidate_array(lib: Any, candidates: npt.NDArray[Any]) -> Any:
