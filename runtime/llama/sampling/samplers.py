@@ -31,6 +31,7 @@ def preselect(logits: FloatArray, count: int) -> npt.NDArray[np.intp]:
     maxima = logits[:whole].reshape(BLOCK, -1).max(axis=0)
     if count >= len(maxima):
         return np.arange(len(logits))
+    _check_finite(maxima.max())
     bound = np.partition(maxima, len(maxima) - count)[len(maxima) - count]
     # Of masked logits only the finite ones are candidates.
     found: npt.NDArray[np.intp] = np.flatnonzero(logits >= bound if bound > -np.inf else logits > bound)
