@@ -16,9 +16,9 @@ from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.drafts.drafting import Draftable, Drafting, Step
 from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
 from qwen35_gguf.runtime.engine.job import End, Run
-from qwen35_gguf.runtime.engine.non_finite import non_finite_error
 from qwen35_gguf.runtime.llama.batch import Part
 from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.non_finite import non_finite_error
 
 Ended = tuple[Run, End | Exception]
 
