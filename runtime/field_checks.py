@@ -20,6 +20,7 @@ Check = Callable[[str, Any], Any]
 
 SHOWN = 60  # characters of a wrong value in a message
 INT32 = (1 << 31) - 1
+EXACT = 1 << 53  # whole numbers below are exact as floats
 FOREVER = 1e8  # seconds; more is beyond what clocks of threads and sockets take
 
 
@@ -98,6 +99,8 @@ def whole(least: int = 1, most: int = INT32) -> Check:
     wanted = f"a whole number from {least:,}" + ("" if most == INT32 else f" to {most:,}")
 
     def one(name: str, value: Any) -> int:
+        if type(value) is int and least <= value <= most:  # what nearly all are, fast: there may be a million
+            return value
         number = _index(value)
         if number is None or not least <= number <= most:
             raise refuse(name, value, wanted)
@@ -135,6 +138,8 @@ def number(least: float, most: float, *, above: bool = False) -> Check:
     wanted = f"a number {'above' if above else 'from'} {least}{upper}"
 
     def one(name: str, value: Any) -> float:
+        if (type(value) is float or (type(value) is int and abs(value) < EXACT)) and least < value < most:
+            return float(value)
         found = _float(value)
         if found is None or not math.isfinite(found) or not least <= found <= most or (above and found == least):
             raise refuse(name, value, wanted)

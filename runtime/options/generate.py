@@ -30,6 +30,7 @@ from qwen35_gguf.runtime.options.checks import depth, of_template
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 BIAS = 100.0
+MAX_DIGITS = 10  # of the id of a token
 STOP = "a text or a list of texts, none of them empty"
 
 
@@ -42,11 +43,12 @@ def _biases(name: str, value: Any) -> dict[int, float]:
     """Check a bias for each of some tokens; in JSON their ids are texts."""
     if not isinstance(value, Mapping):
         raise refuse(name, value, "an object with ids of tokens and numbers")
-    bias = number(-BIAS, BIAS)
+    bias, index = number(-BIAS, BIAS), whole(0)
     found = {}
     for token, amount in value.items():
-        known = int(token) if isinstance(token, str) and token.isdecimal() and token.isascii() else token
-        found[whole(0)(f"{name}: token", known)] = bias(f"{name}[{known}]", amount)
+        digits = isinstance(token, str) and len(token) <= MAX_DIGITS and token.isdecimal() and token.isascii()
+        known = int(token) if digits else token
+        found[index(f"{name}: token", known)] = bias(f"{name}[{known}]", amount)
     return found
 
 

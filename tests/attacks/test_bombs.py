@@ -222,6 +222,8 @@ def test_more_of_everything_than_there_may_be(server: LiveServer) -> None:
         {"stop": [f"x{n}" for n in range(65)]},
         {"stop": ["x"] * 1_000_000},
         {"logit_bias": {str(n): 1 for n in range(400_000)}},
+        {"logit_bias": {"9" * 5000: 1}},
+        {"logit_bias": {"1": 10**400}},
         {"top_logprobs": 10**6, "logprobs": True},
         {"max_tokens": -1},
         {"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(50_000)]},
