@@ -69,6 +69,7 @@ class FreeKeywords(TypedDict, total=False):
     parallel_tool_calls: bool | None
     timeout: float | None
     include_usage: bool | None
+    cache_scope: str | None
     stream_options: Mapping[str, Any] | None
     temperature: float | None
     top_p: float | None
