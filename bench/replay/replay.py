@@ -5,9 +5,10 @@
 
 Random weights write nothing of use: so the answers are given. The logit of each token of an answer is raised to the top
 before it is sampled, at its full cost, and so drafts are accepted as often as they are for a model that gives this
-answer. N-grams draft by the prompt and the answer so far, as they are. What the MTP head drafts is computed at its full
-cost and then replaced: by the right token as often as `--head` says, by a wrong one otherwise; the rates of a trained
-head are not known here. "noise" is an answer of random tokens, of which no draft is right: the worst case.
+answer. N-grams draft by the prompt and the answer so far, as they are; earlier rounds are forgotten. What the MTP head
+drafts is computed at its full cost and then replaced: by the right token as often as `--head` says, by a wrong one
+otherwise; the rates of a trained head are not known here. "noise" is an answer of random tokens, of which no draft is
+right: the worst case.
 
 Without drafts (a context of its own, which cannot roll back) and `auto` take turns; the ratio is that of the seconds of
 an answer, with the 95 % interval of its mean over rounds (Student's t). Greedy unless --temperatures says otherwise:
@@ -45,6 +46,7 @@ from runtime import convert
 FILLER = ROOT / "qwen35_gguf" / "evaluation" / "texts" / "calibration.txt"
 T_95 = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 11: 2.20, 14: 2.14, 19: 2.09, 29: 2.05}
 NOISE = "noise"
+WARM = 8  # tokens of the run that evaluates the prompt
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def row(
         for turn in range(options.rounds + 1):
             order: list[tuple[Scheduler, Depth]] = [(sides[0], 0), (sides[1], "auto")]
             for engine, kind in reversed(order) if turn % 2 else order:
-                outcome = run(model, engine, answer, temperature)
+                outcome = run(model, engine, answer, temperature, None if turn else WARM)
                 if turn:  # the first evaluates the prompt
                     seconds[kind].append(outcome.seconds)
                     if kind == "auto":
@@ -196,8 +198,8 @@ def replaced_drafts(answer: Answer, rate: float, n_vocab: int) -> Iterator[None]
         mtp.draft = real
 
 
-def run(model: Model, engine: Scheduler, answer: Answer, temperature: float) -> Outcome:
-    """Replay an answer; return what became of the job."""
+def run(model: Model, engine: Scheduler, answer: Answer, temperature: float, count: int | None = None) -> Outcome:
+    """Replay an answer, or its first tokens; return what became of the job."""
     tokens: list[int] = []
     results: list[Outcome | Exception] = []
 
@@ -206,11 +208,12 @@ def run(model: Model, engine: Scheduler, answer: Answer, temperature: float) -> 
         return ()
 
     sampler = Replaying(model, choose(RAW, {}, {"temperature": temperature}), 0).replay(answer.tokens)
-    engine.run(Job(answer.prompt, sampler, len(answer.tokens), take, results.append))
+    engine._decoder.forget()  # each round is the first answer
+    engine.run(Job(answer.prompt, sampler, count or len(answer.tokens), take, results.append))
     (result,) = results
     if isinstance(result, Exception):
         raise result
-    if tokens != answer.tokens:
+    if tokens != answer.tokens[:count]:
         raise SystemExit("the text changed")
     return result
 

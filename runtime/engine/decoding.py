@@ -69,6 +69,11 @@ class Decoder:
         if self._drafting is not None:
             self._drafting.measure(self._main, drafter)
 
+    def forget(self) -> None:
+        """Draft as if there were no earlier answers."""
+        if self._drafting is not None:
+            self._drafting.forget()
+
     def step(self, runs: Sequence[Run]) -> Iterator[Ended]:
         """Evaluate what is known of each run, and sample; give those that end, before others are evaluated.
 
