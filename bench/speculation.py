@@ -46,7 +46,7 @@ def main() -> None:
         with (
             Model(file, ModelSpec(mtp=True)) as model,
             Scheduler(model, spec, draft=0) as off,
-            Scheduler(model, spec, draft="auto") as auto,
+            Scheduler(model, spec, draft="auto", ngrams=False) as auto,
         ):
             report(file.name, model, off, auto, options)
 
@@ -71,10 +71,12 @@ def report(name: str, model: Model, off: Scheduler, auto: Scheduler, options: ar
             tokens: Sequence[int],
             positions: Sequence[int],
             depth: int,
+            choose: Sequence[mtp.Choose] | None = None,
+            *,
             p: float = acceptance,
             c: random.Random = chance,
         ) -> list[list[int]]:
-            drafts = real(drafters, tokens, positions, depth)
+            drafts = real(drafters, tokens, positions, depth, choose)
             truth = known[positions[0] : positions[0] + depth]
             return [[t if c.random() < p else (t + 1) % model.n_vocab for t in truth][: len(drafts[0])]]
 

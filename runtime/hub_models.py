@@ -16,7 +16,7 @@ from qwen35_gguf.atomic_file import check_space
 from qwen35_gguf.errors import GgufError, HubError, MemoryLimitError, VisionError
 from qwen35_gguf.hub.client import Repository, cached_file, download, read_repository
 from qwen35_gguf.hub.model_files import ModelFiles, Quant, candidates, find_quant, model_files
-from qwen35_gguf.hub.names import HubName
+from qwen35_gguf.hub.names import HubName, parse_name
 from qwen35_gguf.hub.remote_header import copy_headers
 from qwen35_gguf.runtime.loading import place, plan_load
 from qwen35_gguf.runtime.model_files import choose_mmproj, read_model
@@ -64,7 +64,7 @@ class HubModel:
     @property
     def name(self) -> str:
         """The name by which it is asked for."""
-        return f"{self.repository.id}:{self.quant.label}"
+        return str(HubName(self.repository.id, self.quant.label, self.repository.revision))
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def found_model(name: HubName, fits: Fits | None = None) -> Iterator[tuple[HubMo
         OutputError: the folder for temporary files cannot be written.
 
     """
-    repository = read_repository(name.repo)
+    repository = read_repository(name.repo, name.revision)
     files = model_files(repository.files)
     with tempfile.TemporaryDirectory(prefix="qwen35-") as temporary:
         folder = Path(temporary)
@@ -126,7 +126,7 @@ def _best(
         why = "the best that is here already" if quant in here else "the best"
         why += " and fits this machine" if quant in here and fits else " that fits this machine" if fits else ""
         return quant, f"{name.repo}: {quant}, {why}" + (
-            f"; {name.repo}:QUANT takes another: {others}" if others else ""
+            f"; {name.at_revision}:QUANT takes another: {others}" if others else ""
         )
     assert refused is not None
     raise MemoryLimitError(f"{name.repo}: none of {', '.join(map(str, known))} fits: {refused}")
@@ -156,6 +156,34 @@ def fits_this_machine(options: LoadOptions) -> Fits:
     return check
 
 
+def hub_name(typed: Path) -> HubName | None:
+    """Read what was typed as a name on the Hub; None for a path that exists, or that can be nothing else."""
+    return None if typed.exists() else parse_name(typed.as_posix())
+
+
+def at_hand(options: LoadOptions, say: Callable[[str], None], *, vision: bool = True) -> LoadOptions:
+    """Return options with the path of a file: a model on the Hub is downloaded.
+
+    Args:
+        options: whose `path` may be the name of a model on the Hub.
+        say: is called with what the user may want to know, a line each.
+        vision: whether the vision encoder is wanted.
+
+    Raises:
+        Qwen35Error: as of `found_model` and `download_model`.
+
+    """
+    name = hub_name(options.path)
+    if name is None:
+        return options
+    with found_model(name, fits_this_machine(options)) as (model, _):
+        for line in model.note.splitlines():
+            say(f"note: {line}")
+        if text := progress_note(model):
+            say(text)
+        return download_model(model, options, vision=vision)
+
+
 def download_model(model: HubModel, options: LoadOptions, *, vision: bool) -> LoadOptions:
     """Download a model into the cache of the Hub, as far as it is not there, and name its files.
 
@@ -181,7 +209,8 @@ def download_model(model: HubModel, options: LoadOptions, *, vision: bool) -> Lo
             raise HubError(f"{model.name}: {repository.reason}")
     if snapshot is None:
         _check_room(sum(repository.files[file] for file in absent))
-        snapshot = download(repository.id, [_exactly(file) for file in wanted], instead="file")
+        patterns = [_exactly(file) for file in wanted]
+        snapshot = download(repository.id, patterns, repository.revision, instead="file")
     path = snapshot / model.quant.files[0]
     beside = (
         encoder is not None and Path(encoder).name.startswith(BESIDE) and (snapshot / encoder).parent == path.parent

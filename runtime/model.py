@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from qwen35_gguf.errors import ClosedError, Qwen35Error
-from qwen35_gguf.runtime import loading, requests
+from qwen35_gguf.runtime import hub_models, loading, requests
 from qwen35_gguf.runtime.calls.call import Call
 from qwen35_gguf.runtime.calls.lifetime import Lifetime
 from qwen35_gguf.runtime.chat import completion
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 MANY_TOKENS = 256
 
+log = logging.getLogger(__name__)
+
 
 class Qwen35(Closing):
     """A Qwen3.5 from a GGUF file. Close it, or use it in a `with`; one that is dropped is freed, too.
@@ -69,15 +72,16 @@ class Qwen35(Closing):
         is one.
 
         Args:
-            path: the GGUF of the text model; or all options in one object.
+            path: the GGUF of the text model, or the name of one on the Hub, USER/NAME[@REVISION][:QUANT], which is
+                downloaded; or all options in one object.
             keywords: the fields of `LoadOptions`.
 
         Raises:
             MessageError: an option is malformed.
-            Qwen35Error: see `loading.load`.
+            Qwen35Error: see `loading.load` and `hub_models.at_hand`.
 
         """
-        options = LoadOptions.of(path, keywords)
+        options = hub_models.at_hand(LoadOptions.of(path, keywords), log.info)
         self._loading = threading.Lock()
         self._loaded = loading.load(options)
         self._lifetime = Lifetime(str(options.path))

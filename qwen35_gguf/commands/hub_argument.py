@@ -9,22 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen35_gguf.commands import output
-from qwen35_gguf.hub.names import HubName, parse_name
-from qwen35_gguf.runtime.hub_models import (
-    Fits,
-    HeaderFiles,
-    HubModel,
-    download_model,
-    fits_this_machine,
-    found_model,
-    progress_note,
-)
+from qwen35_gguf.runtime import hub_models
+from qwen35_gguf.runtime.hub_models import Fits, HeaderFiles, HubModel, found_model, hub_name
 from qwen35_gguf.runtime.options import LoadOptions
-
-
-def hub_name(typed: Path) -> HubName | None:
-    """Read what was typed as a name on the Hub; None for a path that exists, or that can be nothing else."""
-    return None if typed.exists() else parse_name(typed.as_posix())
 
 
 def at_hand(loading: LoadOptions, *, vision: bool = True) -> LoadOptions:
@@ -38,13 +25,7 @@ def at_hand(loading: LoadOptions, *, vision: bool = True) -> LoadOptions:
         Qwen35Error: as of `found_model` and `download_model`.
 
     """
-    name = hub_name(loading.path)
-    if name is not None:
-        with found_model(name, fits_this_machine(loading)) as (model, _):
-            _notes(model)
-            if text := progress_note(model):
-                output.note(text)
-            loading = download_model(model, loading, vision=vision)
+    loading = hub_models.at_hand(loading, output.note, vision=vision)
     _mark_used(loading.path)
     return loading
 

@@ -27,6 +27,7 @@ class Repository:
         files: bytes by path.
         snapshot: the folder in the cache, if these are the files in it; None: those that the Hub has.
         reason: why it is these: what the Hub answers, or that it does not.
+        revision: branch, tag or commit that was asked for; None: the main branch.
 
     """
 
@@ -35,10 +36,15 @@ class Repository:
     files: Mapping[str, int]
     snapshot: Path | None = None
     reason: str = ""
+    revision: str | None = None
 
 
-def read_repository(repo: str) -> Repository:
+def read_repository(repo: str, revision: str | None = None) -> Repository:
     """List the files of a repository; where the Hub does not answer, those that are in the cache.
+
+    Args:
+        repo: `USER/NAME`.
+        revision: branch, tag or commit; None: the main branch.
 
     Raises:
         HubError: there is no such repository, or the Hub does not hand it out, and nothing of it is in the cache.
@@ -47,32 +53,34 @@ def read_repository(repo: str) -> Repository:
     import huggingface_hub
 
     try:
-        with hub_errors(repo, instead="file"):
-            found = huggingface_hub.HfApi().model_info(repo, files_metadata=True)
+        with hub_errors(repo, revision, instead="file"):
+            found = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
     except HubError as error:
-        with hub_errors(repo, instead="file"):
-            snapshot = cached_snapshot(repo)
+        with hub_errors(repo, revision, instead="file"):
+            snapshot = cached_snapshot(repo, revision)
         if snapshot is None:
             raise
         files = {
             path.relative_to(snapshot).as_posix(): path.stat().st_size for path in snapshot.rglob("*") if path.is_file()
         }
         reason = str(error).removeprefix(f"{repo}: ").removeprefix(NOT_CACHED).partition(";")[0]
-        return Repository(repo, snapshot.name, files, snapshot, reason)
+        return Repository(repo, snapshot.name, files, snapshot, reason, revision)
     sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
-    return Repository(repo, str(found.sha), sizes)
+    return Repository(repo, str(found.sha), sizes, revision=revision)
 
 
-def cached_snapshot(repo: str) -> Path | None:
-    """Return the folder of a repository's main branch in the cache; None if nothing of it is there."""
+def cached_snapshot(repo: str, revision: str | None = None) -> Path | None:
+    """Return the folder in the cache of a repository's branch, tag or commit; None if nothing of it is there."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
     try:
-        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        snapshot = folder / "snapshots" / (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
     except OSError:
-        return None
+        if revision is None:
+            return None
+        snapshot = folder / "snapshots" / revision
     return snapshot if snapshot.is_dir() else None
 
 

@@ -19,7 +19,10 @@ from PIL import Image
 from inputs.live_server import LiveServer
 from oracles.hub.downloads import DownloadHub, own_cache, point_to, serve_downloads, unreachable
 from qwen35_gguf.cli import main
+from qwen35_gguf.errors import HubError
+from qwen35_gguf.runtime import Qwen35
 
+STORY = [{"role": "user", "content": "Tell me a story"}]
 GREEDY = ("--temp", "0", "-n", "6", "--ctx", "512", "--threads", "1")
 
 
@@ -101,6 +104,21 @@ def test_a_model_is_downloaded_once_and_used_offline(
         lost = run("run", "org/tiny", "Hello")
         assert lost.exit_code == 2
         assert re.search(r"^Error: org/tiny: not in the cache, and http\S+ cannot be reached; .*\n$", lost.stderr)
+
+
+def test_a_revision_may_be_named(hub: DownloadHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Qwen35("org/tiny@v1:Q8_0", n_ctx=512, n_threads=1, draft=0) as model:
+        online = model.chat(STORY, temperature=0, max_tokens=6, thinking=False).text
+    assert any("/revision/v1" in path for path in hub.asked)
+    refused = run("plan", "org/tiny@v2:Q8_0")
+    assert refused.exit_code == 2
+    assert "v2" in refused.output
+    with unreachable() as address:
+        point_to(monkeypatch, address)
+        with Qwen35("org/tiny@v1:Q8_0", n_ctx=512, n_threads=1, draft=0) as model:
+            assert model.chat(STORY, temperature=0, max_tokens=6, thinking=False).text == online
+        with pytest.raises(HubError):
+            Qwen35("org/tiny@v2:Q8_0")
 
 
 def test_an_interrupted_download_resumes(hub: DownloadHub, folder: Path) -> None:

@@ -25,9 +25,10 @@ def test_a_name_has_a_repository_and_may_have_a_quant(text: str, repo: str, quan
     assert parse_name(text) == HubName(repo, quant)
 
 
-@pytest.mark.parametrize(
-    "text", ["model.gguf", "models/model-Q4_K_M.gguf", "./org/name", "/org/name", "a/b/c", "org/name:", "name", "-", ""]
-)
+PATHS = ("model.gguf", "models/model-Q4_K_M.gguf", "./org/name", "/org/name", "a/b/c", "org/name:", "name", "-", "")
+
+
+@pytest.mark.parametrize("text", [*PATHS, "org/name@", "org/name@..", "a/b@c d"])
 def test_what_can_only_be_a_path_is_none(text: str) -> None:
     assert parse_name(text) is None
 
@@ -35,3 +36,13 @@ def test_what_can_only_be_a_path_is_none(text: str) -> None:
 def test_a_name_is_written_as_it_is_typed() -> None:
     assert str(HubName("org/name")) == "org/name"
     assert str(HubName("org/name", "Q8_0")) == "org/name:Q8_0"
+    assert str(HubName("org/name", "Q8_0", "v1.2")) == "org/name@v1.2:Q8_0"
+
+
+@pytest.mark.parametrize(("text", "quant", "revision"), [
+    ("org/name@main", None, "main"),
+    ("hf:org/name@refs/pr/1:Q8_0", "Q8_0", "refs/pr/1"),
+    ("org/name@0123abc:Q4_K_M", "Q4_K_M", "0123abc"),
+])  # fmt: skip
+def test_a_name_may_have_a_revision(text: str, quant: str | None, revision: str) -> None:
+    assert parse_name(text) == HubName("org/name", quant, revision)

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
+TAG = "v1"  # of the same commit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".gguf",)
 REFUSALS = {"gated": (401, "GatedRepo"), "private": (401, "RepoNotFound"), "broken": (418, "")}
@@ -74,7 +75,7 @@ class _Requests(BaseHTTPRequestHandler):
         status, code = REFUSALS.get(repo.rpartition("/")[2], (404, "RepoNotFound"))
         if repo not in hub.files:
             self._answer(status, b"", {"X-Error-Code": code} if code else {})
-        elif len(what) > 1 and what[1] not in ("main", COMMIT):
+        elif len(what) > 1 and what[1] not in ("main", TAG, COMMIT):
             self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
         elif what[:1] == ["tree"]:
             self._json([self._entry(repo, name) for name in hub.files[repo]])
