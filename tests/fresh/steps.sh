@@ -37,7 +37,7 @@ if [ "$1" = wheel ]; then
   step 'make an environment' python3 -m venv /opt/qwen35
   PATH=/opt/qwen35/bin:$PATH
   step "pip install 'qwen35-gguf[server]'" pip install --quiet --find-links /srv/dist --find-links /srv/packages 'qwen35-gguf[server]'
-  du -sm /opt/qwen35 /opt/qwen35/lib/python3*/site-packages/qwen35* | sed 's/^/MB: /'
+  for part in /opt/qwen35 /opt/qwen35/lib/python3*/site-packages/qwen35_*; do du -sm "$part" | sed 's/^/MB: /'; done
   pip list 2>/dev/null | grep -i qwen35
   demo=/srv/demo
 else
