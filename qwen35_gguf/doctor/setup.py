@@ -172,6 +172,7 @@ def run_logged(log: Path) -> Run:
             file.write(f"$ {' '.join(command)}\n{done.stdout}\n")
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         errors = [line for line in lines if line.lower().startswith("error")]
-        return "" if done.returncode == 0 else ((errors or lines or [f"exit code {done.returncode}"])[-1])[:300]
+        last = (errors or lines or [f"exit code {done.returncode}"])[-1]
+        return "" if done.returncode == 0 else re.sub(r"(?i)^error: ", "", last)[:300]
 
     return run
