@@ -12,6 +12,7 @@ JOBS       ?=
 SIZE       ?= 0.8b
 MINUTES    ?= 10
 TARGETS    ?=
+KINDS      ?=
 ROUNDS     ?=
 TARGET     ?=
 CPU        ?=
@@ -48,7 +49,7 @@ export QWEN35_PROMPT := $(value PROMPT)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two installs in parallel would break the environment
-.PHONY: help convert run serve runtime llama.cpp wheels test test-all test-unit test-lowest test-newest fuzz lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-wheel bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
+.PHONY: help convert run serve runtime llama.cpp wheels test test-all test-unit test-lowest test-newest fuzz sanitize lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-wheel bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -119,6 +120,9 @@ test-newest:  ## run the unit tests with the newest dependencies that there are
 
 fuzz: $(VENV)/.fuzz  ## look for inputs that the parsers do not refuse as they must, for MINUTES in all; TARGETS names some
 	'$(BIN)/python' tests/fuzz/run.py --minutes '$(MINUTES)' $(TARGETS)
+
+sanitize:  ## run the kernels with random inputs under ASan, UBSan, TSan and valgrind; TARGETS=native: those of this processor
+	$(PYTHON) tests/faults/sanitize.py $(KINDS) $(if $(TARGETS),--targets '$(TARGETS)')
 
 lint: $(VENV)/.dev  ## check style, format, types, layers, sizes of modules, words and generated pages
 	'$(BIN)/ruff' check .
