@@ -26,7 +26,7 @@ import click
 import make_checkpoint
 import tokenizers
 import torch
-from tiny_model import batches, corpus, corpus_scenes, evaluation, network
+from tiny_model import batches, corpus, corpus_scenes, evaluation, library_text, network
 from tiny_model.batches import Batch
 from tiny_model.network import Network
 
@@ -49,6 +49,7 @@ class Stage:
         scenes: images.
         clips: pairs of frames.
         vision_only: the vision encoder learns to classify what its tokens show; nothing else is trained.
+        prose: share of the documents that are prose.
 
     """
 
@@ -60,6 +61,7 @@ class Stage:
     clips: int
     length: int = 192
     vision_only: bool = False
+    prose: float = 0.08
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine."""
@@ -78,12 +80,43 @@ STAGES = (
 )
 
 
+@dataclass(frozen=True)
+class Course:
+    """What a model is, and how it is trained.
+
+    Attributes:
+        spec: its dimensions.
+        stages: of the training, one after the other.
+        code: functions of the standard library are among the prose.
+        documents: of each of the texts that are written beside the checkpoint.
+
+    """
+
+    spec: make_checkpoint.Spec
+    stages: tuple[Stage, ...]
+    code: bool
+    documents: int
+
+    def prose(self, *, held_out: bool) -> list[str]:
+        """Return the paragraphs that it is trained on, or never."""
+        code = library_text.functions(held_out=held_out) if self.code else ()
+        return corpus.prose(held_out=held_out) + list(code)
+
+
+COURSES = {
+    "tiny": Course(network.SPEC, STAGES, code=False, documents=400),
+    "wide": Course(
+        network.WIDE, (Stage("long", 700, 1.5e-3, rows=2, scenes=0, clips=0, length=384, prose=0.4),), True, 1200
+    ),
+}
+
+
 def step_batches(
     stage: Stage, seed: int, step: int, spec: Any, tokenizer: tokenizers.Tokenizer, prose: list[str]
 ) -> list[Batch]:
     """Make the batches of one step; they depend on the seed and the step only, so that a resumed run is the same."""
     r = Random(f"{seed} {stage.name} {step}")
-    made = [batches.text_batch(r, tokenizer, prose, stage.rows, stage.length)] if stage.rows else []
+    made = [batches.text_batch(r, tokenizer, prose, stage.rows, stage.length, stage.prose)] if stage.rows else []
     if stage.scenes:
         scenes = [corpus_scenes.image(r) for _ in range(stage.scenes)]
         made.append(batches.scene_batch(r, spec, tokenizer, scenes))
@@ -183,6 +216,7 @@ def train(
     stages: Sequence[Stage],
     tokenizer: tokenizers.Tokenizer,
     *,
+    prose: list[str] | None = None,
     seed: int = 0,
     state: Path | None = None,
     resume: bool = False,
@@ -194,7 +228,7 @@ def train(
 
     `state` is where the weights and the optimizer are saved every few minutes and at the end of a stage.
     """
-    prose = corpus.prose(held_out=False)
+    prose = corpus.prose(held_out=False) if prose is None else prose
     known, begun = used_tokens(tokenizer, prose), time.monotonic()
     saved: dict[str, Any] = {"stage": 0, "step": 0}
     if resume and state is not None and state.exists():
@@ -257,12 +291,12 @@ def write_checkpoint(net: Network, directory: Path) -> None:
     network.save_weights(net, directory / "model.safetensors")
 
 
-def write_texts(directory: Path, documents: int = 400) -> None:
+def write_texts(directory: Path, course: Course) -> None:
     """Write calibration.txt, of what was trained on, and evaluation.txt, of what was not: neither has the other's."""
-    r, prose = Random("calibration"), corpus.prose(held_out=False)
+    r, prose, share = Random("calibration"), course.prose(held_out=False), course.stages[0].prose
     texts = {
-        "calibration.txt": [corpus.document(r, prose) for _ in range(documents)],
-        "evaluation.txt": evaluation.held_out_documents(documents),
+        "calibration.txt": [corpus.document(r, prose, share) for _ in range(course.documents)],
+        "evaluation.txt": evaluation.held_out_documents(course.documents, course.prose(held_out=True), share),
     }
     for name, made in texts.items():
         joined = "\n".join("".join(piece.text for piece in document) for document in made)
@@ -272,36 +306,47 @@ def write_texts(directory: Path, documents: int = 400) -> None:
 @click.command(help=__doc__.split("\n\n")[0] if __doc__ else None)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The checkpoint's folder.")
 @click.option("--state", type=click.Path(path_type=Path), help="Where the state is kept; by default OUT.state.pt.")
+@click.option("--course", type=click.Choice(list(COURSES)), default="tiny", show_default=True, help="Which model.")
 @click.option("--scale", type=click.FloatRange(0, min_open=True), default=1.0, help="Of the number of steps.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=math.inf, help="Stop then, to be resumed.")
 @click.option("--resume", is_flag=True, help="Resume from the saved state.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="By default torch's own number.")
 def main(
-    out: Path, state: Path | None, scale: float, minutes: float, resume: bool, seed: int, threads: int | None
+    out: Path, state: Path | None, course: str, scale: float, minutes: float, resume: bool, seed: int,
+    threads: int | None,
 ) -> None:  # fmt: skip
     """Command line of `train`, with an evaluation at the end."""
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    stages = [replace(stage, steps=max(1, round(stage.steps * scale))) for stage in STAGES]
+    chosen = COURSES[course]
+    stages = [replace(stage, steps=max(1, round(stage.steps * scale))) for stage in chosen.stages]
     tokenizer = tokenizers.Tokenizer.from_str(
-        json.dumps(make_checkpoint.tokenizer_json(make_checkpoint.load_ranks(network.SPEC.ranks)))
+        json.dumps(make_checkpoint.tokenizer_json(make_checkpoint.load_ranks(chosen.spec.ranks)))
     )
-    net = Network(network.SPEC, batches.probe_classes())
+    net = Network(chosen.spec, batches.probe_classes())
     begun = time.monotonic()
     state = state or out.with_name(out.name + ".state.pt")
 
     def report(line: str) -> None:
         print(line, flush=True)
 
-    done = train(net, stages, tokenizer, seed=seed, state=state, resume=resume, seconds=60 * minutes, report=report)
+    done = train(
+        net, stages, tokenizer, prose=chosen.prose(held_out=False), seed=seed, state=state, resume=resume,
+        seconds=60 * minutes, report=report,
+    )  # fmt: skip
     write_checkpoint(net, out)
+    write_texts(out, chosen)
     if not done:
         report("not done; continue with --resume")
         return
-    write_texts(out)
-    figures = evaluation.measure(network.load(out), tokenizer)
+    loaded = network.load(out, chosen.spec)
+    figures = (
+        evaluation.measure(loaded, tokenizer)
+        if any(stage.scenes for stage in stages)
+        else evaluation.text_figures(loaded, tokenizer, 200)
+    )
     parameters = sum(t.numel() for part in (net.main, net.mtp) for t in part.parameters())
     figures |= {"steps": {stage.name: stage.steps for stage in stages}, "seed": seed, "parameters": parameters}
     (out / "training.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -43,14 +43,16 @@ def encode(tokenizer: tokenizers.Tokenizer, document: corpus.Document) -> tuple[
     return encoded.ids, [1.0 if document[i].written else READ_WEIGHT for i in at]
 
 
-def text_batch(r: Random, tokenizer: tokenizers.Tokenizer, prose: Sequence[str], rows: int, length: int) -> Batch:
-    """Fill rows of `length` tokens with documents; the last one of a row is truncated."""
+def text_batch(
+    r: Random, tokenizer: tokenizers.Tokenizer, prose: Sequence[str], rows: int, length: int, share: float = 0.08
+) -> Batch:  # fmt: skip
+    """Fill rows of `length` tokens with documents, of which this share is prose; the last one of a row is truncated."""
     ids, weights = np.zeros((rows, length), np.int64), np.zeros((rows, length), np.float32)
     for row in range(rows):
         row_ids: list[int] = []
         row_weights: list[float] = []
         while len(row_ids) < length:
-            more_ids, more_weights = encode(tokenizer, corpus.document(r, prose))
+            more_ids, more_weights = encode(tokenizer, corpus.document(r, prose, share))
             row_ids += more_ids
             row_weights += more_weights
         ids[row], weights[row] = row_ids[:length], row_weights[:length]

@@ -354,12 +354,12 @@ def prose(*, held_out: bool) -> list[str]:
     return [text for number, text in enumerate(found) if (number % HELD_OUT_EVERY == 0) == held_out]
 
 
-def document(r: Random, paragraphs: Sequence[str]) -> Document:
-    """Make up one document: a chat, a story as plain text, or a real paragraph."""
+def document(r: Random, paragraphs: Sequence[str], share: float = 0.08) -> Document:
+    """Make up one document: a chat, a story as plain text, or a real paragraph, of which there is this share."""
     chance = r.random()
-    if chance < 0.08:
+    if chance < share:
         return [Piece(f"{r.choice(paragraphs)}<|endoftext|>", True)]
-    if chance < 0.16:
+    if chance < share + 0.08:
         return [Piece(f"{story(r)}<|endoftext|>", True)]
     system = r.choice(["You are a helpful assistant.", "Be brief.", "You are a friendly model."])
     return rendered(chat(r), thinking=r.random() < 0.5, system=system if r.random() < 0.1 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -16,10 +17,10 @@ from tiny_model.network import Network
 HELD_OUT_SEED = "held out"
 
 
-def held_out_documents(count: int) -> list[corpus.Document]:
+def held_out_documents(count: int, prose: Sequence[str] = (), share: float = 0.08) -> list[corpus.Document]:
     """Make up documents from a seed that training never uses, with the prose that it never saw."""
-    r, prose = Random(HELD_OUT_SEED), corpus.prose(held_out=True)
-    return [corpus.document(r, prose) for _ in range(count)]
+    r, prose = Random(HELD_OUT_SEED), prose or corpus.prose(held_out=True)
+    return [corpus.document(r, prose, share) for _ in range(count)]
 
 
 @torch.no_grad()

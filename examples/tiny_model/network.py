@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ SPEC = Spec(
     ranks=8159,
     max_position_embeddings=4096,
     mrope_section=(3, 3, 2),
+)
+# Wider than a super-block, and untied: for what the small one cannot show. Its vision encoder is never trained.
+WIDE = replace(
+    SPEC,
+    hidden_size=512,
+    intermediate_size=1024,
+    num_hidden_layers=4,
+    num_attention_heads=8,
+    linear_num_key_heads=4,
+    linear_num_value_heads=8,
+    tie_word_embeddings=False,
+    vision=VisionSpec(1, 64, 128, 1, num_position_embeddings=16),
 )
 
 
@@ -103,13 +116,13 @@ class Network(nn.Module):
 
     @property
     def output(self) -> torch.Tensor:
-        """The output matrix, (vocabulary, hidden): the tied embedding."""
+        """The output matrix, (vocabulary, hidden); it may be the embedding."""
         return self.main.lm_head.weight
 
 
 def save_weights(network: Network, path: Path) -> None:
     """Write the weights as published: BF16, but for A_log and the gated norm, which are F32; `mtp.*` included."""
-    state = {k: v for k, v in network.main.state_dict().items() if k != "lm_head.weight"}
+    state = dict(network.main.state_dict())
     state |= {f"mtp.{k}": v for k, v in network.mtp.state_dict().items()}
     kinds = {
         t.key: torch.float32 if t.dtype == "F32" else torch.bfloat16 for t in make_checkpoint.tensors(network.spec)
@@ -117,13 +130,14 @@ def save_weights(network: Network, path: Path) -> None:
     save_file({k: state[k].detach().to(kind).contiguous() for k, kind in kinds.items()}, path, {"format": "pt"})
 
 
-def load(directory: Path) -> Network:
+def load(directory: Path, spec: Spec = SPEC) -> Network:
     """Read a checkpoint that `save_weights` wrote, in float32, for evaluation on a CPU."""
-    network = Network(SPEC, 1).eval()
+    network = Network(spec, 1).eval()
     weights = {k: v.float() for k, v in load_file(directory / "model.safetensors").items()}
     mtp = {k.removeprefix("mtp."): v for k, v in weights.items() if k.startswith("mtp.")}
     network.mtp.load_state_dict(mtp)
     main = {k: v for k, v in weights.items() if not k.startswith("mtp.")}
-    main["lm_head.weight"] = main["model.language_model.embed_tokens.weight"]
+    if spec.tie_word_embeddings:
+        main["lm_head.weight"] = main["model.language_model.embed_tokens.weight"]
     network.main.load_state_dict(main)
     return network
