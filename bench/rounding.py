@@ -1,9 +1,10 @@
 """Size against KL divergence of rounding by second moments, and what it costs.
 
-.venv/bin/python bench/rounding.py [--checkpoint examples/tiny-qwen3.5] [--kinds block,full] [--shapes 0.8B]
+.venv/bin/python bench/rounding.py [--checkpoint examples/tiny-qwen3.5] [--kinds block,full,full-alike] [--shapes 0.8B]
 
 All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
-folder, divergence is measured on evaluation.txt. `--shapes` times the matrices of one layer of 0.8B or 9B instead.
+folder, divergence is measured on evaluation.txt, or on another `--text`. With `-alike` all tokens count alike.
+`--chunk 4096` measures at depth. `--shapes` times the matrices of one layer of 0.8B or 9B instead.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from qwen35_gguf.quant.rounding.round_rows import prepare, round_rows
 
 PRESETS = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 CHUNK = 256
+ALIKE = "-alike"
 SLICE = 256  # rows that are timed; the others take as long
 # Rows of the matrices that read each input of a gated delta net's layer, by columns.
 SHAPES = {
@@ -41,23 +43,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("examples/tiny-qwen3.5"))
     parser.add_argument("--kinds", default="block")
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--shapes", choices=SHAPES)
     options = parser.parse_args()
     if options.shapes:
         time_shapes(options.shapes, options.kinds.split(","), options.threads)
         return
-    calibration, evaluation = (
-        splitter(options.checkpoint / f"{name}.txt", name) for name in ("calibration", "evaluation")
-    )
+    calibration = splitter(options.checkpoint / "calibration.txt", "calibration")
+    evaluation = splitter(options.text or options.checkpoint / "evaluation.txt", "evaluation")
+    kinds = options.kinds.split(",")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False)[0]
-        moments = collect_moments.collect(
-            reference, calibration, folder / "m.gguf", kind="full", dataset="c", chunk=CHUNK, threads=options.threads
+        moments = {
+            alike: collect_moments.collect(
+                reference,
+                calibration,
+                folder / f"m{alike:d}.gguf",
+                kind="full",
+                dataset="c",
+                chunk=CHUNK,
+                effects=not alike,
+                threads=options.threads,
+            )
+            for alike in sorted({kind.endswith(ALIKE) for kind in kinds})
+        }
+        some = next(iter(moments.values()))
+        imatrix.write(some.importance(weight_names(read_header(reference))), folder / "i.gguf")
+        kl_divergence.save_reference(
+            reference, evaluation, folder / "base", chunk=options.chunk, threads=options.threads
         )
-        imatrix.write(moments.importance(weight_names(read_header(reference))), folder / "i.gguf")
-        kl_divergence.save_reference(reference, evaluation, folder / "base", chunk=CHUNK, threads=options.threads)
 
         def divergence(quant: str, **how: Any) -> tuple[float, float]:
             file = hf_to_gguf.convert(
@@ -69,8 +86,9 @@ def main() -> None:
         for quant in PRESETS:
             bits, alone = divergence(quant)
             row = [f"| {quant} | {bits:.2f} | {alone:.5f}"]
-            for kind in options.kinds.split(","):
-                value = divergence(quant, rounding=kind, moments=moments.path)[1]
+            for kind in kinds:
+                found = moments[kind.endswith(ALIKE)].path
+                value = divergence(quant, rounding=kind.removesuffix(ALIKE), moments=found)[1]
                 row.append(f"{value:.5f} | {value / alone:.2f}")
             print(" | ".join(row), "|", flush=True)
 

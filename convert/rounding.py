@@ -82,6 +82,7 @@ class Rounding:
             KeyValue.of("quantize.rounding.dataset", " + ".join(provenance.datasets), STRING),
             KeyValue.of("quantize.rounding.chunks_count", provenance.chunks, GGUFValueType.UINT32),
             KeyValue.of("quantize.rounding.text_sha256", provenance.text, STRING),
+            KeyValue.of("quantize.rounding.token_effects", provenance.effects, GGUFValueType.BOOL),
         ]
 
 

@@ -4,6 +4,7 @@ Everything is generated from a seed (see tiny_model/), on a CPU in about an hour
 state with --resume and ends at the same weights.
 
     python examples/train_tiny.py --out examples/tiny-qwen3.5
+    python examples/train_tiny.py --course wide --out models/wide   # 22 million parameters, wider than a super-block
 
 What it leaves out: real knowledge of the world. The model knows the tables in tiny_model/facts.py.
 """

@@ -36,6 +36,7 @@ DATASETS, CHUNKS, CHUNK_SIZE, TEXT = (
     "moments.chunk_size",
     "moments.text_sha256",
 )
+EFFECTS = "moments.token_effects"
 SUMS, SQUARES, COUNTS = ".moments", ".in_sum2", ".counts"
 ENOUGH = 100  # tokens for each column: with fewer, moments say more about the text than about the model
 # Matmuls of one layer that read the same input, by the kind that its moments are named after.
@@ -76,6 +77,7 @@ class Provenance:
         datasets: names of the texts.
         chunks: that were evaluated.
         chunk_size: tokens of a chunk.
+        effects: tokens count by how much errors at them matter; False: all alike.
 
     """
 
@@ -85,6 +87,7 @@ class Provenance:
     datasets: tuple[str, ...] = ()
     chunks: int = 0
     chunk_size: int = 512
+    effects: bool = False
 
     def metadata(self) -> list[KeyValue]:
         """Write it down."""
@@ -96,6 +99,7 @@ class Provenance:
             *([KeyValue.of(DATASETS, list(self.datasets), ARRAY, STRING)] if self.datasets else []),
             KeyValue.of(CHUNKS, self.chunks, GGUFValueType.UINT32),
             KeyValue.of(CHUNK_SIZE, self.chunk_size, GGUFValueType.UINT32),
+            KeyValue.of(EFFECTS, self.effects, GGUFValueType.BOOL),
         ]
 
 
@@ -251,6 +255,7 @@ def read(path: str | Path) -> Moments:
             tuple(str(name) for name in header.value(DATASETS, [])),
             int(header.value(CHUNKS, 0)),
             int(header.value(CHUNK_SIZE, 0)),
+            bool(header.value(EFFECTS, False)),
         )
         known = {tensor.name for tensor in header.tensors}
         for tensor in header.tensors:
@@ -316,6 +321,10 @@ def join(several: Sequence[Moments], path: Path) -> None:
         if one.provenance.kind != first.provenance.kind:
             kinds = f"{one.provenance.kind} moments, {first.path} {first.provenance.kind}"
             raise MomentsError(f"{one.path}: has {kinds}; give files of one kind")
+        if one.provenance.effects != first.provenance.effects:
+            raise MomentsError(
+                f"{one.path}: tokens count by their effect in only one of it and {first.path}; give files of one kind"
+            )
     for name in first.names:
         if len({one.sums(name).shape for one in several}) > 1:
             raise MomentsError(f"{name}: has another shape in one of the files; give moments of one model")

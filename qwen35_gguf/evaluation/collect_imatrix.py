@@ -74,6 +74,11 @@ class SquareSums:
         """Do nothing: every token counts alike."""
 
 
+def is_residual(kind: str, node: Any) -> bool:
+    """Tell whether a node of the graph is the residual stream after something was added to it."""
+    return kind == "ADD" and node.name.decode().partition("-")[0] in RESIDUALS
+
+
 def watch_inputs(names: Sequence[str], observer: Observer, *, residuals: bool = False) -> EvalCallback:
     """Return a callback of llama.cpp that shows an observer the inputs of the matmuls with these weight tensors.
 
@@ -87,7 +92,7 @@ def watch_inputs(names: Sequence[str], observer: Observer, *, residuals: bool = 
 
     def wanted(kind: str, node: Any) -> bool:
         if kind == "ADD":
-            return residuals and node.name.decode().partition("-")[0] in RESIDUALS
+            return residuals and is_residual(kind, node)
         return kind in ("MUL_MAT", "MUL_MAT_ID") and node.src[0].contents.name.decode() in weights
 
     def take(kind: str, node: Any) -> None:

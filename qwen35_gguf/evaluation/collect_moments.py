@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.errors import ModelError, MomentsError
+from qwen35_gguf.evaluation import token_effects
 from qwen35_gguf.evaluation.collect_imatrix import (
     SAVE_EVERY,
     Advance,
@@ -26,6 +27,7 @@ from qwen35_gguf.evaluation.collect_imatrix import (
     weight_names,
 )
 from qwen35_gguf.evaluation.texts.tokenized import Split
+from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import map_data, tensor_data
 from qwen35_gguf.quant import tensor_types
@@ -56,16 +58,33 @@ class Text:
 class Sums:
     """The sums of a group of inputs.
 
-    What a matmul writes into the residual stream counts in relation to the stream: the next norm divides by its size.
-    So a token of such a matmul is weighted by the inverse mean square of the stream that it was added to.
+    Tokens count by their effect (token_effects.py): in the layers of the main model by that of the residual stream, in
+    the output matrix and the MTP head by that of the logits. What a matmul writes into the residual stream counts in
+    relation to the stream as well: the next norm divides by its size. So a token of such a matmul is weighted by the
+    inverse mean square of the stream that it was added to.
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], widths: dict[str, int]) -> None:
-        """Begin with zeros, of the shapes that `files.stored_shape` gives, and of these numbers of columns."""
+    def __init__(self, shapes: dict[str, tuple[int, ...]], widths: dict[str, int], layers: int, used: int) -> None:
+        """Begin with zeros.
+
+        Args:
+            shapes: of the sums, as `files.stored_shape` gives them.
+            widths: numbers of columns.
+            layers: of the main model.
+            used: experts of each token.
+
+        """
+        self._used = used
+        self._layers = {f"blk.{layer}." for layer in range(layers)}
         self.sums = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
         self.squares = {name: np.zeros((shape[0], widths[name]), np.float64) for name, shape in shapes.items()}
         self.counts = {name: np.zeros(shape[0], np.float64) for name, shape in shapes.items()}
         self._waiting: list[tuple[str, Float, Any]] = []
+        self._effects: TokenEffects | None = None
+
+    def begin_chunk(self, effects: TokenEffects | None) -> None:
+        """Take what the tokens of the next chunk count; None: all alike."""
+        self._effects = effects
 
     def see_input(self, name: str, rows: Any, experts: Any, count: int) -> None:
         """Add the inputs of a matmul: (rows, columns), and the expert that each goes to, if there are any."""
@@ -101,6 +120,13 @@ class Sums:
 
     def _add(self, name: str, wide: Float, experts: Any) -> None:
         sums = self.sums[name]
+        if self._effects is not None:
+            in_layers = name[: name.find(".", 4) + 1] in self._layers
+            effect = self._effects.stream if in_layers else self._effects.output
+            # The last tokens are those of the rows: a last block, the MTP head and the output may have no others.
+            weights = np.repeat(effect, 1 if experts is None else self._used)[-len(wide) :].astype(np.float32)
+            wide = wide[-len(weights) :] * np.sqrt(weights)[:, None]
+            experts = None if experts is None else experts[-len(weights) :]
         if experts is None:
             _add_products(sums[0], wide)
             return
@@ -128,6 +154,7 @@ def collect(
     dataset: str,
     chunk: int = 512,
     chunks: int | None = None,
+    effects: bool = True,
     memory_limit: int = 4 << 30,
     threads: int = 1,
     advance: Advance = lambda _done, _all: None,
@@ -142,6 +169,7 @@ def collect(
         dataset: name of the text in the file.
         chunk: tokens of a chunk; chunks are evaluated independently.
         chunks: number of chunks at most; by default all.
+        effects: tokens count by how much errors at them matter, which costs token_effects.SPACING + 1 more passes.
         memory_limit: bytes of the sums that are collected in one pass over the text.
         threads: of the evaluation.
         advance: is called with the number of chunks that are done in all passes, and the number of all.
@@ -154,30 +182,71 @@ def collect(
 
     """
     header = read_model(model)
-    mtp = memory.has_mtp(header)
+    mtp, layers = memory.has_mtp(header), memory.main_layers(header)
+    used = int(header.value(f"{header.architecture}.expert_used_count", 1))
     groups = list(_groups(_shapes(header, kind), memory_limit))
     widths = {tensor.name: tensor.shape[-1] for tensor in header.tensors}
     with Model(model, ModelSpec(mtp=mtp)) as loaded:
         ids = split(loaded)
         total = count_chunks(ids, chunk, chunks, dataset)
         text = Text(ids, chunk, total, dataset)
-        provenance = Provenance(kind, _fingerprint(header), text_digest(ids), (dataset,), 0, chunk)
+        provenance = Provenance(kind, _fingerprint(header), text_digest(ids), (dataset,), 0, chunk, effects)
+        passes = len(groups) + (token_effects.SPACING + 1 if effects else 0)
+        measured = out.with_name(f"{out.name}.effects")
+        known = None
+        if effects:
+            whole = total * (passes - len(groups))
+
+            def measured_so_far(done: int, tokens: int) -> None:
+                advance(whole * done // tokens, total * passes)
+
+            known = _effects(loaded, text, measured, provenance, measured_so_far, threads=threads).weights()
         parts = [out.with_name(f"{out.name}.group-{number}") for number in range(len(groups))]
         for number, (shapes, part) in enumerate(zip(groups, parts, strict=True)):
-            done = number * total
+            done = (number + passes - len(groups)) * total
 
             def step(count: int, done: int = done) -> None:
-                advance(done + count, total * len(groups))
+                advance(done + count, total * passes)
 
-            _collect_group(loaded, text, part, Sums(shapes, widths), provenance, step, threads=threads, mtp=mtp)
+            _collect_group(
+                loaded,
+                text,
+                part,
+                Sums(shapes, widths, layers, used),
+                provenance,
+                known,
+                step,
+                threads=threads,
+                mtp=mtp,
+            )
     read = [files.read(part) for part in parts]
     all_widths = {name: (shape, widths[name]) for group in groups for name, shape in group.items()}
     shapes = {name: shape for group in groups for name, shape in group.items()}
     entries = (one.entry(name) for one, group in zip(read, groups, strict=True) for name in group)
     files.write(out, replace(provenance, chunks=total), all_widths, entries)
-    for part in parts:
-        part.unlink()
+    for part in (*parts, measured):
+        part.unlink(missing_ok=True)
     return files.read(out)
+
+
+def _effects(
+    model: Model,
+    text: Text,
+    path: Path,
+    provenance: Provenance,
+    advance: Callable[[int, int], None],
+    *,
+    threads: int,
+) -> TokenEffects:
+    """Measure the effects of the tokens, from where the file `path` stops."""
+    ids = text.ids[: text.chunk * text.chunks]
+    digest = f"{provenance.fingerprint} {text_digest(ids)}"
+    begun = token_effects.read(path, digest, len(ids))
+
+    def save(found: TokenEffects) -> None:
+        token_effects.write(path, digest, found)
+
+    return token_effects.measure(model, ids, begun, threads=threads, save=save, advance=advance)
 
 
 def _collect_group(
@@ -186,6 +255,7 @@ def _collect_group(
     part: Path,
     sums: Sums,
     provenance: Provenance,
+    effects: TokenEffects | None,
     advance: Callable[[int], None],
     *,
     threads: int,
@@ -205,7 +275,9 @@ def _collect_group(
     watch = watch_inputs(list(shapes), sums, residuals=True)
     with chunk_contexts(model, text.chunk, threads, watch, mtp=mtp) as evaluate:
         for number in range(begun, text.chunks):
-            evaluate(text.ids[number * text.chunk : (number + 1) * text.chunk])
+            own = slice(number * text.chunk, (number + 1) * text.chunk)
+            sums.begin_chunk(TokenEffects(effects.stream[own], effects.output[own]) if effects else None)
+            evaluate(text.ids[own])
             sums.finish_chunk()
             advance(number + 1)
             if (number + 1) % SAVE_EVERY == 0 and number + 1 < text.chunks:

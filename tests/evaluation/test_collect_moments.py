@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import MomentsError
-from qwen35_gguf.evaluation import collect_imatrix, collect_moments
+from qwen35_gguf.evaluation import collect_imatrix, collect_moments, token_effects
+from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.quant import imatrix
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Moments
@@ -33,13 +34,13 @@ def random_ids(count: int = CHUNK * CHUNKS + 5, seed: int = 0) -> list[int]:
 
 
 def collected(file: Path, ids: list[int], out: Path, kind: str = "full", **options: object) -> Moments:
-    options = {"chunks": CHUNKS, "chunk": CHUNK, "kind": kind, "dataset": "ids"} | options
+    options = {"chunks": CHUNKS, "chunk": CHUNK, "kind": kind, "dataset": "ids", "effects": False} | options
     return collect_moments.collect(file, lambda _model: ids, out, **options)
 
 
 @torch.no_grad()
-def reference(source: Path, ids: list[int]) -> dict[str, np.ndarray]:
-    """X^T X of what goes into each linear module, in the order of the GGUF's columns."""
+def reference(source: Path, ids: list[int], effects: np.ndarray) -> dict[str, np.ndarray]:
+    """X^T X of what goes into each linear module, in the order of the GGUF's columns, tokens by their effects."""
     config = transformers.AutoConfig.from_pretrained(source)
     model_class = getattr(transformers, config.architectures[0])
     model = model_class.from_pretrained(source, dtype=torch.float32, attn_implementation="eager").eval()
@@ -49,6 +50,7 @@ def reference(source: Path, ids: list[int]) -> dict[str, np.ndarray]:
     waiting: list[tuple[str, np.ndarray]] = []
 
     def add(name: str, x: np.ndarray) -> None:
+        x = x * np.sqrt(effects[start : start + CHUNK, None])
         sums[name] = sums.get(name, 0.0) + x.T @ x
 
     def hook(name: str, shuffled: bool) -> Callable[..., None]:
@@ -85,10 +87,19 @@ def reference(source: Path, ids: list[int]) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"value_heads_per_key": 2}, {"value_heads_per_key": 3, "mtp": False}])
-def test_moments_equal_those_of_transformers(checkpoint: Factory, tmp_path: Path, options: dict[str, object]) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_moments_equal_those_of_transformers(
+    checkpoint: Factory, tmp_path: Path, options: dict[str, object], weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, ids = checkpoint(tied=False, **options), random_ids()
     (file,) = hf_to_gguf.convert(source, "F32", tmp_path, vision=False)
-    found, expected = collected(file, ids, tmp_path / "m.gguf"), reference(source, ids)
+    effects = np.random.default_rng(2).random(CHUNK * CHUNKS) + 0.1 if weighted else np.ones(CHUNK * CHUNKS)
+    known = TokenEffects(effects / effects.mean(), np.ones_like(effects))
+    monkeypatch.setattr(TokenEffects, "weights", lambda effects: effects)
+    monkeypatch.setattr(token_effects, "measure", lambda *_args, **_options: known)
+    found = collected(file, ids, tmp_path / "m.gguf", effects=weighted)
+    assert found.provenance.effects == weighted
+    expected = reference(source, ids, known.stream)
     assert len(expected) > 10
     for name, sums in expected.items():
         assert found.counts(name).tolist() == [CHUNK * CHUNKS]
@@ -153,6 +164,30 @@ def test_an_interrupted_run_resumes(files_of_tiny: Path, tmp_path: Path, monkeyp
     for name in whole.names:
         np.testing.assert_allclose(resumed.sums(name), whole.sums(name), rtol=1e-5, atol=1e-4)
         np.testing.assert_allclose(resumed.squares(name), whole.squares(name), rtol=1e-5)
+
+
+def test_effects_of_an_interrupted_run_are_not_measured_again(
+    files_of_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, out = random_ids(), tmp_path / "m.gguf"
+
+    def interrupt(done: int, total: int) -> None:
+        if done > 0.95 * total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        collected(files_of_tiny, ids, out, "block", effects=True, advance=interrupt)
+    monkeypatch.setattr(token_effects, "NOISE", np.nan)  # would spoil what is measured now
+    found = collected(files_of_tiny, ids, out, "block", effects=True)
+    assert found.provenance.effects
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.gguf"]
+    alike = collected(files_of_tiny, ids, tmp_path / "alike.gguf", "block")
+    name = "blk.0.attn_qkv.weight"
+    assert np.isfinite(found.sums(name)).all()
+    assert not np.allclose(found.sums(name), alike.sums(name), rtol=0.01)
+    assert (found.squares(name) == alike.squares(name)).all()
+    with pytest.raises(MomentsError, match="in only one of"):
+        files.join([found, alike], tmp_path / "both.gguf")
 
 
 def test_sums_of_two_texts_add_up(files_of_tiny: Path, tmp_path: Path) -> None:

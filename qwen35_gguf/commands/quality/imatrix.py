@@ -26,7 +26,7 @@ from qwen35_gguf.quant.rounding.moments import Moments
 from qwen35_gguf.runtime.cpu_threads import default_threads
 
 PATH = click.Path(path_type=Path)
-OF_A_MODEL = ("texts", "chunk", "chunks", "moments", "memory", "threads")
+OF_A_MODEL = ("texts", "chunk", "chunks", "moments", "no_effects", "memory", "threads")
 
 
 @click.command("imatrix", cls=Verb)
@@ -39,6 +39,11 @@ OF_A_MODEL = ("texts", "chunk", "chunks", "moments", "memory", "threads")
     "--moments",
     type=click.Choice(["block", "full"]),
     help="Also collect second moments, for `qwen35 convert --rounding`, into OUT.moments.gguf.",
+)
+@click.option(
+    "--no-effects",
+    is_flag=True,
+    help="With --moments: all tokens count alike, not by how much errors at them matter; a tenth of the time.",
 )
 @click.option("--memory", type=MEMORY, default="4GB", show_default=True, help="Memory of the sums of --moments.")
 @click.option(
@@ -60,6 +65,7 @@ def command(
     chunk: int,
     chunks: int | None,
     moments: files.Kind | None,
+    no_effects: bool,
     memory: int,
     others: tuple[Path, ...],
     threads: int | None,
@@ -80,7 +86,7 @@ def command(
         _add(others, out)
         return
     if moments is None:
-        given.refuse(ctx, ["memory"], "without --moments")
+        given.refuse(ctx, ["no_effects", "memory"], "without --moments")
     file, dataset = models[0], " + ".join(path.name for path in texts) or "qwen35-gguf calibration"
     added = [path for path in others if _type_of(path) == "moments"]
     read, read_moments = [imatrix.read(path) for path in others if path not in added], [files.read(p) for p in added]
@@ -100,7 +106,7 @@ def command(
             path = moments_path(out)
             check_output(path, inputs=[file, *texts, *others], force=force)
             collected = collect_moments.collect(
-                file, split, path, kind=moments, memory_limit=memory, advance=advance, **how
+                file, split, path, kind=moments, effects=not no_effects, memory_limit=memory, advance=advance, **how
             )
             if read_moments:
                 files.join([collected, *read_moments], path)
