@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-HELD_OUT_EVERY = 20  # one module in so many is never trained on
+HELD_OUT_EVERY = 20  # one module in this many is never trained on
 SHORTEST, LONGEST = 200, 1500  # characters of a function
 
 

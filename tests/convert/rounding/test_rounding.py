@@ -34,7 +34,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moments(reference: Path) -> Moments:
     split = splitter(TINY / "calibration.txt", "calibration")
     out = reference.with_name("m.gguf")
-    return collect_moments.collect(reference, split, out, kind="full", dataset="c", chunk=256, chunks=24)
+    return collect_moments.collect(reference, split, out, kind="full", dataset="c", chunk=256, chunks=24, effects=False)
 
 
 def test_a_rounded_file_has_the_same_layout_and_records_how(moments: Moments, tmp_path: Path) -> None:
