@@ -21,7 +21,7 @@ from qwen35_gguf.runtime.llama.context import Context
 
 CACHED_STATES, MOST_STATES = 8, 32  # recurrent states for which the cache has room by default, at least and at most
 SAVED_EVERY = 1024  # new tokens that make it worth writing a state to disk
-SAVED_LAST = 32  # of these, when the model is closed
+SAVED_LAST = 8  # of these, when the model is closed: a call of fewer takes as long
 
 
 class LiveSequence:
