@@ -1,4 +1,4 @@
-"""Tokens sampled with drafts have exactly the distribution of the model: a chi-square test over 100,000 of them."""
+"""Sampled tokens have exactly the distribution of the model, with drafts and without: chi-square tests on the demo."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.sampling import THINKING, Sampler, Sampling
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 
-ANSWERS, LENGTH = 14_000, 8  # with tokens each
-SEEN, RARE = 400, 8  # answers that begin so, for a test; expected counts that are added up
+SAMPLES = 100_000
+ANSWERS, LENGTH = 1_500, 8  # with tokens each
+SEEN, RARE = 100, 8  # answers that begin so, for a test; expected counts that are added up
 LIMIT = 5.0  # standard deviations
 QUESTION = "<|im_start|>user\nTell me a story about a cat.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 BEGUN = "Once upon a time there was a"  # what follows can be many things
@@ -46,6 +47,24 @@ def statistic(counts: Counter[int], p: np.ndarray) -> tuple[float, int]:
     if expected[-1] < RARE:
         seen, expected = seen[:-1], expected[:-1]
     return float(((seen - expected) ** 2 / expected).sum()), len(seen) - (1 if expected.sum() > total - 1e-6 else 0)
+
+
+def deviations(chi: float, freedom: int, samples: int) -> float:
+    """How far chi-square is from its mean, in standard deviations (Wilson, Hilferty 1931)."""
+    found = ((chi / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(2 / (9 * freedom))
+    print(f"{samples:,} samples, chi-square {chi:.1f} with {freedom} degrees of freedom, {found:.2f} deviations")
+    return float(found)
+
+
+class Row:
+    """A row of logits in place of a context."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        self._logits = logits
+
+    def logits(self, row: int) -> np.ndarray:
+        del row
+        return self._logits
 
 
 @pytest.mark.slow
@@ -77,8 +96,33 @@ def test_drafts_leave_the_distribution_as_it_is(tmp_path: Path) -> None:
                 row = llama.decode(ctx, tokens, 0, n_vocab)[-1]
             one, degrees = statistic(counts, distribution(row, THINKING, written))
             chi, freedom, samples = chi + one, freedom + degrees, samples + sum(counts.values())
-    deviations = ((chi / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / np.sqrt(2 / (9 * freedom))
-    print(f"{samples:,} samples, chi-square {chi:.1f} with {freedom} degrees of freedom, {deviations:.2f} deviations")
     print(f"{accepted} of {drafted} drafts accepted")
-    assert abs(deviations) < LIMIT
-    assert samples >= 100_000
+    assert samples >= ANSWERS * LENGTH / 2
+    assert abs(deviations(chi, freedom, samples)) < LIMIT
+
+
+@pytest.mark.slow
+def test_100_000_samples_have_the_distribution(tmp_path: Path) -> None:
+    file = hf_to_gguf.convert(TINY, "F32", tmp_path)[0]
+    rows: list[tuple[tuple[int, ...], np.ndarray, np.ndarray]] = []
+    written: tuple[int, ...] = ()
+    with Model(file) as model, llama.loaded(file) as loaded:
+        prompt = model.tokenize(QUESTION + BEGUN)
+        for place in range(20):
+            with llama.context(loaded, len(prompt) + place) as ctx:
+                row = llama.decode(ctx, [*prompt, *written], 0, model.n_vocab)[-1]
+            p = distribution(row, THINKING, written)
+            if p.max() < 0.95:
+                rows.append((written, row, p))
+            written = (*written, int(np.random.default_rng(place).choice(len(p), p=p)))
+        each = -(-SAMPLES // len(rows))
+        chi, freedom = 0.0, 0
+        for written, row, p in rows:
+            counts: Counter[int] = Counter()
+            for seed in range(each):
+                with Sampler(model, THINKING, seed) as sampler:
+                    sampler.accept(*written)
+                    counts[sampler.sample(Row(row), 0)] += 1  # type: ignore[arg-type]
+            one, degrees = statistic(counts, p)
+            chi, freedom = chi + one, freedom + degrees
+    assert abs(deviations(chi, freedom, each * len(rows))) < LIMIT
