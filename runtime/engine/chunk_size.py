@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LEAST = 8  # rows; fewer cost as much as these
 FIRST = 32  # rows of the first chunk, before anything was measured
-SPARE = 0.08  # of the bound that is left free
+SPARE = 0.12  # of the bound that is left free
 ERRORS = 2.0, 1.0  # mean errors of what was expected that are left free, and what they come to at most
 MEMORY = 0.95  # weight of what was known of the costs, at each new measurement: fixed part and rows are learned slowly
 STEP = 0.3  # weight of a new measurement in the speed: a machine that gets slower is noticed soon
