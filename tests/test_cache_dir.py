@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,12 +14,13 @@ from qwen35_gguf.cache_dir import cache_dir, profile_dir
 
 
 @pytest.fixture
-def sdist() -> ModuleType:
+def sdist(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module patches/sdist.py, which imports nothing of the package."""
     spec = importlib.util.spec_from_file_location("sdist_alone", ROOT / "patches" / "sdist.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look for the module of a class there
     spec.loader.exec_module(module)
     return module
 

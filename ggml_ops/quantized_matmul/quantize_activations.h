@@ -31,6 +31,9 @@ inline void round_32(const float* x, float inverse, std::int8_t* q, std::int32_t
     for (int i = 0; i < 2; ++i) sums[i] = total(sum[i]);
 }
 
+// A sum fits 32 bits unless an activation is infinite or NaN; then it wraps around, as vectors do.
+inline std::int32_t wrapped(std::int64_t sum) { return static_cast<std::int32_t>(static_cast<std::uint32_t>(sum)); }
+
 inline void quantize_block(const float* x, std::int64_t block, const ColumnParts<Activations::q8_k>& parts,
                            std::uint8_t* column) {
     const float amax = largest_of(x, super_block);
@@ -40,19 +43,20 @@ inline void quantize_block(const float* x, std::int64_t block, const ColumnParts
     auto* const minus_32 = reinterpret_cast<std::int16_t*>(column + parts.minus_sums_of_32) + block * 8;
     auto* const starts_16 = reinterpret_cast<std::int32_t*>(column + parts.starts_of_16) + block * 16;
     auto* const starts_32 = reinterpret_cast<std::int32_t*>(column + parts.starts_of_32) + block * 8;
-    std::int32_t all = 0;
+    std::int64_t all = 0;
     for (int i = 0; i < 8; ++i) {
         std::int32_t sums[2];
         round_32(x + 32 * i, inverse, q + 32 * i, sums);
         for (int j = 0; j < 2; ++j) {
-            minus_16[2 * i + j] = static_cast<std::int16_t>(-sums[j]);
-            starts_16[2 * i + j] = -128 * sums[j];
+            minus_16[2 * i + j] = static_cast<std::int16_t>(wrapped(-std::int64_t{sums[j]}));
+            starts_16[2 * i + j] = wrapped(-128 * std::int64_t{sums[j]});
         }
-        minus_32[i] = static_cast<std::int16_t>(-sums[0] - sums[1]);
-        starts_32[i] = -128 * (sums[0] + sums[1]);
-        all += sums[0] + sums[1];
+        const std::int64_t both = std::int64_t{sums[0]} + sums[1];
+        minus_32[i] = static_cast<std::int16_t>(wrapped(-both));
+        starts_32[i] = wrapped(-128 * both);
+        all += both;
     }
-    reinterpret_cast<std::int32_t*>(column + parts.starts_of_256)[block] = -128 * all;
+    reinterpret_cast<std::int32_t*>(column + parts.starts_of_256)[block] = wrapped(-128 * all);
     reinterpret_cast<float*>(column + parts.scales)[block] = amax > 0.F ? 1.F / inverse : 0.F;
 }
 
@@ -65,8 +69,9 @@ void quantize_block(const float* x, std::int64_t block, const ColumnParts<Kind>&
         const std::int64_t to = block * 8 + i;
         std::int32_t sums[2];
         round_32(x + 32 * i, amax > 0.F ? 127.F / amax : 0.F, reinterpret_cast<std::int8_t*>(column) + 32 * to, sums);
-        const auto sum = static_cast<float>(sums[0] + sums[1]);
-        reinterpret_cast<std::int32_t*>(column + parts.starts_of_32)[to] = -128 * (sums[0] + sums[1]);
+        const std::int64_t both = std::int64_t{sums[0]} + sums[1];
+        const auto sum = static_cast<float>(both);
+        reinterpret_cast<std::int32_t*>(column + parts.starts_of_32)[to] = wrapped(-128 * both);
         reinterpret_cast<float*>(column + parts.scales)[to] = as_fp16(scale);
         reinterpret_cast<float*>(column + parts.minus_sums)[to] =
             Kind == Activations::q8_1 ? -as_fp16(scale * sum) : -as_fp16(scale) * sum;

@@ -53,8 +53,13 @@ inline bool any(M a) { return a.v; }
 inline F select(M m, F a, F b) { return m.v ? a : b; }
 inline I select(M m, I a, I b) { return m.v ? a : b; }
 
-inline I operator+(I a, I b) { return {a.v + b.v}; }
-inline I operator-(I a, I b) { return {a.v - b.v}; }
+// Sums wrap around, as those of vectors do: bits of floats and numbers made of infinities are added, too.
+inline I operator+(I a, I b) {
+    return {static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v) + static_cast<std::uint32_t>(b.v))};
+}
+inline I operator-(I a, I b) {
+    return {static_cast<std::int32_t>(static_cast<std::uint32_t>(a.v) - static_cast<std::uint32_t>(b.v))};
+}
 inline I operator&(I a, I b) { return {a.v & b.v}; }
 inline I operator|(I a, I b) { return {a.v | b.v}; }
 inline I min(I a, I b) { return {a.v < b.v ? a.v : b.v}; }

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles import allocator
-from qwen35_gguf.commands.run import doctor
 from qwen35_gguf.commands.run.plan import command
 from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.doctor.engine import find_engine
 from qwen35_gguf.errors import DeviceError, MemoryLimitError
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
@@ -262,7 +262,7 @@ def test_a_gpu_too_small_for_anything_is_left_alone(headers: dict[str, GgufHeade
 
 def test_devices_are_those_that_doctor_finds() -> None:
     found = find_devices()
-    assert [device.name for device in found] == [line.partition(":")[0] for line in doctor.devices()]
+    assert [device.name for device in found] == [device["name"] for device in find_engine().devices]
     assert found[-1].kind == "cpu"
     assert found[-1].free > 0
 
