@@ -219,6 +219,8 @@ class Moments:
         tensor = self._header.tensor(name)
         if tensor is None:
             raise MomentsError(f"{self.path}: has no {name}; collect the moments again")
+        if not tensor.nbytes:
+            raise MomentsError(f"{self.path}: {name}: has no values; collect the moments again")
         found: Float = tensor_data(self._header, tensor, self._mapped).view("<f4").reshape(tensor.shape)
         return found
 

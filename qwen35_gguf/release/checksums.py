@@ -120,6 +120,14 @@ def read_list(folder: Path) -> dict[str, str]:
     return expected
 
 
+def _is_file(path: Path) -> bool:
+    """Whether a file is there; names that no file can have are those of none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def verify(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) -> list[Verdict]:
     """Verify the folder's files against its SHA256SUMS, in the list's order.
 
@@ -128,7 +136,7 @@ def verify(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) ->
 
     """
     expected = read_list(folder)
-    there = [name for name in expected if (folder / name).is_file()]
+    there = [name for name in expected if _is_file(folder / name)]
     found = dict(zip(there, digests([folder / name for name in there], jobs, advance), strict=True))
     verdicts = []
     for name, digest in expected.items():

@@ -53,7 +53,7 @@ def is_record(path: Path) -> bool:
     """Whether a file is a `recipe.json` of this project, of any version."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and str(found.get("tool")).startswith("qwen35-gguf ")
 

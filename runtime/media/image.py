@@ -256,7 +256,10 @@ def local_path(source: Source, limits: MediaLimits) -> Path | None:
         return _permitted(source, limits)
     if not isinstance(source, str) or is_data_uri(source):
         return None
-    scheme = urlsplit(source).scheme.lower() if "://" in source[:16] else ""
+    try:
+        scheme = urlsplit(source).scheme.lower() if "://" in source[:16] else ""
+    except ValueError as error:
+        raise MediaError(f"{shorten(source)}: not a URL: {shorten(str(error))}") from None
     if scheme in ("http", "https"):
         return None
     if scheme == "file":

@@ -16,7 +16,7 @@ from fuzz import corpus, mutation
 from fuzz.target import Fault, Target, try_input
 from fuzz.targets import TARGETS
 
-pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 MUTATIONS, MANY = 25, 3000
 
 
@@ -37,6 +37,7 @@ def tried(target: Target, mutations: int) -> int:
     return sum(try_input(target, data) for data in inputs)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("name", TARGETS)
 def test_kept_inputs_and_a_few_changes_of_them(name: str) -> None:
     assert tried(TARGETS[name], MUTATIONS)
@@ -48,6 +49,7 @@ def test_many_changes(name: str) -> None:
     assert tried(TARGETS[name], MANY)
 
 
+@pytest.mark.unit
 def test_modules_of_targets_exist() -> None:
     for target in TARGETS.values():
         for module in target.modules:
@@ -55,6 +57,7 @@ def test_modules_of_targets_exist() -> None:
                 assert importlib.import_module(module).__file__
 
 
+@pytest.mark.unit
 def test_kept_inputs_are_few() -> None:
     assert sum(path.stat().st_size for path in corpus.FOLDER.iterdir()) < 300_000
 
