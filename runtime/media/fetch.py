@@ -133,6 +133,14 @@ def _deadline(seconds: float) -> Iterator[Opened]:
         timer.cancel()
 
 
+def scheme_of(url: str) -> str:
+    """Return what stands before `://`, in small letters. Raises MediaError if the text cannot be a URL."""
+    try:
+        return urlsplit(url).scheme.lower()
+    except ValueError as error:
+        raise MediaError(f"{shorten(url)}: is not a URL ({error}); check it") from None
+
+
 def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = False, https_only: bool = False) -> bytes:
     """Download `url` (http or https) and return the body.
 
@@ -143,10 +151,7 @@ def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = Fal
             `max_bytes`, or takes longer than `timeout`.
 
     """
-    try:
-        scheme = urlsplit(url).scheme.lower()
-    except ValueError as error:
-        raise MediaError(f"{shorten(url)}: is not a URL ({error}); check it") from None
+    scheme = scheme_of(url)
     if scheme not in ("http", "https"):
         raise MediaError(f"{shorten(url)}: only http and https are downloaded; give a path or bytes instead")
     if https_only and scheme != "https":

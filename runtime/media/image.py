@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from qwen35_gguf.errors import MediaError, MessageError, MissingDependencyError
 from qwen35_gguf.runtime.field_checks import FOREVER, bytes_of, check_fields, checked, file_paths, flag, number, whole
-from qwen35_gguf.runtime.media.fetch import fetch, shorten
+from qwen35_gguf.runtime.media.fetch import fetch, scheme_of, shorten
 
 Pixels = npt.NDArray[np.uint8]
 Source = str | Path | bytes | bytearray | memoryview
@@ -256,10 +256,7 @@ def local_path(source: Source, limits: MediaLimits) -> Path | None:
         return _permitted(source, limits)
     if not isinstance(source, str) or is_data_uri(source):
         return None
-    try:
-        scheme = urlsplit(source).scheme.lower() if "://" in source[:16] else ""
-    except ValueError as error:
-        raise MediaError(f"{shorten(source)}: not a URL: {shorten(str(error))}") from None
+    scheme = scheme_of(source) if "://" in source[:16] else ""
     if scheme in ("http", "https"):
         return None
     if scheme == "file":
