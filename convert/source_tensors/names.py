@@ -76,6 +76,9 @@ def take_apart(stored: str) -> Name:
             superseded = True
         else:
             kept.append(segment)
+    if not kept:
+        # Nothing but wrappers wraps nothing: the name is a foreign tensor's own.
+        return Name(stored)
     roots: list[str] = []
     while len(kept) > 1 and kept[0] in ROOTS:
         roots.append(kept.pop(0))

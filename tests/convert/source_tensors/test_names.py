@@ -98,9 +98,19 @@ def test_wrappers_in_any_order_and_place_are_stripped(
     assert names.canonical_name(".".join([*before, *segments])) == name
 
 
-@given(st.text(min_size=1))
+SEGMENTS = [
+    *names.WRAPPERS, names.TRAINED, names.ORIGINAL, *names.ROOTS, *names.VISION_ROOTS, "base_model", "0", "weight"
+]  # fmt: skip
+
+
+@given(st.one_of(st.text(min_size=1), st.lists(st.sampled_from(SEGMENTS), min_size=1).map(".".join)))
 def test_any_name_has_a_canonical_one(stored: str) -> None:
     assert isinstance(names.canonical_name(stored), str)
+
+
+@given(st.lists(st.sampled_from([*names.WRAPPERS, names.TRAINED, names.ORIGINAL]), min_size=1).map(".".join))
+def test_a_name_of_nothing_but_wrappers_is_kept(stored: str) -> None:
+    assert names.take_apart(stored) == names.Name(stored)
 
 
 def test_a_wrapper_is_noted_once_with_an_example() -> None:
