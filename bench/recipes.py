@@ -16,6 +16,7 @@ from pathlib import Path
 from qwen35_gguf.commands.quality.recipe import nearest
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.evaluation import collect_imatrix, kl_divergence, sensitivity
+from qwen35_gguf.evaluation.quantized_weights import Quantizing
 from qwen35_gguf.evaluation.size_plot import Point, draw
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION, EVALUATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
@@ -93,7 +94,7 @@ def measure(reference: Path, matrix: Path, split: object, chunks: int, threads: 
     """Measure all costs."""
     found = sensitivity.describe(reference, "")
     made = sensitivity.measure(
-        reference, split, imatrix=imatrix.read(matrix), types=TYPES, chunk=CHUNK, chunks=chunks, threads=threads
+        reference, split, how=Quantizing(imatrix.read(matrix), None, threads), types=TYPES, chunk=CHUNK, chunks=chunks
     )  # type: ignore[arg-type]
     found.costs = list(made)
     return found

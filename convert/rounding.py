@@ -17,6 +17,7 @@ from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Kind, Moments
 from qwen35_gguf.quant.rounding.round_rows import TYPES, InputMoments, prepare
 
+FILE_KEY, DIGEST_KEY = "quantize.rounding.file", "quantize.rounding.moments_sha256"
 OUTPUT_NORM = "output_norm.weight"
 PREPARED = 2  # inputs that are kept: matmuls that share one follow each other
 
@@ -73,12 +74,17 @@ class Rounding:
                 self._prepared.popitem(last=False)
         return found
 
+    def is_importance(self, entries: Sequence[KeyValue]) -> bool:
+        """Tell whether a file with this metadata has its importance matrix from these moments."""
+        return any(kv.key == "quantize.imatrix.file" and kv.value == self.moments.path.name for kv in entries)
+
     def metadata(self) -> list[KeyValue]:
         """Record it in a file."""
         provenance = self.moments.provenance
         return [
             KeyValue.of("quantize.rounding.kind", self.kind, STRING),
-            KeyValue.of("quantize.rounding.file", self.moments.path.name, STRING),
+            KeyValue.of(FILE_KEY, self.moments.path.name, STRING),
+            KeyValue.of(DIGEST_KEY, self.moments.digest(), STRING),
             KeyValue.of("quantize.rounding.dataset", " + ".join(provenance.datasets), STRING),
             KeyValue.of("quantize.rounding.chunks_count", provenance.chunks, GGUFValueType.UINT32),
             KeyValue.of("quantize.rounding.text_sha256", provenance.text, STRING),

@@ -129,6 +129,18 @@ class Moments:
     _header: GgufHeader = field(repr=False)
     _mapped: npt.NDArray[np.uint8] = field(repr=False)
 
+    def digest(self) -> str:
+        """Return a SHA-256 that tells these moments from others, without reading all of them.
+
+        Of what they are of, the tokens and sums of squares of each input, and the first row of each of its matrices.
+        """
+        made = hashlib.sha256(repr(self.provenance).encode())
+        for name in self.names:
+            made.update(name.encode())
+            for values in (self.counts(name), self.squares(name), self.sums(name)[..., 0, :]):
+                made.update(np.ascontiguousarray(values, np.float32).tobytes())
+        return made.hexdigest()
+
     def counts(self, name: str) -> npt.NDArray[np.float64]:
         """Return the number of tokens that each matrix of an input saw, (matrices,)."""
         return self._array(name + COUNTS).reshape(-1).astype(np.float64)

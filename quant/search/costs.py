@@ -53,6 +53,8 @@ class Costs:
         costs: what was measured.
         measured: whether the divergences were; otherwise they are estimates from the errors.
         imatrix: the file of the importance matrix that weighted the errors; empty: none.
+        rounding: by second moments, block or full; empty: each block alone.
+        moments: the file of them; empty: none.
 
     """
 
@@ -65,6 +67,8 @@ class Costs:
     costs: list[Cost] = field(default_factory=list)
     measured: bool = True
     imatrix: str = ""
+    rounding: str = ""
+    moments: str = ""
 
     def by_tensor(self) -> dict[str, list[Cost]]:
         """Group them."""
@@ -109,6 +113,8 @@ def read(path: Path) -> Costs:
         costs=[_cost(row, number, data) for number, row in enumerate(data.need("costs", list_of(LIST)))],
         measured=data.get("measured", FLAG, True),
         imatrix=data.get("imatrix", TEXT, ""),
+        rounding=data.get("rounding", one_of("", "block", "full"), ""),
+        moments=data.get("moments", TEXT, ""),
     )
 
 

@@ -115,4 +115,6 @@ def as_recipe(costs: Costs, solution: Solution, name: str, base: str) -> str:
         f"{costs.model}: {format_file_size(solution.size)}, {solution.bits:.2f} bits per weight,",
         f"divergence {solution.expected:.2g} nats if the parts add up ({kind})",
     ]
+    if costs.rounding:
+        about.append(f"with --rounding {costs.rounding}: convert with it as well")
     return recipe_file.to_text(name, base, solution.types, costs.layers, about)

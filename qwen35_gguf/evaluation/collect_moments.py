@@ -334,6 +334,18 @@ def _groups(shapes: dict[str, tuple[int, ...]], limit: int) -> Iterator[dict[str
     yield group
 
 
+def check_same_model(moments: Moments, model: Path) -> None:
+    """Refuse moments of another model.
+
+    Raises:
+        MomentsError: they are of another one.
+        ModelError: the file is not a model.
+
+    """
+    if moments.provenance.fingerprint != _fingerprint(read_model(model)):
+        raise MomentsError(f"{moments.path}: is not of {model}; collect moments of it")
+
+
 def _fingerprint(header: GgufHeader) -> str:
     norm = header.tensor(OUTPUT_NORM)
     if norm is None:

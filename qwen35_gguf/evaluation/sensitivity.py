@@ -8,11 +8,10 @@ The main model does not depend on the MTP head: for the head's tensors the diver
 
 from __future__ import annotations
 
-import ctypes
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,11 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf.errors import ModelError, QuantizationError, TextError
+from qwen35_gguf.evaluation.quantized_weights import Quantizing, Weight, quantized
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.quant import kernels, tensor_types
 from qwen35_gguf.quant.divergence import Floats, compare, log_softmax
-from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import split_name
 from qwen35_gguf.quant.search.costs import Cost, Costs
 from qwen35_gguf.runtime.context_spec import ContextSpec
@@ -43,6 +42,7 @@ Advance = Callable[[int, int], None]
 
 TYPES = (Type.Q2_K, Type.Q3_K, Type.IQ4_XS, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
 STORED = {Type.F32: np.dtype(np.float32), Type.F16: np.dtype(np.float16), Type.BF16: np.dtype(ml_dtypes.bfloat16)}
+PLAIN = Quantizing()
 LOOKUPS = ("MUL_MAT", "MUL_MAT_ID", "GET_ROWS")
 # Divergence over relative weighted error, by kind (`bench/recipes.py --kinds`).
 FACTOR_LAYERS = 8
@@ -52,55 +52,6 @@ KIND_FACTORS = {
     "attn_v": 0.00084, "ffn_down": 0.003, "ffn_gate": 0.00052, "ffn_up": 0.0004, "nextn.eh_proj": 0.1,
     "output": 0.14, "ssm_alpha": 0.000079, "ssm_beta": 0.00032, "ssm_out": 0.0064, "token_embd": 0.14,
 }  # fmt: skip
-SLAB = 1 << 22  # weights dequantized in one step
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A tensor that can be quantized: where llama.cpp holds it, and the original, (matrices, rows, columns)."""
-
-    name: str
-    address: int
-    original: Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(matrices, rows, columns)."""
-        return self.original.shape
-
-    def put(self, values: Array) -> None:
-        """Overwrite the weights that llama.cpp computes with."""
-        stored = np.ascontiguousarray(values.astype(self.original.dtype, copy=False))
-        ctypes.memmove(self.address, stored.ctypes.data, stored.nbytes)
-
-
-def quantized(
-    original: Array, type_: Type, importance: npt.NDArray[np.float32] | None, threads: int
-) -> tuple[npt.NDArray[np.float32], float]:
-    """Quantize and dequantize a tensor; return it with its weighted squared error, relative to its weights.
-
-    Args:
-        original: (matrices, rows, columns).
-        type_: of the quantization.
-        importance: (1 or matrices, columns).
-        threads: that quantize.
-
-    """
-    restored = np.empty(original.shape, np.float32)
-    error = energy = 0.0
-    for number, matrix in enumerate(original):
-        weights = None if importance is None else importance[number if len(importance) > 1 else 0]
-        step = max(1, SLAB // matrix.shape[1])
-        for start in range(0, len(matrix), step):
-            rows = matrix[start : start + step]
-            blocks = kernels.quantize_rows(rows, type_, weights, threads)
-            back = kernels.dequantize(blocks, type_, rows.shape[1])
-            restored[number, start : start + step] = back
-            wide = rows.astype(np.float32)
-            scale = np.ones(rows.shape[1], np.float32) if weights is None else weights
-            error += float(np.einsum("ij,ij,j->", wide - back, wide - back, scale, dtype=np.float64))
-            energy += float(np.einsum("ij,ij,j->", wide, wide, scale, dtype=np.float64))
-    return restored, error / energy if energy else 0.0
 
 
 def candidates(names: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -152,12 +103,12 @@ def measure(
     model: Path,
     split: Split,
     *,
-    imatrix: Imatrix | None = None,
+    how: Quantizing = PLAIN,
     types: Sequence[Type] = TYPES,
     known: Mapping[tuple[str, Type], Cost] | None = None,
+    once: bool = False,
     chunk: int = 256,
     chunks: int = 4,
-    threads: int = 1,
     advance: Advance = lambda _done, _all: None,
 ) -> Iterator[Cost]:
     """Measure what each tensor costs in each type.
@@ -165,12 +116,12 @@ def measure(
     Args:
         model: the reference: a GGUF in F32, F16 or BF16.
         split: tokenizes the text.
-        imatrix: weights of the errors, as in the conversion.
+        how: weights are quantized.
         types: to try; types whose blocks do not divide a tensor's rows are left out.
         known: costs of an earlier run; these are not measured again.
+        once: measure each tensor in one type; in the others its divergence is in proportion to its weighted error.
         chunk: tokens of a chunk, which starts with an empty context; the second half is compared.
         chunks: number of chunks at most.
-        threads: that evaluate and quantize.
         advance: is called with the number of measurements that are done, and the number of all.
 
     Raises:
@@ -189,44 +140,59 @@ def measure(
         count = min(len(ids) // chunk, chunks)
         if not count:
             raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
+        threads = how.threads
         addresses = _locate(loaded, ids[:chunk], list(originals), mtp, threads)
         tasks = [
             (name, type_)
             for name, original in originals.items()
-            for type_ in types
+            for type_ in (_once_first(types) if once else types)
             if name in addresses and not original.shape[-1] % GGML_QUANT_SIZES[type_][0]
         ]
+        scales: dict[str, float] = {}  # divergence over error of the tensors that are measured once
         with _Comparison(
             loaded, [ids[i * chunk : (i + 1) * chunk] for i in range(count)], mtp, threads, folder
         ) as comparison:
             base = {head: comparison.divergence(head=head) for head in (False, True) if mtp or not head}
             for number, (name, type_) in enumerate(tasks):
-                if (name, type_) not in done:
+                cost = done.get((name, type_))
+                if cost is None:
                     shape = originals[name].shape
-                    weight = Weight(name, addresses[name], originals[name].reshape(-1, *shape[-2:]))
+                    weight = Weight(name, addresses[name], originals[name].reshape(-1, *shape[-2:]), shape)
                     head = split_name(name, layers)[1] == -1
-                    importance = imatrix.importance(name, shape) if imatrix else None
-                    cost = _cost(weight, type_, importance, partial(comparison.divergence, head=head), threads)
+                    divergence = partial(_beyond, base[head], partial(comparison.divergence, head=head))
+                    cost = _cost(weight, type_, how, divergence, scales.get(name))
                     if cost is not None:
-                        yield Cost(name, type_, cost[0], cost[1], max(0.0, cost[2] - base[head]))
+                        yield cost
+                if once and cost is not None and cost.error:
+                    scales.setdefault(name, cost.divergence / cost.error)
                 advance(number + 1, len(tasks))
 
 
+def _once_first(types: Sequence[Type]) -> list[Type]:
+    """Begin with the type that is measured: its errors are neither lost in noise, nor so large that they saturate."""
+    first = Type.Q4_K if Type.Q4_K in types else types[len(types) // 2]
+    return [first, *(type_ for type_ in types if type_ is not first)]
+
+
+def _beyond(base: float, divergence: Callable[[], float]) -> float:
+    return max(0.0, divergence() - base)
+
+
 def _cost(
-    weight: Weight,
-    type_: Type,
-    importance: npt.NDArray[np.float32] | None,
-    divergence: Callable[[], float],
-    threads: int,
-) -> tuple[int, float, float] | None:
+    weight: Weight, type_: Type, how: Quantizing, divergence: Callable[[], float], scale: float | None
+) -> Cost | None:
+    """Measure what a tensor costs, or scale its error; None: the type needs an importance matrix."""
     matrices, rows, columns = weight.shape
     try:
-        values, error = quantized(weight.original, type_, importance, threads)
-    except QuantizationError:  # a type that needs an importance matrix
+        values, error = quantized(weight, type_, how)
+    except QuantizationError:
         return None
+    size = matrices * rows * kernels.row_bytes(type_, columns)
+    if scale is not None:
+        return Cost(weight.name, type_, size, error, scale * error)
     weight.put(values)
     try:
-        return matrices * rows * kernels.row_bytes(type_, columns), error, divergence()
+        return Cost(weight.name, type_, size, error, divergence())
     finally:
         weight.put(weight.original)
 
@@ -317,9 +283,8 @@ class _Comparison:
 def estimate(
     model: Path,
     *,
-    imatrix: Imatrix | None = None,
+    how: Quantizing = PLAIN,
     types: Sequence[Type] = TYPES,
-    threads: int = 1,
     advance: Advance = lambda _done, _all: None,
 ) -> Iterator[Cost]:
     """Estimate the costs from the weighted errors alone: nothing is evaluated, so the model may be of any size.
@@ -336,8 +301,7 @@ def estimate(
     originals = _originals(model)
     for number, (name, stored) in enumerate(originals.items()):
         shape = stored.shape
-        original = stored.reshape(-1, *shape[-2:])
-        importance = imatrix.importance(name, shape) if imatrix else None
+        weight = Weight(name, 0, stored.reshape(-1, *shape[-2:]), shape)
         kind = split_name(name, layers)[0]
         factor = KIND_FACTORS.get(kind, OTHER_FACTOR)
         if name.startswith("blk."):
@@ -346,9 +310,9 @@ def estimate(
             if shape[-1] % GGML_QUANT_SIZES[type_][0]:
                 continue
             try:
-                _, error = quantized(original, type_, importance, threads)
+                _, error = quantized(weight, type_, how)
             except QuantizationError:
                 continue
-            size = original.shape[0] * original.shape[1] * kernels.row_bytes(type_, shape[-1])
+            size = weight.shape[0] * weight.shape[1] * kernels.row_bytes(type_, shape[-1])
             yield Cost(name, type_, size, error, factor * error)
         advance(number + 1, len(originals))

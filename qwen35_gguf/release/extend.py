@@ -14,7 +14,9 @@ from qwen35_gguf.release.plan import IMATRIX, FromCheckpoint, ReleasePlan
 from qwen35_gguf.release.state import State, whole_name
 
 
-def extended(folder: Path, model: str, quants: Sequence[str], *, revision: str = "") -> FromCheckpoint:
+def extended(
+    folder: Path, model: str, quants: Sequence[str], *, revision: str = "", moments: str = ""
+) -> FromCheckpoint:
     """Return the options of a release with more quants.
 
     Args:
@@ -22,6 +24,7 @@ def extended(folder: Path, model: str, quants: Sequence[str], *, revision: str =
         model: its checkpoint, a directory or a Hub id.
         quants: names of presets that it does not have.
         revision: on the Hub; by default the commit that the release was made of.
+        moments: of a release that was rounded by them.
 
     Raises:
         PackageError: the folder is not a finished release of a checkpoint, was made by another version, or has one of
@@ -42,7 +45,7 @@ def extended(folder: Path, model: str, quants: Sequence[str], *, revision: str =
         raise PackageError(f"{folder}: has {known[0]} already; name quants that it does not have")
     commit = "" if Path(model).expanduser().exists() else made.commit
     return replace(
-        made.options,
+        made.with_moments(moments),
         model=model,
         quants=(*made.options.quants, *(quant for quant in wanted if quant not in had)),
         revision=revision or commit,

@@ -101,6 +101,7 @@ def add(
     options: PackageOptions | None = None,
     *,
     revision: str = "",
+    moments: str = "",
     jobs: int = 0,
     say: Say = lambda _: None,
 ) -> list[Path]:
@@ -112,6 +113,7 @@ def add(
         quants: names of quantization presets that it does not have.
         options: what is done with the files.
         revision: on the Hub; by default the one of the release.
+        moments: of a release that was rounded by them.
         jobs: threads; 0 for one a core.
         say: is called with what is done.
 
@@ -123,7 +125,7 @@ def add(
         Qwen35Error: something cannot be made.
 
     """
-    plan = plan_release(extend.extended(folder, model, quants, revision=revision), folder)
+    plan = plan_release(extend.extended(folder, model, quants, revision=revision, moments=moments), folder)
     made_here = (folder / states.STATE).exists()
     state = states.begin(folder, plan.inputs, extends=True) if made_here else extend.adopt(folder, plan)
     extend.check_finished(folder, plan, state)
@@ -213,7 +215,7 @@ def choose_reference(plan: ReleasePlan) -> ReleaseFile | Path | None:
 
 def _convert_reference(checkpoint: OpenedCheckpoint, scratch: Path) -> PlannedFile:
     """Plan a conversion to BF16 beside the release; like all files of the pass it has a place for the checksum."""
-    planned = plan_files.text_file(replace(checkpoint.source, weights=None), "BF16", scratch)
+    planned = plan_files.text_file(replace(checkpoint.source, weights=None, rounding=None), "BF16", scratch)
     return replace(planning.signed(planned), path=scratch / "BF16.gguf")
 
 

@@ -15,13 +15,17 @@ from qwen35_gguf import __version__
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import PlannedFile, Source
+from qwen35_gguf.convert.rounding import DIGEST_KEY as ROUNDING_KEY
+from qwen35_gguf.convert.rounding import FILE_KEY
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.convert.weights_digest import FILES, LENGTH
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.quant import recipe_file
+from qwen35_gguf.quant.rounding.moments import Kind
 
 IMATRIX = "imatrix.gguf"
+MOMENTS = "moments.gguf"
 DIGEST_KEY = "quantize.checkpoint.sha256"
 UNKNOWN = "0" * LENGTH  # until the weights are read
 LENGTH_BYTES = 8  # of a safetensors file: the length of its header
@@ -46,6 +50,8 @@ class FromCheckpoint:
         name: of the model; empty: derived from the checkpoint.
         recipe: deltanet, for all quants that it has a table for; empty: the presets as they are.
         imatrix: an importance matrix; empty: none.
+        rounding: by second moments, block or full; empty: each block alone.
+        moments: for `rounding`; the release does not include them.
         mtp: with the MTP head, if the checkpoint has one.
         mmproj_types: types of the vision encoder's files; none: the vision encoder is left out.
         mtp_files: also write files with the MTP head alone, as draft models.
@@ -63,6 +69,8 @@ class FromCheckpoint:
     name: str = ""
     recipe: str = ""
     imatrix: str = ""
+    rounding: Kind | Literal[""] = ""
+    moments: str = ""
     mtp: bool = True
     mmproj_types: tuple[str, ...] = ("BF16",)
     mtp_files: bool = False
@@ -180,6 +188,8 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
         revision=options.revision or None,
         name=options.name or None,
         imatrix=options.imatrix or None,
+        rounding=options.rounding or None,
+        moments=options.moments or None,
         ignore_config=options.ignore_config,
         adapters=options.adapters,
         adapter_scales=options.adapter_scales,
@@ -207,9 +217,14 @@ def plan_release(options: FromCheckpoint, folder: Path) -> ReleasePlan:
         raise PackageError(f"{clash[0]}: two files would have this name; leave one of them out")
     opened = OpenedCheckpoint(options, source, headers_sha256(source.checkpoint))
     identity = " ".join((opened.headers_sha256, *source.checkpoint.origin))
+    digests = {
+        "identity": identity,
+        "imatrix": _metadata(files, "quantize.imatrix.sha256"),
+        "moments": _metadata(files, ROUNDING_KEY),
+    }
     return ReleasePlan(
         files=tuple(files),
-        inputs=asdict(options) | {"identity": identity, "imatrix": _metadata(files, "quantize.imatrix.sha256")},
+        inputs=asdict(options) | digests,
         origin=_origin(opened, _metadata(files, "general.name")),
         max_shard_size=options.max_shard_size,
         vocabulary=source.tensors.architecture.vocab_size,
@@ -242,9 +257,13 @@ def _release_file(planned: PlannedFile, role: Role, quant: str) -> ReleaseFile:
 def signed(file: PlannedFile) -> PlannedFile:
     """Record in the metadata what makes the file and of which weights; the importance matrix is included as IMATRIX.
 
+    Moments are not included, and may have any name; without an importance matrix theirs counts.
+
     The checksum of the weights is not known yet: its place is filled when they are read, or by `with_digest`.
     """
-    entries = [_text(kv.key, IMATRIX) if kv.key == "quantize.imatrix.file" else kv for kv in file.metadata]
+    by_moments = file.rounding is not None and file.rounding.is_importance(file.metadata)
+    named = {"quantize.imatrix.file": MOMENTS if by_moments else IMATRIX, FILE_KEY: MOMENTS}
+    entries = [_text(kv.key, named[kv.key]) if kv.key in named else kv for kv in file.metadata]
     entries.append(_text("quantize.tool", f"qwen35-gguf {__version__}"))
     entries.append(_text(DIGEST_KEY, UNKNOWN))
     return replace(file, metadata=tuple(entries))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qwen35_gguf import __version__
 from qwen35_gguf.convert.model_name import absolute, named_directory
+from qwen35_gguf.convert.rounding import DIGEST_KEY
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.json_file import FLAG, NUMBER, SIZE, TEXT, JsonObject, list_of, read_json
+from qwen35_gguf.json_file import Kind as JsonKind
+from qwen35_gguf.quant.rounding.moments import Kind
+from qwen35_gguf.quant.rounding.moments import read as read_moments
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.plan import IMATRIX, MAX_SHARD_SIZE, FromCheckpoint, OpenedCheckpoint, ReleasePlan
 from qwen35_gguf.release.state import State
 
 RECIPE = "recipe.json"
 TOOL = f"qwen35-gguf {__version__}"
+ROUNDING: JsonKind[Kind | Literal[""]] = JsonKind("block or full", lambda value: value in ("", "block", "full"))
 RENAMED = {"heads": "mtp_files", "plain": "nomtp_files"}  # options, as version 0.1 recorded them
 
 
@@ -30,6 +35,7 @@ class Record:
         weights_sha256: of the checkpoint.
         commit: of the checkpoint on the Hub; empty: it was a directory.
         tool: that made it, with its version.
+        moments_sha256: digest of the moments that it was rounded by; empty: it was not.
 
     """
 
@@ -38,6 +44,24 @@ class Record:
     weights_sha256: str
     commit: str = ""
     tool: str = TOOL
+    moments_sha256: str = ""
+
+    def with_moments(self, moments: str) -> FromCheckpoint:
+        """Return the options with the moments, which the release does not include.
+
+        Raises:
+            PackageError: they are missing, or others than those of the release.
+
+        """
+        if not self.options.rounding:
+            if moments:
+                raise PackageError(f"{moments}: the release was made without moments; leave out --moments")
+            return self.options
+        if not moments:
+            raise PackageError("the release was made with --rounding: give its moments with --moments")
+        if read_moments(moments).digest() != self.moments_sha256:
+            raise PackageError(f"{moments}: are not the moments that the release was made with; give those")
+        return replace(self.options, moments=moments)
 
 
 def content(plan: ReleasePlan, state: State) -> bytes:
@@ -63,6 +87,7 @@ def _of_checkpoint(plan: ReleasePlan, checkpoint: OpenedCheckpoint, state: State
     public = replace(
         options,
         imatrix=IMATRIX if options.imatrix else "",
+        moments="",
         model=checkpoint.source.repo or named_directory(absolute(Path(options.model))).name,
         adapters=tuple(adapter.repo or adapter.name for adapter in checkpoint.source.adapters),
     )
@@ -72,6 +97,7 @@ def _of_checkpoint(plan: ReleasePlan, checkpoint: OpenedCheckpoint, state: State
         "checkpoint_sha256": state.weights,
         "checkpoint_headers_sha256": checkpoint.headers_sha256,
         "imatrix_sha256": plan.metadata("quantize.imatrix.sha256"),
+        "moments_sha256": plan.metadata(DIGEST_KEY),
         "recipe_sha256": plan.metadata("quantize.recipe.sha256"),
         "options": asdict(public),
     }
@@ -100,6 +126,8 @@ def how_it_was_made(plan: ReleasePlan, state: State) -> str:
         text += f", with the recipe {options.recipe} (`{plan.metadata('quantize.recipe.sha256')[:16]}`)"
     if options.imatrix:
         text += f", with the importance matrix `{IMATRIX}` (`{plan.metadata('quantize.imatrix.sha256')[:16]}`)"
+    if options.rounding:
+        text += f", rounded by second moments ({options.rounding}, `{plan.metadata(DIGEST_KEY)[:16]}`)"
     return text
 
 
@@ -127,6 +155,7 @@ def read_record(folder: Path) -> Record:
         read.get("checkpoint_sha256", TEXT, ""),
         read.get("checkpoint_revision", TEXT, ""),
         read.get("tool", TEXT, ""),
+        read.get("moments_sha256", TEXT, ""),
     )
 
 
@@ -145,6 +174,7 @@ def _options(read: JsonObject) -> FromCheckpoint:
         name=read.get("name", TEXT, ""),
         recipe=read.get("recipe", TEXT, ""),
         imatrix=read.get("imatrix", TEXT, ""),
+        rounding=read.get("rounding", ROUNDING, ""),
         mtp=read.get("mtp", FLAG, True),
         mmproj_types=tuple(read.need("mmproj_types", texts)),
         mtp_files=read.get("mtp_files", FLAG, False),

@@ -17,7 +17,13 @@ from qwen35_gguf.release.write_files import write_files
 
 
 def verify(
-    folder: Path, against: str, *, revision: str = "", jobs: int = 0, say: Callable[[str], None] = lambda _: None
+    folder: Path,
+    against: str,
+    *,
+    revision: str = "",
+    moments: str = "",
+    jobs: int = 0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Make a release again beside its folder and compare; return what differs, a line each.
 
@@ -25,6 +31,7 @@ def verify(
         folder: the release.
         against: the checkpoint.
         revision: on the Hub.
+        moments: of a release that was rounded by them.
         jobs: threads; 0 for one a core.
         say: is called with what is done.
 
@@ -34,11 +41,12 @@ def verify(
 
     """
     record = read_record(folder)
+    options = record.with_moments(moments)
     problems = [f"{one.name}: {one.problem}" for one in checksums.verify(folder, jobs=jobs) if one.problem]
     listed = checksums.read_list(folder)
     with tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-verify-") as scratch:
         again = Path(scratch)
-        plan = plan_release(replace(record.options, model=against, revision=revision), again)
+        plan = plan_release(replace(options, model=against, revision=revision), again)
         if plan.checkpoint is None or plan.checkpoint.headers_sha256 != record.headers_sha256:
             raise PackageError(f"{against}: is not the checkpoint that the release was made of; name that one")
         state = State({})

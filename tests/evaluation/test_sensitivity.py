@@ -13,7 +13,7 @@ from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import CostsError, ModelError, RecipeError
-from qwen35_gguf.evaluation import kl_divergence, sensitivity
+from qwen35_gguf.evaluation import collect_moments, kl_divergence, sensitivity
 from qwen35_gguf.evaluation.texts.files import read_text
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant.search import costs as files
@@ -148,3 +148,33 @@ def test_bad_input_is_refused(measured: Path, tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(main, arguments)
         assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.slow
+def test_rounded_costs_are_those_of_rounded_files(reference: Path, tmp_path: Path) -> None:
+    """Rounding lowers the costs; measured once each, and scaled, they stay near what is measured."""
+    split = splitter(TINY / "calibration.txt", "c")
+    moments = tmp_path / "m.gguf"
+    collect_moments.collect(reference, split, moments, kind="block", dataset="c", chunk=256, chunks=24, effects=False)
+    how = ["-f", str(TINY / "calibration.txt"), "--chunk", str(CHUNK), "--chunks", str(CHUNKS), "--types", TYPES]
+    rounded = ["--rounding", "block", "--moments", str(moments)]
+    found = {}
+    for name, extra in (("plain", []), ("rounded", rounded), ("once", [*rounded, "--once"])):
+        out = tmp_path / f"{name}.json"
+        result = CliRunner().invoke(main, ["sensitivity", str(reference), "-o", str(out), *how, *extra])
+        assert result.exit_code == 0, result.output
+        found[name] = {(c.tensor, c.type): c.divergence for c in files.read(out).costs if ".8." not in c.tensor}
+    sums = {
+        name: {type_: sum(value for (_, t), value in costs.items() if t is type_) for type_ in (Type.Q2_K, Type.Q4_K)}
+        for name, costs in found.items()
+    }
+    assert sums["rounded"][Type.Q2_K] < 0.95 * sums["plain"][Type.Q2_K]
+    assert sums["rounded"][Type.Q4_K] < 0.95 * sums["plain"][Type.Q4_K]
+    assert sums["once"][Type.Q4_K] == pytest.approx(sums["rounded"][Type.Q4_K])  # the type that is measured
+    assert sums["once"][Type.Q2_K] == pytest.approx(sums["rounded"][Type.Q2_K], rel=0.6)
+    recipe = tmp_path / "r.yaml"
+    result = CliRunner().invoke(main, ["recipe", str(tmp_path / "once.json"), "--target-bpw", "5", "-o", str(recipe)])
+    assert f"--rounding block --moments {moments}" in result.output
+    assert "with --rounding block" in recipe.read_text()
+    again = CliRunner().invoke(main, ["sensitivity", str(reference), "-o", str(tmp_path / "once.json"), *how])
+    assert (again.exit_code, "or rounding" in again.output) == (2, True)

@@ -22,6 +22,7 @@ OPTIONS = FromCheckpoint(
     revision="main",
     name="Another",
     recipe="deltanet",
+    rounding="block",
     mtp=False,
     mmproj_types=("F16",),
     mtp_files=True,
@@ -43,7 +44,7 @@ RECORD = {"tool": "qwen35-gguf 1", "options": asdict(OPTIONS), "checkpoint_sha25
 
 def test_every_option_is_recorded() -> None:
     same = [one.name for one in fields(FromCheckpoint) if getattr(OPTIONS, one.name) == one.default]
-    assert same == ["imatrix"]  # it is the release's own file
+    assert same == ["imatrix", "moments"]  # the release's own file, and what it does not include
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

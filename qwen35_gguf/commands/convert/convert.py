@@ -13,7 +13,7 @@ from rich.table import Table
 
 from qwen35_gguf.atomic_file import check_folder, check_output
 from qwen35_gguf.commands import given, output
-from qwen35_gguf.commands.adapter_options import adapter_options
+from qwen35_gguf.commands.conversion_options import adapter_options, rounding_options
 from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hf_to_gguf
@@ -46,12 +46,7 @@ from qwen35_gguf.units import format_file_size
 @click.option("--name", help="The model's name; derived from the checkpoint by default.")
 @click.option("--recipe", help="Types for single tensors: a file made by `qwen35 recipe`, or deltanet.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix, made by `qwen35 imatrix`.")
-@click.option(
-    "--rounding",
-    type=click.Choice(["block", "full"]),
-    help="Round by second moments, in 256 columns or across the row: less error in the same bytes; takes --moments.",
-)
-@click.option("--moments", type=click.Path(path_type=Path), help="Second moments, made by `qwen35 imatrix --moments`.")
+@rounding_options
 @click.option(
     "--ignore-config",
     metavar="KEY",

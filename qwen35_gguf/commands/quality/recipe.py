@@ -76,8 +76,10 @@ def command(
         f"{out}  {format_file_size(found.size)}, {found.bits:.2f} bits per weight, "
         f"expected divergence {found.expected:.2e} nats ({exact})"
     )
-    with_imatrix = f" --imatrix {shlex.quote(costs.imatrix)}" if costs.imatrix else ""
-    output.advise(f"Use it: qwen35 convert CHECKPOINT --recipe {shlex.quote(str(out))}{with_imatrix}")
+    advice = f"qwen35 convert CHECKPOINT --recipe {shlex.quote(str(out))}"
+    advice += f" --imatrix {shlex.quote(costs.imatrix)}" if costs.imatrix else ""
+    advice += f" --rounding {costs.rounding} --moments {shlex.quote(costs.moments)}" if costs.rounding else ""
+    output.advise(f"Use it: {advice}")
     output.emit(
         {
             "file": str(out),
@@ -88,6 +90,8 @@ def command(
             "gap": found.gap,
             "base": base,
             "imatrix": costs.imatrix,
+            "rounding": costs.rounding,
+            "moments": costs.moments,
         }
     )
 

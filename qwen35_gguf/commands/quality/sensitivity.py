@@ -16,16 +16,19 @@ from rich.table import Table
 from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_output
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.conversion_options import rounding_options
 from qwen35_gguf.commands.parameter_types import named_type, tokens
 from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
+from qwen35_gguf.convert.rounding import open_rounding
 from qwen35_gguf.errors import CostsError, OutputError
-from qwen35_gguf.evaluation import collect_imatrix, sensitivity
+from qwen35_gguf.evaluation import collect_imatrix, collect_moments, sensitivity
+from qwen35_gguf.evaluation.quantized_weights import Quantizing
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant import imatrix as matrices
-from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.recipe_file import split_name
+from qwen35_gguf.quant.rounding.moments import Kind
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search.costs import Costs, Type
 from qwen35_gguf.runtime.cpu_threads import default_threads
@@ -52,6 +55,7 @@ TYPES = named_type("types", _weight_types)
 @click.option("-o", "--out", type=PATH, required=True, help="The JSON to be written; an existing one is completed.")
 @texts_option("Text to measure on", default="the packaged calibration text")
 @click.option("--imatrix", type=PATH, help="The importance matrix of the conversion.")
+@rounding_options
 @click.option(
     "--types",
     type=TYPES,
@@ -61,6 +65,9 @@ TYPES = named_type("types", _weight_types)
 )
 @click.option("--chunk", type=tokens(16, 32768), default=256, show_default=True, help="Tokens per chunk; half count.")
 @click.option("--chunks", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option(
+    "--once", is_flag=True, help="Measure each tensor in one type; the others by the weighted errors of the weights."
+)
 @click.option("--estimate", is_flag=True, help="Estimate from the weighted errors of the weights, without evaluating.")
 @click.option("--threads", type=click.IntRange(min=1), help="By default one for each physical core.")
 @click.pass_context
@@ -70,9 +77,12 @@ def command(
     out: Path,
     texts: tuple[Path, ...],
     imatrix: Path | None,
+    rounding: Kind | None,
+    moments: Path | None,
     types: tuple[Type, ...],
     chunk: int,
     chunks: int,
+    once: bool,
     estimate: bool,
     threads: int | None,
 ) -> None:
@@ -81,32 +91,37 @@ def command(
     Run the same command again to resume.
     """
     if estimate:
-        given.refuse(ctx, ("texts", "chunk", "chunks"), "with --estimate: no text is evaluated")
+        given.refuse(ctx, ("texts", "chunk", "chunks", "once"), "with --estimate: no text is evaluated")
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent}: is not a directory; create it first")
-    check_output(out, inputs=[file, imatrix, *texts], force=True)  # an existing one is completed
+    check_output(out, inputs=[file, imatrix, moments, *texts], force=True)  # an existing one is completed
     split = splitter(texts, CALIBRATION)
     threads = threads or default_threads()
     weights = matrices.read(imatrix) if imatrix else None
     collect_imatrix.check_same_model([weights] if weights else [], file)
-    found = _begun(file, out, texts, weights, (chunk, chunks), estimate=estimate)
-    found.imatrix = str(imatrix or "")
+    rounded = open_rounding(rounding, moments)
+    if rounded is not None:
+        collect_moments.check_same_model(rounded.moments, file)
+    how = Quantizing(weights, rounded, threads)
+    mode = "estimate" if estimate else "once" if once else ""
+    found = _begun(file, out, texts, how, (chunk, chunks), mode)
+    found.imatrix, found.rounding, found.moments = str(imatrix or ""), rounding or "", str(moments or "")
     known = {(cost.tensor, cost.type): cost for cost in found.costs}
     saved = time.monotonic()
     with progress.steps() as bar:
         advance = progress.counted(bar, file.name)
         if estimate:
-            made = sensitivity.estimate(file, imatrix=weights, types=types, threads=threads, advance=advance)
+            made = sensitivity.estimate(file, how=how, types=types, advance=advance)
         else:
             made = sensitivity.measure(
                 file,
                 split,
-                imatrix=weights,
+                how=how,
                 types=types,
                 known=known,
+                once=once,
                 chunk=chunk,
                 chunks=chunks,
-                threads=threads,
                 advance=advance,
             )
         try:
@@ -125,24 +140,25 @@ def command(
     output.emit({"file": str(out), "measured": found.measured, "sums": sums_by_kind(found)})
 
 
-def _begun(
-    file: Path, out: Path, texts: Sequence[Path], weights: Imatrix | None, size: tuple[int, int], *, estimate: bool
-) -> Costs:
+def _begun(file: Path, out: Path, texts: Sequence[Path], how: Quantizing, size: tuple[int, int], mode: str) -> Costs:
     """Describe the reference, with the costs of an interrupted run."""
     digests = [hashlib.sha256(text.read_bytes()).hexdigest() for text in texts]
     inputs = [
         model_identity(file),
         digests[0] if len(digests) == 1 else digests or "None",
-        weights.sha256 if weights else "",
+        how.imatrix.sha256 if how.imatrix else "",
         size,
-        estimate,
+        mode == "estimate",
+        *([f"{how.rounding.kind} {how.rounding.moments.digest()}"] if how.rounding else []),
+        *([mode] if mode == "once" else []),
     ]
-    new = sensitivity.describe(file, hashlib.sha256(json.dumps(inputs).encode()).hexdigest(), measured=not estimate)
+    identity = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    new = sensitivity.describe(file, identity, measured=mode != "estimate")
     if not out.exists():
         return new
     before = files.read(out)
     if before.identity != new.identity:
-        raise CostsError(f"{out}: is of another model, text or importance matrix; give another name with -o")
+        raise CostsError(f"{out}: is of another model, text, importance matrix or rounding; give another name with -o")
     return before
 
 

@@ -9,11 +9,12 @@ import click
 
 from qwen35_gguf import progress
 from qwen35_gguf.commands import given, output
-from qwen35_gguf.commands.adapter_options import adapter_options
 from qwen35_gguf.commands.aliases import renamed_option
+from qwen35_gguf.commands.conversion_options import adapter_options, rounding_options
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
+from qwen35_gguf.quant.rounding.moments import Kind
 from qwen35_gguf.release import package
 from qwen35_gguf.release.from_gguf import FromGguf
 from qwen35_gguf.release.package import PackageOptions
@@ -22,10 +23,11 @@ from qwen35_gguf.units import format_file_size
 
 PATH = click.Path(path_type=Path)
 OF_CHECKPOINTS = (
-    *("quants", "recipe", "mmproj_types", "no_mtp", "no_vision", "mtp_files", "nomtp_files"),
+    *("quants", "recipe", "mmproj_types", "no_mtp", "no_vision", "mtp_files", "nomtp_files", "rounding", "moments"),
     *("revision", "ignore_config", "adapters", "adapter_scales"),
 )
-OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in OF_CHECKPOINTS if one != "revision"))
+FREE = ("revision", "moments")  # with --add
+OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in OF_CHECKPOINTS if one not in FREE))
 
 
 @click.command("package", cls=Verb)
@@ -34,6 +36,7 @@ OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in
 @click.option("--quants", default="Q4_K_M,Q5_K_M,Q8_0", show_default=True, help="Presets, separated by commas.")
 @click.option("--add", "added", help="Add these presets to the finished release in the folder; its options stay.")
 @click.option("--imatrix", type=PATH, help="Importance matrix, made by `qwen35 imatrix`.")
+@rounding_options
 @click.option("--recipe", default="", help="deltanet: for all quants that it has a table for.")
 @click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, separated by commas.")
 @click.option("--no-mtp", is_flag=True, help="Leave out the multi-token-prediction head.")
@@ -61,6 +64,8 @@ def command(
     quants: str,
     added: str | None,
     imatrix: Path | None,
+    rounding: Kind | None,
+    moments: Path | None,
     recipe: str,
     mmproj_types: str,
     no_mtp: bool,
@@ -98,7 +103,16 @@ def command(
         if len(models) > 1 or models[0].endswith(".gguf"):
             raise click.UsageError("--add is for the release of a checkpoint: give that checkpoint")
         given.refuse(ctx, OF_RELEASE, "with --add: the release has its options already")
-        made = package.add(out, models[0], _listed(added), options, revision=revision, jobs=jobs, say=progress.say)
+        made = package.add(
+            out,
+            models[0],
+            _listed(added),
+            options,
+            revision=revision,
+            moments=str(moments or ""),
+            jobs=jobs,
+            say=progress.say,
+        )
         _report(out, made)
         return
     source: FromCheckpoint | FromGguf
@@ -128,6 +142,8 @@ def command(
             name=name,
             recipe=recipe,
             imatrix=str(imatrix or ""),
+            rounding=rounding or "",
+            moments=str(moments or ""),
             mtp=not no_mtp,
             mmproj_types=() if no_vision else tuple(type_.upper() for type_ in _listed(mmproj_types)),
             mtp_files=mtp_files,
