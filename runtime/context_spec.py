@@ -80,7 +80,7 @@ class MemoryRequest:
         cached_states: recurrent states that the prefix cache holds.
         mmproj: header of the vision encoder; None without one.
         image_pixels: of the largest image that it encodes.
-        adapter_bytes: of GGUF LoRAs.
+        beside: bytes of what is loaded with the model: GGUF LoRAs, an MTP head in a file of its own.
 
     """
 
@@ -89,4 +89,4 @@ class MemoryRequest:
     cached_states: int = 0
     mmproj: GgufHeader | None = None
     image_pixels: int = IMAGE_PIXELS
-    adapter_bytes: int = 0
+    beside: int = 0

@@ -7,7 +7,7 @@ of which only the headers are there.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from qwen35_gguf.hub.names import HubName, parse_name
 from qwen35_gguf.hub.remote_header import copy_headers
 from qwen35_gguf.runtime.loading import place, plan_load
 from qwen35_gguf.runtime.model_files import choose_mmproj, read_model
+from qwen35_gguf.runtime.mtp_files import choose_head
 from qwen35_gguf.runtime.options import LoadOptions
-from qwen35_gguf.runtime.planning.memory import architecture_of
+from qwen35_gguf.runtime.planning.memory import architecture_of, has_mtp
 from qwen35_gguf.units import format_size
 
 BESIDE = "mmproj-"  # what the runtime finds by itself in the folder of a model
@@ -34,11 +35,13 @@ class HeaderFiles:
     Attributes:
         model: the first shard.
         mmproj: the vision encoder that fits; None if there is none.
+        mtp: the MTP head that fits; None if there is none, or the model has its own.
 
     """
 
     model: Path
     mmproj: Path | None
+    mtp: Path | None = None
 
 
 Fits = Callable[[HeaderFiles], object]  # raises MemoryLimitError if it does not
@@ -53,6 +56,7 @@ class HubModel:
         quant: the text model.
         encoder: path of the vision encoder in the repository; None if none fits.
         note: why this quant was chosen, for the user; empty if it was named.
+        head: path of the MTP head in the repository that fits, for a model without one; None if none does.
 
     """
 
@@ -60,6 +64,7 @@ class HubModel:
     quant: Quant
     encoder: str | None
     note: str = ""
+    head: str | None = None
 
     @property
     def name(self) -> str:
@@ -90,10 +95,10 @@ def found_model(name: HubName, fits: Fits | None = None) -> Iterator[tuple[HubMo
             quant, note = _best(name, repository, files, folder, fits)
         else:
             quant, note = _named(name, repository, files), ""
-        headers, encoder = _headers(repository, quant, files, folder)
+        headers, encoder, head = _headers(repository, quant, files, folder)
         if repository.snapshot is not None:
             note = f"{name.repo}: {repository.reason}; what is in the cache is used" + (f"\n{note}" if note else "")
-        yield HubModel(repository, quant, encoder, note), headers
+        yield HubModel(repository, quant, encoder, note, head), headers
 
 
 def _named(name: HubName, repository: Repository, files: ModelFiles) -> Quant:
@@ -115,7 +120,7 @@ def _best(
     here = [one for one in known if all(cached_file(repository, file) for file in one.files)]
     refused: MemoryLimitError | None = None
     for quant in [*here, *(one for one in known if one not in here)]:
-        headers, _ = _headers(repository, quant, files, folder)
+        headers, *_ = _headers(repository, quant, files, folder)
         try:
             if fits is not None:
                 fits(headers)
@@ -132,18 +137,26 @@ def _best(
     raise MemoryLimitError(f"{name.repo}: none of {', '.join(map(str, known))} fits: {refused}")
 
 
-def _headers(repository: Repository, quant: Quant, files: ModelFiles, folder: Path) -> tuple[HeaderFiles, str | None]:
+def _headers(
+    repository: Repository, quant: Quant, files: ModelFiles, folder: Path
+) -> tuple[HeaderFiles, str | None, str | None]:
+    """Copy the headers of a model and of what fits it; give also the paths of the encoder and the MTP head."""
     model = copy_headers(repository, quant.files, folder)[0]
-    width = architecture_of(read_model(model)).hidden_size
-    encoders = {}
-    for file in files.encoders:
-        with suppress(GgufError):  # an error only for those who need that one
-            encoders[copy_headers(repository, [file], folder)[0]] = file
-    try:
-        mmproj = choose_mmproj(model, list(encoders), width)
-    except VisionError:
-        return HeaderFiles(model, None), None
-    return HeaderFiles(model, mmproj), encoders[mmproj]
+    header = read_model(model)
+
+    def copied(paths: Sequence[str]) -> dict[Path | None, str]:
+        found: dict[Path | None, str] = {}
+        for file in paths:
+            with suppress(GgufError):  # an error only for those who need that one
+                found[copy_headers(repository, [file], folder)[0]] = file
+        return found
+
+    encoders, heads = copied(files.encoders), copied(() if has_mtp(header) else files.heads)
+    mtp = choose_head(header, [path for path in heads if path])
+    mmproj = None
+    with suppress(VisionError):
+        mmproj = choose_mmproj(model, [path for path in encoders if path], architecture_of(header).hidden_size)
+    return HeaderFiles(model, mmproj, mtp), encoders.get(mmproj), heads.get(mtp)
 
 
 def fits_this_machine(options: LoadOptions) -> Fits:
@@ -151,7 +164,8 @@ def fits_this_machine(options: LoadOptions) -> Fits:
 
     def check(headers: HeaderFiles) -> None:
         mmproj = options.mmproj or headers.mmproj
-        place(plan_load(replace(options, path=headers.model, mmproj=mmproj, profile=False)))
+        mtp = options.mtp or headers.mtp
+        place(plan_load(replace(options, path=headers.model, mmproj=mmproj, mtp=mtp, profile=False)))
 
     return check
 
@@ -189,7 +203,7 @@ def download_model(model: HubModel, options: LoadOptions, *, vision: bool) -> Lo
 
     Args:
         model: from `found_model`.
-        options: whose `path` is replaced; an `mmproj` that they name is kept.
+        options: whose `path` is replaced; an `mmproj` and an `mtp` that they name are kept.
         vision: download the vision encoder, too.
 
     Raises:
@@ -199,13 +213,14 @@ def download_model(model: HubModel, options: LoadOptions, *, vision: bool) -> Lo
     """
     repository = model.repository
     encoder = model.encoder if vision and options.mmproj is None else None
-    wanted = [*model.quant.files, *([encoder] if encoder else [])]
+    head = model.head if options.mtp is None and options.draft != 0 else None
+    wanted = [*model.quant.files, *(file for file in (encoder, head) if file)]
     absent = [file for file in wanted if cached_file(repository, file) is None]
     snapshot = repository.snapshot
     if absent and snapshot is not None:
-        if absent == [encoder]:  # it may not be needed
-            encoder, absent = None, []
-        else:
+        encoder = None if encoder in absent else encoder  # it may not be needed
+        head = None if head in absent else head
+        if any(file in absent for file in model.quant.files):
             raise HubError(f"{model.name}: {repository.reason}")
     if snapshot is None:
         _check_room(sum(repository.files[file] for file in absent))
@@ -216,7 +231,7 @@ def download_model(model: HubModel, options: LoadOptions, *, vision: bool) -> Lo
         encoder is not None and Path(encoder).name.startswith(BESIDE) and (snapshot / encoder).parent == path.parent
     )
     mmproj = snapshot / encoder if encoder and not beside else options.mmproj
-    return replace(options, path=path, mmproj=mmproj)
+    return replace(options, path=path, mmproj=mmproj, mtp=snapshot / head if head else options.mtp)
 
 
 def _exactly(file: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from qwen35_gguf.errors import MemoryLimitError, MessageError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader
@@ -26,10 +27,12 @@ from qwen35_gguf.runtime.llama.library import Closing
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder, check_mmproj
 from qwen35_gguf.runtime.model_files import find_mmproj, model_identity, read_model
+from qwen35_gguf.runtime.mtp_files import check_head, find_head, with_head
 from qwen35_gguf.runtime.options import LoadOptions
 from qwen35_gguf.runtime.planning import fitting, offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.kv_cache_type import with_kv_type
+from qwen35_gguf.runtime.planning.memory import has_mtp
 from qwen35_gguf.runtime.planning.yarn import yarn_for, yarn_note
 from qwen35_gguf.runtime.settings import Settings, context_spec, memory_request, model_spec
 from qwen35_gguf.runtime.tuning import profiles
@@ -52,7 +55,8 @@ class LoadPlan:
         n_ctx: cells.
         tuned: the profile that was found; None without one.
         settings: of the profile or the defaults, with the caller's overrides.
-        draft: the draft depth; 0 without an MTP head.
+        draft: the draft depth.
+        head: the file of the MTP head that drafts; None: the model has one, or n-grams draft alone.
         devices: that may hold layers.
         offload: what they hold.
         check_memory: whether the memory is checked; not where other devices hold layers.
@@ -73,6 +77,7 @@ class LoadPlan:
     check_memory: bool = True
     cached_states: int = CACHED_STATES
     adapts_mtp: bool = False
+    head: Path | None = None
 
 
 class LoadedModel(Closing):
@@ -116,7 +121,10 @@ class LoadedModel(Closing):
         self.vision: VisionEncoder | None = None
         mtp = plan.draft != 0 or plan.adapts_mtp
         self.model = Model(options.path, model_spec(settings, plan.offload, mtp=mtp, adapters=options.adapters))
+        self.head: Model | None = None
         try:
+            if plan.head is not None:
+                self.head = Model(plan.head, model_spec(settings, plan.offload, mtp=True))
             self.metadata = self.model.metadata()
             self.template = _template(self.model)
             if self.template is not None:
@@ -134,11 +142,14 @@ class LoadedModel(Closing):
                 store=store,
                 max_gap=options.max_gap,
                 deterministic=options.deterministic,
+                head=self.head,
             )
             self.thread = EngineThread(str(options.path))
             self.thread.add(self.engine)
             weakref.finalize(self, self.thread.stop)
         except BaseException:
+            if self.head is not None:
+                self.head.close()
             self.model.close()
             raise
 
@@ -149,6 +160,8 @@ class LoadedModel(Closing):
         self.engine.close()
         if self.vision is not None:
             self.vision.close()
+        if self.head is not None:
+            self.head.close()
         self.model.close()
 
     def more_sequences(self, parallel: int, n_ctx: int) -> Scheduler:
@@ -199,7 +212,7 @@ def load(options: LoadOptions) -> LoadedModel:
         VisionError: `mmproj` is missing, damaged, or that of another model.
         MemoryLimitError: it does not fit; the message reports what would.
         ContextError: `n_ctx` is beyond what YaRN gives.
-        MessageError: the file has no MTP head to draft with.
+        MessageError: the file has no MTP head to draft with where n-grams may not, or has one beside `mtp`.
         DeviceError: a device is not available, or there is none for the layers.
         RpcServerError: an RPC server does not answer.
         OutputError: `state_dir` cannot be used.
@@ -221,9 +234,15 @@ def plan_load(options: LoadOptions) -> LoadPlan:
     """Read the header, the devices and the profile; errors as of `load`."""
     header = read_model(options.path)
     native = int(header.require_hparam("context_length"))
-    has_mtp = bool(header.hparam("nextn_predict_layers", 0))
-    if not has_mtp and options.draft not in (None, 0, "auto"):
-        raise MessageError(f"draft: {options.path} has no MTP head; use 0")
+    own = has_mtp(header)
+    if own and options.mtp is not None:
+        raise MessageError(f"mtp: {options.path} has an MTP head of its own; leave it out")
+    head = None
+    if options.draft != 0 and not own:
+        head = check_head(options.mtp, header).path if options.mtp is not None else find_head(header)
+    drafts = own or head is not None or not options.deterministic
+    if not drafts and options.draft not in (None, 0, "auto"):
+        raise MessageError(f"draft: {options.path} has no MTP head, and n-grams know other answers; use 0")
     devices = offload.find(options.devices, options.rpc)
     tuned = profiles.load(options.path, devices) if options.profile else None
     if tuned:
@@ -234,7 +253,7 @@ def plan_load(options: LoadOptions) -> LoadPlan:
     yarn_for(header, n_ctx)  # raises beyond what YaRN gives
     settings = with_overrides(settings, options)
     if settings.kv_type == AUTO_KV_TYPE:
-        asked = memory_request(settings, draft if has_mtp else 0, n_ctx=n_ctx)
+        asked = memory_request(settings, draft if drafts else 0, n_ctx=n_ctx)
         settings = replace(settings, kv_type=with_kv_type(header, asked, on_cpu=not devices).context.kv_type)
         log.info("%s: the KV cache is %s", options.path.name, settings.kv_type)
     adapters = [check_adapter(adapter.path, header) for adapter in options.adapters]
@@ -248,7 +267,8 @@ def plan_load(options: LoadOptions) -> LoadPlan:
         n_ctx=n_ctx,
         tuned=tuned,
         settings=settings,
-        draft=draft if has_mtp and not (options.deterministic and draft == "auto") else 0,
+        draft=draft if drafts and not (options.deterministic and draft == "auto") else 0,
+        head=head if draft != 0 and not (options.deterministic and draft == "auto") else None,
         devices=tuple(devices),
         adapts_mtp=any(changes_mtp_head(adapter, layers) for adapter in adapters),
     )
@@ -267,7 +287,9 @@ def _request(plan: LoadPlan) -> MemoryRequest:
     )
     shared = context_of(request.context, options.parallel, plan.draft, separate=options.deterministic)
     context = shared if options.parallel > 1 else request.context
-    return replace(request, context=context, adapter_bytes=sum(one.path.stat().st_size for one in options.adapters))
+    beside = sum(one.path.stat().st_size for one in options.adapters)
+    request = replace(request, mtp=request.mtp and has_mtp(header), context=context, beside=beside)
+    return with_head(header, read_header(plan.head) if plan.head else None, request)
 
 
 def with_overrides(settings: Settings, options: LoadOptions) -> Settings:

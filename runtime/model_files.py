@@ -18,6 +18,7 @@ from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 ARCHITECTURES = (DENSE, MOE)
 # Of several vision encoders the one that is closest to the original weights.
 PREFERRED = ("-BF16", "-F16", "-F32", "-Q8_0")
+TRUNK = "blk.0.attn_norm.weight"  # llama.cpp decides by it whether a file is a head alone (models/qwen35.cpp)
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 
 
@@ -44,7 +45,14 @@ def read_model(path: Path) -> GgufHeader:
         raise ModelError(f"{path}: is an adapter, not a model; name its base, and this file with --lora")
     if header.architecture not in ARCHITECTURES:
         raise ModelError(f"{path}: is a model of another family ({header.architecture}); use one of Qwen3.5")
+    if is_head_alone(header):
+        raise ModelError(f"{path}: is an MTP head alone; name its model, which finds the head beside it, or with --mtp")
     return header
+
+
+def is_head_alone(header: GgufHeader) -> bool:
+    """Report whether a file holds an MTP head without the model."""
+    return bool(header.hparam("nextn_predict_layers", 0)) and TRUNK not in header.shapes
 
 
 def find_mmproj(model: Path, n_embd: int) -> Path:

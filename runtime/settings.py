@@ -32,7 +32,7 @@ class Settings:
             device.
         host_feed_forward: number of these whose feed-forward networks stay on the CPU; a plan decides that itself.
         split: shares of these layers that the devices get, 0 for none; empty: as planned, or in proportion to memory.
-        draft: whether the MTP head may draft.
+        draft: whether tokens may be drafted.
 
     """
 
@@ -103,7 +103,7 @@ def memory_request(
 
     Args:
         settings: to load with.
-        depth: of drafts; the MTP head is loaded unless it is 0.
+        depth: of drafts; the MTP head is loaded unless it is 0, if there is one.
         n_ctx: cells.
         cached_states: recurrent states that the prefix cache holds.
         mmproj: header of the vision encoder.

@@ -37,6 +37,7 @@ LOADING = [
     click.option("--kv-type", type=click.Choice([*KV_TYPES, AUTO_KV_TYPE]), help="By default f16; auto: the fastest."),
     click.option("--draft", help="Tokens that are drafted in a step: auto, the default, or 0 to 4."),
     click.option("--no-profile", is_flag=True, help="Do not use the profile of `qwen35 tune`."),
+    click.option("--mtp", type=PATH, help="MTP head of a model without one; by default mtp-*.gguf beside FILE."),
     click.option("--mmproj", type=PATH, help="Vision encoder; by default mmproj-*.gguf beside FILE."),
     click.option("--lora", "adapters", type=ADAPTER, multiple=True, help="Apply a GGUF LoRA; may be repeated."),
     click.option("--state-dir", type=PATH, help="Keep states of long prompts here between runs."),
@@ -148,6 +149,7 @@ def _loading(values: dict[str, Any]) -> LoadOptions:
         limits = MediaLimits(allow_private=limits.allow_private, max_pixels=max_pixels)
     return LoadOptions(
         path=values.pop("file"),
+        mtp=values.pop("mtp"),
         mmproj=values.pop("mmproj"),
         n_ctx=values.pop("ctx"),
         n_threads=values.pop("threads"),

@@ -65,11 +65,13 @@ class ModelFiles:
     Attributes:
         quants: the text models, the largest first.
         encoders: paths of vision encoders.
+        heads: paths of MTP heads alone.
 
     """
 
     quants: tuple[Quant, ...]
     encoders: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
 
 def model_files(files: Mapping[str, int]) -> ModelFiles:
@@ -80,18 +82,20 @@ def model_files(files: Mapping[str, int]) -> ModelFiles:
 
     """
     models: dict[str, list[str]] = {}
-    encoders = []
+    encoders, heads = [], []
     for path in sorted(path for path in files if path.lower().endswith(SUFFIX)):
         name = PurePosixPath(path).name.lower()
         if ENCODER in name:
             encoders.append(path)
-        elif IMATRIX not in name and not name.startswith(HEAD_ALONE):
+        elif name.startswith(HEAD_ALONE):
+            heads.append(path)
+        elif IMATRIX not in name:
             shard = SHARD_NAME.fullmatch(path)
             models.setdefault(f"{shard['prefix']}/{shard['count']}" if shard else path, []).append(path)
     found = [_quant(paths, sum(files[path] for path in paths)) for paths in models.values()]
     kinds = Counter((one.label.lower(), one.head) for one in found)
     quants = [one if kinds[one.label.lower(), one.head] == 1 else _by_file(one) for one in found]
-    return ModelFiles(tuple(sorted(quants, key=lambda one: -one.size)), tuple(encoders))
+    return ModelFiles(tuple(sorted(quants, key=lambda one: -one.size)), tuple(encoders), tuple(heads))
 
 
 def _quant(paths: list[str], size: int) -> Quant:

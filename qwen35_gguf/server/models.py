@@ -266,7 +266,7 @@ def _in_folder(folder: Path) -> list[Path]:
 def _is_first(path: Path) -> bool:
     """Tell whether a file is a text model, or the first shard of one."""
     shard = path.stem.rpartition("-of-")[0]
-    return not path.name.startswith("mmproj-") and (not shard or shard.endswith("-00001"))
+    return not path.name.startswith(("mmproj-", "mtp-")) and (not shard or shard.endswith("-00001"))
 
 
 def _written(path: Path) -> int:

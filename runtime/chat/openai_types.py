@@ -73,7 +73,7 @@ class Timings:
         prompt_seconds: of evaluating the prompt.
         tokens: generated ones.
         seconds: from then to the last of them.
-        drafted: tokens that the MTP head drafted.
+        drafted: tokens that were drafted.
         accepted: of these, the accepted ones.
         loop: what went round in circles and was therefore ended, with `stop_loops`; empty: nothing.
         miss: which change of the prompt cost what was known of it, in words; empty if none did.

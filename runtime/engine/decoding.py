@@ -64,7 +64,7 @@ class Decoder:
         """Whether nothing is to be measured any more."""
         return self._drafting is None or self._drafting.measured
 
-    def measure(self, drafter: Drafter) -> None:
+    def measure(self, drafter: Drafter | None) -> None:
         """Measure the costs of steps, on contexts that are empty."""
         if self._drafting is not None:
             self._drafting.measure(self._main, drafter)

@@ -65,11 +65,12 @@ class Scheduler(Closing):
         max_gap: float = MAX_GAP,
         deterministic: bool = False,
         ngrams: bool = True,
+        head: Model | None = None,
     ) -> None:
         """Make the contexts.
 
         Args:
-            model: must outlive it; loaded with the MTP head if anything is drafted.
+            model: must outlive it; loaded with its MTP head, if it is to draft.
             spec: of a context for one sequence; what others and drafts need is added.
             parallel: sequences, each with `spec.n_ctx` cells.
             draft: tokens drafted in each step, 0 to 4, or "auto".
@@ -80,19 +81,22 @@ class Scheduler(Closing):
             max_gap: seconds that an answer waits for another's prompt.
             deterministic: what runs beside a sequence changes nothing in it, not even by rounding.
             ngrams: let n-grams of prompts and answers draft, too.
+            head: holds the MTP head, if the model does not; must outlive it.
 
         Raises:
             ModelError: there is not enough memory, or llama.cpp refuses.
 
         """
         self.model, self.n_ctx, self.message_start = model, spec.n_ctx, message_start
+        head = model if model.has_head else head
+        draft = draft if head is not None or (ngrams and not deterministic) else 0
         spec = context_of(spec, parallel, draft, separate=deterministic)
-        self.main = Context(model, spec, hidden=spec.n_rs_seq > 0)
+        self.main = Context(model, spec, hidden=head is not None and spec.n_rs_seq > 0)
         self._head: Context | None = None
         self._encoding, self._store = ImageEncoding(), store
         try:
-            if spec.n_rs_seq:
-                self._head = head_context(model, self.main)
+            if head is not None and spec.n_rs_seq:
+                self._head = head_context(head, self.main)
         except BaseException:
             self.close()
             raise
@@ -129,9 +133,8 @@ class Scheduler(Closing):
             self.forest.read_newest()
 
     def _measure(self, sequence: LiveSequence) -> None:
-        drafter = sequence.drafter
-        if drafter is not None and not self._decoder.measured and not any(one.items for one in self._sequences):
-            self._decoder.measure(drafter)
+        if not self._decoder.measured and not any(one.items for one in self._sequences):
+            self._decoder.measure(sequence.drafter)
 
     def close(self) -> None:
         """Free the contexts."""

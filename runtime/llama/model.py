@@ -118,6 +118,14 @@ def _free(lib: Any, rpc: RpcConnections, files: MappedFiles, kept: list[Any]) ->
     return free
 
 
+def _number(lib: Any, pointer: Any, key: str) -> int:
+    """Read a number of the file, by its key without the architecture; 0 if it is not there."""
+    family, number = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
+    lib.llama_model_meta_val_str(pointer, b"general.architecture", family, len(family))
+    lib.llama_model_meta_val_str(pointer, family.value + b"." + key.encode(), number, len(number))
+    return int(number.value) if number.value.isdigit() else 0
+
+
 class Model(Closing):
     """A loaded text model with its vocabulary.
 
@@ -126,6 +134,7 @@ class Model(Closing):
         rpc: the RPC servers that hold layers of it.
         n_embd: width of the hidden state.
         n_vocab: rows of the output.
+        has_head: whether an MTP head is loaded.
         vocabulary: of its tokens.
         adapters: that all of its contexts apply.
 
@@ -171,6 +180,7 @@ class Model(Closing):
         self.n_embd = int(lib.llama_model_n_embd(self.pointer))
         self.vocabulary = Vocabulary(self.vocab)
         self.n_vocab = self.vocabulary.size
+        self.has_head = spec.mtp and _number(lib, self.pointer, "nextn_predict_layers") > 0
 
     def close(self) -> None:
         """Free the weights, after the contexts; a second call does nothing."""

@@ -18,6 +18,7 @@ class LoadKeywords(TypedDict, total=False):
     """The keywords of `Qwen35`; see `LoadOptions`."""
 
     mmproj: str | Path | None
+    mtp: str | Path | None
     n_ctx: int | str | None
     n_batch: int | None
     n_threads: int | None

@@ -84,6 +84,7 @@ class LoadOptions:
 
     Attributes:
         path: the GGUF of the text model.
+        mtp: the GGUF of an MTP head alone, for a model without one; by default `mtp-*.gguf` beside it that fits.
         mmproj: the GGUF of the vision encoder; by default one that fits is searched beside the model when the first
             image is used.
         n_ctx: tokens of context, also as "32k" or "1M". By default 16,384; beyond 262,144 YaRN is switched on.
@@ -96,8 +97,8 @@ class LoadOptions:
         rpc: RPC servers (host:port) whose devices may be used as well.
         kv_type: of the KV cache: f16 (the default), q8_0 and so on, or "auto": the one that is read fastest and changes
             predictions by less than 1e-4 nats on average.
-        draft: tokens that the MTP head drafts in each step: 0 to 4, or "auto" (the default), which measures what is
-            fastest. Without an MTP head in the file nothing is drafted.
+        draft: tokens that are drafted in each step, by the MTP head and by n-grams: 0 to 4, or "auto" (the default),
+            which measures what is fastest. Without an MTP head n-grams draft alone.
         profile: use a profile if there is one.
         cache_bytes: of states of prompts, so that of a conversation only what is new is evaluated; by default a quarter
             of the memory that is left, at least 8 and at most 32 recurrent states. 0: none. Also as "2GB".
@@ -117,7 +118,7 @@ class LoadOptions:
         ignore: regular expressions; what they match in the texts of messages is removed, such as a time that changes
             with each request: the prompt is known again then.
         deterministic: an answer does not depend on what runs beside it, not even by rounding; slower. Drafts are then
-            made only with a fixed depth.
+            made only with a fixed depth, and only by an MTP head.
         ahead: after an answer, while nothing is asked, evaluate what the next turn of the conversation begins with.
         adapters: GGUF LoRAs that are applied, each a path, or a path and a scale (by default 1).
 
@@ -128,6 +129,7 @@ class LoadOptions:
 
     path: Path = required(file_path)
     mmproj: Path | None = checked(optional(file_path))
+    mtp: Path | None = checked(optional(file_path))
     n_ctx: int | None = checked(optional(tokens()))
     n_batch: int | None = checked(optional(whole(1, MAX_BATCH)))
     n_threads: int | None = checked(optional(whole(1, MAX_THREADS)))

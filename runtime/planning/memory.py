@@ -251,7 +251,7 @@ def estimate(
     hidden, logits = F32 * model.hidden_size, F32 * model.vocab_size
     buffers = compute_on_cpu(header, request, patched=patched)
     return Estimate(
-        weights=request.adapter_bytes + sum(t.nbytes for t in loaded if not is_repacked(t, types)),
+        weights=request.beside + sum(t.nbytes for t in loaded if not is_repacked(t, types)),
         repacked=sum(tensor.nbytes for tensor in loaded if is_repacked(tensor, types)),
         kv_cache=kv_cache_bytes(model, spec.n_ctx, spec.kv_type),
         recurrent_states=states * spec.n_seq * (1 + spec.n_rs_seq),

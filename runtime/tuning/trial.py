@@ -203,13 +203,14 @@ class _Loaded:
         """Return the most that drafts gain, when all of them are right."""
         if not self.settings.draft:
             return 1.0
-        main = self._context(self.settings.kv_type, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, hidden=True)
+        has_head = self.model.has_head
+        main = self._context(self.settings.kv_type, rollback=MAX_DEPTH, outputs=1 + MAX_DEPTH, hidden=has_head)
         try:
-            head = head_context(self.model, main)
-            try:
-                verify, draft = measure_costs(main, Drafter(head, self.model.n_embd), MAX_DEPTH)
-            finally:
-                head.close()
+            if has_head:
+                with head_context(self.model, main) as head:
+                    verify, draft = measure_costs(main, Drafter(head, self.model.n_embd), MAX_DEPTH)
+            else:
+                verify, draft = measure_costs(main, None, MAX_DEPTH)
         finally:
             main.close()
         return max(speed_up(verify, draft, [1.0] * MAX_DEPTH, depth) for depth in range(1 + MAX_DEPTH))

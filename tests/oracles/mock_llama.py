@@ -39,6 +39,7 @@ class MockModel:
     accuracy: float = 0.7
     ending: bool = False  # whether ENDING has a chance
     n_embd: int = ORDER
+    has_head: bool = True
 
     def logits(self, context: Sequence[int]) -> Array:
         """(n_vocab,) float32: the row after a sequence."""

@@ -24,6 +24,7 @@ from qwen35_gguf.runtime.hub_models import HeaderFiles
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.rpc import connect
 from qwen35_gguf.runtime.model_files import find_mmproj, read_model
+from qwen35_gguf.runtime.mtp_files import find_head, with_head
 from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.kv_cache_type import with_kv_type
@@ -66,7 +67,7 @@ LETTERS = {"DeltaNet": "D", "attention": "A", "MTP": "M", "output": "O", "feed-f
 @click.option("--vram", type=MEMORY, multiple=True, help="And with a GPU with this much free memory; may be repeated.")
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences in the context.")
 @click.option("--batch", type=tokens(), default=512, show_default=True, help="Tokens of one call.")
-@click.option("--no-mtp", is_flag=True, help="Without the multi-token-prediction head.")
+@click.option("--no-mtp", is_flag=True, help="Without drafts, and the multi-token-prediction head.")
 @click.option("--no-vision", is_flag=True, help="Without the mmproj-*.gguf beside MODEL.")
 def command(
     file: Path,
@@ -87,32 +88,33 @@ def command(
     """
     machine = read_machine(ram, vram, devices, rpc)
 
-    def request(model: GgufHeader, mmproj: GgufHeader | None) -> MemoryRequest:
-        drafting = not no_mtp and parallel == 1 and has_mtp(model)
+    def request(model: GgufHeader, mmproj: GgufHeader | None, mtp: Path | None) -> MemoryRequest:
+        drafting = not no_mtp and parallel == 1
         depth = MAX_DEPTH if drafting else 0
         n_ctx = min(DEFAULT_CONTEXT, native_context(model)) if ctx is None else ctx
         outputs = max(1 + depth, parallel)
         wanted = MemoryRequest(
             ContextSpec(n_ctx, batch, kv_type=kv_type, n_seq=parallel, n_rs_seq=depth, n_outputs=outputs),
-            mtp=drafting,
+            mtp=drafting and has_mtp(model),
             cached_states=CACHED_STATES if parallel == 1 else 0,
             mmproj=None if no_vision else mmproj,
         )
-        return with_kv_type(model, wanted, on_cpu=not machine.devices)
+        wanted = with_kv_type(model, wanted, on_cpu=not machine.devices)
+        return with_head(model, read_header(mtp) if mtp else None, wanted)
 
     def fits(files: HeaderFiles) -> None:
         header = read_model(files.model)
-        plan_placement(header, machine, request(header, read_header(files.mmproj) if files.mmproj else None))
+        plan_placement(header, machine, request(header, read_header(files.mmproj) if files.mmproj else None, files.mtp))
 
     with headers(file, fits) as remote:
         if remote is None:
             header = read_model(file)
-            _show(header, machine, request(header, _mmproj(file, header)), real=not (ram or vram))
+            _show(header, machine, request(header, _mmproj(file, header), _mtp(header)), real=not (ram or vram))
         else:
             files, _ = remote
             header = read_model(files.model)
             mmproj = read_header(files.mmproj) if files.mmproj else None
-            _show(header, machine, request(header, mmproj), real=not (ram or vram))
+            _show(header, machine, request(header, mmproj, files.mtp), real=not (ram or vram))
 
 
 def _show(header: GgufHeader, machine: Machine, request: MemoryRequest, *, real: bool) -> None:
@@ -148,6 +150,10 @@ def read_machine(
     elif rpc:
         gpus += connect(rpc)
     return Machine(free, tuple(gpus))
+
+
+def _mtp(header: GgufHeader) -> Path | None:
+    return None if has_mtp(header) else find_head(header)
 
 
 def _mmproj(file: Path, header: GgufHeader) -> GgufHeader | None:

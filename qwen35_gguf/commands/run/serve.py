@@ -130,12 +130,12 @@ def command(
         ignore=ignore,  # type: ignore[arg-type]  # compiled and checked there
     )
     local = [at_hand(replace(options, path=file)) for file in files]
-    encoders = {one.path: one.mmproj for one in local}
+    found_with = {one.path: one for one in local}
     found = model_files([one.path for one in local])
     for path in found.values():
         read_model(path)
     models = Models(
-        {name: replace(options, path=path, mmproj=encoders.get(path, options.mmproj)) for name, path in found.items()},
+        {name: found_with.get(path, replace(options, path=path)) for name, path in found.items()},
         aliases=dict(_alias(alias, next(iter(found))) for alias in aliases),
         memory=memory,
         ttl=ttl,

@@ -26,7 +26,7 @@ from qwen35_gguf.runtime.planning import offload
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.fitting import check_fits
 from qwen35_gguf.runtime.planning.kv_cache_type import BOUND
-from qwen35_gguf.runtime.planning.memory import estimate, has_mtp
+from qwen35_gguf.runtime.planning.memory import estimate
 from qwen35_gguf.runtime.planning.yarn import native_context
 from qwen35_gguf.runtime.settings import Settings, memory_request
 from qwen35_gguf.runtime.tuning import profiles
@@ -71,7 +71,7 @@ def command(
     if not (no_save or dry_run):
         check_folder(profile_dir())
     gpus = offload.find(devices, rpc)
-    start = replace(Settings.default(), draft=has_mtp(header))
+    start = Settings.default()
     n_ctx = min(CONTEXT, native_context(header))
     ram = available_bytes()
     request = memory_request(start, start.depth, n_ctx=n_ctx, cached_states=0)
@@ -169,7 +169,7 @@ def draw(console: Console, result: Result, settings: Settings, goal: Goal, words
     chosen = ", ".join(f"{name} {shown(value)}" for name, value in asdict(settings).items())
     console.print(f"{chosen}\n{result.measurements} measurements of {result.trials} settings", highlight=False)
     if settings.draft:
-        console.print(f"drafts of the MTP head gain at most {result.best.drafting:.2f} times here", highlight=False)
+        console.print(f"drafts gain at most {result.best.drafting:.2f} times here", highlight=False)
 
 
 def as_record(

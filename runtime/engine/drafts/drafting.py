@@ -98,7 +98,7 @@ class Drafting:
         """Whether nothing is to be measured any more."""
         return self.depth != "auto" or bool(self._seconds)
 
-    def measure(self, main: Context, drafter: Drafter) -> None:
+    def measure(self, main: Context, drafter: Drafter | None) -> None:
         """Measure the costs of steps, on contexts that are empty."""
         self._seconds, self._draft_seconds = mtp.measure_costs(main, drafter, self._limit, main.spec.n_seq)
 

@@ -123,7 +123,9 @@ class Drafter:
 
 
 def head_context(model: Model, main: Context) -> Context:
-    """Make the context of the MTP head for the sequences of a main context, which must outlive it.
+    """Make the context of the MTP head of a model for the sequences of a main context, which must outlive it.
+
+    The head may be in a file of its own: its graph has an embedding and an output of its own then.
 
     Raises:
         ModelError: llama.cpp refuses, or the model was loaded without the head.
@@ -183,14 +185,14 @@ def draft(
     return found
 
 
-def measure_costs(main: Context, drafter: Drafter, max_depth: int, n_seq: int = 1) -> tuple[list[float], float]:
+def measure_costs(main: Context, drafter: Drafter | None, max_depth: int, n_seq: int = 1) -> tuple[list[float], float]:
     """Time steps of some tokens and a draft, on empty contexts, which are empty afterwards.
 
     The fewest, two, and the most tokens of one sequence, and the most of all of them are timed, and the best of several
     times counts; the others are interpolated.
 
     Returns:
-        Seconds for 1, 2, ... (1 + max_depth) * n_seq tokens in one call, and those of a draft.
+        Seconds for 1, 2, ... (1 + max_depth) * n_seq tokens in one call, and those of a draft; 0 without a drafter.
 
     """
     most = (1 + max_depth) * n_seq
@@ -201,16 +203,19 @@ def measure_costs(main: Context, drafter: Drafter, max_depth: int, n_seq: int = 
 
     sizes = sorted({1, 2, 1 + max_depth, most})
     best = {size: _seconds(main.clear, partial(step, size)) for size in sizes}
-    hidden = main.hidden(most)  # the last call was that of the most tokens
+    once = _draft_seconds(drafter, most, main.hidden(most)) if drafter is not None else 0.0  # of the last call
+    main.clear()
+    return [float(x) for x in np.interp(np.arange(most) + 1, sizes, [best[size] for size in sizes])], once
 
+
+def _draft_seconds(drafter: Drafter, pos: int, hidden: FloatArray) -> float:
     def begin() -> None:
         drafter.clear()
-        drafter.sync([0] * most, 0, hidden)
+        drafter.sync([0] * pos, 0, hidden)
 
-    once = _seconds(begin, lambda: draft([drafter], [0], [most], 1))
-    main.clear()
+    once = _seconds(begin, lambda: draft([drafter], [0], [pos], 1))
     drafter.clear()
-    return [float(x) for x in np.interp(np.arange(most) + 1, sizes, [best[size] for size in sizes])], once
+    return once
 
 
 def _seconds(prepare: Callable[[], object], work: Callable[[], object]) -> float:
