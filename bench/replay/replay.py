@@ -1,27 +1,34 @@
 """What drafts gain on real texts: an edit of code, JSON, a chat in prose; and that `auto` is never slower than off.
 
 .venv/bin/python bench/replay/replay.py [--model FILE] [--size 0.8b] [--quant Q4_K_M] [--threads 2] [--head 0,0.7,0.8]
-    [--depths 0,8192] [--temperatures 0] [--tokens 400] [--rounds 3] [--texts code,JSON,prose,noise]
+    [--depths 0,8192] [--temperatures 0] [--tokens 400] [--rounds 3] [--texts code,JSON,prose,noise] [--own-head off]
+    [--states FOLDER] [--results FILE] [--seconds N]
 
 Random weights write nothing of use: so the answers are given. The logit of each token of an answer is raised to the top
 before it is sampled, at its full cost, and so drafts are accepted as often as they are for a model that gives this
 answer. N-grams draft by the prompt and the answer so far, as they are; earlier rounds are forgotten. What the MTP head
 drafts is computed at its full cost and then replaced: by the right token as often as `--head` says, by a wrong one
 otherwise; the rates of a trained head are not known here. "noise" is an answer of random tokens, of which no draft is
-right: the worst case.
+right: the worst case. `--own-head off` is a file without a head.
 
-Without drafts (a context of its own, which cannot roll back) and `auto` take turns; the ratio is that of the seconds of
-an answer, with the 95 % interval of its mean over rounds (Student's t). Greedy unless --temperatures says otherwise:
-then the whole chain of samplers is applied. At a depth, that many tokens come before the prompt.
+Without drafts (a context of its own, which cannot roll back) and `auto` give the same answer at once, step by step in
+turns, so that what else the machine does slows both alike. Of each the seconds of its own steps count, from the first
+token on; the ratio has the 95 % interval of its mean over rounds (Student's t). Greedy unless --temperatures says
+otherwise: then the whole chain of samplers is applied. At a depth, that many tokens come before the prompt.
+
+`--states` keeps the states after prompts, `--results` the seconds of all rounds, of which the table is printed: so a
+measurement can be made in parts, each of at most `--seconds`. `--rounds 0` evaluates the prompts only.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +43,7 @@ from texts import ROOT, Text, texts
 
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.drafts import mtp
-from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.sampling import RAW, Sampler, choose
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
@@ -107,14 +114,19 @@ def main() -> None:
     parser.add_argument("--depths", default="0")
     parser.add_argument("--temperatures", default="0")
     parser.add_argument("--texts", default="code,JSON,prose,noise", help="beginnings of names")
+    parser.add_argument("--own-head", choices=("on", "off"), default="on", help="off: n-grams draft alone")
+    parser.add_argument("--states", type=Path, help="keep what is known after prompts in this folder")
+    parser.add_argument("--results", type=Path, help="add rounds to those of this file")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no round after as many")
     parser.add_argument("--no-ngrams", action="store_true", help="let the head draft alone")
     options = parser.parse_args()
+    options.end = time.monotonic() + options.seconds
     with tempfile.TemporaryDirectory() as scratch:
         file = options.model or convert(Path(scratch), options.size, options.quant)
-        with Model(file, ModelSpec(mtp=True)) as model:
-            print(f"{file.name}, {options.threads} threads, off and auto take turns, {options.rounds} rounds")
+        with Model(file, ModelSpec(mtp=options.own_head == "on")) as model:
+            print(f"{file.name}, {options.threads} threads, off and auto take turns step by step")
             print(f"{'text':<12}{'depth':>7}{'T':>5}{'head':>6}{'off, tok/s':>12}{'auto':>8}{'ratio':>8}", end="")
-            print(f"{'95 % interval':>16}{'drafted':>9}{'accepted':>9}")
+            print(f"{'95 % interval':>16}{'rounds':>7}{'drafted':>9}{'accepted':>9}")
             for depth in map(int, options.depths.split(",")):
                 measure(model, depth, options)
 
@@ -139,44 +151,76 @@ def measure(model: Model, depth: int, options: argparse.Namespace) -> None:
     spec = ContextSpec(n_ctx, n_threads=options.threads)
     for answer in found:
         with (
-            Scheduler(model, spec, draft=0) as off,
-            Scheduler(model, spec, draft="auto", ngrams=not options.no_ngrams) as auto,
+            Scheduler(model, spec, draft=0, store=store(options, "off")) as off,
+            Scheduler(model, spec, draft="auto", ngrams=not options.no_ngrams, store=store(options, "auto")) as auto,
         ):
             for temperature in map(float, options.temperatures.split(",")):
                 for head in map(float, options.head.split(",")):
-                    print(row(model, answer, depth, temperature, head, (off, auto), options), flush=True)
+                    name = f"{answer.name:<12}{depth:>7}{temperature:>5.1f}{head:>6.0%}"
+                    rounds = Rounds(options.results, f"{name} {len(answer.tokens)} {options.own_head}")
+                    with replaced_drafts(answer, head, model.n_vocab):
+                        take(model, answer, temperature, (off, auto), rounds, options)
+                    print(name + rounds.row(len(answer.tokens)), flush=True)
+            if options.states is not None:
+                off.save()
+                auto.save()
 
 
-def row(
+def store(options: argparse.Namespace, side: str) -> StateStore | None:
+    """Return where a side keeps its states between runs."""
+    if options.states is None:
+        return None
+    return StateStore(options.states, f"{options.model} {options.own_head} {side}", 8 << 30)
+
+
+class Rounds:
+    """The rounds of a row: seconds without drafts, seconds of `auto`, drafted and accepted tokens of each."""
+
+    def __init__(self, file: Path | None, name: str) -> None:
+        """Begin with the rounds that a file has for this name."""
+        self._file, self._name = file, name
+        lines = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
+        self.found: list[list[float]] = [each for key, each in map(json.loads, lines) if key == name]
+
+    def add(self, *values: float) -> None:
+        """Add a round, and write it to the file."""
+        self.found.append([*values])
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([self._name, values]) + "\n")
+
+    def row(self, tokens: int) -> str:
+        """Return the row of the table."""
+        if not self.found:
+            return ""
+        off, auto, drafted, accepted = np.array(self.found).T
+        ratios = np.log(off / auto)
+        mean, count = float(ratios.mean()), len(ratios)
+        half = T_95.get(count - 1, 2.0) * float(ratios.std(ddof=1)) / count**0.5 if count > 1 else 0.0
+        speeds = [(tokens - 1) / statistics.median(seconds) for seconds in (off, auto)]
+        interval = f"{np.exp(mean - half):.3f}-{np.exp(mean + half):.3f}"
+        return (
+            f"{speeds[0]:>12.1f}{speeds[1]:>8.1f}{np.exp(mean):>8.3f}{interval:>16}{count:>7}"
+            f"{drafted.mean():>9.0f}{accepted.mean():>9.0f}"
+        )
+
+
+def take(
     model: Model,
     answer: Answer,
-    depth: int,
     temperature: float,
-    head: float,
     sides: tuple[Scheduler, Scheduler],
+    rounds: Rounds,
     options: argparse.Namespace,
-) -> str:
-    """Compare both sides on an answer."""
-    seconds: dict[Depth, list[float]] = {0: [], "auto": []}
-    taken = (0, 0)
-    with replaced_drafts(answer, head, model.n_vocab):
-        for turn in range(options.rounds + 1):
-            order: list[tuple[Scheduler, Depth]] = [(sides[0], 0), (sides[1], "auto")]
-            for engine, kind in reversed(order) if turn % 2 else order:
-                outcome = run(model, engine, answer, temperature, None if turn else WARM)
-                if turn:  # the first evaluates the prompt
-                    seconds[kind].append(outcome.seconds)
-                    if kind == "auto":
-                        taken = outcome.drafts.drafted, outcome.drafts.accepted
-    ratios = np.log(np.array(seconds[0]) / np.array(seconds["auto"]))
-    mean = float(ratios.mean())
-    half = T_95.get(len(ratios) - 1, 2.0) * float(ratios.std(ddof=1)) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
-    speeds = [len(answer.tokens) / statistics.median(seconds[kind]) for kind in (0, "auto")]
-    interval = f"{np.exp(mean - half):.3f}-{np.exp(mean + half):.3f}"
-    return (
-        f"{answer.name:<12}{depth:>7}{temperature:>5.1f}{head:>6.0%}{speeds[0]:>12.1f}{speeds[1]:>8.1f}"
-        f"{np.exp(mean):>8.3f}{interval:>16}{taken[0]:>9}{taken[1]:>9}"
-    )
+) -> None:
+    """Take the rounds that are missing; the first run evaluates the prompt, and does not count."""
+    if len(rounds.found) >= max(1, options.rounds) or time.monotonic() > options.end:
+        return
+    replay(model, answer, temperature, sides, WARM)
+    while len(rounds.found) < options.rounds and time.monotonic() < options.end:
+        order = sides if len(rounds.found) % 2 else sides[::-1]
+        (off, _), (auto, outcome) = replay(model, answer, temperature, order)[:: 1 if order is sides else -1]
+        rounds.add(off, auto, outcome.drafts.drafted, outcome.drafts.accepted)
 
 
 @contextmanager
@@ -198,24 +242,59 @@ def replaced_drafts(answer: Answer, rate: float, n_vocab: int) -> Iterator[None]
         mtp.draft = real
 
 
-def run(model: Model, engine: Scheduler, answer: Answer, temperature: float, count: int | None = None) -> Outcome:
-    """Replay an answer, or its first tokens; return what became of the job."""
-    tokens: list[int] = []
-    results: list[Outcome | Exception] = []
+class Replay:
+    """An answer that an engine is giving.
 
-    def take(token: int) -> tuple[int, ...]:
-        tokens.append(token)
+    Attributes:
+        seconds: of its steps so far, from the first token on.
+        result: what became of it; None while it is being given.
+
+    """
+
+    def __init__(self, model: Model, engine: Scheduler, answer: Answer, temperature: float, count: int) -> None:
+        """Begin as if there were no earlier answers."""
+        self.seconds, self.result = 0.0, None
+        self._engine, self._tokens = engine, list[int]()
+        self._expected = answer.tokens[:count]
+        sampler = Replaying(model, choose(RAW, {}, {"temperature": temperature}), 0).replay(answer.tokens)
+        engine._decoder.forget()
+        engine.add(Job(answer.prompt, sampler, count, self._take, self._done))
+
+    def _take(self, token: int) -> tuple[int, ...]:
+        self._tokens.append(token)
         return ()
 
-    sampler = Replaying(model, choose(RAW, {}, {"temperature": temperature}), 0).replay(answer.tokens)
-    engine._decoder.forget()  # each round is the first answer
-    engine.run(Job(answer.prompt, sampler, count or len(answer.tokens), take, results.append))
-    (result,) = results
-    if isinstance(result, Exception):
-        raise result
-    if tokens != answer.tokens[:count]:
-        raise SystemExit("the text changed")
-    return result
+    def _done(self, result: Outcome | Exception) -> None:
+        self.result: Outcome | Exception | None = result
+
+    def step(self) -> None:
+        """Take a step of the engine."""
+        counts, start = bool(self._tokens), time.perf_counter()
+        self._engine.step()
+        self.seconds += time.perf_counter() - start if counts else 0.0
+
+    def outcome(self) -> Outcome:
+        """Return what became of it."""
+        if not isinstance(self.result, Outcome):
+            raise SystemExit(f"an answer was not given: {self.result}")
+        if self._tokens != self._expected:
+            raise SystemExit("the text changed")
+        return self.result
+
+
+def replay(
+    model: Model, answer: Answer, temperature: float, engines: Sequence[Scheduler], count: int | None = None
+) -> list[tuple[float, Outcome]]:
+    """Let engines give an answer, or its first tokens, in turns; return the seconds of each and its outcome."""
+    runs = [Replay(model, engine, answer, temperature, count or len(answer.tokens)) for engine in engines]
+    while any(run.result is None for run in runs):
+        for run in runs:
+            if run.result is None:
+                run.step()
+        runs.reverse()
+    ordered = {id(run._engine): run for run in runs}
+    found = [ordered[id(engine)] for engine in engines]
+    return [(run.seconds, run.outcome()) for run in found]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 
-PROBING = 0.005  # of the time may be spent on other plans than the best
+PROBING, IDLE_PROBING = 0.005, 0.002  # of the time may be spent on other plans than the best, and than no drafts
 PROBE_EVERY = 8  # steps at least between two probes
 
 
@@ -133,7 +133,7 @@ class Planner:
             return best
         other = others[self._probes % len(others)]
         loss = self.costs.seconds(other.depth, other.head) - len(answers) / self._rate
-        if self._lost + max(0.0, loss) > PROBING * self._seconds:
+        if self._lost + max(0.0, loss) > (PROBING if best.depth else IDLE_PROBING) * self._seconds:
             return best
         self._since_probe = 0
         self._probes += 1
