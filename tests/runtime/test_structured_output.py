@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import pytest
 from inputs.chat_requests import HELLO, TOOL
 from qwen35_gguf.errors import GrammarError, MessageError, Qwen35Error
 from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.runtime.chat.structured.masks import GrammarMask
 from qwen35_gguf.runtime.engine.token_mask import Grammar
+from qwen35_gguf.runtime.llama.batch import Part
+from qwen35_gguf.runtime.llama.context import Context
 
 
 class Person(pydantic.BaseModel):
@@ -190,3 +194,52 @@ def test_forced_tokens_are_not_sampled(files: list[Path]) -> None:
         result = model.chat(HELLO, response_format=form(schema), thinking=False, temperature=0)
         assert result.parsed == schema["const"]
         assert len(calls) < result.timings.tokens / 2
+
+
+FIXED = {  # nearly all of its text is fixed
+    "type": "object",
+    "properties": {
+        "status": {"const": "The request was received and is being processed."},
+        "accepted": {"type": "boolean"},
+    },
+    "required": ["status", "accepted"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("draft", [0, 2])
+def test_what_a_schema_fixes_takes_no_calls_of_its_own(
+    shared: Qwen35, monkeypatch: pytest.MonkeyPatch, draft: int
+) -> None:
+    calls: list[int] = []
+    fixed: list[int] = []
+    main = shared._loaded.engine.main
+    real, forced = Context.evaluate_parts, GrammarMask.forced
+
+    def evaluate(context: Context, parts: Sequence[Part]) -> None:
+        if context is main:
+            calls.append(sum(len(part.tokens) for part in parts))
+        real(context, parts)
+
+    def counted(mask: GrammarMask) -> list[int]:
+        tokens = forced(mask)
+        fixed.extend(tokens)
+        return tokens
+
+    monkeypatch.setattr(Context, "evaluate_parts", evaluate)
+    found = []
+    for known in (counted, lambda _: []):
+        monkeypatch.setattr(GrammarMask, "forced", known)
+        calls.clear()
+        shared.chat(HELLO, max_tokens=1, thinking=False)
+        before = len(calls)  # of the prompt, which is known then
+        answer = shared.chat(HELLO, response_format=form(FIXED), thinking=False, temperature=0, draft=draft)
+        found.append((answer.text, answer.usage.completion_tokens, len(calls) - before))
+    (text, tokens, fewer), (slow_text, slow_tokens, more) = found
+    assert text == slow_text
+    assert json.loads(text)["status"] == FIXED["properties"]["status"]["const"]  # type: ignore[index]
+    assert tokens == slow_tokens
+    assert len(fixed) > tokens / 2
+    assert fewer <= tokens - len(fixed) + 1  # a call for each token that is chosen, and one of the prompt
+    if not draft:
+        assert more >= tokens - 1

@@ -12,6 +12,7 @@ from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 
 PROBING, IDLE_PROBING = 0.005, 0.002  # of the time may be spent on other plans than the best, and than no drafts
 PROBE_EVERY = 8  # steps at least between two probes
+REST = 7  # steps after one without drafts that are like it
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,20 @@ class Planner:
         self._since_probe = self._probes = 0
         self._rate = 0.0  # tokens/s of the best plan of the last step
         self._probing = False
+        self._rest = 0  # steps for which nothing is planned anew, if n-grams draft nothing
+
+    def rests(self) -> bool:
+        """Report whether a step is without drafts, as those before it: then nothing is measured, either.
+
+        To be asked where n-grams draft nothing. Nothing that a plan depends on has changed since the last one but the
+        costs, and what planning and timing cost would be lost.
+        """
+        if not self._rest:
+            return False
+        self._rest -= 1
+        self._since_probe += 1
+        self._seconds += self.costs.verify[0]
+        return True
 
     def next(self, answers: Sequence[Chances]) -> Plan:
         """Return the plan of the next step: the best one, and sometimes another, to see whether that is better.
@@ -117,6 +132,7 @@ class Planner:
         comes. What that costs, as if nothing of it were right, must fit into a small part of the time.
         """
         best, self._rate = best_plan(self.costs, answers)
+        self._rest = REST if best == Plan(0) else 0
         self._since_probe += 1
         self._probing = False
         if self._since_probe < PROBE_EVERY:
@@ -137,7 +153,7 @@ class Planner:
             return best
         self._since_probe = 0
         self._probes += 1
-        self._probing = True
+        self._rest, self._probing = 0, True
         return other
 
     def record(self, plan: Plan, tokens: int, verify_seconds: float, draft_seconds: float) -> None:

@@ -134,6 +134,9 @@ class Drafting:
                 each.text.match, each.text.guess = None, []
         planner = self._planner(len(answers))
         automatic = [each for each in answers if each.depth == "auto" and planner is not None and each.most > 0]
+        drafted = any(each.text.match for each in answers)
+        if planner is not None and len(automatic) == len(answers) and not drafted and planner.rests():
+            return None
         plan = Plan(0)
         if planner is not None and automatic:
             plan = planner.next([each.text.chances(self._limit if each.can_ask_head() else 0) for each in automatic])
