@@ -16,7 +16,7 @@ turns, so that what else the machine does slows both alike. Of each the seconds 
 token on; the ratio has the 95 % interval of its mean over rounds (Student's t). Greedy unless --temperatures says
 otherwise: then the whole chain of samplers is applied. At a depth, that many tokens come before the prompt.
 
-`--states` keeps the states after prompts, `--results` the seconds of all rounds, of which the table is printed: so a
+`--states` keeps the state after what comes before a prompt, `--results` the seconds of all rounds, of which the table is printed: so a
 measurement can be made in parts, each of at most `--seconds`. `--rounds 0` evaluates the prompts only.
 """
 
@@ -149,10 +149,12 @@ def measure(model: Model, depth: int, options: argparse.Namespace) -> None:
     found = list(answers(model, depth, options))
     n_ctx = max(len(each.prompt) + len(each.tokens) for each in found) + 16
     spec = ContextSpec(n_ctx, n_threads=options.threads)
+    if depth and options.states is not None:
+        keep_filler(model, spec, found[0].prompt[:depth], options)
     for answer in found:
         with (
-            Scheduler(model, spec, draft=0, store=store(options, "off")) as off,
-            Scheduler(model, spec, draft="auto", ngrams=not options.no_ngrams, store=store(options, "auto")) as auto,
+            Scheduler(model, spec, draft=0, store=store(options)) as off,
+            Scheduler(model, spec, draft="auto", ngrams=not options.no_ngrams, store=store(options)) as auto,
         ):
             for temperature in map(float, options.temperatures.split(",")):
                 for head in map(float, options.head.split(",")):
@@ -161,16 +163,25 @@ def measure(model: Model, depth: int, options: argparse.Namespace) -> None:
                     with replaced_drafts(answer, head, model.n_vocab):
                         take(model, answer, temperature, (off, auto), rounds, options)
                     print(name + rounds.row(len(answer.tokens)), flush=True)
-            if options.states is not None:
-                off.save()
-                auto.save()
 
 
-def store(options: argparse.Namespace, side: str) -> StateStore | None:
-    """Return where a side keeps its states between runs."""
-    if options.states is None:
-        return None
-    return StateStore(options.states, f"{options.model} {options.own_head} {side}", 8 << 30)
+def store(options: argparse.Namespace) -> StateStore | None:
+    """Return where states are kept between runs."""
+    return (
+        None if options.states is None else StateStore(options.states, f"{options.model} {options.own_head}", 8 << 30)
+    )
+
+
+def keep_filler(model: Model, spec: ContextSpec, tokens: Sequence[int], options: argparse.Namespace) -> None:
+    """Evaluate what comes before all prompts, unless its state is there."""
+    with Scheduler(model, spec, draft=0, store=store(options)) as engine:
+        states = engine.forest.store
+        if states is None or states.covers(tokens) == len(tokens):
+            return
+        sampler = Sampler(model, choose(RAW, {}, {"temperature": 0.0}), 0)
+        engine.run(Job(tokens, sampler, 1, lambda _: ()))
+        engine.forest.sequences[0].save(states, 1)
+        states.flush()
 
 
 class Rounds:
