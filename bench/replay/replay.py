@@ -16,8 +16,8 @@ turns, so that what else the machine does slows both alike. Of each the seconds 
 token on; the ratio has the 95 % interval of its mean over rounds (Student's t). Greedy unless --temperatures says
 otherwise: then the whole chain of samplers is applied. At a depth, that many tokens come before the prompt.
 
-`--states` keeps the state after what comes before a prompt, `--results` the seconds of all rounds, of which the table is printed: so a
-measurement can be made in parts, each of at most `--seconds`. `--rounds 0` evaluates the prompts only.
+`--states` keeps the state after what comes before the prompts, `--results` the seconds of all rounds, of which the
+table is printed: so a measurement can be made in parts, each of at most `--seconds`.
 """
 
 from __future__ import annotations
