@@ -18,7 +18,7 @@ from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
 ARCHITECTURES = (DENSE, MOE)
 # Of several vision encoders the one that is closest to the original weights.
 PREFERRED = ("-BF16", "-F16", "-F32", "-Q8_0")
-TRUNK = "blk.0.attn_norm.weight"  # llama.cpp decides by it whether a file is a head alone (models/qwen35.cpp)
+FIRST_BLOCK = "blk.0.attn_norm.weight"  # llama.cpp decides by it whether a file is a head alone (models/qwen35.cpp)
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 
 
@@ -52,7 +52,7 @@ def read_model(path: Path) -> GgufHeader:
 
 def is_head_alone(header: GgufHeader) -> bool:
     """Report whether a file holds an MTP head without the model."""
-    return bool(header.hparam("nextn_predict_layers", 0)) and TRUNK not in header.shapes
+    return bool(header.hparam("nextn_predict_layers", 0)) and FIRST_BLOCK not in header.shapes
 
 
 def find_mmproj(model: Path, n_embd: int) -> Path:

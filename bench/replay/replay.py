@@ -6,12 +6,12 @@
 
 Random weights write nothing of use: so the answers are given. The logit of each token of an answer is raised to the top
 before it is sampled, at its full cost, and so drafts are accepted as often as they are for a model that gives this
-answer. N-grams draft by the prompt and the answer so far, as they are; earlier rounds are forgotten. What the MTP head
-drafts is computed at its full cost and then replaced: by the right token as often as `--head` says, by a wrong one
-otherwise; the rates of a trained head are not known here. "noise" is an answer of random tokens, of which no draft is
-right: the worst case. `--own-head off` is a file without a head.
+answer. N-grams draft by the prompt and the answer so far, as they are; of earlier rounds only how often drafts were
+right is known. What the MTP head drafts is computed at its full cost and then replaced: by the right token as often as
+`--head` says, by a wrong one otherwise; the rates of a trained head are not known here. "noise" is an answer of random
+tokens, of which no draft is right: the worst case. `--own-head off` is a file without a head.
 
-Without drafts (a context of its own, which cannot roll back) and `auto` give the same answer at once, step by step in
+Without drafts (a context of its own, which cannot roll back) and `auto` give the same answer together, step by step in
 turns, so that what else the machine does slows both alike. Of each the seconds of its own steps count, from the first
 token on; the ratio has the 95 % interval of its mean over rounds (Student's t). Greedy unless --temperatures says
 otherwise: then the whole chain of samplers is applied. At a depth, that many tokens come before the prompt.
@@ -263,7 +263,7 @@ class Replay:
     """
 
     def __init__(self, model: Model, engine: Scheduler, answer: Answer, temperature: float, count: int) -> None:
-        """Begin as if there were no earlier answers."""
+        """Begin without earlier answers to draft from."""
         self.seconds, self.result = 0.0, None
         self._engine, self._tokens = engine, list[int]()
         self._expected = answer.tokens[:count]

@@ -70,7 +70,7 @@ class Decoder:
             self._drafting.measure(self._main, drafter)
 
     def forget(self) -> None:
-        """Draft as if there were no earlier answers."""
+        """Draft nothing from earlier answers."""
         if self._drafting is not None:
             self._drafting.forget()
 

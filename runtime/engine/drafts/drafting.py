@@ -83,15 +83,15 @@ class Drafting:
         """
         self.depth, self._limit = depth, depth_limit(depth)
         self._ngrams = ngrams
+        self._rates = Rates.begin(self._limit)
         self.forget()
         self._seconds: list[float] = []  # of 1, 2, ... tokens in a call
         self._draft_seconds = 0.0
         self._planners: dict[int, Planner] = {}
 
     def forget(self) -> None:
-        """Begin as if there were no earlier answers; what steps cost is kept."""
+        """Draft nothing from earlier answers; what steps cost, and how often drafts are right, is kept."""
         self._answers: OrderedDict[str | None, TokenIndex] = OrderedDict()  # by scope, the one used last at the end
-        self._rates = Rates.begin(self._limit)
 
     @property
     def measured(self) -> bool:

@@ -47,6 +47,8 @@ class StepCosts:
             if other != depth and self._age[other] > STALE:
                 self.verify[other] = max(self.verify[other] + change, 0.1 * self.verify[other])
         self.verify[depth] += change
+        for other in range(depth):  # measured while something else ran: fewer tokens cost no more
+            self.verify[other] = min(self.verify[other], self.verify[depth])
         self._age[depth] = 0
         if head:
             self.draft += _change(self.draft, draft_seconds / head)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from oracles.hub.downloads import own_cache, point_to, serve_downloads, unreachable
 from oracles.paths import TINY
 from qwen35_gguf.cli import main
 from qwen35_gguf.errors import MessageError, ModelError
@@ -118,3 +119,26 @@ def test_deterministic_answers_know_no_others(alone: Path) -> None:
         Qwen35(alone, draft=2, deterministic=True)
     with Qwen35(alone, deterministic=True, **LOADING) as model:  # type: ignore[arg-type]
         assert model.generate(REPEATED, max_tokens=20, temperature=0).timings.drafted == 0
+
+
+def test_a_head_on_the_hub_comes_with_its_model(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_cache(monkeypatch, str(tmp_path))
+    data = {path.name: path.read_bytes() for path in (named(release, "*-nomtp-*"), named(release, "mtp-*"))}
+    with Qwen35(whole(release), draft=2, **LOADING) as model:  # type: ignore[arg-type]
+        expected = model.chat(MESSAGES, temperature=0, max_tokens=30, thinking=False).timings
+    with serve_downloads({"org/heads": {**data, "mtp-other-Q8_0.gguf": b"not a GGUF file"}}) as server:
+        point_to(monkeypatch, server.address)
+        planned = CliRunner().invoke(main, ["plan", "org/heads", "--json"])
+        assert planned.exit_code == 0, planned.output
+        assert not list((tmp_path / "cache").rglob("*.gguf"))
+        with Qwen35("org/heads", draft=0, **LOADING):  # type: ignore[arg-type]
+            assert not list((tmp_path / "cache").rglob("mtp-*.gguf"))
+        with Qwen35("org/heads:Q8_0", draft=2, **LOADING) as model:  # type: ignore[arg-type]
+            timings = model.chat(MESSAGES, temperature=0, max_tokens=30, thinking=False).timings
+            assert (timings.drafted, timings.accepted) == (expected.drafted, expected.accepted)
+        assert [path.name for path in (tmp_path / "cache").rglob("mtp-*.gguf")] == [named(release, "mtp-*").name]
+    with unreachable() as address:
+        point_to(monkeypatch, address)
+        with Qwen35("org/heads:Q8_0", draft=2, **LOADING) as model:  # type: ignore[arg-type]
+            timings = model.chat(MESSAGES, temperature=0, max_tokens=30, thinking=False).timings
+            assert (timings.drafted, timings.accepted) == (expected.drafted, expected.accepted)
