@@ -247,7 +247,8 @@ class Context(Closing):
 
 def _floats(pointer: Any, count: int) -> FloatArray:
     """Show memory of llama.cpp as an array; ten times as fast as `numpy.ctypeslib.as_array`, for each token."""
-    return np.frombuffer((ctypes.c_float * count).from_address(ctypes.addressof(pointer.contents)), np.float32)
+    memory: Any = (ctypes.c_float * count).from_address(ctypes.addressof(pointer.contents))
+    return np.frombuffer(memory, np.float32)
 
 
 def _bytes(data: ByteArray) -> Any:
