@@ -156,8 +156,8 @@ void ggml_conv_silu_in_place_forward(const ggml_compute_params* params, ggml_ten
         job.channels = count;
         best_target().causal_conv1d_silu(job);
 
-        // The state as it was `age` tokens before the last. Older ones are never rolled back to: the delta rule does not
-        // keep them, either. For a single token they would take as long as the convolution of six.
+        // The state as it was `age` tokens before the last. Older ones are never rolled back to: the delta rule does
+        // not keep them, either. For a single token they would take as long as the convolution of six.
         for (int64_t age = 1; age < std::min(slots, tokens); ++age) {
             float* slot = new_state + age * slot_rows * past * channels + first * past;
             const int64_t newest = tokens - 1 - age;
