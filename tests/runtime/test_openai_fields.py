@@ -136,3 +136,20 @@ def test_objects_are_images(files: list[Path]) -> None:
         assert model._loaded.vision.encoded == 1
         with pytest.raises(errors.MediaError, match=r"messages\[0\].content\[0\]: int is not a path"):
             ask(5)
+
+
+def test_logprobs_are_the_same_over_drafts(echoing: Path) -> None:
+    found: list[tuple[str, list[float], list[int]]] = []
+    with Qwen35(echoing, n_ctx=512, n_threads=1, draft=3) as model:
+        for draft in (0, 3):
+            answer = model.chat(HELLO, **SHORT, temperature=0, draft=draft, logprobs=True, top_logprobs=2)
+            logprobs = answer.choices[0].logprobs
+            assert logprobs is not None
+            values = [
+                value for one in logprobs.content for value in (one.logprob, *(o.logprob for o in one.top_logprobs))
+            ]
+            found.append((answer.text, values, [one.bytes for one in logprobs.content]))  # type: ignore[misc]
+            assert bool(answer.timings.accepted) == bool(draft)
+    assert found[0][0] == found[1][0]
+    assert found[0][2] == found[1][2]
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-4)

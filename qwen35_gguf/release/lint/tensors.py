@@ -82,8 +82,8 @@ def nextn(subject: Subject) -> Iterator[Diagnostic]:
     expected = set(range(blocks - count, blocks))
     if not count and not there:
         yield Diagnostic(
-            "note", "nextn", key, "there is no MTP head, so nothing drafts tokens",
-            "convert without --no-mtp if the checkpoint has mtp.* tensors",
+            "note", "nextn", key, "there is no MTP head: only n-grams draft tokens",
+            "put an mtp-*.gguf beside it, or convert without --no-mtp if the checkpoint has mtp.* tensors",
         )  # fmt: skip
     elif not there:
         yield Diagnostic(
