@@ -45,7 +45,8 @@ class AccessRules:
             return
         headers = Headers(scope=scope)
         origin = headers.get("origin")
-        extra = {"x-request-id": f"req_{uuid.uuid4().hex}", "x-content-type-options": "nosniff"}
+        identity = f"req_{uuid.uuid4().hex}"  # under OpenAI's name and under Anthropic's
+        extra = {"x-request-id": identity, "request-id": identity, "x-content-type-options": "nosniff"}
         if origin is not None and self._listed(origin):
             extra |= {"access-control-allow-origin": origin, "vary": "Origin"}
 

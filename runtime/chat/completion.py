@@ -86,6 +86,7 @@ class Answer:
     timings: Timings
     reasoning_tokens: int
     logprobs: ChoiceLogprobs | None = None
+    stop_text: str | None = None  # before which it ended
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class _Writer:
             self._loop,
         )
         logprobs = None if self._request.top_logprobs is None else ChoiceLogprobs(self._logprobs)
-        return Answer(message, self._finish, timings, self._reasoning, logprobs)
+        return Answer(message, self._finish, timings, self._reasoning, logprobs, self._parser.stopped or None)
 
 
 def token_logprob(model: Model, token: int, found: Chosen | None) -> TokenLogprob:
@@ -290,7 +291,7 @@ def drain(events: Events, count: int, on_text: Callable[[str], None] | None = No
 def chat_completion(name: str, answers: Sequence[Answer], answer_type: AnswerType | None = None) -> ChatCompletion:
     """Give the answers to one prompt OpenAI's form; `name` is the model's."""
     choices = [
-        openai_types.Choice(each.message, each.finish_reason, index, each.logprobs)
+        openai_types.Choice(each.message, each.finish_reason, index, each.logprobs, each.stop_text)
         for index, each in enumerate(answers)
     ]
     timings, reasoning_tokens = _sum(answers)
@@ -347,7 +348,8 @@ def chunks(
             last = len(done) == count
             timings, reasoning_tokens = _sum([done[number] for number in sorted(done)])
             usage = openai_types.usage(timings, reasoning_tokens)
-            choice = openai_types.ChunkChoice(Delta(role=roles[index]), event.finish_reason, index, logprobs)
+            last_delta = Delta(role=roles[index])
+            choice = openai_types.ChunkChoice(last_delta, event.finish_reason, index, logprobs, event.stop_text)
             yield ChatCompletionChunk(
                 name,
                 [choice],

@@ -164,22 +164,24 @@ class ChoiceLogprobs:
 
 @dataclass(frozen=True)
 class Choice:
-    """An answer of a completion."""
+    """An answer of a completion; `stop_text` is the one of the request's `stop` before which it ended."""
 
     message: Message
     finish_reason: FinishReason
     index: int = 0
     logprobs: ChoiceLogprobs | None = None
+    stop_text: str | None = None
 
 
 @dataclass(frozen=True)
 class ChunkChoice:
-    """A piece of one answer; `finish_reason` comes with the last."""
+    """A piece of one answer; `finish_reason` and `stop_text` come with the last."""
 
     delta: Delta
     finish_reason: FinishReason | None = None
     index: int = 0
     logprobs: ChoiceLogprobs | None = None
+    stop_text: str | None = None
 
 
 def _now() -> int:

@@ -14,13 +14,19 @@ from qwen35_gguf.runtime.chat.tool_calls import CLOSE, OPEN, ToolCall, ToolCallP
 
 
 class StopText:
-    """Looks for the first of several texts in one that comes in pieces, and returns what is certainly before it."""
+    """Looks for the first of several texts in one that comes in pieces, and returns what is certainly before it.
+
+    Attributes:
+        found: the text that was found, as it was given; empty: none yet.
+
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         """Look for any of `stops`, none of them empty, also as models write them: normalized to NFC."""
-        self._stops = list(dict.fromkeys([*stops, *(unicodedata.normalize("NFC", stop) for stop in stops)]))
+        written = {unicodedata.normalize("NFC", stop): stop for stop in stops}
+        self._stops = written | {stop: stop for stop in stops}
         self._pending = ""
-        self.found = False
+        self.found = ""
 
     def feed(self, text: str) -> str:
         """Take the next piece; after a stop nothing more is returned."""
@@ -29,10 +35,10 @@ class StopText:
         if self.found:
             return ""
         self._pending += text
-        hits = [at for at in map(self._pending.find, self._stops) if at >= 0]
+        hits = [(at, stop) for form, stop in self._stops.items() if (at := self._pending.find(form)) >= 0]
         if hits:
-            self.found = True
-            return self._take(min(hits))
+            at, self.found = min(hits, key=lambda hit: hit[0])
+            return self._take(at)
         held = max(self._beginning(stop) for stop in self._stops)
         return self._take(len(self._pending) - held)
 
@@ -89,9 +95,9 @@ class RawText:
         self._content: list[str] = []
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop text was found."""
-        return self._stop.found
+    def stopped(self) -> str:
+        """The stop text that was found; empty: none."""
+        return spelled(self._stop.found)
 
     def feed(self, _token: int, data: bytes) -> list[Delta]:
         """Take a token with its bytes."""
@@ -117,7 +123,7 @@ class ReplyParser:
 
     Attributes:
         inside: whether the next token belongs to the think block, as far as is known.
-        stopped: a stop text was found.
+        stopped: the stop text that was found; empty: none.
         calls: the tool calls so far.
 
     """
@@ -154,9 +160,9 @@ class ReplyParser:
         return self._splitter.inside
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop text was found."""
-        return self._stop.found
+    def stopped(self) -> str:
+        """The stop text that was found; empty: none."""
+        return spelled(self._stop.found)
 
     def feed(self, token: int, data: bytes) -> list[Delta]:
         """Take a token with its bytes."""

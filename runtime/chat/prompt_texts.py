@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from qwen35_gguf.errors import MessageError
+from qwen35_gguf.errors import MessageError, VisionError
 from qwen35_gguf.runtime.chat import message_media, tool_calls
 from qwen35_gguf.runtime.chat.prompt import chat_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages, template_choice
@@ -14,6 +14,7 @@ from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.field_checks import refuse
 from qwen35_gguf.runtime.llama.model import Model
 from qwen35_gguf.runtime.media.vision_encoder import VisionEncoder
+from qwen35_gguf.runtime.model_files import find_mmproj
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
 
 
@@ -57,6 +58,14 @@ class PromptTexts:
     def chat_template(self) -> str | None:
         """The source of the file's chat template."""
         return self._model.chat_template()
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether there is a vision encoder: one that was named, or one that fits beside the file."""
+        try:
+            return bool(self._options.mmproj or find_mmproj(self._options.path, self._model.n_embd))
+        except VisionError:
+            return False
 
     def render(self, messages: Any, options: GenerateOptions) -> str:
         """Return the prompt that a chat makes of messages; errors as of `chat_prompt`."""

@@ -40,6 +40,13 @@ def test_sigterm_lets_a_stream_end(process: subprocess.Popen[str]) -> None:
     line = process.stdout.readline()
     found = re.match(r"http://localhost:(\d+): model", line)
     assert found, line
+    curl, python, agent = (process.stdout.readline() for _ in range(3))
+    address = f"http://localhost:{found[1]}"
+    assert curl.startswith(f"curl {address}/v1/chat/completions -H ")
+    assert python.startswith("python -c ")
+    assert f"base_url='{address}/v1'" in python
+    assert f"OPENAI_BASE_URL={address}/v1" in agent
+    assert f"ANTHROPIC_BASE_URL={address} " in agent
     server = LiveServer(int(found[1]), {"Authorization": "Bearer second"})
     assert LiveServer(server.port).get("/v1/models").status == 401
     connection = server.connection()

@@ -67,6 +67,11 @@ def seed_of(seed: Any) -> Any:
     return seed % SEEDS if isinstance(seed, int) and not isinstance(seed, bool) else seed
 
 
+def finish_of(reason: str | None) -> str | None:
+    """Return why an answer ended in the API's words: it has none for loops, which `timings.loop` names."""
+    return "length" if reason == "loop" else reason
+
+
 def with_miss(usage: dict[str, Any], timings: Timings | None) -> dict[str, Any]:
     """Return a usage with what changed of the prompt, and what that cost; as it is if nothing did."""
     return usage if timings is None or not timings.miss else usage | {"miss": timings.miss}

@@ -14,7 +14,17 @@ from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletion
 from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.access import scoped
 from qwen35_gguf.server.answering import exchange
-from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted, with_miss
+from qwen35_gguf.server.api.body_fields import LIST, OBJECT, TEXT, objects, optional, required
+from qwen35_gguf.server.api.fields import (
+    SAMPLING,
+    finish_of,
+    flag_of,
+    present,
+    refuse,
+    seed_of,
+    usage_wanted,
+    with_miss,
+)
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.effort import thinking_options
 from qwen35_gguf.server.json_body import read_object
@@ -76,7 +86,7 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
     refuse(given, REFUSED)
     if given.get("modalities", ["text"]) != ["text"]:
         raise bad_request('modalities: this model gives text; use ["text"]', "modalities")
-    options = {name: given[name] for name in SAME if name in given}
+    options = {name: given[name] for name in SAME if name in given} | allowed_tools(given)
     if "seed" in given:
         options["seed"] = seed_of(given["seed"])
     if "reasoning_effort" in given:
@@ -85,12 +95,33 @@ def chat_options(body: Mapping[str, Any]) -> GenerateOptions:
     return GenerateOptions.of(None, options)
 
 
+def allowed_tools(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tools and the choice of a request that allows some of its tools; nothing for other choices.
+
+    Raises:
+        ApiError: the choice is malformed.
+
+    """
+    choice = given.get("tool_choice")
+    if not isinstance(choice, Mapping) or choice.get("type") != "allowed_tools":
+        return {}
+    allowed = required(choice, "allowed_tools", OBJECT, "tool_choice.")
+    where = "tool_choice.allowed_tools."
+    named = objects(required(allowed, "tools", LIST, where), f"{where}tools")
+    names = [required(required(one, "function", OBJECT, where), "name", TEXT, where) for one in named]
+    tools = objects(optional(given, "tools", LIST) or [], "tools")
+    found = [one for one in tools if isinstance(one.get("function"), Mapping) and one["function"].get("name") in names]
+    return {"tools": found or None, "tool_choice": allowed.get("mode", "auto")}
+
+
 def completion_object(whole: ChatCompletion, name: str) -> dict[str, Any]:
     """Return a whole answer as the API has it, under the name by which the model was asked for."""
     made = whole.to_dict() | {"model": name}
     made["usage"] = with_miss(made["usage"], whole.timings)
     for choice in made["choices"]:
         choice["message"] = {"refusal": None} | _given(choice["message"], "content")
+        choice["finish_reason"] = finish_of(choice["finish_reason"])
+        del choice["stop_text"]
         for call in choice["message"].get("tool_calls", ()):
             del call["index"]
     return made
@@ -107,7 +138,7 @@ def chunk_object(chunk: ChatCompletionChunk, name: str) -> dict[str, Any]:
             {
                 "index": choice.index,
                 "delta": delta_object(choice.delta),
-                "finish_reason": choice.finish_reason,
+                "finish_reason": finish_of(choice.finish_reason),
                 "logprobs": None if choice.logprobs is None else asdict(choice.logprobs),
             }
             for choice in chunk.choices

@@ -20,7 +20,16 @@ from qwen35_gguf.runtime.field_checks import whole
 from qwen35_gguf.runtime.options import RAW_OPTIONS, GenerateOptions
 from qwen35_gguf.server.access import scoped
 from qwen35_gguf.server.answering import exchange
-from qwen35_gguf.server.api.fields import SAMPLING, flag_of, present, refuse, seed_of, usage_wanted, with_miss
+from qwen35_gguf.server.api.fields import (
+    SAMPLING,
+    finish_of,
+    flag_of,
+    present,
+    refuse,
+    seed_of,
+    usage_wanted,
+    with_miss,
+)
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.json_body import read_object
 from qwen35_gguf.server.request_limits import check_options
@@ -146,7 +155,7 @@ def _echoed(wanted: Wanted, index: int) -> str:
 
 
 def _choice(text: str, index: int, finish: str | None) -> dict[str, Any]:
-    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish}
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish_of(finish)}
 
 
 def _total(timings: list[Timings], n: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from qwen35_gguf import __version__
 from qwen35_gguf.server.api.fields import flag_of
 from qwen35_gguf.server.api.openai_chat import chat_options
 from qwen35_gguf.server.json_body import read_object
@@ -62,14 +63,16 @@ def routes(service: Service) -> list[Route]:
         async with models.use(served.name) as taken:
             loaded = await taken.model.load()
             with loaded.texts() as texts:
-                template = texts.chat_template
+                template, sees_images = texts.chat_template, texts.sees_images
         return JSONResponse(
             {
                 "model": loaded.name,
                 "total_slots": served.options.parallel,
                 "n_ctx": loaded.n_ctx,
+                "default_generation_settings": {"n_ctx": loaded.n_ctx},
                 "chat_template": template,
-                "modalities": {"vision": True, "audio": False},
+                "modalities": {"vision": sees_images, "audio": False},
+                "build_info": f"qwen35-gguf {__version__}",
                 "models": list(models.served),
             }
         )

@@ -71,7 +71,8 @@ def test_a_stop_text_is_found_wherever_it_is_cut(text: str, stops: list[str], cu
     given_out = "".join(stopper.feed(text[a:b]) for a, b in itertools.pairwise(edges)) + stopper.finish()
     first = min((at for at in map(text.find, stops) if at >= 0), default=None)
     # What comes in pieces may end a stop text before an earlier, longer one is complete.
-    assert stopper.found is (first is not None)
+    assert bool(stopper.found) is (first is not None)
+    assert stopper.found == "" or text[len(given_out) :].startswith(stopper.found)
     assert text.startswith(given_out)
     assert not any(stop in given_out for stop in stops)
     if first is None:

@@ -148,6 +148,12 @@ def test_a_miss_is_explained(
     assert "77f0" not in lines[0]  # what clients send is not logged
 
 
+@pytest.mark.parametrize("path", APIS)
+def test_fields_that_are_not_known_are_accepted(server: LiveServer, path: str) -> None:
+    body = conversations(path, "x") | {"frobnicate": {"a": [1]}, "service_tier": "auto", "user": None}
+    assert server.post(path, body).status == 200
+
+
 @pytest.mark.parametrize("path", [path for path in APIS if path != "/v1/completions"])
 def test_ignored_text_does_not_change_a_prompt(start: Callable[..., LiveServer], path: str) -> None:
     server = start(load={"ignore": r"cch=\w+;"})

@@ -70,6 +70,23 @@ def test_the_events_make_the_same_message(client: Any) -> None:
     assert kinds[-1] == "message_stop"
 
 
+def test_a_stop_sequence_is_named_as_the_reason(client: Any) -> None:
+    answer = client.messages.create(**SHORT | {"max_tokens": 40}).content[0].text
+    stop = answer.split()[1]
+    request = SHORT | {"max_tokens": 40, "stop_sequences": ["never in it", stop]}
+    whole = client.messages.create(**request)
+    message, _ = streamed(client, **request)
+    for each in (whole, message):
+        assert (each.stop_reason, each.stop_sequence) == ("stop_sequence", stop)
+        assert each.content[0].text == answer[: answer.index(stop)]
+    assert whole._request_id.startswith("req_")
+
+
+def test_models_are_listed(client: Any) -> None:
+    assert [model.display_name for model in client.models.list()] == ["demo"]
+    assert client.models.retrieve("demo").type == "model"
+
+
 def test_thinking_may_be_hidden_and_comes_back_in_the_next_turn(client: Any) -> None:
     hidden = {"type": "adaptive", "display": "omitted"}
     message, kinds = streamed(client, **(SHORT | {"max_tokens": 200}), thinking=hidden)

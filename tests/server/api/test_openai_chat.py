@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from inputs.chat_requests import HELLO
+from inputs.chat_requests import HELLO, TOOL
 from inputs.live_server import LiveServer
+from qwen35_gguf.server.api.openai_chat import with_split_calls
 
 CHAT = "/v1/chat/completions"
 SHORT = {"messages": HELLO, "max_completion_tokens": 8, "temperature": 0}
@@ -58,6 +59,8 @@ def test_usage_is_a_chunk_of_its_own_where_it_is_asked_for(server: LiveServer) -
         ({**SHORT, "n": 100}, 400, "n"),
         ({**SHORT, "audio": {}}, 400, "audio"),
         ({**SHORT, "modalities": ["audio"]}, 400, "modalities"),
+        ({**SHORT, "tool_choice": {"type": "allowed_tools"}}, 400, "tool_choice"),
+        ({**SHORT, "tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [7]}}}, 400, "tool_choice"),
         ({**SHORT, "reasoning_effort": "huge"}, 400, "reasoning_effort"),
         ({**SHORT, "chat_template_kwargs": {"messages": []}}, 400, "chat_template_kwargs"),
         ({**SHORT, "chat_template_kwargs": {"colour": "red"}}, 400, "template_options"),
@@ -91,6 +94,31 @@ def test_thinking_follows_the_effort(server: LiveServer) -> None:
         assert "reasoning_content" not in message
     message = server.post(CHAT, {**SHORT, "reasoning_effort": "low"}).json["choices"][0]["message"]
     assert message["reasoning_content"]
+
+
+def test_of_several_tools_only_the_allowed_ones_are_called(server: LiveServer) -> None:
+    time = {"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}}}}
+    body = {**SHORT, "max_completion_tokens": 200, "reasoning_effort": "none", "parallel_tool_calls": False}
+    for name in ("weather", "time"):
+        allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": name}}]}
+        choice = {"type": "allowed_tools", "allowed_tools": allowed}
+        answer = server.post(CHAT, {**body, "tools": [TOOL, time], "tool_choice": choice}).json
+        assert [call["function"]["name"] for call in answer["choices"][0]["message"]["tool_calls"]] == [name]
+
+
+def test_calls_come_in_pieces_that_make_them_again() -> None:
+    texts = ["{" + f'"city": "{"x" * 150}"' + "}", "{}"]
+    calls = [
+        {"index": at, "id": f"call_{at}", "type": "function", "function": {"name": "weather", "arguments": text}}
+        for at, text in enumerate(texts)
+    ]
+    chunk = {"choices": [{"index": 0, "delta": {"role": "assistant", "tool_calls": calls}, "logprobs": None}]}
+    made = ["", ""]
+    for piece in with_split_calls(chunk):
+        (part,) = piece["choices"][0]["delta"]["tool_calls"]
+        made[part["index"]] += part["function"]["arguments"]
+        assert len(part["function"]["arguments"]) <= 64
+    assert made == texts
 
 
 def test_a_client_that_goes_away_frees_the_model(server: LiveServer) -> None:

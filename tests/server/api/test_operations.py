@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +57,17 @@ def test_props_name_the_template_and_no_path(server: LiveServer) -> None:
     props = server.get("/props").json
     assert "im_start" in props["chat_template"]
     assert props["n_ctx"] == 2048
+    assert props["default_generation_settings"]["n_ctx"] == 2048
+    assert props["modalities"] == {"vision": True, "audio": False}
     assert ".gguf" not in str(props)
+
+
+def test_props_of_a_model_without_vision_encoder_tell_so(
+    start: Callable[..., LiveServer], demo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.gguf").symlink_to(demo)
+    props = start(load={"path": tmp_path / "text.gguf"}).get("/props").json
+    assert props["modalities"]["vision"] is False
 
 
 def test_counts_are_in_the_format_of_prometheus(server: LiveServer) -> None:

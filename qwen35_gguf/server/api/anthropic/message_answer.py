@@ -8,10 +8,20 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletion, ChatCompletionChunk, Delta, Timings, Usage
+from qwen35_gguf.runtime.chat.openai_types import (
+    Call,
+    ChatCompletion,
+    ChatCompletionChunk,
+    Choice,
+    ChunkChoice,
+    Delta,
+    Timings,
+    Usage,
+)
 from qwen35_gguf.server.api.fields import with_miss
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "loop": "max_tokens"}
+NOT_ENDED: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
 
 
 def new_id() -> str:
@@ -38,12 +48,12 @@ def message_object(whole: ChatCompletion, name: str, limit: int | None, *, show_
     if message.content:
         content.append(_text_block(message.content))
     content += [_tool_block(call, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
-    reason = stop_reason(choice.finish_reason, whole.timings, limit)
-    return _message(new_id(), name, content, usage_object(whole.usage, whole.timings), reason)
+    ending = _ending(choice, whole.timings, limit)
+    return _message(new_id(), name, content, usage_object(whole.usage, whole.timings), ending)
 
 
 def _message(
-    identity: str, name: str, content: list[dict[str, Any]], usage: dict[str, Any], reason: str | None
+    identity: str, name: str, content: list[dict[str, Any]], usage: dict[str, Any], ending: dict[str, str | None]
 ) -> dict[str, Any]:
     return {
         "id": identity,
@@ -51,8 +61,7 @@ def _message(
         "role": "assistant",
         "model": name,
         "content": content,
-        "stop_reason": reason,
-        "stop_sequence": None,
+        **ending,
         "usage": usage,
     }
 
@@ -74,11 +83,14 @@ def signature(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stop_reason(finish_reason: str, timings: Timings | None, limit: int | None) -> str:
-    """Tell why an answer ended; a full context has a reason of its own."""
-    if finish_reason == "length" and timings is not None and limit is not None and timings.tokens < limit:
-        return "model_context_window_exceeded"
-    return STOP_REASONS[finish_reason]
+def _ending(choice: Choice | ChunkChoice, timings: Timings | None, limit: int | None) -> dict[str, str | None]:
+    """Tell why an answer ended; a full context and a stop text have reasons of their own."""
+    reason, sequence = STOP_REASONS[choice.finish_reason or "stop"], None
+    if choice.finish_reason == "length" and timings is not None and limit is not None and timings.tokens < limit:
+        reason = "model_context_window_exceeded"
+    elif choice.finish_reason == "stop" and choice.stop_text is not None:
+        reason, sequence = "stop_sequence", choice.stop_text
+    return {"stop_reason": reason, "stop_sequence": sequence}
 
 
 def usage_object(usage: Usage, timings: Timings | None) -> dict[str, Any]:
@@ -108,7 +120,7 @@ class MessageEvents:
         """Give the first events; the last but one has the exact counts."""
         usage = {"input_tokens": prompt_tokens, "output_tokens": 0}
         usage |= {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-        yield {"type": "message_start", "message": _message(new_id(), self._name, [], usage, None)}
+        yield {"type": "message_start", "message": _message(new_id(), self._name, [], usage, NOT_ENDED)}
         yield {"type": "ping"}
 
     def chunk(self, chunk: ChatCompletionChunk) -> Iterator[dict[str, Any]]:
@@ -117,7 +129,7 @@ class MessageEvents:
             yield from self._delta(choice.delta)
             if choice.finish_reason is not None:
                 yield from self._close()
-                yield from self._end(choice.finish_reason, chunk)
+                yield from self._end(choice, chunk)
 
     def _delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
         if delta.reasoning_content:
@@ -150,8 +162,8 @@ class MessageEvents:
     def _piece(self, kind: str, **fields: str) -> dict[str, Any]:
         return {"type": "content_block_delta", "index": self._index, "delta": {"type": kind, **fields}}
 
-    def _end(self, finish_reason: str, chunk: ChatCompletionChunk) -> Iterator[dict[str, Any]]:
-        reason = stop_reason(finish_reason, chunk.timings, self._limit)
+    def _end(self, choice: ChunkChoice, chunk: ChatCompletionChunk) -> Iterator[dict[str, Any]]:
+        ending = _ending(choice, chunk.timings, self._limit)
         usage = {"output_tokens": 0} if chunk.usage is None else usage_object(chunk.usage, chunk.timings)
-        yield {"type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": None}, "usage": usage}
+        yield {"type": "message_delta", "delta": ending, "usage": usage}
         yield {"type": "message_stop"}

@@ -37,6 +37,7 @@ export async function generate(conversation, node, { onChange, onProgress, onEnd
     if (usage) Object.assign(node.stats, { tokens: usage.completion_tokens, promptTokens: usage.prompt_tokens, reused: usage.prompt_tokens_details?.cached_tokens ?? 0 });
     if (usage && !node.stats.seconds) node.stats.seconds = Math.max(0.001, (now - begin) / 1000 - (node.stats.firstToken ?? 0));
     if (timings) Object.assign(node.stats, { seconds: timings.seconds, drafted: timings.drafted, accepted: timings.accepted });
+    if (timings?.loop === "answer") node.finish = "loop";
     onChange();
   }
 

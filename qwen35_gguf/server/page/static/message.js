@@ -8,6 +8,7 @@ const seconds = (value) => (value < 10 ? value.toFixed(1) : value.toFixed(0));
 
 const NOTES = {
   length: "Ended at the limit of tokens.",
+  loop: "Ended, because it repeated itself.",
   stopped: "Stopped.",
   tool_calls: "The model asked for a tool, which this page does not have.",
 };
