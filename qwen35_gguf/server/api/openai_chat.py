@@ -108,7 +108,8 @@ def allowed_tools(given: Mapping[str, Any]) -> dict[str, Any]:
     allowed = required(choice, "allowed_tools", OBJECT, "tool_choice.")
     where = "tool_choice.allowed_tools."
     named = objects(required(allowed, "tools", LIST, where), f"{where}tools")
-    names = [required(required(one, "function", OBJECT, where), "name", TEXT, where) for one in named]
+    functions = [required(one, "function", OBJECT, where) for one in named]
+    names = [required(one, "name", TEXT, where) for one in functions]
     tools = objects(optional(given, "tools", LIST) or [], "tools")
     found = [one for one in tools if isinstance(one.get("function"), Mapping) and one["function"].get("name") in names]
     return {"tools": found or None, "tool_choice": allowed.get("mode", "auto")}
