@@ -51,7 +51,21 @@ from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from runtime import convert
 
 FILLER = ROOT / "qwen35_gguf" / "evaluation" / "texts" / "calibration.txt"
-T_95 = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 11: 2.20, 14: 2.14, 19: 2.09, 29: 2.05}
+T_95 = {
+    1: 12.71,
+    2: 4.30,
+    3: 3.18,
+    4: 2.78,
+    5: 2.57,
+    6: 2.45,
+    7: 2.36,
+    8: 2.31,
+    9: 2.26,
+    11: 2.20,
+    14: 2.14,
+    19: 2.09,
+    29: 2.05,
+}
 NOISE = "noise"
 WARM = 8  # tokens of the run that evaluates the prompt
 
