@@ -7,7 +7,8 @@ the calls; a build without it shows what they do at every barrier. The ways: "de
 nothing is set (it spins for 300,000 steps); "passive", which sleeps without spinning (OMP_WAIT_POLICY=PASSIVE); "ours",
 which spins briefly and then sleeps (runtime/llama/openmp.py). Each is a process of its own that keeps its model; they
 take turns, first all of them quiet, then with --loops processes beside them that count. Figures are tokens/s, the
-median of the rounds.
+median of the rounds, and how many cores the process had meanwhile: beside as many loops as threads, a fair scheduler
+gives it half of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from runtime import convert, rotated
@@ -31,6 +33,13 @@ WAYS: dict[str, dict[str, str]] = {
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "ours": {},
 }
+
+
+class Run(NamedTuple):
+    """Tokens/s, and processor seconds by seconds."""
+
+    speed: float
+    cores: float
 
 
 def main() -> None:
@@ -48,7 +57,7 @@ def main() -> None:
     if options.child:
         serve(options.model, options.threads, options.tokens)
         return
-    speeds: dict[tuple[str, int], list[float]] = {(way, loops): [] for way in WAYS for loops in (0, options.loops)}
+    runs: dict[tuple[str, int], list[Run]] = {(way, loops): [] for way in WAYS for loops in (0, options.loops)}
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         model = options.model or convert(Path(scratch), options.size, options.quant)
         sides = {way: stack.enter_context(side(way, model, options)) for way in WAYS}
@@ -56,18 +65,19 @@ def main() -> None:
             for loops in (0, options.loops):
                 with busy_loops(loops):
                     for way in rotated(sides, number):
-                        speeds[way, loops].append(ask(sides[way]))
-    report(model.name, speeds, options)
+                        runs[way, loops].append(ask(sides[way]))
+    report(model.name, runs, options)
 
 
-def report(name: str, speeds: dict[tuple[str, int], list[float]], options: argparse.Namespace) -> None:
+def report(name: str, runs: dict[tuple[str, int], list[Run]], options: argparse.Namespace) -> None:
     """Print a row for each way to wait."""
     print(f"{name}, {options.threads} threads, {options.loops} busy loops, median of {options.rounds}")
-    print(f"{'':<10}{'quiet':>8}{'busy':>8}{'left':>8}{'quiet, to default':>20}")
-    median = {key: statistics.median(values) for key, values in speeds.items()}
+    print(f"{'':<10}{'quiet':>8}{'cores':>7}{'busy':>8}{'cores':>7}{'left':>7}{'quiet, to default':>20}")
+    median = {key: Run(*map(statistics.median, zip(*values, strict=True))) for key, values in runs.items()}
     for way in WAYS:
         quiet, busy = median[way, 0], median[way, options.loops]
-        print(f"{way:<10}{quiet:>8.1f}{busy:>8.1f}{busy / quiet:>8.0%}{quiet / median['default', 0]:>20.3f}")
+        row = f"{way:<10}{quiet.speed:>8.1f}{quiet.cores:>7.2f}{busy.speed:>8.1f}{busy.cores:>7.2f}"
+        print(f"{row}{busy.speed / quiet.speed:>7.0%}{quiet.speed / median['default', 0].speed:>20.3f}")
 
 
 @contextmanager
@@ -84,12 +94,12 @@ def side(way: str, model: Path, options: argparse.Namespace) -> Iterator[subproc
         process.kill()
 
 
-def ask(process: subprocess.Popen[str]) -> float:
-    """Have it decode once; return tokens/s."""
+def ask(process: subprocess.Popen[str]) -> Run:
+    """Have it decode once."""
     assert process.stdin
     assert process.stdout
     print(file=process.stdin, flush=True)
-    return float(process.stdout.readline())
+    return Run(*map(float, process.stdout.readline().split()))
 
 
 def serve(model: Path, threads: int, tokens: int) -> None:
@@ -98,9 +108,10 @@ def serve(model: Path, threads: int, tokens: int) -> None:
 
     with Qwen35(model, n_ctx=1024, n_threads=threads) as loaded:
         for _ in sys.stdin:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             loaded.generate("Once upon a time", max_tokens=tokens, temperature=0, draft=0)
-            print(tokens / (time.perf_counter() - start), flush=True)
+            took = time.perf_counter() - start
+            print(tokens / took, (time.process_time() - used) / took, flush=True)
 
 
 @contextmanager
