@@ -12,14 +12,13 @@ import hashlib
 import os
 import shutil
 import sys
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "patches"))
 from amx import options_without_amx
-from sdist import NAME, VERSION, cache_folder, fail, fetch_sdist, run
+from sdist import NAME, VERSION, cache_folder, fail, fetch_sdist, run, unpack
 
 ROOT = f"{NAME}/vendor/llama.cpp"
 CONVERTER = ("convert_hf_to_gguf.py", "conversion", "gguf-py")
@@ -100,8 +99,7 @@ def _key() -> str:
 def _make(scratch: Path, target: Path) -> None:
     """Fetch, check, unpack, build; move the parts that are used to the target."""
     print(f"building the stock tools of llama.cpp in {target}; this takes minutes, once", file=sys.stderr)
-    with tarfile.open(fetch_sdist()) as archive:
-        archive.extractall(scratch, [m for m in archive if m.name.startswith(f"{ROOT}/")], filter="data")
+    unpack(fetch_sdist(), scratch, (f"{ROOT}/",))
     sources, done = scratch / ROOT, scratch / "done"
     done.mkdir()
     for tool in _build(sources, scratch / "build"):

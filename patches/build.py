@@ -18,13 +18,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 from pathlib import Path
 
 from amx import options_without_amx
 from cuda_options import cuda_options
-from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run
+from sdist import NAME, SHA256, cache_folder, checksum, fail, fetch_sdist, run, unpack
 
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "ggml_ops"
@@ -75,8 +74,7 @@ def build(patches: list[Path], more_args: str = "") -> Path:
     what = f"with {len(patches)} patches" if patches else "without patches"
     print(f"compiling llama-cpp-python {what}: this takes minutes, once", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        with tarfile.open(sdist) as archive:
-            archive.extractall(scratch, filter="data")
+        unpack(sdist, Path(scratch))
         source = Path(scratch, NAME)
         if patches:
             patch(source, patches)

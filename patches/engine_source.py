@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import tarfile
 import tempfile
 from pathlib import Path
 
 from build import HERE, patch, series
-from sdist import NAME, VERSION, fail, fetch_sdist
+from sdist import NAME, VERSION, fail, fetch_sdist, unpack
 
 ROOT = HERE.parent
 PACKAGE = "qwen35_engine"
@@ -58,8 +57,7 @@ def write_source(folder: Path) -> Path:
     version = engine_version()
     target = folder / f"{PACKAGE}-{version}"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        with tarfile.open(fetch_sdist()) as archive:
-            archive.extractall(scratch, filter="data")
+        unpack(fetch_sdist(), Path(scratch))
         source = Path(scratch, NAME)
         patch(source, series())
         shutil.copytree(HERE / "engine", target, ignore=shutil.ignore_patterns("__pycache__"))

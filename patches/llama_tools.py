@@ -15,12 +15,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 from build import DEFAULT_CMAKE_ARGS, HERE, KERNEL_TARGET, copy_kernels, patch, series
-from sdist import NAME, cache_folder, fail, fetch_sdist, run
+from sdist import NAME, cache_folder, fail, fetch_sdist, run, unpack
 
 INSIDE = "vendor/llama.cpp"  # where llama-cpp-python has it
 MARKS = ("ggml/src/ggml-cpu/CMakeLists.txt", "include/llama.h", "src/llama-model.cpp")
@@ -51,8 +50,7 @@ def build_tools(out: Path) -> None:
     folder.mkdir(exist_ok=True)
     source = folder / "source"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        with tarfile.open(fetch_sdist()) as archive:
-            archive.extractall(scratch, filter="data")
+        unpack(fetch_sdist(), Path(scratch))
         patch(Path(scratch, NAME), series())
         shutil.rmtree(source, ignore_errors=True)
         Path(scratch, NAME, INSIDE).rename(source)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from stock import CMAKE_OPTIONS, ROOT, VERSION, cache_folder, fetch_sdist, run
+from stock import CMAKE_OPTIONS, ROOT, VERSION, cache_folder, fetch_sdist, run, unpack
 
 TARGET = "llama-server"
 OPTIONS = CMAKE_OPTIONS | {"LLAMA_BUILD_SERVER": "ON"}
@@ -32,8 +31,7 @@ def llama_server() -> Path:
 
 
 def _build(scratch: Path) -> Path:
-    with tarfile.open(fetch_sdist()) as archive:
-        archive.extractall(scratch, [m for m in archive if m.name.startswith(f"{ROOT}/")], filter="data")
+    unpack(fetch_sdist(), scratch, (f"{ROOT}/",))
     folder = scratch / "build"
     options = [f"-D{name}={value}" for name, value in OPTIONS.items()]
     run(["cmake", "-S", str(scratch / ROOT), "-B", str(folder), *options], "cmake cannot configure llama.cpp")

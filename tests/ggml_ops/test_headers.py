@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -80,9 +79,7 @@ def ggml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not archive.is_file():
         pytest.skip(f"needs {archive.name} in the cache: python patches/build.py fetches it")
     folder = tmp_path_factory.mktemp("ggml")
-    with tarfile.open(archive) as source:
-        wanted = [m for m in source if m.name.startswith(f"{sdist.NAME}/{GGML}/") and m.name.endswith(".h")]
-        source.extractall(folder, members=wanted, filter="data")
+    sdist.unpack(archive, folder, (f"{sdist.NAME}/{GGML}/",))
     return folder / sdist.NAME / GGML
 
 

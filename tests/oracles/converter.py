@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,9 +43,7 @@ def _unpack(archived: Path, target: Path) -> None:
     """Unpack the wanted members beside the target, then rename, so that an interrupted run leaves no half a tree."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        with tarfile.open(archived) as archive:
-            wanted = tuple(f"{ROOT}/{name}" for name in WANTED)
-            archive.extractall(folder, [m for m in archive if m.name.startswith(wanted)], filter="data")
+        sdist.unpack(archived, Path(folder), tuple(f"{ROOT}/{name}" for name in WANTED))
         try:
             (Path(folder) / ROOT).rename(target)
         except OSError:  # another run was faster

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,7 @@ def test_patches_are_numbered_and_say_why() -> None:
 
 @pytest.mark.slow
 def test_the_series_applies_to_the_published_source(tmp_path: Path) -> None:
-    with tarfile.open(sdist.fetch_sdist()) as archive:
-        archive.extractall(tmp_path, filter="data")
+    sdist.unpack(sdist.fetch_sdist(), tmp_path)
     source = tmp_path / sdist.NAME
     build.patch(source, SERIES)
     assert (source / build.KERNEL_TARGET / "delta_net" / "chunkwise.h").is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,8 +75,7 @@ def test_a_tree_that_is_dirty_or_foreign_is_refused_in_one_line_and_not_changed(
 
 @pytest.mark.slow
 def test_a_clean_checkout_gets_the_kernels_and_the_patches(tmp_path: Path) -> None:
-    with tarfile.open(sdist.fetch_sdist()) as archive:
-        archive.extractall(tmp_path, filter="data")
+    sdist.unpack(sdist.fetch_sdist(), tmp_path)
     checkout = tmp_path / "llama.cpp"
     (tmp_path / sdist.NAME / llama_tools.INSIDE).rename(checkout)
     (checkout / ".git").unlink(missing_ok=True)  # of a submodule

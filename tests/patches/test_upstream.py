@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -29,8 +28,7 @@ def run(*command: str | Path, cwd: Path) -> None:
 
 @pytest.mark.parametrize("source", SOURCES, ids=[source.upstream for source in SOURCES])
 def test_the_series_applies_and_compiles(source: sdist.Source, tmp_path: Path) -> None:
-    with tarfile.open(sdist.fetch_sdist(source)) as archive:
-        archive.extractall(tmp_path, filter="data")
+    sdist.unpack(sdist.fetch_sdist(source), tmp_path)
     checkout = tmp_path / "llama.cpp"
     (tmp_path / source.name / source.folder).rename(checkout)
     (checkout / ".git").unlink(missing_ok=True)  # of a submodule
