@@ -48,7 +48,7 @@ def cpu_quota(host: Host, _engine: Engine) -> Finding | None:
     limit, cores = host.cpu_limit, host.cores or len(host.processors)
     if limit is None or limit >= cores:
         return None
-    problem = f"a container grants {limit:g} of {cores} cores: {max(1, int(limit))} threads are used"
+    problem = f"a container grants {limit:g} of {cores} cores; threads used: {max(1, int(limit))}"
     return Finding("cpu-limit", "warning", problem, f"docker update --cpus {cores} CONTAINER")
 
 
@@ -103,7 +103,7 @@ def shared_cores(host: Host, _engine: Engine) -> Finding | None:
         problem = f"{pinned[0]} pins threads, which may put two on one of the {cores} cores ({processors} processors)"
         return Finding("shared-cores", "warning", problem, f"unset {' '.join(pinned)}")
     if cores is None and processors > 1 and host.system.startswith("linux"):
-        problem = f"the system does not tell which processors share a core: {processors // 2} threads are used"
+        problem = f"the system does not tell which processors share a core; threads used: {processors // 2}"
         return Finding("shared-cores", "note", problem, "qwen35 tune FILE")
     return None
 

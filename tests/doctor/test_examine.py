@@ -58,7 +58,7 @@ MACHINES: dict[str, tuple[dict[str, str | None], dict[str, Any], str, str, str]]
         {"proc/self/cgroup": "0::/box\n", "sys/fs/cgroup/box/cpu.max": "100000 100000\n"},
         {},
         "cpu-limit",
-        "a container grants 1 of 2 cores: 1 threads are used",
+        "a container grants 1 of 2 cores; threads used: 1",
         "docker update --cpus 2 CONTAINER",
     ),
     "quota, version 1": (
@@ -125,7 +125,7 @@ MACHINES: dict[str, tuple[dict[str, str | None], dict[str, Any], str, str, str]]
         {f"{CPU}/cpu{number}/topology/thread_siblings_list": None for number in range(4)},
         {},
         "shared-cores",
-        "does not tell which processors share a core: 2 threads are used",
+        "does not tell which processors share a core; threads used: 2",
         "qwen35 tune FILE",
     ),
     "thread limit": (
