@@ -21,6 +21,7 @@ STOCK      ?=
 PORT       ?= 8080
 CUDA       ?=
 MACHINE    ?=
+SYSTEM     ?=
 LLAMA_CPP  ?=
 
 BUILD_FLAGS = $(if $(filter-out 0,$(STOCK)),--stock) $(if $(CUDA),--cuda '$(CUDA)')
@@ -90,8 +91,8 @@ endif
 llama.cpp: | $(BIN)/python$(EXE)  ## build llama-server, llama-cli, llama-bench, ... with the patches into llama.cpp/; LLAMA_CPP=DIR patches a checkout
 	'$(BIN)/python' patches/llama_tools.py $(if $(LLAMA_CPP),--checkout '$(LLAMA_CPP)')
 
-wheels: $(VENV)/.wheels  ## write into dist/ what `pip install 'qwen35-gguf[runtime]'` takes from us; MACHINE=aarch64 for ARM
-	'$(BIN)/python' patches/wheels.py $(if $(MACHINE),--machine '$(MACHINE)')
+wheels: $(VENV)/.wheels  ## write into dist/ what `pip install 'qwen35-gguf[runtime]'` takes from us; MACHINE=aarch64 for ARM, SYSTEM=windows
+	'$(BIN)/python' patches/wheels.py $(if $(MACHINE),--machine '$(MACHINE)') $(if $(SYSTEM),--system '$(SYSTEM)')
 
 test: $(VENV)/.dev  ## run the tests that take seconds
 	'$(BIN)/python' -m pytest -m 'not slow'

@@ -1,9 +1,10 @@
 """Write into a folder what `pip install --no-index --find-links FOLDER 'qwen35-gguf[runtime]'` takes from us.
 
-python patches/wheels.py [--dist dist] [--machine aarch64] [--glibc 2.28] [--only engine|package]
+python patches/wheels.py [--dist dist] [--machine aarch64] [--glibc 2.28] [--system windows] [--only engine|package]
 
 On Linux, zig from the package index compiles for old C libraries (patches/zig.py), so that the wheels run on every
-system since then; auditwheel checks that. Elsewhere the compiler of the system is used. The package's extension is
+system since then; auditwheel checks that. It compiles the engine for Windows, too; for the package's extension the
+libraries of Windows' Python would be needed. Elsewhere the compiler of the system is used. The package's extension is
 built once for each Python before 3.12 that is here (`python3.10`, `python3.11`), and once for all others. The sources
 of both distributions, and the checksums of everything, are written, too.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 from build import series_id
 from engine_source import PACKAGE, ROOT, engine_version, write_source
 from sdist import cache_folder, fail, run
-from zig import GLIBC, Target, environment
+from zig import GLIBC, LINUX, WINDOWS, Target, environment
 
 ENGINE, OURS = "engine", "package"
 FIRST_STABLE = (3, 12)  # from which nanobind supports the stable ABI
@@ -38,13 +39,18 @@ def main() -> None:
     parser.add_argument("--dist", type=Path, default=ROOT / "dist", help="where to write")
     parser.add_argument("--machine", default=platform.machine(), help="of the processor, on Linux: x86_64 or aarch64")
     parser.add_argument("--glibc", default=GLIBC, help="the oldest C library, on Linux")
+    parser.add_argument("--system", choices=(LINUX, WINDOWS), help="another one, from Linux; the engine only")
     parser.add_argument("--only", choices=(ENGINE, OURS), help="one of the two distributions")
     options = parser.parse_args()
     options.dist.mkdir(parents=True, exist_ok=True)
-    target = Target(options.machine, options.glibc) if sys.platform == "linux" else None
+    if options.system and sys.platform != "linux":
+        fail("--system: zig compiles for other systems on Linux only; leave it out to build for this one")
+    if options.system == WINDOWS and options.only == OURS:
+        fail("--only package: cannot be compiled for Windows here; build it on Windows (.github/workflows/wheels.yml)")
+    target = Target(options.machine, options.glibc, options.system or LINUX) if sys.platform == "linux" else None
     if options.only != OURS:
         build_engine(options.dist, target)
-    if options.only != ENGINE:
+    if options.only != ENGINE and options.system != WINDOWS:
         build_package(options.dist, target)
     for line in write_sums(options.dist):
         print(line)
@@ -102,7 +108,7 @@ def _wheel(python: str, source: Path, dist: Path, target: Target | None, objects
         env = environment(target) if target else dict(os.environ)
         run(command, f"{source.name} cannot be compiled", env=env)
         wheel = next(Path(scratch).glob("*.whl"))
-        if target is None:
+        if target is None or target.system == WINDOWS:
             shutil.move(wheel, dist / wheel.name)
             return
         audit = [sys.executable, "-m", "auditwheel"]

@@ -1,7 +1,7 @@
-"""Compilers for Linux of any processor and with any old C library: those of the package ziglang, from the index.
+"""Compilers for Linux of any processor and with any old C library, and for Windows: those of the package ziglang.
 
 A shared library that is linked on a new system asks for its new C library. Zig's clang links against the C library of
-the version that it is asked for, and carries the C++ library inside.
+the version that it is asked for, for Windows against the one that Windows brings, and carries the C++ library inside.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,28 +30,50 @@ done
 """
 
 
+LINUX, WINDOWS = "linux", "windows"
+WINDOWS_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
 @dataclass(frozen=True)
 class Target:
     """A system to build for.
 
     Attributes:
         machine: "x86_64" or "aarch64".
-        glibc: the oldest C library that it has.
+        glibc: the oldest C library that it has, if it is Linux.
+        system: "linux" or "windows".
 
     """
 
     machine: str
     glibc: str = GLIBC
+    system: str = LINUX
 
     @property
     def platform_tag(self) -> str:
         """The tag of wheels for it."""
+        if self.system == WINDOWS:
+            return f"win_{WINDOWS_MACHINES[self.machine]}"
         return f"manylinux_{self.glibc.replace('.', '_')}_{self.machine}"
+
+    @property
+    def python_platform(self) -> str:
+        """What Python calls it; of Linux before auditwheel has looked at the wheel."""
+        if self.system == WINDOWS:
+            return f"win-{WINDOWS_MACHINES[self.machine]}"
+        return f"linux-{self.machine}"
+
+    @property
+    def triple(self) -> str:
+        """What zig calls it."""
+        if self.system == WINDOWS:
+            return f"{self.machine}-windows-gnu"
+        return f"{self.machine}-linux-gnu.{self.glibc}"
 
     @property
     def is_foreign(self) -> bool:
         """Whether this machine is of another kind."""
-        return platform.machine() != self.machine
+        return platform.machine() != self.machine or not sys.platform.startswith(self.system)
 
 
 def zig() -> Path:
@@ -63,19 +86,19 @@ def zig() -> Path:
 
 def environment(target: Target) -> dict[str, str]:
     """Return the environment with which pip builds a wheel for that system."""
-    folder = cache_folder() / "zig" / f"{target.machine}-{target.glibc}"
+    folder = cache_folder() / "zig" / (f"{target.machine}-{target.glibc}" if target.system == LINUX else target.triple)
     folder.mkdir(parents=True, exist_ok=True)
-    triple = f"{target.machine}-linux-gnu.{target.glibc}"
     rewrite = MARCH if target.machine == "aarch64" else ""
     tools = {
-        "CC": _script(folder / "zig-cc", f'{rewrite}exec {shlex.quote(str(zig()))} cc -target {triple} "$@"'),
-        "CXX": _script(folder / "zig-c++", f'{rewrite}exec {shlex.quote(str(zig()))} c++ -target {triple} "$@"'),
+        "CC": _script(folder / "zig-cc", f'{rewrite}exec {shlex.quote(str(zig()))} cc -target {target.triple} "$@"'),
+        "CXX": _script(folder / "zig-c++", f'{rewrite}exec {shlex.quote(str(zig()))} c++ -target {target.triple} "$@"'),
     }
     tools["AR"] = _script(folder / "zig-ar", f'exec {shlex.quote(str(zig()))} ar "$@"')
     tools["RANLIB"] = _script(folder / "zig-ranlib", f'exec {shlex.quote(str(zig()))} ranlib "$@"')
+    tools["RC"] = _script(folder / "zig-rc", f'exec {shlex.quote(str(zig()))} rc "$@"')
     options = [f"-DCMAKE_AR={tools['AR']}", f"-DCMAKE_RANLIB={tools['RANLIB']}", "-DCMAKE_STRIP=/bin/true"]
     if target.is_foreign:
-        options += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target.machine}"]
+        options += [f"-DCMAKE_SYSTEM_NAME={target.system.title()}", f"-DCMAKE_SYSTEM_PROCESSOR={target.machine}"]
     caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
     return (
         dict(os.environ)
@@ -84,8 +107,7 @@ def environment(target: Target) -> dict[str, str]:
         | {
             "CCACHE_COMPILERTYPE": "clang",
             "CMAKE_ARGS": " ".join([*options, os.environ.get("CMAKE_ARGS", "")]),
-            # The tag of the wheel, before auditwheel has looked at it.
-            "_PYTHON_HOST_PLATFORM": f"linux-{target.machine}",
+            "_PYTHON_HOST_PLATFORM": target.python_platform,
         }
     )
 
