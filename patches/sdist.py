@@ -88,7 +88,9 @@ def fetch_sdist(source: Source = PINNED) -> Path:
     if kept.is_file() and checksum(kept) == source.sha256:
         return kept
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "-d", folder]
+        # For this project alone: else what builds its metadata, cmake for one, would be compiled first.
+        only_source = f"--no-binary={source.project}"
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", only_source, "-d", folder]
         # One exact version: some declare metadata that would make pip try them all.
         run([*command, f"{source.project}=={source.version}"], f"the source of {source.project} cannot be fetched")
         found = list(Path(folder).glob(f"{source.project.replace('-', '_')}-*.tar.gz"))
