@@ -83,7 +83,7 @@ def ask(command: list[str], file: Path) -> None:
 
 
 def call(command: list[str]) -> str:
-    """Run it outside of this checkout; return what it printed, or end with what it said."""
+    """Run it outside of this checkout; return what it printed, or end with its error."""
     unset = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "QWEN35_CPU")}
     env = unset | ({"PYTHONPATH": command.pop(0)} if Path(command[0]).is_dir() else {})
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", env=env)
