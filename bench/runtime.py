@@ -132,10 +132,10 @@ def make_checkpoint(folder: Path, size: str, layers: int | None = None, experts:
     return checkpoint
 
 
-def convert_checkpoint(checkpoint: Path, quant: str) -> Path:
-    """Convert its text model to the only file beside it."""
+def convert_checkpoint(checkpoint: Path, quant: str, *arguments: str) -> Path:
+    """Convert its text model to the only GGUF beside it, with further arguments of `qwen35 convert`."""
     script = str(ROOT / "convert" / "hf_to_gguf.py")
-    command = [sys.executable, script, str(checkpoint), "-q", quant, "-o", str(checkpoint.parent)]
+    command = [sys.executable, script, str(checkpoint), "-q", quant, "-o", str(checkpoint.parent), *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return next(checkpoint.parent.glob("*.gguf"))
 

@@ -2,7 +2,8 @@
 
 .venv/bin/python bench/matmul/by_type.py [--size 0.8b] [--layers N] [--quants Q2_K,Q4_0] [--rounds 3] [--cpu avx2]
 
-A file with random weights is made for each of --quants from one checkpoint. Builds, settings and columns are those of
+A file with random weights is made for each of --quants from one checkpoint; the smallest types, which ask for an
+importance matrix, get one in which all columns count alike. Builds, settings and columns are those of
 bench/runtime.py; every measurement is a process of its own, which warms up first. Figures are tokens/s, medians of the
 rounds; "ratio" is against stock's default, "to better" against the better of its two settings.
 """
@@ -33,6 +34,8 @@ from runtime import (
 )
 
 QUANTS = ("Q2_K", "Q3_K_M", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
+QUANTS += ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+OF_IMPORTANCE = ("IQ1", "IQ2", "IQ3")  # names of such start so
 
 
 def main() -> None:
@@ -56,9 +59,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = make_checkpoint(Path(scratch), options.size, options.layers)
         for quant in options.quants.split(","):
-            model = convert_checkpoint(checkpoint, quant)
+            importance = flat_importance(checkpoint) if quant.startswith(OF_IMPORTANCE) else []
+            model = convert_checkpoint(checkpoint, quant, *importance)
             compare(quant, model, pythons, options)
             model.unlink()
+
+
+def flat_importance(checkpoint: Path) -> list[str]:
+    """Write an importance matrix of all ones beside the checkpoint, once; return the arguments that name it."""
+    import numpy as np
+
+    from qwen35_gguf.evaluation.collect_imatrix import weight_names
+    from qwen35_gguf.gguf_file.reader import read_header
+    from qwen35_gguf.quant import imatrix
+
+    file = checkpoint / "importance.gguf"
+    if not file.exists():
+        model = convert_checkpoint(checkpoint, "Q4_0")
+        header = read_header(model)
+        names, flat = set(weight_names(header)), imatrix.Imatrix(chunks=1)
+        for tensor in header.tensors:
+            if tensor.name in names and len(tensor.shape) > 1:
+                matrices = tensor.shape[0] if len(tensor.shape) == 3 else 1
+                flat.add(tensor.name, np.ones((matrices, tensor.shape[-1])), np.ones(matrices))
+        model.unlink()
+        imatrix.write(flat, file)
+    return ["--imatrix", str(file)]
 
 
 def compare(quant: str, model: Path, pythons: dict[str, Path], options: argparse.Namespace) -> None:

@@ -39,6 +39,7 @@ struct Queries {
     float softcap;  // score -> softcap tanh(score / softcap); 0: none
 
     std::int64_t rows() const { return tokens * heads; }
+    const float* row(std::int64_t i) const { return q + i / heads * token_step + i % heads * head_step; }
 };
 
 // The online softmax of the rows of a block: the largest score, the sum of the exponentials, the sum of the values

@@ -10,6 +10,7 @@
 #include "attention.h"
 #include "cache_rows.h"
 #include "masks.h"
+#include "short_tiles.h"
 #include "softmax.h"
 #include "state.h"
 #include "units.h"
@@ -65,19 +66,6 @@ template <class Format, int Rows, int Positions>
         sums(sum[p], total);
         for (int r = 0; r < Rows; ++r) scores[r * short_tile + p] = total[r];
     });
-}
-
-// The part of what is read next that one of `count` steps asks for.
-inline Ahead part_of(const Ahead& ahead, std::int64_t step, std::int64_t count) {
-    const std::int64_t bytes = round_up((ahead.bytes + count - 1) / count, 64);
-    const std::int64_t from = std::min(ahead.bytes, step * bytes);
-    return {ahead.first + from, std::min(bytes, ahead.bytes - from)};
-}
-
-inline void ask_for(const Ahead& ahead) {
-    for (std::int64_t i = 0; i < ahead.bytes; i += 64) {
-        prefetch_second_level(reinterpret_cast<const float*>(ahead.first + i));
-    }
 }
 
 template <class Format, int Rows>
@@ -142,17 +130,17 @@ inline void for_rows(std::int64_t rows, const Function& f) {
 }
 
 // Scores to weights; sets the factors of the old values.
-inline void weigh_rows(const Queries& queries, std::int64_t first, std::int64_t count, const Seen* seen,
-                       const SmallBlock& block, const StateArrays& state) {
-    const std::int64_t width = round_up(count, lanes);
+inline void weigh_rows(const Queries& queries, const ShortTile& tile, const SmallBlock& block,
+                       const StateArrays& state) {
+    const std::int64_t width = round_up(tile.count, lanes);
     for (std::int64_t row = 0; row < queries.rows(); ++row) {
         float* const scores = block.scores + row * short_tile;
-        if (seen[row] == Seen::none) {
+        if (tile.seen[row] == Seen::none) {
             std::fill(scores, scores + width, 0.F);
             block.factors[row] = 1;
             continue;
         }
-        const Bias bias = bias_of(queries, row, seen[row], first, count, width, block.bias);
+        const Bias bias = bias_of(queries, row, tile.seen[row], tile.first, tile.count, width, block.bias);
         const float most = add_bias(scores, width, bias.values, bias.slope, queries.softcap);
         block.factors[row] =
             weigh<Floats>(scores, width, most, nullptr, state.largest[row], state.sum[row], scores).old_factor;
@@ -166,37 +154,30 @@ inline void attend_few(const Job& job) {
     const StateArrays state(job.state, rows, job.v.size);
     if (!job.resume) state.clear();
     for (std::int64_t row = 0; row < rows; ++row) {
-        const float* const q =
-            queries.q + row / queries.heads * queries.token_step + row % queries.heads * queries.head_step;
+        const float* const q = queries.row(row);
         for (std::int64_t d = 0; d < job.k.size; ++d) block.queries[row * block.query_step + d] = q[d] * queries.scale;
     }
-    Seen seen[max_rows];
-    for (std::int64_t first = job.first; first < job.last; first += short_tile) {
-        const std::int64_t count = std::min(short_tile, job.last - first);
-        if (!find_seen(queries, first, count, seen)) continue;
-        const std::int64_t tiles = (job.last - job.first + short_tile - 1) / short_tile;
-        const std::int64_t tile = (first - job.first) / short_tile;
-        const Ahead next_k = part_of(job.next_k, tile, tiles), next_v = part_of(job.next_v, tile, tiles);
+    for_short_tiles(job, [&](const ShortTile& tile) {
         for (std::int64_t row = 0; row < rows; row += few) {
             for_rows(rows - row, [&](auto together) {
                 for_type(job.k.type, [&](auto format) {
-                    score_rows<decltype(format), together>(job, first, count, block.queries + row * block.query_step,
-                                                           block.query_step, block.scores + row * short_tile,
-                                                           row == 0 ? next_k : Ahead{});
+                    score_rows<decltype(format), together>(
+                        job, tile.first, tile.count, block.queries + row * block.query_step, block.query_step,
+                        block.scores + row * short_tile, row == 0 ? tile.next_k : Ahead{});
                 });
             });
         }
-        weigh_rows(queries, first, count, seen, block, state);
+        weigh_rows(queries, tile, block, state);
         for (std::int64_t row = 0; row < rows; row += few) {
             for_rows(rows - row, [&](auto together) {
                 for_type(job.v.type, [&](auto format) {
-                    add_rows<decltype(format), together>(job, first, count, block.scores + row * short_tile,
+                    add_rows<decltype(format), together>(job, tile.first, tile.count, block.scores + row * short_tile,
                                                          block.factors + row, state.values + row * state.value_step,
-                                                         state.value_step, row == 0 ? next_v : Ahead{});
+                                                         state.value_step, row == 0 ? tile.next_v : Ahead{});
                 });
             });
         }
-    }
+    });
 }
 
 }  // namespace

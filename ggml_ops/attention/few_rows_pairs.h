@@ -16,6 +16,7 @@
 #include "few_rows.h"
 #include "masks.h"
 #include "row_words.h"
+#include "short_tiles.h"
 #include "softmax.h"
 #include "state.h"
 #include "units.h"
@@ -153,16 +154,16 @@ void add_tile(const Job& job, const WordRows<Format>& values, const SmallPairsBl
 }
 
 // Scores to weights; sets the factors of the rows.
-inline void weigh_pairs(const Queries& queries, std::int64_t first, std::int64_t count, const Seen* seen,
-                        const SmallPairsBlock& block, const StateArrays& state) {
+inline void weigh_pairs(const Queries& queries, const ShortTile& tile, const SmallPairsBlock& block,
+                        const StateArrays& state) {
     for (std::int64_t row = 0; row < queries.rows(); ++row) {
         float* const scores = block.scores + row * short_tile;
         float* const weights = block.weights + row * short_units;
         Factors factors{1.F, 0.F};
-        if (seen[row] == Seen::none) {
+        if (tile.seen[row] == Seen::none) {
             std::fill(weights, weights + short_units, 0.F);
         } else {
-            const Bias bias = bias_of(queries, row, seen[row], first, count, short_tile, block.bias);
+            const Bias bias = bias_of(queries, row, tile.seen[row], tile.first, tile.count, short_tile, block.bias);
             const float most = add_bias(scores, short_tile, bias.values, bias.slope, queries.softcap);
             factors = weigh<Pairs>(scores, short_tile, most, block.value_factors.scales, state.largest[row],
                                    state.sum[row], weights);
@@ -179,33 +180,28 @@ inline void attend_few_pairs(const Job& job) {
     const StateArrays state(job.state, rows, job.v.size);
     if (!job.resume) state.clear();
     for (std::int64_t row = 0; row < rows; ++row) {
-        const float* const q =
-            queries.q + row / queries.heads * queries.token_step + row % queries.heads * queries.head_step;
-        block.query_scales[row] = make_query(q, job.k.size, block.queries + row * block.key_units) * queries.scale;
+        block.query_scales[row] =
+            make_query(queries.row(row), job.k.size, block.queries + row * block.key_units) * queries.scale;
     }
     // Rows that fill a group stay zeros.
     std::fill(block.weights + rows * short_units, block.weights + state.rows * short_units, 0.F);
     std::fill(block.old_factors + rows, block.old_factors + state.rows, 0.F);
     std::fill(block.new_factors + rows, block.new_factors + state.rows, 0.F);
-    Seen seen[max_rows];
-    for (std::int64_t first = job.first; first < job.last; first += short_tile) {
-        const std::int64_t count = std::min(short_tile, job.last - first);
-        if (!find_seen(queries, first, count, seen)) continue;
-        const std::int64_t tiles = (job.last - job.first + short_tile - 1) / short_tile;
-        const std::int64_t tile = (first - job.first) / short_tile;
+    for_short_tiles(job, [&](const ShortTile& tile) {
         for_type(job.k.type, [&](auto format) {
             if constexpr (Words<decltype(format)>::exist) {
-                score_tile<decltype(format)>(job, first, count, block, part_of(job.next_k, tile, tiles));
+                score_tile<decltype(format)>(job, tile.first, tile.count, block, tile.next_k);
             }
         });
         for_type(job.v.type, [&](auto format) {
             if constexpr (Words<decltype(format)>::exist) {
-                const WordRows<decltype(format)> values(job.v, first, count, value_limit, block.value_factors);
-                weigh_pairs(queries, first, count, seen, block, state);
-                add_tile(job, values, block, state, part_of(job.next_v, tile, tiles));
+                const WordRows<decltype(format)> values(job.v, tile.first, tile.count, value_limit,
+                                                        block.value_factors);
+                weigh_pairs(queries, tile, block, state);
+                add_tile(job, values, block, state, tile.next_v);
             }
         });
-    }
+    });
 }
 
 }  // namespace

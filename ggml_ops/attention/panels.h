@@ -100,8 +100,7 @@ void fill_queries(const Queries& queries, std::int64_t size, const Panels<Unit>&
         float* const group = panels.queries + first * panels.key_units;
         for (std::int64_t r = 0; r < count; ++r) {
             const std::int64_t row = std::min(first + r, rows - 1);  // missing rows repeat the last one
-            const float* const q =
-                queries.q + row / queries.heads * queries.token_step + row % queries.heads * queries.head_step;
+            const float* const q = queries.row(row);
             unpack_row<Plain<float>>(reinterpret_cast<const std::uint8_t*>(q), size, x);
             panels.query_scales[first + r] = make_units<Unit>(x, size, units) * queries.scale;
             for (std::int64_t u = 0; u < panels.key_units; ++u) group[u * count + r] = units[u];

@@ -2,24 +2,14 @@
 
 #include <cstring>
 
+#include "../simd/vector_targets.h"
 #include "targets.h"
 
 namespace kquants {
-namespace {
 
-const Target* const compiled[] = {
-#if defined(SIMD_X86)
-    &target_avx512,
-    &target_avx2,
-#elif defined(SIMD_ARM64)
-    &target_neon,
-#endif
-    &target_portable,
-};
-
-}  // namespace
-
-simd::Span<const Target* const> targets() { return compiled; }
+simd::Span<const Target* const> targets() {
+    return simd::vector_targets<&target_avx512, &target_avx2, &target_neon, &target_portable>;
+}
 
 const Format* find_format(const Target& target, const char* name) {
     for (const Format& format : target.formats) {

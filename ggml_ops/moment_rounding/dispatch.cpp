@@ -1,22 +1,12 @@
 // Which targets are compiled in.
 
+#include "../simd/vector_targets.h"
 #include "targets.h"
 
 namespace moment_rounding {
-namespace {
 
-const Target* const compiled[] = {
-#if defined(SIMD_X86)
-    &target_avx512,
-    &target_avx2,
-#elif defined(SIMD_ARM64)
-    &target_neon,
-#endif
-    &target_portable,
-};
-
-}  // namespace
-
-simd::Span<const Target* const> targets() { return compiled; }
+simd::Span<const Target* const> targets() {
+    return simd::vector_targets<&target_avx512, &target_avx2, &target_neon, &target_portable>;
+}
 
 }  // namespace moment_rounding

@@ -13,8 +13,21 @@ constexpr std::int64_t blocks_of(std::int64_t k) { return (k + super_block - 1) 
 
 // Where the parts of a column start, in bytes, and where it ends. `k` is the number of values, padded with zeros to
 // whole super-blocks.
-template <Activations>
-struct ColumnParts;
+//
+// One scale for 32 values; `minus_sums`, which correct for mins, in Q8_1 only.
+template <Activations Kind>
+struct ColumnParts {
+    std::int64_t starts_of_32;  // int32: -128 times the sums
+    std::int64_t scales;        // float
+    std::int64_t minus_sums;    // float: the sums times the scales before these are rounded, negated, rounded to FP16
+    std::int64_t end;
+
+    explicit constexpr ColumnParts(std::int64_t columns_k)
+        : starts_of_32(blocks_of(columns_k) * super_block),
+          scales(starts_of_32 + blocks_of(columns_k) * 8 * 4),
+          minus_sums(scales + blocks_of(columns_k) * 8 * 4),
+          end(minus_sums + (Kind == Activations::q8_1 ? blocks_of(columns_k) * 8 * 4 : 0)) {}
+};
 
 // One scale for 256 values.
 template <>
@@ -32,28 +45,6 @@ struct ColumnParts<Activations::q8_k> {
           starts_of_256(starts_of_32 + blocks_of(columns_k) * 8 * 4),
           scales(starts_of_256 + blocks_of(columns_k) * 4),
           end(scales + blocks_of(columns_k) * 4) {}
-};
-
-// One scale for 32 values.
-template <>
-struct ColumnParts<Activations::q8_0> {
-    std::int64_t starts_of_32;  // int32: -128 times the sums
-    std::int64_t scales;        // float
-    std::int64_t minus_sums;    // float: the sums times the scales, negated
-    std::int64_t end;
-
-    explicit constexpr ColumnParts(std::int64_t columns_k)
-        : starts_of_32(blocks_of(columns_k) * super_block),
-          scales(starts_of_32 + blocks_of(columns_k) * 8 * 4),
-          minus_sums(scales + blocks_of(columns_k) * 8 * 4),
-          end(minus_sums + blocks_of(columns_k) * 8 * 4) {}
-};
-
-// The same, but the sums are multiplied by the scales before these are rounded to FP16, and are themselves rounded to
-// it.
-template <>
-struct ColumnParts<Activations::q8_1> : ColumnParts<Activations::q8_0> {
-    using ColumnParts<Activations::q8_0>::ColumnParts;
 };
 
 template <class T>

@@ -91,17 +91,16 @@ template <class Weights>
 struct ColumnScalesOf32 {
     Weights weights;
     F scales;
-    F mins;  // and offsets
+    F mins;
 
     explicit ColumnScalesOf32(const std::uint8_t* p) : weights(p), scales(weights.scales()) {
-        if constexpr (Weights::offset != 0) mins = scales * set(static_cast<float>(Weights::offset));
         if constexpr (Weights::has_mins) mins = weights.mins();
     }
 
     template <int Columns>
-    [[gnu::always_inline]] void add(const ColumnParts<Activations::q8_0>& parts, std::int64_t block,
+    [[gnu::always_inline]] void add(const ColumnParts<activations_of<Weights>>& parts, std::int64_t block,
                                     const std::uint8_t* const (&columns)[Columns], F (&sum)[Columns]) const {
-        if constexpr (Weights::offset != 0 || Weights::has_mins) {
+        if constexpr (Weights::has_mins) {
             for (int c = 0; c < Columns; ++c) {
                 sum[c] = fma(mins, eight(at<float>(columns[c], parts.minus_sums) + 8 * block), sum[c]);
             }
@@ -119,8 +118,12 @@ private:
         B q[vectors];
         weights.template unpack<Half>(q);
         for (int i = 0; i < vectors; ++i) {
+            if constexpr (Weights::offset != 0) q[i] = lowered(q[i], Weights::offset);
             for (int c = 0; c < Columns; ++c) {
-                const I a = dot_of<Weights>(zero_sums(), q[i], load_bytes(columns[c] + first + width * i));
+                const B x = load_bytes(columns[c] + first + width * i);
+                // Signed bytes: the sums of a lane are as small as those of ggml are.
+                const I a =
+                    Weights::offset != 0 ? dot_signed(zero_sums(), q[i], x) : dot_of<Weights>(zero_sums(), q[i], x);
                 sum[c] = fma(to_float(a), spread(both[c], Half * vectors + i), sum[c]);
             }
         }

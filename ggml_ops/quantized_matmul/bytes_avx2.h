@@ -45,6 +45,9 @@ Vector now(Vector a) {
 inline B pairs(B a, B b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }
 inline B add_pairs(B a, B b) { return now(B{_mm256_add_epi16(a.v, b.v)}); }
 inline I widen(B a) { return {_mm256_madd_epi16(a.v, _mm256_set1_epi16(1))}; }
+// Of signed bytes; -128 becomes 128, and b times a is with_signs_of(b, a) times magnitudes(a).
+inline B magnitudes(B a) { return {_mm256_abs_epi8(a.v)}; }
+inline B with_signs_of(B b, B a) { return {_mm256_sign_epi8(b.v, a.v)}; }
 // Pairs times 16-bit scales.
 inline I scaled(B a, B scale) { return {_mm256_madd_epi16(a.v, scale.v)}; }
 
@@ -69,13 +72,12 @@ inline constexpr bool wide_is_unsigned = false;
 inline constexpr bool sums_in_lanes = false;
 inline constexpr int tile_columns = 3;
 inline I dot(I sum, B a, B b) { return sum + widen(pairs(a, b)); }
-inline I dot_wide(I sum, B a, B b) {
-    return now(sum + widen({_mm256_maddubs_epi16(_mm256_abs_epi8(a.v), _mm256_sign_epi8(b.v, a.v))}));
-}
+inline I dot_wide(I sum, B a, B b) { return now(dot(sum, magnitudes(a), with_signs_of(b, a))); }
 inline B make_wide(B a) { return a; }
 inline I scaled(I sum, B a, B scale) { return now(sum + scaled(a, scale)); }
 #endif
 
+inline I dot_signed(I sum, B a, B b) { return dot(sum, magnitudes(a), with_signs_of(b, a)); }
 inline I multiply(I a, I b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 
 inline F eight(const float* p) { return load(p); }
@@ -126,8 +128,9 @@ inline I sums_of_products(H a, const std::int16_t* b) {
     return {_mm256_madd_epi16(a.v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)))};
 }
 
-// Unsigned bytes plus a number.
+// Bytes plus a number, or less it.
 inline B raised(B a, int by) { return {_mm256_add_epi8(a.v, _mm256_set1_epi8(static_cast<char>(by)))}; }
+inline B lowered(B a, int by) { return raised(a, -by); }
 
 // Each of the 16 bytes of a lane selects one of a table, which every lane has of its own.
 inline B look_up(B tables, B index) { return {_mm256_shuffle_epi8(tables.v, index.v)}; }

@@ -33,9 +33,13 @@ std::size_t row_bytes(Format format, std::int64_t k) {
 }
 
 std::size_t column_bytes(Format format, std::int64_t k) {
-    const std::int64_t bytes = row_of(format).activations == Activations::q8_k ? ColumnParts<Activations::q8_k>(k).end
-                                                                               : ColumnParts<Activations::q8_0>(k).end;
-    return static_cast<std::size_t>((bytes + 63) / 64 * 64);
+    const auto whole_lines = [](std::int64_t bytes) { return static_cast<std::size_t>((bytes + 63) / 64 * 64); };
+    switch (row_of(format).activations) {
+        case Activations::q8_k: return whole_lines(ColumnParts<Activations::q8_k>(k).end);
+        case Activations::q8_0: return whole_lines(ColumnParts<Activations::q8_0>(k).end);
+        case Activations::q8_1: return whole_lines(ColumnParts<Activations::q8_1>(k).end);
+    }
+    return 0;
 }
 
 std::int64_t column_blocks(std::int64_t k) { return blocks_of(k); }

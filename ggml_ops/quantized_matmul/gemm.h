@@ -99,7 +99,9 @@ template <class Weights, int Columns>
     constexpr int values = Kept::values_per_scale;
     const std::uint8_t* of_group[Columns];
     repeat<Columns>([&](auto c) {
-        const I start = Kept::starts_below ? set(starts[c][group]) : zero_sums();
+        I start = zero_sums();
+        if constexpr (Kept::starts_below) start = set(starts[c][group]);
+        if constexpr (Kept::start_shift != 0) start = shift_right_signed<Kept::start_shift>(start);
         repeat<tile_vectors>([&](auto v) { sum[v][c] = start; });
         of_group[c] = x[c] + arranged_offset(group * values);
     });
@@ -178,9 +180,10 @@ template <class Weights, int Columns>
     });
 }
 
-template <class Weights, int Columns>
+// The same: columns with one scale for 32 values, q8_0 or q8_1.
+template <class Weights, int Columns, Activations Kind>
 [[gnu::always_inline]] inline void multiply_block(const Panel& panel, std::int64_t b, std::int64_t block,
-                                                  const ColumnParts<Activations::q8_0>& parts,
+                                                  const ColumnParts<Kind>& parts,
                                                   const std::uint8_t* const (&columns)[Columns],
                                                   Tile<F, Columns>& total) {
     using Kept = PanelOf<Weights>;

@@ -52,10 +52,13 @@ struct PanelOf {
         if constexpr (folded) return Weights::folded_offset;
         return Weights::offset;
     }();
-    // Sums start at -128 times the sum of the column's values: bytes are raised until their offset is 128.
-    static constexpr bool starts_below = sums_in_lanes && offset != 0;
     // Offsets that are corrected as mins are.
-    static constexpr bool offset_is_min = !sums_in_lanes && offset != 0;
+    static constexpr bool offset_is_min = one_column_scale && !sums_in_lanes && offset != 0;
+    // Sums start at -offset times the sum of the column's values, of which columns have those for 128. Where bytes have
+    // room they are raised until that is their offset; else it is a power of two.
+    static constexpr bool starts_below = offset != 0 && !offset_is_min;
+    static constexpr bool raised = starts_below && sums_in_lanes && offset != 128;
+    static constexpr int start_shift = starts_below && !sums_in_lanes ? log2_of(128 / offset) : 0;
     // Of the mins and of the sums of their column, two words are multiplied by one instruction.
     static constexpr bool min_pairs = one_column_scale && (Weights::has_mins || offset_is_min);
     static constexpr int values_per_min = [] {
@@ -63,7 +66,7 @@ struct PanelOf {
         return Weights::values_per_scale;
     }();
     static constexpr int mins = super_block / values_per_min / (min_pairs ? 2 : 1);  // lanes of 32 bits
-    static constexpr bool float_mins = !one_column_scale && (Weights::has_mins || offset_is_min);
+    static constexpr bool float_mins = !one_column_scale && Weights::has_mins;
 };
 
 // Columns of `row` become rows of `out`.
@@ -86,7 +89,7 @@ void fill_bytes(const Weights& weights, float* to) {
     if constexpr (Kept::folded) weights.template unpack_folded<Half>(q);
     else weights.template unpack<Half>(q);
     for (int i = 0; i < vectors; ++i) {
-        if constexpr (Kept::starts_below && Kept::offset != 128) q[i] = raised(q[i], 128 - Kept::offset);
+        if constexpr (Kept::raised) q[i] = raised(q[i], 128 - Kept::offset);
         store_bytes(to + (Half * half_block + i * width) / 4, q[i]);
     }
 }
@@ -118,10 +121,8 @@ void fill_integer_scales(const Weights& weights, Panel& panel, std::int64_t b, i
 
 template <class Weights>
 void fill_float_scales(const Weights& weights, Panel& panel, int r) {
-    const F scales = weights.scales();
-    store(panel.row_scales[r], scales);
+    store(panel.row_scales[r], weights.scales());
     if constexpr (Weights::has_mins) store(panel.row_mins[r], weights.mins());
-    else store(panel.row_mins[r], scales * set(static_cast<float>(Weights::offset)));
 }
 
 template <class Weights>

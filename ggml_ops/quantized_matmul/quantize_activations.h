@@ -70,11 +70,11 @@ void quantize_block(const float* x, std::int64_t block, const ColumnParts<Kind>&
         std::int32_t sums[2];
         round_32(x + 32 * i, amax > 0.F ? 127.F / amax : 0.F, reinterpret_cast<std::int8_t*>(column) + 32 * to, sums);
         const std::int64_t both = std::int64_t{sums[0]} + sums[1];
-        const auto sum = static_cast<float>(both);
         reinterpret_cast<std::int32_t*>(column + parts.starts_of_32)[to] = wrapped(-128 * both);
         reinterpret_cast<float*>(column + parts.scales)[to] = as_fp16(scale);
-        reinterpret_cast<float*>(column + parts.minus_sums)[to] =
-            Kind == Activations::q8_1 ? -as_fp16(scale * sum) : -as_fp16(scale) * sum;
+        if constexpr (Kind == Activations::q8_1) {
+            reinterpret_cast<float*>(column + parts.minus_sums)[to] = -as_fp16(scale * static_cast<float>(both));
+        }
     }
 }
 

@@ -17,6 +17,9 @@ inline I dot_of(I sum, B a, B b) {
     return dot_wide(sum, a, b);
 }
 
+// Of a power of two.
+constexpr int log2_of(int power) { return power == 1 ? 0 : 1 + log2_of(power / 2); }
+
 // Whether a row may have fewer weights than its super-blocks.
 template <class Weights>
 inline constexpr bool may_end_early = row_of(Weights::format).block < super_block;

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -16,6 +16,12 @@ from qwen35_gguf.ggml_ops import _native, reference
 
 Array = np.ndarray[Any, Any]
 
+# Bytes of a block that make all its weights zero, although its scales are not.
+ZEROS = {
+    "Q4_0": [0, 0x3C, *[0x88] * 16],
+    "Q5_0": [0, 0x3C, *[0xFF] * 4, *[0] * 16],
+    "Q8_0": [0, 0x3C, *[0] * 32],
+}
 # Where the bytes of a block are that may have any value (d and dmin may not), and how many bytes it has.
 BLOCKS = {
     "Q4_0": ((2, 18), 18),
@@ -116,6 +122,17 @@ def test_every_bit_of_a_block_counts(name: str, target: str) -> None:
     wanted = expected(packed, name, x)
     for columns in (1, 7):
         assert_close(multiply(packed, name, x[:columns], target), wanted)
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_weights_of_zero_add_nothing(name: str, target: str) -> None:
+    """Their bytes are the offset: it must meet the integers that activations are rounded to, not a sum of floats."""
+    kind = GGMLQuantizationType[name]
+    packed = np.tile(np.array(ZEROS[name], np.uint8), (17, 2048 // GGML_QUANT_SIZES[kind][0]))
+    assert not dequantize(packed, kind).any()
+    x = np.repeat(np.random.default_rng(0).random((9, 64), np.float32), 32, axis=1)
+    for columns in (1, 4, 9):
+        assert not multiply(packed, name, x[:columns], target).any()
 
 
 @pytest.mark.parametrize("name", OF_32)
