@@ -8,8 +8,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from qwen35_gguf import __version__
+from qwen35_gguf.address_space import require_imports
 from qwen35_gguf.commands import discover
-from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.errors import repeated_interrupts, reports_errors
 from qwen35_gguf.commands.first_contact.welcome import welcome
 
 
@@ -22,11 +23,20 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a subcommand; None if there is none of that name, which click reports."""
+        require_imports()
         return discover.load(cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; errors and Ctrl-C are reported already while it is being imported."""
-        return reports_errors(super().invoke)(ctx)
+        return reports_errors(self._invoke)(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        with repeated_interrupts():
+            return super().invoke(ctx)
+
+    def make_context(self, *args: Any, **keywords: Any) -> click.Context:
+        """Read the command line; Ctrl-C is reported as later on."""
+        return reports_errors(super().make_context)(*args, **keywords)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the help by group, without importing the commands as click would."""

@@ -6,9 +6,14 @@ Anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import errno
 import functools
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 import click
@@ -21,6 +26,31 @@ R = TypeVar("R")
 
 USER_ERROR = 2
 INTERRUPTED = 130
+AGAIN = 0.002  # seconds until a lost Ctrl-C is sent again
+
+
+@contextlib.contextmanager
+def repeated_interrupts() -> Iterator[None]:
+    """Let no Ctrl-C be lost: one that arrives in a function that C code calls is reported by Python, and forgotten.
+
+    It is sent again, until it arrives elsewhere.
+    """
+    before, lost = sys.unraisablehook, threading.Event()
+
+    def again(problem: sys.UnraisableHookArgs) -> None:
+        if not issubclass(problem.exc_type, KeyboardInterrupt):
+            before(problem)
+            return
+        lost.set()
+        threading.Timer(AGAIN, _thread.interrupt_main).start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+        if lost.is_set():
+            time.sleep(2 * AGAIN)
+    finally:
+        sys.unraisablehook = before
 
 
 class _CommandError(click.ClickException):
@@ -47,6 +77,9 @@ def reports_errors(callback: Callable[P, R]) -> Callable[P, R]:
             named = f"{error.filename}: " if error.filename else ""
             message = " ".join(f"{named}{error.strerror or error}; check the path and permissions".splitlines())
             raise _CommandError(as_typed(message, click.get_current_context(silent=True))) from error
+        except MemoryError:
+            message = "out of memory: an allocation failed; close other programs, or raise the limit (`ulimit -v`)"
+            raise _CommandError(message) from None
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None

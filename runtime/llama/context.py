@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import ContextError, ModelError
+from qwen35_gguf import address_space
+from qwen35_gguf.errors import ContextError, MemoryLimitError, ModelError
 from qwen35_gguf.runtime.context_spec import KV_TYPES, ContextSpec
 from qwen35_gguf.runtime.llama.batch import Batch, FloatArray, IntArray, Part
 from qwen35_gguf.runtime.llama.eval_callback import EvalCallback
 from qwen35_gguf.runtime.llama.handle import Handle
 from qwen35_gguf.runtime.llama.library import Closing, clear_messages, extension_library, library, reason, set_fields
-from qwen35_gguf.runtime.llama.model import Model
+from qwen35_gguf.runtime.llama.model import Model, count_tensors
 
 ByteArray = npt.NDArray[np.uint8]
 
@@ -45,6 +47,27 @@ def context_fields(spec: ContextSpec) -> dict[str, Any]:
         fields["rope_scaling_type"] = YARN
         fields["rope_freq_scale"], fields["yarn_orig_ctx"] = spec.yarn.freq_scale, spec.yarn.native_ctx
     return fields
+
+
+def check_room(path: Path, spec: ContextSpec, what: str) -> None:
+    """Refuse a context whose graph and scheduler would not fit into a limit of the address space.
+
+    They are reserved for the largest graph that llama.cpp expects, and hardly used.
+
+    Args:
+        path: of the model.
+        spec: of the context.
+        what: names it.
+
+    Source: llama.cpp src/llama-context.cpp (graph_max_nodes), ggml/src/ggml-backend.cpp (ggml_backend_sched_new).
+
+    Raises:
+        MemoryLimitError: they do not fit.
+
+    """
+    if address_space.limit() is not None:
+        nodes = max(40 * min(spec.cells, spec.n_batch), 32 * count_tensors(path))
+        address_space.require(nodes * address_space.NODE_BYTES, what, max(spec.n_threads, spec.n_threads_batch or 0))
 
 
 class Context(Closing):
@@ -79,6 +102,7 @@ class Context(Closing):
 
         Raises:
             ModelError: there is not enough memory, or llama.cpp refuses; its reason is given.
+            MemoryLimitError: there is a limit of the address space, and it does not fit.
             RpcServerError: an RPC server is gone.
 
         """
@@ -91,13 +115,20 @@ class Context(Closing):
             params.ctx_type, params.ctx_other = lib.LLAMA_CONTEXT_TYPE_MTP, mtp_of.pointer
         if eval_callback is not None:
             params.cb_eval, params.cb_eval_user_data = eval_callback.function, None
+        what = f"context of {spec.n_ctx} tokens"
+        check_room(model.path, spec, what)
         clear_messages()
         pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:
             self._rpc.check()
-            raise ModelError(f"context of {spec.n_ctx} tokens: cannot be made ({reason('too little memory')})")
+            raise ModelError(f"{what}: cannot be made ({reason('too little memory')})")
         needs = [model.handle, *([mtp_of.handle] if mtp_of is not None else [])]
         self.handle: Handle = Handle(self, pointer, lib.llama_free, *needs)
+        try:
+            address_space.require(0, what)
+        except MemoryLimitError:
+            self.handle.close()
+            raise
         model.adapters.use(pointer)
         self.memory = lib.llama_get_memory(pointer)
         self.spec, self.n_ctx, self.n_batch = spec, spec.n_ctx, spec.n_batch

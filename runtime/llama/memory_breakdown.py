@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qwen35_gguf import address_space
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.llama.context import context_fields
+from qwen35_gguf.runtime.llama.context import check_room, context_fields
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
 from qwen35_gguf.runtime.llama.library import (
     Closing,
@@ -64,12 +65,14 @@ class PlannedModel(Closing):
 
         Raises:
             ModelError: llama.cpp refuses the file.
+            MemoryLimitError: there is a limit of the address space, and it does not fit.
             MissingDependencyError: llama-cpp-python is not installed.
 
         """
         self._library = lib = library()
         self._pointer: Any = None
-        self._devices, self._mtp = offload.devices, mtp
+        self._devices, self._mtp, self._path = offload.devices, mtp, path
+        address_space.require(0, f"planning {path}")
         lib.llama_backend_init()
         params = lib.llama_model_default_params()
         fields, kept = offload_fields(offload)
@@ -106,6 +109,7 @@ class PlannedModel(Closing):
     def _context(self, spec: ContextSpec, mtp_of: Any = None) -> Iterator[tuple[Any, list[str]]]:
         """Make a context; give also what was logged."""
         lib = self._library
+        check_room(self._path, spec, f"planning a context of {spec.n_ctx} tokens")
         params = lib.llama_context_default_params()
         set_fields(params, context_fields(spec))
         if mtp_of is not None:

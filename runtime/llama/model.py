@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwen35_gguf.errors import AdapterError, DeviceError, ModelError
+from qwen35_gguf import address_space
+from qwen35_gguf.errors import AdapterError, DeviceError, GgufError, ModelError
 from qwen35_gguf.gguf_file.mapped_files import MappedFiles
+from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.shards import MAX_SHARDS, SHARD_NAME, shard_path
 from qwen35_gguf.runtime.llama.adapters.loaded import AdapterSpec, load_adapters
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
@@ -106,6 +108,21 @@ def _mapped(path: Path) -> list[Path]:
     return [shard_path(path.parent, shard["prefix"], index, count) for index in range(min(count, MAX_SHARDS))]
 
 
+def count_tensors(path: Path) -> int:
+    """Count the tensors of a model's files; 0 where they cannot be read."""
+    try:
+        return sum(len(read_header(one).tensors) for one in _mapped(path))
+    except GgufError:
+        return 0
+
+
+def _check_room(path: Path, files: list[Path], spec: ModelSpec) -> None:
+    """Refuse a model that would not fit into a limit of the address space: weights, copies of them, vocabulary."""
+    if address_space.limit() is not None:
+        size = sum(one.stat().st_size for one in files if one.exists())
+        address_space.require(size * 2 if spec.repack else size, f"{path}: the model")
+
+
 def _free(lib: Any, rpc: RpcConnections, files: MappedFiles, kept: list[Any]) -> Callable[[Any], None]:
     """Return how a model is freed; `kept` must live until then."""
 
@@ -130,6 +147,7 @@ class Model(Closing):
     """A loaded text model with its vocabulary.
 
     Attributes:
+        path: the GGUF.
         handle: of `llama_model_p`.
         rpc: the RPC servers that hold layers of it.
         n_embd: width of the hidden state.
@@ -149,6 +167,7 @@ class Model(Closing):
 
         Raises:
             ModelError: llama.cpp cannot load it; its reason is given.
+            MemoryLimitError: there is a limit of the address space, and it does not fit.
             AdapterError: llama.cpp cannot load an adapter.
             RpcServerError: an RPC server is gone.
             MissingDependencyError: llama-cpp-python is not installed.
@@ -162,7 +181,9 @@ class Model(Closing):
         fields |= {"load_mtp": spec.mtp, "use_extra_bufts": spec.repack, "load_mode": LOAD_MODES[spec.mmap, spec.mlock]}
         set_fields(params, fields)
         self.rpc = RpcConnections(spec.offload.endpoints)
-        self._files = MappedFiles(_mapped(path) if spec.mmap else ())
+        self.path, files = path, _mapped(path)
+        _check_room(path, files, spec)
+        self._files = MappedFiles(files if spec.mmap else ())
         clear_messages()
         pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:

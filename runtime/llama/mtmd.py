@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qwen35_gguf import address_space
 from qwen35_gguf.errors import VisionError
 from qwen35_gguf.runtime.llama.batch import FloatArray
 from qwen35_gguf.runtime.llama.handle import Handle
@@ -19,6 +20,7 @@ from qwen35_gguf.runtime.llama.model import Model
 
 # mtmd resizes what is outside of its limits; ours are applied before, so that it never does.
 NO_LIMIT_TOKENS = 1 << 20
+VISION_NODES = 8192  # of the largest graph (llama.cpp tools/mtmd/clip.cpp, max_nodes)
 
 
 class VisionContext(Closing):
@@ -40,6 +42,7 @@ class VisionContext(Closing):
 
         Raises:
             VisionError: llama.cpp cannot load it; its reason is given.
+            MemoryLimitError: there is a limit of the address space, and it does not fit.
 
         """
         self._mtmd = mtmd = mtmd_library()
@@ -47,6 +50,9 @@ class VisionContext(Closing):
         params = mtmd.mtmd_context_params_default()
         params.use_gpu, params.n_threads, params.print_timings, params.warmup = use_gpu, n_threads, False, False
         params.image_min_tokens, params.image_max_tokens = 1, NO_LIMIT_TOKENS
+        if address_space.limit() is not None:
+            size = mmproj.stat().st_size if mmproj.exists() else 0
+            address_space.require(size + VISION_NODES * address_space.NODE_BYTES, str(mmproj), n_threads)
         clear_messages()
         pointer = mtmd.mtmd_init_from_file(os.fsencode(mmproj), model.pointer, params)
         if pointer and not mtmd.mtmd_support_vision(pointer):

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from qwen35_gguf import address_space
 from qwen35_gguf.runtime.control_groups import control_groups, read_number
 
 NO_LIMIT = 1 << 60  # control groups of version 1 write a number near 2^63 for it
@@ -55,18 +56,8 @@ def _control_groups(root: Path) -> Iterator[int]:
 
 def _own_limit(root: Path) -> Iterator[int]:
     """Yield what the limit of this process's address space leaves (`ulimit -v`)."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
-        return
-    try:
-        pages = int((root / "proc/self/statm").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return
-    yield max(0, limit - pages * resource.getpagesize())
+    if (room := address_space.left(root)) is not None:
+        yield room
 
 
 def _statistic(path: Path, name: str) -> int:
