@@ -4,6 +4,8 @@
 
 FOLDER has what the command finds there, and every run gets it anew. A line of JSON for each: the number of the
 operation (0: none fails), the exit code, stderr, and the checksums of the files that are left. STEP leaves some out.
+Where files are left that were not there before, the command runs a second time, without a fault; its line has
+`"again": true`.
 """
 
 from __future__ import annotations
@@ -75,7 +77,9 @@ def attempt(arguments: list[str]) -> tuple[int, str]:
     return 0, error.getvalue()
 
 
-def run(shim: ctypes.CDLL, folder: Path, number: int, error: int, lasting: int, command: list[str]) -> int:
+def run(
+    shim: ctypes.CDLL, folder: Path, number: int, error: int, lasting: int, command: list[str], *, again: bool = False
+) -> int:
     """Run the command in a child in which an operation fails; print what came of it, and return the operations."""
     receive, send = os.pipe()
     child = os.fork()
@@ -85,12 +89,14 @@ def run(shim: ctypes.CDLL, folder: Path, number: int, error: int, lasting: int, 
         seen = shim.reached()
         shim.arm(b"", ctypes.c_long(0), 0, 0)
         os.write(send, str(seen).encode())
-        print(json.dumps({"number": number, "code": code, "error": message, "left": left(folder)}), flush=True)
+        result = {"number": number, "code": code, "error": message, "left": left(folder), "again": again}
+        print(json.dumps(result), flush=True)
         os._exit(0)
     os.close(send)
     _, status = os.waitpid(child, 0)
     if status:
-        print(json.dumps({"number": number, "code": -status, "error": "crashed", "left": left(folder)}), flush=True)
+        result = {"number": number, "code": -status, "error": "crashed", "left": left(folder), "again": again}
+        print(json.dumps(result), flush=True)
     seen = int(os.read(receive, 20) or 0)
     os.close(receive)
     return seen
@@ -106,12 +112,17 @@ def main() -> None:
     shutil.copytree(folder, kept)
     if command[0] not in FUNCTIONS:
         discover.load(command[0])  # its imports, once
-    print(json.dumps({"number": -1, "code": 0, "error": "", "left": left(folder)}), flush=True)
+    before = left(folder)
+    print(json.dumps({"number": -1, "code": 0, "error": "", "left": before, "again": False}), flush=True)
     total = run(shim, folder, 0, 0, 0, command)
+    continued = [before, left(folder)]
     for number in range(1, total + 1, step):
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)
         run(shim, folder, number, error, lasting, command)
+        if (remains := left(folder)) not in continued:
+            continued.append(remains)
+            run(shim, folder, 0, 0, 0, command, again=True)
 
 
 if __name__ == "__main__":

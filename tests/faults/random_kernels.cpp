@@ -17,6 +17,7 @@
 #include "delta_net/delta_net.h"
 #include "float_matmul/float_matmul.h"
 #include "kquants/kquants.h"
+#include "moment_rounding/moment_rounding.h"
 #include "quantized_matmul/quantized_matmul.h"
 
 namespace {
@@ -244,28 +245,61 @@ void attend(Input& in) {
     }
 }
 
-constexpr void (*kernels[])(Input&) = {quantize, multiply, multiply_floats, delta_rule, attend};
+void round_rows(Input& in) {
+    using namespace moment_rounding;
+    const Target* const target = chosen(targets(), in);
+    if (target == nullptr) return;
+    const bool mins = in.below(2) != 0, scales = in.below(2) != 0, feedback = in.below(2) != 0;
+    const int block = in.below(2) ? 256 : 32, group = block == 32 ? 32 : in.below(2) ? 16 : 32;
+    const Format format{block,  group, -8, 7, scales ? -32.0f : 1.0f, scales ? 31.0f : 1.0f, mins ? 63.0f : 0.0f,
+                        nullptr};
+    const std::int64_t rows = 1 + in.below(target->lanes), columns = 256 * (1 + in.below(2));
+    Block<float> moments = floats(in, columns * columns);
+    for (std::int64_t i = 0; i < columns; ++i) {
+        moments[i * columns + i] += 1;
+        for (std::int64_t j = 0; j < i; ++j) moments[i * columns + j] = moments[j * columns + i];
+    }
+    const Block<float> factor(columns * columns), x = floats(in, rows * columns);
+    for (std::int64_t i = 0; i < moments.count(); ++i) factor[i] = moments[i];
+    target->eliminate(factor.get(), columns, 0, columns, 0.01f);
+    const std::int64_t blocks = columns / block, groups = columns / group;
+    call([&](int) {
+        const Block<float> values(rows * columns), d(rows * blocks), dmin(rows * blocks);
+        const Block<float> scale(rows * groups), min(rows * groups), before(rows), after(rows);
+        for (std::int64_t i = 0; i < d.count(); ++i) d[i] = dmin[i] = 0.5f;
+        for (std::int64_t i = 0; i < scale.count(); ++i) scale[i] = min[i] = 1;
+        const Block<float> scratch(target->scratch_floats(columns, format), 64);
+        target->round_rows(
+            {x.get(), values.get(), d.get(), mins ? dmin.get() : nullptr, scale.get(), mins ? min.get() : nullptr, rows,
+             columns, moments.get(), feedback ? factor.get() : nullptr, before.get(), after.get()},
+            format, {1, 1, 1}, scratch.get());
+    });
+}
+
+constexpr void (*kernels[])(Input&) = {quantize, multiply, multiply_floats, delta_rule, attend, round_rows};
+constexpr int count = sizeof kernels / sizeof kernels[0];
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     Input in(data, size);
-    kernels[in.byte() % 5](in);
+    kernels[in.byte() % count](in);
     return 0;
 }
 
 #if !defined(LIBFUZZER)
-int main(int count, char** arguments) {
-    const double seconds = count > 1 ? std::atof(arguments[1]) : 1;
-    std::mt19937 random(count > 2 ? static_cast<unsigned>(std::atoi(arguments[2])) : 1);
-    two_threads = count > 3;
+int main(int given, char** arguments) {
+    const double seconds = given > 1 ? std::atof(arguments[1]) : 1;
+    std::mt19937 random(given > 2 ? static_cast<unsigned>(std::atoi(arguments[2])) : 1);
+    two_threads = given > 3;
     std::vector<std::uint8_t> data;
     long number = 0;
     const auto begin = std::chrono::steady_clock::now();
-    while (number < 5 || std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() < seconds) {
+    while (number < count ||
+           std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() < seconds) {
         data.resize(random() % 16384 + 16);
         for (std::uint8_t& each : data) each = static_cast<std::uint8_t>(random());
-        data[0] = static_cast<std::uint8_t>(number++ % 5);
+        data[0] = static_cast<std::uint8_t>(number++ % count);
         LLVMFuzzerTestOneInput(data.data(), data.size());
     }
     std::printf("%ld inputs\n", number);

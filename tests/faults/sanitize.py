@@ -1,6 +1,7 @@
 """Run the kernels with random inputs under sanitizers: `make sanitize`.
 
-Kinds: "address" (with undefined behaviour), "thread", "valgrind". `random_kernels.cpp` is compiled with the kernels of
+Kinds: "address" (with undefined behaviour), "thread", "valgrind"; "fuzzer", inputs that libFuzzer chooses by what they
+reach (`make fuzz`), where clang is installed. `random_kernels.cpp` is compiled with the kernels of
 `--targets`: portable C++ alone compiles in a minute, those of a processor in several. Exit code 1 if one fails.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "ggml_ops"
 BUILD = ROOT / "build" / "sanitize"
-ROOMS = ("kquants", "quantized_matmul", "float_matmul", "delta_net", "attention")
+ROOMS = ("kquants", "quantized_matmul", "float_matmul", "delta_net", "attention", "moment_rounding")
 OTHERS = ("attention/problem.cpp", "simd/cpu.cpp", *(f"{room}/dispatch.cpp" for room in ROOMS))
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 AVX2 = ["-mavx2", "-mf16c", "-mfma"]
@@ -36,14 +37,18 @@ KINDS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
     "thread": ["-fsanitize=thread"],
     "valgrind": [],
+    "fuzzer": ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-DLIBFUZZER"],
 }
+LONGEST = 1 << 14  # bytes of an input
 
 
 def build(kind: str, *, native: bool) -> Path:
     """Compile the program with the kernels of this processor, or the portable ones."""
     folder = BUILD / (f"{kind}-native" if native else kind)
     folder.mkdir(parents=True, exist_ok=True)
-    compiler = os.environ.get("CXX", "g++")
+    compiler = os.environ.get("CXX", "g++") if kind != "fuzzer" else clang()
+    if compiler is None:
+        raise SystemExit("libFuzzer needs clang: apt-get install clang")
     flags = [*COMMON, *KINDS[kind], *(["-DSIMD_X86"] if native else [])]
     objects = []
     sources = [(KERNELS / name, list[str]()) for name in OTHERS]
@@ -63,6 +68,12 @@ def build(kind: str, *, native: bool) -> Path:
     return program
 
 
+def clang() -> str | None:
+    """Return the newest clang++ that is installed."""
+    names = ["clang++", *(f"clang++-{version}" for version in range(30, 13, -1))]
+    return next((name for name in names if shutil.which(name)), None)
+
+
 def _newest() -> float:
     """When the kernels were last changed."""
     files = [*KERNELS.rglob("*.h"), *KERNELS.rglob("*.cpp"), Path(__file__).with_name("random_kernels.cpp")]
@@ -74,6 +85,11 @@ def run(kind: str, program: Path, seconds: float, seed: int) -> bool:
     command = [str(program), str(seconds), str(seed)]
     if kind == "thread":
         command.append("two")
+    if kind == "fuzzer":
+        inputs = program.parent / "inputs"
+        inputs.mkdir(exist_ok=True)
+        command = [str(program), f"-max_total_time={round(seconds)}", f"-max_len={LONGEST}", "-len_control=0"]
+        command += ["-print_final_stats=1", "-verbosity=0", f"-artifact_prefix={program.parent}/fault-", str(inputs)]
     if kind == "valgrind":
         command = ["valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full", *command]
     done = subprocess.run(command, check=False)
@@ -91,7 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"{', '.join(unknown)}: is not one of {', '.join(KINDS)}")
-    kinds = options.kinds or [kind for kind in KINDS if kind != "valgrind" or shutil.which("valgrind")]
+    absent = {"valgrind": not shutil.which("valgrind"), "fuzzer": True}
+    kinds = options.kinds or [kind for kind in KINDS if not absent.get(kind)]
     found = [
         run(kind, build(kind, native=options.targets == "native" and kind != "valgrind"), options.seconds, options.seed)
         for kind in kinds

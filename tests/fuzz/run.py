@@ -1,8 +1,9 @@
 """Fuzz the parsers: `make fuzz MINUTES=10`, or `python tests/fuzz/run.py --minutes 10 [TARGET ...]`.
 
 Each target gets an equal part of the time, in a process of its own: one that is ended by a crash of native code begins
-again. What is found is in build/fuzz/TARGET; the exit code is 1 if there are faults. `--keep` makes the corpus of the
-repository anew: of what reached new lines, the smallest inputs that reach them all.
+again. "kernels" is the C++, for which libFuzzer chooses bytes where clang is installed. What is found is in
+build/fuzz/TARGET; the exit code is 1 if there are faults. `--keep` makes the corpus of the repository anew: of what
+reached new lines, the smallest inputs that reach them all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+KERNELS = "kernels"  # the C++, by libFuzzer, where clang is installed
 BUILD = ROOT / "build" / "fuzz"
 SLACK = 600  # seconds that a process may take beyond its part: to start, on a busy machine
 
@@ -58,15 +60,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="in total")
     parser.add_argument("--keep", action="store_true", help="make the corpus of the repository anew")
     options = parser.parse_args(arguments)
+    from faults import sanitize
+
     from fuzz.reach import keep_smallest
     from fuzz.targets import TARGETS
 
-    names = options.targets or list(TARGETS)
-    if unknown := set(names) - set(TARGETS):
-        parser.error(f"{', '.join(sorted(unknown))}: not a target; choose among {', '.join(TARGETS)}")
+    names = options.targets or [*TARGETS, *([KERNELS] if sanitize.clang() else [])]
+    if unknown := set(names) - {*TARGETS, KERNELS}:
+        parser.error(f"{', '.join(sorted(unknown))}: not a target; choose among {', '.join(TARGETS)}, {KERNELS}")
     seconds = max(1, round(60 * options.minutes / len(names)))
     failed = False
     for name in names:
+        if name == KERNELS:
+            failed |= bool(sanitize.main(["fuzzer", "--seconds", str(seconds)]))
+            continue
         found = fuzz(name, seconds, TARGETS[name].modules)
         faults: dict[str, str] = found["faults"]  # type: ignore[assignment]
         how = "" if found.get("guided") else " at random (atheris is not installed)"
