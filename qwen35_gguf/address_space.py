@@ -14,7 +14,7 @@ from qwen35_gguf.errors import MemoryLimitError
 from qwen35_gguf.units import format_size
 
 STACK = 8 << 20  # of a thread, where there is no limit
-THREADS_OF_NUMPY = 64  # OpenBLAS makes one for each processor, up to so many
+THREADS_OF_NUMPY = 64  # OpenBLAS makes one for each processor, at most this number
 IMPORTS = 224 << 20  # numpy, libggml, libllama and what they need
 NODE_BYTES = 24_000  # for each node of the largest graph that llama.cpp expects: copies of 60 inputs, and tables
 # What must be left after each step of a load: for Python, the graph of a call, and the work memory of matmuls.
