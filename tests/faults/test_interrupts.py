@@ -13,15 +13,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import commands
+from qwen35_gguf.quant import imatrix
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 INTERRUPTS = int(os.environ.get("QWEN35_INTERRUPTS", "8"))
 INTERRUPTED = 130
+RESUMED = ("imatrix", "moments")  # from sums that were rounded to 32 bits on the way
 ENDS = (0, INTERRUPTED, -signal.SIGINT)  # the last while Python ends, when the work is done
 
 
@@ -56,7 +59,14 @@ def test_an_interrupt_at_any_moment(begins: commands.Zygote, given: Path, tmp_pa
     if whole:
         code = begins.end(begins.begin(command, given, folder))
         assert code == 0 or "exists already" in begins.error(), f"{name}, repeated: {begins.error()}"
-        assert commands.digests(folder) == whole
+        if name not in RESUMED:
+            assert commands.digests(folder) == whole
+            return
+        assert commands.digests(folder).keys() == whole.keys()
+        found, wanted = (imatrix.read(path / "i.gguf") for path in (folder, tmp_path / "whole"))
+        for tensor, entry in wanted.entries.items():
+            np.testing.assert_allclose(found.entries[tensor].sums, entry.sums, rtol=1e-5)
+            np.testing.assert_array_equal(found.entries[tensor].counts, entry.counts)
 
 
 def test_interrupts_of_a_server(begins: commands.Zygote, given: Path, tmp_path: Path) -> None:
