@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Context(Closing):
         """
         self._library = lib = library()
         self.model = model
-        self._rpc = model.rpc
+        self._rpc, self._callback = model.rpc, eval_callback
         params = lib.llama_context_default_params()
         set_fields(params, context_fields(spec))
         if mtp_of is not None:
@@ -197,8 +198,11 @@ class Context(Closing):
         self.model.check_files()
         self._rows = batch.struct.n_tokens
         clear_messages()
-        with self.handle.in_use() as pointer:
+        callback = self._callback
+        with self.handle.in_use() as pointer, callback.held_interrupts() if callback else nullcontext():
             result = self._library.llama_decode(pointer, batch.struct)
+        if callback is not None:
+            callback.check()
         self._rpc.check()
         if result == NO_SLOT:
             raise ContextError(f"the context of {self.n_ctx} tokens is full; raise n_ctx")

@@ -5,8 +5,12 @@ Source: ggml/include/ggml.h (struct ggml_tensor), ggml/include/ggml-backend.h (g
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -73,7 +77,26 @@ class EvalCallback:
         if self._error is not None:
             raise self._error
 
+    @contextlib.contextmanager
+    def held_interrupts(self) -> Iterator[None]:
+        """Keep a Ctrl-C for `check`: raised where the callback begins it would be forgotten, and the node with it."""
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            yield
+            return
+
+        def keep(_signal: int, _frame: FrameType | None) -> None:
+            self._error = KeyboardInterrupt()
+
+        signal.signal(signal.SIGINT, keep)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def _call(self, address: int, ask: bool, _data: Any) -> bool:
+        if self._error is not None:
+            return False
         try:
             node = ctypes.cast(address, ctypes.POINTER(Tensor)).contents
             if not self._checked:
