@@ -27,7 +27,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "{}/model.gguf", "--reference", "{}/exact.gguf", "-f", "{}/text.txt", "--chunk", "128"),
     "package": PACKAGE,
     "run": ("run", "{}/model.gguf", "Tell me a story", "-n", "200", "--ctx", "1k"),
-    "serve": ("serve", "{}/model.gguf", "--port", "0", "--ctx", "1k", "--state-dir", "[]/states"),
+    "serve": ("serve", "{}/model.gguf", "--port", "0", "--ctx", "8k", "--state-dir", "[]/states"),
 }  # fmt: skip
 
 

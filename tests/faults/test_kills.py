@@ -5,6 +5,7 @@ QWEN35_KILLS sets how many kills there are of each kind.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -71,11 +72,13 @@ def test_kills_of_a_server(begins: commands.Zygote, given: Path, tmp_path: Path)
     for number in range(KILLS):
         child = begins.begin(commands.COMMANDS["serve"], given, folder)
         port = _port(begins, child)
-        killed = time.monotonic() + chance.uniform(0, 2)
+        killed = time.monotonic() + chance.uniform(0, 3)
         count = 0
         while time.monotonic() < killed:
-            text = f"{chance.randrange(5)} {'x ' * 200}"  # one of a few, so that states are found again
-            body = f'{{"messages": [{{"role": "user", "content": "{text}"}}], "max_tokens": 1}}'
+            text = f"{chance.randrange(5)} {'x ' * 1500}"  # one of a few, so that states are found again
+            said = [("user", text), ("assistant", "Yes."), ("user", "And now?")]  # a state is saved at a message
+            messages = [{"role": role, "content": content} for role, content in said]
+            body = json.dumps({"messages": messages, "max_tokens": 1})
             with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
                 connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
                 if chance.random() < 0.3:  # while it answers
