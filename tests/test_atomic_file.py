@@ -17,9 +17,10 @@ from qwen35_gguf.errors import OutputError
 pytestmark = pytest.mark.unit
 
 WRITER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from qwen35_gguf.atomic_file import atomic_file
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
 with atomic_file(Path(sys.argv[1])) as file:
     file.write(b"half")
     file.flush()
