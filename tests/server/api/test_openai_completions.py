@@ -31,7 +31,8 @@ def test_tokens_are_continued_as_their_text_is(server: LiveServer) -> None:
 
 
 def test_several_prompts_have_n_answers_each(server: LiveServer) -> None:
-    body = {**SHORT, "prompt": ["One", "Two"], "n": 2, "echo": True, "temperature": 1, "seed": 5}
+    # Greedily: what runs beside an answer changes the rounding of logits, and now and then a token that is drawn.
+    body = {**SHORT, "prompt": ["One", "Two"], "n": 2, "echo": True, "temperature": 0}
     whole = server.post(COMPLETIONS, body).json
     texts = [choice["text"] for choice in whole["choices"]]
     assert [text[:3] for text in texts] == ["One", "One", "Two", "Two"]
