@@ -84,7 +84,7 @@ class Rounding:
         return [
             KeyValue.of("quantize.rounding.kind", self.kind, STRING),
             KeyValue.of(FILE_KEY, self.moments.path.name, STRING),
-            KeyValue.of(DIGEST_KEY, self.moments.digest(), STRING),
+            KeyValue.of(DIGEST_KEY, self.moments.digest, STRING),
             KeyValue.of("quantize.rounding.dataset", " + ".join(provenance.datasets), STRING),
             KeyValue.of("quantize.rounding.chunks_count", provenance.chunks, GGUFValueType.UINT32),
             KeyValue.of("quantize.rounding.text_sha256", provenance.text, STRING),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,10 +24,13 @@ from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.gguf_file.writer import GGUFStream
+from qwen35_gguf.json_file import Kind as JsonKind
 from qwen35_gguf.quant.imatrix import Imatrix
 
 Float = npt.NDArray[np.float32]
 Kind = Literal["block", "full"]
+# How files of the project record it; empty: each block alone.
+RECORDED: JsonKind[Kind | Literal[""]] = JsonKind("block or full", lambda value: value in ("", "block", "full"))
 
 BLOCK = 256
 TYPE, KIND, FINGERPRINT = "general.type", "moments.kind", "moments.fingerprint"
@@ -129,8 +133,9 @@ class Moments:
     _header: GgufHeader = field(repr=False)
     _mapped: npt.NDArray[np.uint8] = field(repr=False)
 
+    @cached_property
     def digest(self) -> str:
-        """Return a SHA-256 that tells these moments from others, without reading all of them.
+        """A SHA-256 that tells these moments from others, without reading all of them.
 
         Of what they are of, the tokens and sums of squares of each input, and the first row of each of its matrices.
         """

@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType
 from qwen35_gguf.atomic_file import write_text
 from qwen35_gguf.errors import CostsError
 from qwen35_gguf.json_file import COUNT, FLAG, LIST, NUMBER, SIZE, TEXT, JsonObject, Kind, list_of, one_of, read_json
+from qwen35_gguf.quant.rounding.moments import RECORDED
 
 Type = GGMLQuantizationType
 FORMAT = "qwen35 costs 1"
@@ -113,7 +114,7 @@ def read(path: Path) -> Costs:
         costs=[_cost(row, number, data) for number, row in enumerate(data.need("costs", list_of(LIST)))],
         measured=data.get("measured", FLAG, True),
         imatrix=data.get("imatrix", TEXT, ""),
-        rounding=data.get("rounding", one_of("", "block", "full"), ""),
+        rounding=data.get("rounding", RECORDED, ""),
         moments=data.get("moments", TEXT, ""),
     )
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from qwen35_gguf import __version__
 from qwen35_gguf.convert.model_name import absolute, named_directory
 from qwen35_gguf.convert.rounding import DIGEST_KEY
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.json_file import FLAG, NUMBER, SIZE, TEXT, JsonObject, list_of, read_json
-from qwen35_gguf.json_file import Kind as JsonKind
-from qwen35_gguf.quant.rounding.moments import Kind
+from qwen35_gguf.quant.rounding.moments import RECORDED
 from qwen35_gguf.quant.rounding.moments import read as read_moments
 from qwen35_gguf.release import state as states
 from qwen35_gguf.release.plan import IMATRIX, MAX_SHARD_SIZE, FromCheckpoint, OpenedCheckpoint, ReleasePlan
@@ -21,7 +20,6 @@ from qwen35_gguf.release.state import State
 
 RECIPE = "recipe.json"
 TOOL = f"qwen35-gguf {__version__}"
-ROUNDING: JsonKind[Kind | Literal[""]] = JsonKind("block or full", lambda value: value in ("", "block", "full"))
 RENAMED = {"heads": "mtp_files", "plain": "nomtp_files"}  # options, as version 0.1 recorded them
 
 
@@ -59,7 +57,7 @@ class Record:
             return self.options
         if not moments:
             raise PackageError("the release was made with --rounding: give its moments with --moments")
-        if read_moments(moments).digest() != self.moments_sha256:
+        if read_moments(moments).digest != self.moments_sha256:
             raise PackageError(f"{moments}: are not the moments that the release was made with; give those")
         return replace(self.options, moments=moments)
 
@@ -174,7 +172,7 @@ def _options(read: JsonObject) -> FromCheckpoint:
         name=read.get("name", TEXT, ""),
         recipe=read.get("recipe", TEXT, ""),
         imatrix=read.get("imatrix", TEXT, ""),
-        rounding=read.get("rounding", ROUNDING, ""),
+        rounding=read.get("rounding", RECORDED, ""),
         mtp=read.get("mtp", FLAG, True),
         mmproj_types=tuple(read.need("mmproj_types", texts)),
         mtp_files=read.get("mtp_files", FLAG, False),

@@ -149,7 +149,7 @@ def _begun(file: Path, out: Path, texts: Sequence[Path], how: Quantizing, size: 
         how.imatrix.sha256 if how.imatrix else "",
         size,
         mode == "estimate",
-        *([f"{how.rounding.kind} {how.rounding.moments.digest()}"] if how.rounding else []),
+        *([f"{how.rounding.kind} {how.rounding.moments.digest}"] if how.rounding else []),
         *([mode] if mode == "once" else []),
     ]
     identity = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
