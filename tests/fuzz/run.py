@@ -23,8 +23,8 @@ BUILD = ROOT / "build" / "fuzz"
 SLACK = 600  # seconds that a process may take beyond its part: to start, on a busy machine
 
 
-def fuzz(name: str, seconds: int, modules: Sequence[str]) -> dict[str, object]:
-    """Fuzz a target, and return what was found."""
+def fuzz(name: str, seconds: int, modules: Sequence[str]) -> dict[str, object] | None:
+    """Fuzz a target, and return what was found; None if it could not start."""
     folder, end = BUILD / name, time.monotonic() + seconds
     total: dict[str, object] = {"tried": 0, "accepted": 0, "faults": {}, "slowest": 0.0, "crashes": 0}
     left = seconds
@@ -38,7 +38,7 @@ def fuzz(name: str, seconds: int, modules: Sequence[str]) -> dict[str, object]:
                 code = -1
         result = folder / "result.json"
         if not result.exists():
-            raise SystemExit(f"{name}: did not start; see {folder / 'log.txt'}")
+            return None
         found = json.loads(result.read_text())
         result.unlink()
         for key in ("tried", "accepted"):
@@ -75,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed |= bool(sanitize.main(["fuzzer", "--seconds", str(seconds)]))
             continue
         found = fuzz(name, seconds, TARGETS[name].modules)
+        if found is None:
+            print(f"{name}: did not start; see build/fuzz/{name}/log.txt", flush=True)
+            failed = True
+            continue
         faults: dict[str, str] = found["faults"]  # type: ignore[assignment]
         how = "" if found.get("guided") else " at random (atheris is not installed)"
         print(f"{name}: {found['tried']:,} inputs in {seconds} s{how}, {found['accepted']:,} accepted, ", end="")
