@@ -57,10 +57,6 @@ def check_file(source: str, kind: str) -> None:
     if ADDRESS.match(source):
         return
     path = Path(source).expanduser()
-    try:
-        found = path.is_file() or path.is_fifo()
-    except (OSError, ValueError):
-        found = False
-    if not found:
+    if not (path.is_file() or path.is_fifo()):
         reason = "is a folder" if path.is_dir() else "No such file"
         raise MediaError(f"{source}: {reason}; name the file of the {kind}")

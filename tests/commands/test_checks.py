@@ -117,6 +117,7 @@ def test_both_texts_count_and_their_order(folder: Path) -> None:
     [
         (("--image", "none.png"), "none.png: No such file; name the file of the image"),
         (("--image", "."), ".: is a folder"),
+        (("--image", "i" * 300), "File name too long; check the path"),
         (("--video", "none.mp4"), "none.mp4: No such file"),
         (("--image", "{}/text.txt", "--mmproj", "none.gguf"), "none.gguf"),
         (("--raw", "--think"), "--think has no effect with --raw"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from qwen35_gguf.runtime.engine.sampling import THINKING, Sampler, Sampling
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 
 SAMPLES = 100_000
-ANSWERS, LENGTH = 1_500, 8  # with tokens each
+ANSWERS, LENGTH = int(os.environ.get("QWEN35_ANSWERS", "1500")), 8  # with tokens each
 SEEN, RARE = 100, 8  # answers that begin so, for a test; expected counts that are added up
 LIMIT = 5.0  # standard deviations
 QUESTION = "<|im_start|>user\nTell me a story about a cat.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
