@@ -2,7 +2,7 @@
 
 .venv/bin/python bench/serving/serve.py [--model FILE] [--size 0.8b] [--parts chats,restart,beside,turns]
     [--sides "llama-server;ours"] [--clients 1,4,8] [--system 1600] [--turns 3] [--tokens 96] [--pause 0]
-    [--threads 2] [--slots 4] [--llama-server PROGRAM] [--long 8000]
+    [--threads 2] [--slots 4] [--llama-server PROGRAM] [--long 8000] [--chat-turns 10]
 
 Both servers get the same file, context per slot, slots and threads; `servers.py` has the settings of llama-server.
 
@@ -12,7 +12,7 @@ with a pause of --pause seconds before each further one. Printed are tokens/s in
 that were not reused.
 restart: the first token of a prompt in ours: cold, warm, and after a restart with the states that were kept.
 beside: the longest gap of a stream while a prompt of --long tokens is evaluated.
-turns: four chats of ten turns by turns, behind --long tokens that they share: prompt tokens evaluated in each turn.
+turns: four chats of --chat-turns turns by turns, behind --long tokens that they share: prompt tokens evaluated in each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from qwen35_gguf.evaluation.texts.packaged import CALIBRATION, packaged_text
 from runtime import convert
 
 CHARACTERS_PER_TOKEN = 4.4
-CHATS, CHAT_TURNS, SHORT = 4, 10, 8
+CHATS, SHORT = 4, 8
 PARTS = ("chats", "restart", "beside", "turns")
 
 
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--slots", type=int, default=4, help="at least; as many as clients, if these are more")
     parser.add_argument("--long", type=int, default=8000, help="tokens of the prompt of beside and turns")
+    parser.add_argument("--chat-turns", type=int, default=10, help="of each chat of turns")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         options.scratch = Path(scratch)
@@ -154,10 +155,10 @@ def gaps_beside(port: int, prompt: str) -> tuple[list[float], float]:
 def turns(options: argparse.Namespace, serving: Serving) -> None:
     """Print the tokens that are evaluated in each turn of chats that take turns."""
     serving = with_room(options, serving)
-    print(f"{CHATS} chats by turns behind {options.long:,}; tokens evaluated in turns 1 to {CHAT_TURNS}:")
+    print(f"{CHATS} chats by turns behind {options.long:,}; tokens evaluated in turns 1 to {options.chat_turns}:")
     for side in options.sides.split(";"):
         with running(side, serving) as port:
-            found = by_turns(port, text_of(options.long), CHATS, CHAT_TURNS, SHORT)
+            found = by_turns(port, text_of(options.long), CHATS, options.chat_turns, SHORT)
         evaluated = ", ".join(f"{sum(turn.evaluated for turn in one):,}" for one in found)
         first = statistics.median(turn.first for one in found[1:] for turn in one)
         print(f"{side:<26}{evaluated}; first token of later turns {first:.2f} s", flush=True)
