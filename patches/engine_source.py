@@ -54,25 +54,30 @@ def engine_version() -> str:
 
 def write_source(folder: Path) -> Path:
     """Write the source into a new folder inside of that one, named as an sdist of it is; return its path."""
-    version = engine_version()
-    target = folder / f"{PACKAGE}-{version}"
+    target = folder / f"{PACKAGE}-{engine_version()}"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         unpack(fetch_sdist(), Path(scratch))
         source = Path(scratch, NAME)
         patch(source, series())
-        shutil.copytree(HERE / "engine", target, ignore=shutil.ignore_patterns("__pycache__"))
+        write_package(target)
         _copy_bindings(source, target / PACKAGE)
         for part in LLAMA_CPP:
             _copy(source / "vendor" / "llama.cpp" / part, target / "vendor" / "llama.cpp" / part)
         shutil.copy(source / "LICENSE.md", target / "LICENSE.llama-cpp-python")
         shutil.copy(source / "vendor" / "llama.cpp" / "LICENSE", target / "LICENSE.llama.cpp")
+    return target
+
+
+def write_package(target: Path) -> None:
+    """Write what the source has of this project's own, which may be there in an older form."""
+    shutil.copytree(HERE / "engine", target, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     for name in ("LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, target / name)
-    (target / "pyproject.toml.in").rename(target / "pyproject.toml")
+    (target / "pyproject.toml.in").replace(target / "pyproject.toml")
     for name in ("pyproject.toml", f"{PACKAGE}/__init__.py"):
         file = target / name
-        file.write_text(file.read_text(encoding="utf-8").replace("@VERSION@", version), encoding="utf-8")
-    return target
+        text = file.read_text(encoding="utf-8").replace("@VERSION@", engine_version())
+        file.write_text(text, encoding="utf-8")
 
 
 def _copy_bindings(source: Path, package: Path) -> None:

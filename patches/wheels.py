@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from build import series_id
-from engine_source import PACKAGE, ROOT, engine_version, write_source
+from engine_source import PACKAGE, ROOT, engine_version, write_package, write_source
 from sdist import cache_folder, fail, run
 from zig import GLIBC, LINUX, WINDOWS, Target, environment
 
@@ -65,6 +65,7 @@ def build_engine(dist: Path, target: Target | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             write_source(Path(scratch)).rename(source)
+    write_package(source)
     run([sys.executable, "-m", "build", "--sdist", "--outdir", str(dist), str(source)], "no source can be made")
     print(f"compiling {name} (series {series_id()}): this takes many minutes, once", file=sys.stderr)
     objects = folder / f"build-{target.platform_tag if target else sys.platform}"

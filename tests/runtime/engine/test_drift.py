@@ -38,7 +38,9 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 def evaluated(model: Model, tokens: list[int], n_batch: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the last logits and the states of an evaluation in batches of that size."""
-    with Context(model, ContextSpec(TOKENS + 256, n_batch=n_batch, n_threads=1, kv_type="f32")) as context:
+    with Context(
+        model, ContextSpec(TOKENS + 256, n_batch=n_batch, n_threads=1, kv_type="f32", n_outputs=LAST)
+    ) as context:
         end = len(tokens) - LAST
         for start in range(0, end, n_batch):
             context.evaluate(tokens[start : min(start + n_batch, end)], start, outputs=1)
