@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -46,13 +45,12 @@ ENVIRONMENT = {
 def source() -> Path:
     """Return the patched source, made anew."""
     from build import patch, series
-    from sdist import NAME, fetch_sdist
+    from sdist import NAME, fetch_sdist, unpack
 
     folder = BUILD / "llama.cpp"
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
-        with tarfile.open(fetch_sdist()) as archive:
-            archive.extractall(scratch, filter="data")
+        unpack(fetch_sdist(), Path(scratch))
         patch(Path(scratch, NAME), series())
         made = Path(scratch, NAME, "vendor", "llama.cpp")
         for path in made.rglob("*"):  # what did not change is not compiled again
