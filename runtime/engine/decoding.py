@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qwen35_gguf.errors import NonFiniteError
+from qwen35_gguf.errors import NonFiniteError, Qwen35Error, RpcServerError
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
 from qwen35_gguf.runtime.engine.drafts.drafting import Draftable, Drafting, Step
 from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
@@ -77,18 +77,30 @@ class Decoder:
     def step(self, runs: Sequence[Run]) -> Iterator[Ended]:
         """Evaluate what is known of each run, and sample; give those that end, before others are evaluated.
 
+        A call that fails ends all runs in it. Their sequences are then `in_step`.
+
         Raises:
-            ModelError, RpcServerError: llama.cpp fails, for all runs of a call.
+            ModelError, RpcServerError: the MTP head, or an RPC server, fails.
 
         """
         self.steps += 1
         rows, timed = self._draft(runs)
         before = sum(run.number for run in runs)
-        for group in self._groups(rows):
+        failed = self._shorten(rows)
+        yield from failed
+        for group in self._groups([each for each in rows if each.run not in dict(failed)]):
             start = time.perf_counter()
-            self._main.evaluate_parts(
-                [Part(each.tokens, each.run.live.pos, each.run.live.seq, 1 + len(each.drafts)) for each in group]
-            )
+            for each in group:
+                each.run.live.in_step = True  # until it is recorded what was evaluated
+            try:
+                self._main.evaluate_parts(
+                    [Part(each.tokens, each.run.live.pos, each.run.live.seq, 1 + len(each.drafts)) for each in group]
+                )
+            except RpcServerError:
+                raise
+            except Qwen35Error as error:
+                yield from [(each.run, error) for each in group]
+                continue
             if timed is not None:
                 self._main.wait()
                 seconds, timed = time.perf_counter() - start, timed if len(group) == len(rows) else None
@@ -131,20 +143,31 @@ class Decoder:
         if self._drafting is not None and run.text is not None and not isinstance(end, Exception):
             self._drafting.over(run.text, run.live.items, len(run.items))
 
+    def _shorten(self, rows: Sequence[_Rows]) -> list[Ended]:
+        """Evaluate long rows of known tokens but for the last call; return the runs for which that fails."""
+        failed: list[Ended] = []
+        for each in rows:
+            live = each.run.live
+            try:
+                while len(each.tokens) > self._main.n_batch:
+                    count = min(self._main.n_batch, len(each.known) - 1)
+                    part, each.known = each.known[:count], each.known[count:]
+                    live.in_step = True
+                    self._main.evaluate(part, live.pos, seq=live.seq)
+                    self._record(each.run, part, 0)
+            except RpcServerError:
+                raise
+            except Qwen35Error as error:
+                failed.append((each.run, error))
+        return failed
+
     def _groups(self, rows: Sequence[_Rows]) -> Iterator[list[_Rows]]:
         """Give what is evaluated in one call each: sequences with the same number of rows.
 
         The recurrent layers take the same number of tokens of each sequence in a call: llama.cpp evaluates others in
-        several. Of a long row of known tokens all but the last call is evaluated here.
+        several.
         """
         n_batch = self._main.n_batch
-        for each in rows:
-            while len(each.tokens) > n_batch:
-                count = min(n_batch, len(each.known) - 1)
-                part, each.known = each.known[:count], each.known[count:]
-                live = each.run.live
-                self._main.evaluate(part, live.pos, seq=live.seq)
-                self._record(each.run, part, 0)
         groups: dict[int, list[_Rows]] = {}
         for number, each in enumerate(rows):
             groups.setdefault(number if self._alone else -len(each.tokens), []).append(each)
@@ -161,6 +184,7 @@ class Decoder:
         if live.drafter is not None:
             live.drafter.sync(tokens, live.pos, self._main.hidden(row + len(tokens))[row:])
         live.append(tokens, len(tokens), len(tokens))
+        live.in_step = False
 
     def _take(self, rows: _Rows, first: int) -> End | None:
         """Sample what follows, and keep the drafts that it confirms."""

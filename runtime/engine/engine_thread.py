@@ -78,10 +78,9 @@ class EngineThread:
             self._ordered += runs
 
         def add() -> None:
-            for run in runs:
-                scheduler.enter(run)
-            with self._condition:
+            with self._condition:  # it is counted once
                 for run in runs:
+                    scheduler.enter(run)
                     self._ordered.remove(run)
 
         def end() -> None:
@@ -145,8 +144,7 @@ class EngineThread:
 
     def _work(self) -> None:
         while True:
-            while self._orders:
-                self._orders.popleft()()
+            self._carry_out()
             if self._stopped:
                 break
             steps = [self._step(scheduler) for scheduler in self._schedulers]
@@ -155,8 +153,16 @@ class EngineThread:
                     if not self._orders and not self._stopped and not self._any_ready():
                         waits = any(scheduler.waits for scheduler in self._schedulers)
                         self._condition.wait(POLL if waits else None)
+        self._carry_out()  # those that came just before the end
         while self._schedulers:
             self._schedulers.pop().end_all(ClosedError(f"{self._name}: the model was closed; load it again"))
+
+    def _carry_out(self) -> None:
+        while self._orders:
+            try:
+                self._orders.popleft()()
+            except Exception:  # without the thread everybody would wait for ever
+                log.exception("an order failed")
 
     def _any_ready(self) -> bool:
         """Report whether a step would do something; what makes it so takes the lock afterwards."""

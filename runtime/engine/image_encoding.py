@@ -40,7 +40,8 @@ class ImageEncoding:
 
 def _encode(run: Run, item: MediaChunk, done: Callable[[], None]) -> None:
     try:
-        item.encode()
+        if run.phase != "over":  # nobody waits for it any more
+            item.encode()
     except Exception as error:
         run.error = error
     run.encoding = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +17,8 @@ from qwen35_gguf.runtime.engine.forest.reuse import PromptReuse
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
 from qwen35_gguf.runtime.engine.sampling import Sampler
 from qwen35_gguf.runtime.engine.scope import in_scope
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 End = Literal["stopped", "limit", "full"]
@@ -43,6 +47,15 @@ class Outcome:
     prompt_seconds: float
     seconds: float
     drafts: Drafts
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[None]:
+    """Let what fails at the end of a request harm no other one."""
+    try:
+        yield
+    except Exception:
+        log.exception("the end of a request failed")
 
 
 def _nothing(*_: object) -> None:

@@ -8,6 +8,7 @@ sampled are given out before it. It does not depend on text, messages or images:
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from qwen35_gguf.runtime.engine.forest.live_sequence import CACHED_STATES, LiveS
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.image_encoding import ImageEncoding
-from qwen35_gguf.runtime.engine.job import End, Job, Run
+from qwen35_gguf.runtime.engine.job import End, Job, Run, logged
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Prompt, n_cells
 from qwen35_gguf.runtime.engine.prefill import Prefill
 from qwen35_gguf.runtime.engine.prompts import Prompts
@@ -36,6 +37,8 @@ from qwen35_gguf.runtime.llama.model import Model
 
 MAX_PARALLEL = 64
 MAX_GAP = 0.25
+
+log = logging.getLogger(__name__)
 
 
 class Scheduler(Closing):
@@ -153,7 +156,7 @@ class Scheduler(Closing):
     @property
     def unfinished(self) -> int:
         """The number of jobs that are not over, and are not ended before the next call; any thread may ask."""
-        return sum(not run.cancelled for run in (*list(self._waiting), *list(self._runs)))
+        return sum(not run.cancelled for run in {*list(self._waiting), *list(self._runs)})  # one may be on its way
 
     @property
     def request_seconds(self) -> float:
@@ -179,7 +182,7 @@ class Scheduler(Closing):
     def snapshot(self, queue_limit: int | None = None) -> Snapshot:
         """Return what it does now and has done so far; any thread may ask."""
         runs, forest = list(self._runs), self.forest
-        at = {run.sequence.seq: run for run in runs if run.sequence is not None}
+        at = {live.seq: run for run in runs if (live := run.sequence) is not None}
         return Snapshot(
             tuple(slot_of(one.seq, len(one.items), at.get(one.seq)) for one in self._sequences),
             len(self._waiting),
@@ -264,7 +267,10 @@ class Scheduler(Closing):
         start = time.perf_counter()
         try:
             for run, end in self._decoder.step(runs):
-                self._end(run, end)
+                if isinstance(end, Exception) and run.live.in_step:
+                    self._fail(run, end)
+                else:
+                    self._end(run, end)
         except RpcServerError:
             raise
         except Qwen35Error as error:
@@ -314,7 +320,7 @@ class Scheduler(Closing):
             self._enter(run, idle)
         except RpcServerError:
             raise
-        except Qwen35Error as error:
+        except Exception as error:
             self._fail(run, error)
         return run
 
@@ -337,7 +343,14 @@ class Scheduler(Closing):
         for run in self._runs:
             if run.phase == "answer" and not run.job.wants() and run.job.yields():
                 live = run.live
-                run.saved, run.sequence, run.phase = live.state(), None, "suspended"
+                try:
+                    run.saved = live.state()
+                except RpcServerError:
+                    raise
+                except Exception as error:  # as of too little memory: it stays where it is
+                    log.info("an answer that nobody reads does not give way: %s", error)
+                    continue
+                run.sequence, run.phase = None, "suspended"
                 live.n_prompt = 0  # it is kept already
                 return [live]
         return []
@@ -371,6 +384,8 @@ class Scheduler(Closing):
             self._uses += 1
             run.sequence.used, run.sequence = self._uses, None
         run.saved = None
-        run.job.sampler.close()
+        with logged():
+            run.job.sampler.close()
         self.counters.add_run(run, time.perf_counter(), failed=isinstance(result, Exception))
-        run.job.done(result if isinstance(result, Exception) else run.outcome(result, time.perf_counter()))
+        with logged():
+            run.job.done(result if isinstance(result, Exception) else run.outcome(result, time.perf_counter()))

@@ -134,8 +134,9 @@ class Snapshot:
 
 def slot_of(number: int, held: int, run: Run | None) -> Slot:
     """Return what a sequence does, which holds some items and has a run, or none."""
-    if run is None or run.sequence is None:
+    live = None if run is None else run.sequence
+    if run is None or live is None:  # it ends at this moment
         return Slot(number, "idle", held)
     if run.phase == "prompt":
-        return Slot(number, "prompt", held, run.total, run.sequence.cells + run.rows)
+        return Slot(number, "prompt", held, run.total, live.cells + run.rows)
     return Slot(number, "answer", held, run.total, run.total, run.number)
