@@ -24,7 +24,7 @@ from oracles.random_answers import RandomChain, RealVocabulary
 from qwen35_gguf.runtime.chat.structured.answer_form import answer_form, answer_mask, call_form
 from qwen35_gguf.runtime.chat.structured.masks import GrammarMask
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars
-from qwen35_gguf.runtime.chat.tool_calls import check_tools
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 from qwen35_gguf.runtime.llama.sampling.samplers import preselect
 
 TEXT = {"type": "string", "maxLength": 400}

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import click
 
 from qwen35_gguf.commands import output
-from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletionChunk, Message, Timings
+from qwen35_gguf.runtime.chat.openai_types import CallDelta, ChatCompletionChunk, Message, Timings, join_calls
 
 LONG_PROMPT = 1024  # tokens to evaluate from which on progress is shown
 
@@ -39,7 +39,7 @@ def show(chunks: Iterable[ChatCompletionChunk]) -> tuple[Message, Timings | None
     shown, thought = not output.is_json(), not output.is_quiet()
     content: list[str] = []
     reasoning: list[str] = []
-    calls: list[Call] = []
+    calls: list[CallDelta] = []
     timings = None
     try:
         for chunk in chunks:
@@ -62,4 +62,4 @@ def show(chunks: Iterable[ChatCompletionChunk]) -> tuple[Message, Timings | None
         click.echo(err=True)
     if shown:
         click.echo()
-    return Message("".join(content), "".join(reasoning) or None, calls or None), timings
+    return Message("".join(content), "".join(reasoning) or None, join_calls(calls) or None), timings

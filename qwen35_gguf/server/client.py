@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from qwen35_gguf.errors import MediaError, ServerError
 from qwen35_gguf.runtime.chat.openai_types import (
-    Call,
+    CallDelta,
     ChatCompletionChunk,
     ChunkChoice,
     Delta,
-    Function,
+    FunctionDelta,
     Message,
     Timings,
 )
@@ -170,5 +170,11 @@ def _chunk(data: Mapping[str, Any]) -> ChatCompletionChunk:
 
 
 def _delta(given: Mapping[str, Any]) -> Delta:
-    calls = [Call(one["id"], Function(**one["function"]), one.get("index", 0)) for one in given.get("tool_calls") or ()]
+    calls = [_call(one) for one in given.get("tool_calls") or ()]
     return Delta(given.get("content"), given.get("reasoning_content"), calls or None, given.get("role"))
+
+
+def _call(given: Mapping[str, Any]) -> CallDelta:
+    function = given.get("function") or {}
+    piece = FunctionDelta(function.get("arguments") or "", function.get("name"))
+    return CallDelta(given.get("index", 0), piece, given.get("id"), given.get("type"))

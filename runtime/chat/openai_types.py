@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar
 
 from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType
-from qwen35_gguf.runtime.chat.tool_calls import ToolCall
 
 T = TypeVar("T")
 FinishReason = Literal["stop", "length", "tool_calls", "loop"]  # OpenAI's API does not have the last one
@@ -33,10 +33,37 @@ class Call:
     type: Literal["function"] = "function"
 
 
-def call_object(call: ToolCall, index: int) -> Call:
-    """Convert a parsed call to the form of the API."""
-    form = call.openai()
-    return Call(call.id, Function(**form["function"]), index)
+@dataclass(frozen=True)
+class FunctionDelta:
+    """A piece of the arguments; the name comes with the first of a call."""
+
+    arguments: str = ""
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class CallDelta:
+    """A piece of a streamed tool call; `index` tells which one, `id` and `type` come with its first."""
+
+    index: int
+    function: FunctionDelta
+    id: str | None = None
+    type: Literal["function"] | None = None
+
+
+def join_calls(pieces: Iterable[CallDelta]) -> list[Call]:
+    """Put the pieces of a message's calls together.
+
+    The arguments of a truncated call are not valid JSON.
+    """
+    found: dict[int, list[CallDelta]] = {}
+    for piece in pieces:
+        found.setdefault(piece.index, []).append(piece)
+    calls = []
+    for index, of_call in found.items():
+        arguments = "".join(piece.function.arguments for piece in of_call)
+        calls.append(Call(of_call[0].id or "", Function(of_call[0].function.name or "", arguments), index))
+    return calls
 
 
 @dataclass(frozen=True)
@@ -59,7 +86,7 @@ class Delta:
 
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[CallDelta] | None = None
     role: Literal["assistant"] | None = None
 
 

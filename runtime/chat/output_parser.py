@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwen35_gguf.runtime.chat.openai_types import Call, Delta, Message, call_object
+from qwen35_gguf.runtime.chat.openai_types import CallDelta, Delta, Message, join_calls
 from qwen35_gguf.runtime.chat.tags import TagDecoder, marked, spelled
 from qwen35_gguf.runtime.chat.thinking import Piece, Splitter
-from qwen35_gguf.runtime.chat.tool_calls import CLOSE, OPEN, ToolCall, ToolCallParser
+from qwen35_gguf.runtime.chat.tool_calls.call_parser import CLOSE, OPEN, ToolCallParser
 
 
 class StopText:
@@ -124,7 +124,6 @@ class ReplyParser:
     Attributes:
         inside: whether the next token belongs to the think block, as far as is known.
         stopped: the stop text that was found; empty: none.
-        calls: the tool calls so far.
 
     """
 
@@ -152,7 +151,7 @@ class ReplyParser:
         self._tools = ToolCallParser(tools) if tools else None
         self._reasoning: list[str] = []
         self._content: list[str] = []
-        self.calls: list[Call] = []
+        self._calls: list[CallDelta] = []
 
     @property
     def inside(self) -> bool:
@@ -179,7 +178,8 @@ class ReplyParser:
     def message(self) -> Message:
         """Return the whole message."""
         content, reasoning = "".join(self._content), "".join(self._reasoning)
-        return Message(content if content or not self.calls else None, reasoning or None, self.calls or None)
+        calls = join_calls(self._calls)
+        return Message(content if content or not calls else None, reasoning or None, calls or None)
 
     def _deltas(self, pieces: Sequence[Piece]) -> list[Delta]:
         deltas = []
@@ -194,12 +194,12 @@ class ReplyParser:
     def _answer(self, text: str) -> list[Delta]:
         return self._found(self._tools.feed(text) if self._tools is not None else [text])
 
-    def _found(self, items: Sequence[str | ToolCall]) -> list[Delta]:
+    def _found(self, items: Sequence[str | CallDelta]) -> list[Delta]:
         deltas = []
         for item in items:
-            if isinstance(item, ToolCall):
-                self.calls.append(call_object(item, len(self.calls)))
-                deltas.append(Delta(tool_calls=self.calls[-1:]))
+            if isinstance(item, CallDelta):
+                self._calls.append(item)
+                deltas.append(Delta(tool_calls=[item]))
             elif item:
                 self._content.append(spelled(item))
                 deltas.append(Delta(content=self._content[-1]))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from qwen35_gguf.runtime.chat import message_media, thinking, tool_calls
+from qwen35_gguf.runtime.chat import message_media, thinking
 from qwen35_gguf.runtime.chat.control_tokens import ControlTokens
 from qwen35_gguf.runtime.chat.message_media import split_prompt
 from qwen35_gguf.runtime.chat.openai_types import Message
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk, Place
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
@@ -79,7 +80,7 @@ def chat_prompt(
 
     """
     reduced, media = message_media.collect(check_messages(messages), media_limits, video_limits)
-    checked = tool_calls.check_tools(tools) if tools else None
+    checked = check_tools(tools) if tools else None
     control_tokens = ControlTokens(model.vocabulary)
 
     def render(messages: Sequence[Mapping[str, Any]], *, begins_answer: bool = True) -> str:

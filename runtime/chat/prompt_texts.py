@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qwen35_gguf.errors import MessageError, VisionError
-from qwen35_gguf.runtime.chat import message_media, tool_calls
+from qwen35_gguf.runtime.chat import message_media
 from qwen35_gguf.runtime.chat.prompt import chat_prompt
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages, template_choice
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 from qwen35_gguf.runtime.chat.volatile import without_volatile
 from qwen35_gguf.runtime.engine.media_chunk import n_cells
 from qwen35_gguf.runtime.field_checks import refuse
@@ -74,7 +75,7 @@ class PromptTexts:
         )
         return self._found_template().render(
             reduced,
-            tools=tool_calls.check_tools(options.tools) if options.tools else None,
+            tools=check_tools(options.tools) if options.tools else None,
             **template_choice(self._options, options),
         )
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from qwen35_gguf.errors import MessageError, Qwen35Error
 from qwen35_gguf.jinja_environment import counted_filter, jinja_environment
-from qwen35_gguf.runtime.chat import openai_types, tool_calls
+from qwen35_gguf.runtime.chat import openai_types
 from qwen35_gguf.runtime.chat.template_variables import variables_of
+from qwen35_gguf.runtime.chat.tool_calls.checks import for_template
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
 from qwen35_gguf.runtime.options.checks import TEMPLATE_OWN
 from qwen35_gguf.template_budget import budget
@@ -55,7 +56,7 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
         if not isinstance(content, str):
             _check_parts(content, where)
         checked.append({**message, "role": "system" if role == "developer" else role, "content": content})
-    return tool_calls.for_template(checked)
+    return for_template(checked)
 
 
 def _check_parts(content: Any, where: str) -> None:
@@ -130,7 +131,7 @@ class ChatTemplate:
 
         Args:
             messages: as `check_messages` returns them, media reduced to `{"type": "image"}` or `{"type": "video"}`.
-            tools: as `tool_calls.check_tools` returns them.
+            tools: as `check_tools` returns them.
             enable_thinking: False makes the template write an empty think block; None leaves it to the template.
             reasoning_effort: for a template that reads it; others do not get it.
             add_generation_prompt: end with the beginning of the assistant's message.

@@ -13,6 +13,8 @@ TOOL = {
 _TEXT = {"type": "string", "minLength": 1200}
 _SCHEMA = {"type": "object", "properties": {"text": _TEXT}, "required": ["text"], "additionalProperties": False}
 _FORM = {"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA}}
+# A tool whose only argument takes hundreds of tokens.
+LONG_TOOL = {"type": "function", "function": {"name": "write", "parameters": _SCHEMA}}
 # A request of each API whose answer takes hundreds of tokens, by the path.
 LONG_ANSWERS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": HELLO, "response_format": _FORM, "reasoning_effort": "none"},

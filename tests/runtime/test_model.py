@@ -17,6 +17,7 @@ from inputs.clips import clip
 from qwen35_gguf import errors
 from qwen35_gguf.errors import MemoryLimitError
 from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf.runtime.chat.openai_types import join_calls
 from qwen35_gguf.runtime.chat.thinking import OUT_OF_BUDGET
 from qwen35_gguf.runtime.engine.sampling import Sampler
 from qwen35_gguf.runtime.media.image import Image
@@ -158,10 +159,9 @@ def test_a_call_becomes_an_object_and_goes_back(shared: Qwen35, monkeypatch: pyt
     assert choice.message.content == "Let me see."
     (call,) = choice.message.tool_calls or ()
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Paris"})
-    streamed = [
-        chunk.choices[0].delta.tool_calls for chunk in shared.chat(HELLO, tools=[TOOL], stream=True, thinking=False)
-    ]
-    assert [calls[0].function for calls in streamed if calls] == [call.function]
+    chunks = shared.chat(HELLO, tools=[TOOL], stream=True, thinking=False)
+    pieces = [piece for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or ()]
+    assert [made.function for made in join_calls(pieces)] == [call.function]
     monkeypatch.undo()
     history = [*HELLO, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
     assert shared.chat(history, tools=[TOOL], thinking=False, max_tokens=3).timings.tokens == 3

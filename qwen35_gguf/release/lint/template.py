@@ -11,8 +11,8 @@ from typing import Any
 
 from qwen35_gguf.errors import MessageError
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject
-from qwen35_gguf.runtime.chat import tool_calls
 from qwen35_gguf.runtime.chat.template import ChatTemplate, check_messages
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 
 KEY = "tokenizer.chat_template"
 ADVICE = "take chat_template.jinja from the checkpoint: `qwen35 metadata FILE set tokenizer.chat_template FILE --file`"
@@ -110,7 +110,7 @@ def _compile(subject: Subject, source: str) -> ChatTemplate:
 
 
 def _render(template: ChatTemplate, messages: Messages, tools: Any = None, **options: Any) -> str:
-    checked = tool_calls.check_tools(tools) if tools else None
+    checked = check_tools(tools) if tools else None
     return template.render(check_messages(messages), tools=checked, **options)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from qwen35_gguf.runtime.chat.openai_types import ChatCompletion, ChatCompletionChunk, Delta
+from qwen35_gguf.runtime.chat.openai_types import CallDelta, ChatCompletion, ChatCompletionChunk, Delta
 from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.access import scoped
 from qwen35_gguf.server.answering import exchange
@@ -46,7 +46,6 @@ SAME = (
     "stop_loops",
     "chat_template_kwargs",
 )
-ARGUMENT_PIECE = 64  # characters
 # Fields that would change the answer, and that a text model on this machine cannot follow.
 REFUSED = {
     "audio": "this model gives text; leave it out",
@@ -158,29 +157,14 @@ def delta_object(delta: Delta) -> dict[str, Any]:
         "role": delta.role,
         "content": delta.content,
         "reasoning_content": delta.reasoning_content,
-        "tool_calls": delta.tool_calls and [asdict(call) for call in delta.tool_calls],
+        "tool_calls": delta.tool_calls and [call_object(piece) for piece in delta.tool_calls],
     }
     return _given(made)
 
 
-def with_split_calls(chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give a chunk, or several where it has a call: its name, then its arguments in pieces, as the original does."""
-    choice = chunk["choices"][0] if chunk["choices"] else {"delta": {}}
-    calls = choice["delta"].get("tool_calls")
-    if not calls:
-        yield chunk
-        return
-
-    def with_calls(*made: dict[str, Any], **more: Any) -> dict[str, Any]:
-        return chunk | {"choices": [choice | {"delta": more | {"tool_calls": list(made)}}]}
-
-    for call in calls:
-        function, rest = call["function"], {name: value for name, value in choice["delta"].items() if name == "role"}
-        yield with_calls(call | {"function": function | {"arguments": ""}}, **rest)
-        for at in range(0, len(function["arguments"]), ARGUMENT_PIECE):
-            part = {"arguments": function["arguments"][at : at + ARGUMENT_PIECE]}
-            choice = choice | {"logprobs": None}  # they came with the name
-            yield with_calls({"index": call["index"], "function": part})
+def call_object(piece: CallDelta) -> dict[str, Any]:
+    """Return a piece of a tool call."""
+    return _given(asdict(piece) | {"function": _given(asdict(piece.function))})
 
 
 def _given(fields: Mapping[str, Any], *kept: str) -> dict[str, Any]:
@@ -189,6 +173,5 @@ def _given(fields: Mapping[str, Any], *kept: str) -> dict[str, Any]:
 
 async def _events(chunks: AsyncIterator[ChatCompletionChunk], name: str) -> AsyncGenerator[bytes, None]:
     async for chunk in chunks:
-        for piece in with_split_calls(chunk_object(chunk, name)):
-            yield event(piece)
+        yield event(chunk_object(chunk, name))
     yield event("[DONE]")

@@ -1,7 +1,8 @@
-"""Tools of APIs in which enforcing a tool's schema is a wish: enforced where that is possible."""
+"""What APIs do with tools: schemas enforced where that is possible, and the arguments of a truncated call."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from qwen35_gguf.errors import GrammarError, ToolError
 from qwen35_gguf.runtime.chat.structured.tool_grammar import tool_grammar
-from qwen35_gguf.runtime.chat.tool_calls import check_tools
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 
 
 def function_tool(
@@ -41,3 +42,17 @@ def _enforceable(tool: str) -> bool:
     except (GrammarError, ToolError):
         return False
     return True
+
+
+def complete_arguments(arguments: str) -> tuple[dict[str, Any], bool]:
+    """Read the arguments of a call; of a truncated one those that are complete.
+
+    Returns:
+        The arguments, and whether they are all.
+
+    """
+    for closing, dropped in (("", 0), ("}", 0), ('"}', 1)):  # only a text is sent before it is complete
+        with contextlib.suppress(ValueError):
+            found = json.loads(arguments + closing)
+            return dict(list(found.items())[: len(found) - dropped]), not closing
+    return {}, False

@@ -130,7 +130,7 @@ def call_form(tools: Sequence[Mapping[str, Any]] | None, tool_choice: Any, paral
     """Check which tools may or must be called; None if none may.
 
     Args:
-        tools: as `tool_calls.check_tools` returns them.
+        tools: as `check_tools` returns them.
         tool_choice: OpenAI's "auto", "none", "required", or an object that names a function.
         parallel: OpenAI's `parallel_tool_calls`; None: True.
 

@@ -59,7 +59,7 @@ def tool_grammar(tools: Sequence[Mapping[str, Any]], only: str | None = None) ->
     """Make the rules for calls.
 
     Args:
-        tools: as `tool_calls.check_tools` returns them; the arguments of one with `"strict": false` are any.
+        tools: as `check_tools` returns them; the arguments of one with `"strict": false` are any.
         only: the name of the one that may be called; None: all.
 
     Raises:

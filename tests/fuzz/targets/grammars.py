@@ -9,7 +9,6 @@ import numpy as np
 
 from fuzz.target import Target, as_text
 from qwen35_gguf.errors import GrammarError
-from qwen35_gguf.runtime.chat import tool_calls
 from qwen35_gguf.runtime.chat.structured import gbnf, json_schema, patterns, tool_grammar
 from qwen35_gguf.runtime.chat.structured.token_grammars import (
     byte_matcher,
@@ -17,6 +16,7 @@ from qwen35_gguf.runtime.chat.structured.token_grammars import (
     lark_grammar,
     regex_grammar,
 )
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 
 STEPS = 8
 
@@ -62,7 +62,7 @@ def read_schema(data: bytes) -> None:
 def read_tools(data: bytes) -> None:
     """Check tools, and make the grammar of their calls."""
     given = _json(data)
-    checked = tool_calls.check_tools(given if isinstance(given, list) else [given])
+    checked = check_tools(given if isinstance(given, list) else [given])
     if checked:
         tool_grammar.tool_grammar(checked, None)
 

@@ -12,8 +12,9 @@ from typing import Any
 from fuzz.target import Target
 from qwen35_gguf.architecture.tags import TAGS
 from qwen35_gguf.errors import MessageError
-from qwen35_gguf.runtime.chat import template, tool_calls
+from qwen35_gguf.runtime.chat import template
 from qwen35_gguf.runtime.chat.output_parser import ReplyParser
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
@@ -103,7 +104,7 @@ def _read_body(data: bytes) -> None:
     check_options(options, limits)
     template.check_messages(messages)
     if options.tools:
-        tool_calls.check_tools(options.tools)
+        check_tools(options.tools)
 
 
 def _body(data: bytes) -> Mapping[str, Any]:
@@ -192,7 +193,8 @@ TARGETS = (
         parse_answer,
         answer_seeds,
         (
-            "qwen35_gguf.runtime.chat.tool_calls",
+            "qwen35_gguf.runtime.chat.tool_calls.call_parser",
+            "qwen35_gguf.runtime.chat.tool_calls.argument_types",
             "qwen35_gguf.runtime.chat.output_parser",
             "qwen35_gguf.runtime.chat.tags",
         ),

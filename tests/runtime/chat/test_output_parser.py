@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen35_gguf.architecture.tags import END_THINK, END_TOOL_CALL, TAGS, THINK, TOOL_CALL
-from qwen35_gguf.runtime.chat.openai_types import Message
+from qwen35_gguf.runtime.chat.openai_types import Message, join_calls
 from qwen35_gguf.runtime.chat.output_parser import RawText, ReplyParser
 
 pytestmark = pytest.mark.unit
@@ -37,7 +37,7 @@ def read(items: Sequence[Item], parser: ReplyParser | RawText | None = None) -> 
     message = parser.message()
     assert "".join(delta.content or "" for delta in deltas) == (message.content or "")
     assert "".join(delta.reasoning_content or "" for delta in deltas) == (message.reasoning_content or "")
-    assert [call for delta in deltas for call in delta.tool_calls or ()] == (message.tool_calls or [])
+    assert join_calls(piece for delta in deltas for piece in delta.tool_calls or ()) == (message.tool_calls or [])
     return message
 
 

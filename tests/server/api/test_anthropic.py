@@ -133,6 +133,22 @@ def test_tools_are_called_and_their_results_are_read(client: Any, choice: dict[s
     assert client.messages.create(**request | {"messages": follow}, tool_choice={"type": "none"}).content
 
 
+def test_arguments_come_before_the_call_is_complete(client: Any) -> None:
+    """The answer ends in the middle of a long text: its pieces came; complete arguments are those before it."""
+    form = {"type": "object", "properties": {"n": {"enum": [5]}, "text": {"type": "string", "minLength": 1200}}}
+    tool = {"name": "write", "input_schema": {**form, "required": ["n", "text"], "additionalProperties": False}}
+    request = SHORT | {"max_tokens": 120, "tools": [tool], "tool_choice": {"type": "any"}}
+    with client.messages.stream(**request) as stream:
+        pieces = [event.partial_json for event in stream if event.type == "input_json"]
+        message = stream.get_final_message()
+    assert len(pieces) > 10
+    assert "".join(pieces).startswith('{"n": 5, "text": "')
+    whole = client.messages.create(**request)
+    for each in (message, whole):
+        assert each.stop_reason == "max_tokens"
+        assert [(block.name, block.input) for block in each.content] == [("write", {"n": 5})]
+
+
 def test_a_schema_that_cannot_be_enforced_is_shown_only(client: Any) -> None:
     odd = {**WEATHER, "input_schema": {"type": "object", "properties": {"city": {"not": {"type": "null"}}}}}
     assert client.messages.create(**SHORT, tools=[odd]).content

@@ -9,7 +9,6 @@ import pytest
 
 from inputs.chat_requests import HELLO, TOOL
 from inputs.live_server import LiveServer
-from qwen35_gguf.server.api.openai_chat import with_split_calls
 
 CHAT = "/v1/chat/completions"
 SHORT = {"messages": HELLO, "max_completion_tokens": 8, "temperature": 0}
@@ -104,21 +103,6 @@ def test_of_several_tools_only_the_allowed_ones_are_called(server: LiveServer) -
         choice = {"type": "allowed_tools", "allowed_tools": allowed}
         answer = server.post(CHAT, {**body, "tools": [TOOL, time], "tool_choice": choice}).json
         assert [call["function"]["name"] for call in answer["choices"][0]["message"]["tool_calls"]] == [name]
-
-
-def test_calls_come_in_pieces_that_make_them_again() -> None:
-    texts = ["{" + f'"city": "{"x" * 150}"' + "}", "{}"]
-    calls = [
-        {"index": at, "id": f"call_{at}", "type": "function", "function": {"name": "weather", "arguments": text}}
-        for at, text in enumerate(texts)
-    ]
-    chunk = {"choices": [{"index": 0, "delta": {"role": "assistant", "tool_calls": calls}, "logprobs": None}]}
-    made = ["", ""]
-    for piece in with_split_calls(chunk):
-        (part,) = piece["choices"][0]["delta"]["tool_calls"]
-        made[part["index"]] += part["function"]["arguments"]
-        assert len(part["function"]["arguments"]) <= 64
-    assert made == texts
 
 
 def test_a_client_that_goes_away_frees_the_model(server: LiveServer) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inputs.chat_requests import HELLO, TOOL
+from inputs.chat_requests import HELLO, LONG_TOOL, TOOL
 from inputs.live_server import LiveServer
 
 openai = pytest.importorskip("openai", reason="openai is not installed")
@@ -68,6 +68,30 @@ def test_a_tool_is_called(client: Any, choice: Any) -> None:
         {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
     ]
     assert client.chat.completions.create(model="demo", messages=history, tools=[TOOL], max_tokens=5).choices
+
+
+def test_arguments_come_before_the_call_is_complete(client: Any) -> None:
+    """The answer ends in the middle of a long text: its pieces came, and the whole answer has the same."""
+    wanted = {"tools": [LONG_TOOL], "tool_choice": "required", "max_tokens": 120, "temperature": 0}
+    wanted |= {"model": "demo", "messages": FORECAST, "reasoning_effort": "none"}
+    pieces = []
+    for chunk in client.chat.completions.create(stream=True, **wanted):
+        choice = chunk.choices[0]
+        pieces += choice.delta.tool_calls or []
+    assert choice.finish_reason == "length"
+    assert [(piece.id is not None, piece.function.name, piece.type) for piece in pieces[:2]] == [
+        (True, "write", "function"),
+        (False, None, None),
+    ]
+    assert len(pieces) > 10
+    assert all(piece.function.arguments for piece in pieces[1:])
+    whole = client.chat.completions.create(**wanted).choices[0]
+    assert whole.finish_reason == "length"
+    (call,) = whole.message.tool_calls
+    assert call.function.arguments == "".join(piece.function.arguments for piece in pieces)
+    assert call.function.arguments.startswith('{"text": "')
+    with pytest.raises(ValueError, match="Unterminated"):
+        json.loads(call.function.arguments)
 
 
 def test_json_schemas_are_obeyed(client: Any) -> None:

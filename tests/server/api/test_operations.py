@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from inputs.chat_requests import HELLO, LONG_ANSWERS, TOOL
-from inputs.live_server import LiveServer
+from inputs.live_server import LiveServer, serving
+from qwen35_gguf.runtime import Qwen35, async_model
+from qwen35_gguf.runtime.options import LoadOptions
 
 TEXT = "Grüße, <|im_start|>世界 🙂"
 
@@ -24,6 +28,35 @@ def test_health_and_models(server: LiveServer) -> None:
     assert server.get("/v1/models/other").status == 404
     assert server.get("/nothing").json["error"]["type"] == "invalid_request_error"
     assert server.get("/v1/chat/completions").status == 405
+
+
+def test_health_while_a_model_is_loaded(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The load is a real one; it is held at its beginning."""
+    from qwen35_gguf.server.app import create_app
+    from qwen35_gguf.server.models import Models
+    from qwen35_gguf.server.settings import ServerSettings
+
+    begun, go = threading.Event(), threading.Event()
+
+    class Held(Qwen35):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            begun.set()
+            assert go.wait(60)
+            super().__init__(*arguments, **keywords)
+
+    monkeypatch.setattr(async_model, "Qwen35", Held)
+    models = Models({"demo": LoadOptions(demo, n_ctx=1024, n_threads=1, draft=0)})
+    with serving(create_app(ServerSettings(), models, preload=True)) as server:
+        assert begun.wait(60)
+        for _ in range(3):
+            answer = server.get("/health")
+            assert (answer.status, answer.json) == (503, {"status": "loading"})
+        assert server.get("/v1/models/demo").json["state"] == "loading"
+        go.set()
+        answer = server.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 1})  # it waits for the model
+        assert answer.status == 200
+        answer = server.get("/health")
+        assert (answer.status, answer.json) == (200, {"status": "ok"})
 
 
 def test_tokens_become_their_text_again(server: LiveServer) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from inputs.chat_requests import LONG_TOOL
 from inputs.live_server import LiveServer
 
 openai = pytest.importorskip("openai", reason="openai is not installed")
@@ -124,6 +125,22 @@ def test_tools_are_called_and_their_results_are_read(client: Any, choice: Any) -
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "21 degrees"}
     request |= {"input": [result], "previous_response_id": response.id, "tool_choice": "none"}
     assert client.responses.create(**request).output_text
+
+
+def test_arguments_come_before_the_call_is_complete(client: Any) -> None:
+    """The answer ends in the middle of a long text: its pieces came, and the whole answer has the same."""
+    tool = {"type": "function", **LONG_TOOL["function"], "strict": True}
+    request = SHORT | {"max_output_tokens": 120, "tools": [tool], "tool_choice": "required"}
+    whole = client.responses.create(**request)
+    again, events = streamed(client, **request)
+    pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert len(pieces) > 10
+    for response in (whole, again):
+        (call,) = response.output
+        assert (response.status, call.status, call.name) == ("incomplete", "incomplete", "write")
+        assert call.arguments == "".join(pieces)
+    follow = {**SHORT, "input": "And now?", "previous_response_id": whole.id}
+    assert client.responses.create(**follow).output_text
 
 
 def test_the_answer_follows_a_schema(client: Any) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from qwen35_gguf.runtime.chat.openai_types import (
-    Call,
     ChatCompletion,
     ChatCompletionChunk,
     Choice,
@@ -19,6 +17,7 @@ from qwen35_gguf.runtime.chat.openai_types import (
     Usage,
 )
 from qwen35_gguf.server.api.fields import with_miss
+from qwen35_gguf.server.api.tools import complete_arguments
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "loop": "max_tokens"}
 NOT_ENDED: dict[str, str | None] = {"stop_reason": None, "stop_sequence": None}
@@ -47,7 +46,8 @@ def message_object(whole: ChatCompletion, name: str, limit: int | None, *, show_
         content.append(_thinking_block(text if show_thinking else "", signature(text)))
     if message.content:
         content.append(_text_block(message.content))
-    content += [_tool_block(call, json.loads(call.function.arguments)) for call in message.tool_calls or ()]
+    for call in message.tool_calls or ():
+        content.append(_tool_block(call.id, call.function.name, complete_arguments(call.function.arguments)[0]))
     ending = _ending(choice, whole.timings, limit)
     return _message(new_id(), name, content, usage_object(whole.usage, whole.timings), ending)
 
@@ -74,8 +74,8 @@ def _thinking_block(text: str, signed: str) -> dict[str, Any]:
     return {"type": "thinking", "thinking": text, "signature": signed}
 
 
-def _tool_block(call: Call, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "tool_use", "id": call.id, "name": call.function.name, "input": arguments}
+def _tool_block(identity: str | None, name: str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": identity, "name": name, "input": arguments}
 
 
 def signature(text: str) -> str:
@@ -141,7 +141,7 @@ class MessageEvents:
             yield from self._begin("text", _text_block(""))
             yield self._piece("text_delta", text=delta.content)
         for call in delta.tool_calls or ():
-            yield from self._begin(f"tool_use {call.index}", _tool_block(call, {}))
+            yield from self._begin(f"tool_use {call.index}", _tool_block(call.id, call.function.name, {}))
             if call.function.arguments:
                 yield self._piece("input_json_delta", partial_json=call.function.arguments)
 

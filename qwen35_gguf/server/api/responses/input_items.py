@@ -34,6 +34,8 @@ def library_messages(instructions: str | None, items: list[Any], where: str = "i
     found: list[Message] = []
     for number, item in enumerate(objects(items, where)):
         place = f"{where}[{number}]"
+        if item.get("type") == "function_call" and item.get("status") == "incomplete":
+            continue  # a truncated call: its arguments are not valid JSON, and it has no result
         message = _message(item, place)
         if message["role"] == "system":
             text = message["content"] if isinstance(message["content"], str) else None

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen35_gguf.runtime.chat.openai_types import Call, ChatCompletion, ChatCompletionChunk, Delta, Timings, Usage
+from qwen35_gguf.runtime.chat.openai_types import CallDelta, ChatCompletion, ChatCompletionChunk, Delta, Timings, Usage
 from qwen35_gguf.server.api.fields import with_miss
+from qwen35_gguf.server.api.tools import complete_arguments
 
 Item = dict[str, Any]
 Event = dict[str, Any]
@@ -82,21 +83,25 @@ def whole_response(head: ResponseHead, whole: ChatCompletion) -> dict[str, Any]:
     message, status = choice.message, status_of(choice.finish_reason)
     output = []
     if message.reasoning_content:
-        output.append(_item("reasoning", "completed", text=message.reasoning_content))
+        output.append(_item("reasoning", "completed", message.reasoning_content))
     if message.content:
-        output.append(_item("message", status, text=message.content))
-    output += [_item("function_call", "completed", call=call) for call in message.tool_calls or ()]
+        output.append(_item("message", status, message.content))
+    output += [_call_item(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
     return head.response(status, output, usage_object(whole.usage, whole.timings))
 
 
-def _item(kind: str, status: str, *, text: str = "", call: Call | None = None) -> Item:
-    item: Item = {"type": kind, "id": _new_id(_PREFIXES[kind]), "status": status}
-    if kind == "reasoning":
-        return item | {"summary": [], "content": [_part(kind, text)] if text else []}
-    if kind == "message":
-        return item | {"role": "assistant", "content": [_part(kind, text)] if text else []}
-    assert call is not None
-    return item | {"call_id": call.id, "name": call.function.name, "arguments": call.function.arguments}
+def _item(kind: str, status: str, text: str = "") -> Item:
+    own: Item = {"summary": []} if kind == "reasoning" else {"role": "assistant"}
+    content = [_part(kind, text)] if text else []
+    return {"type": kind, "id": _new_id(_PREFIXES[kind]), "status": status, **own, "content": content}
+
+
+def _call_item(identity: str | None, name: str | None, arguments: str, status: str = "") -> Item:
+    """Return the item of a call; without a status it follows from the arguments, which may be truncated."""
+    kind = "function_call"
+    status = status or ("completed" if complete_arguments(arguments)[1] else "incomplete")
+    item = {"type": kind, "id": _new_id(_PREFIXES[kind]), "status": status}
+    return item | {"call_id": identity, "name": name, "arguments": arguments}
 
 
 def _part(kind: str, text: str) -> dict[str, Any]:
@@ -124,7 +129,6 @@ class ResponseEvents:
         self.output: list[Item] = []
         self._item: Item | None = None
         self._text = ""
-        self._call = -1
         self._number = 0
 
     def start(self) -> Iterator[Event]:
@@ -163,11 +167,11 @@ class ResponseEvents:
         self._text += text
         yield self._of_item(name, content_index=0, delta=text, **_log_probabilities(kind))
 
-    def _call_piece(self, call: Call) -> Iterator[Event]:
-        if self._item is None or self._item["type"] != "function_call" or self._call != call.index:
-            item = _item("function_call", "in_progress", call=call)
-            yield from self._begin(item | {"arguments": ""})
-            self._call = call.index
+    def _call_piece(self, call: CallDelta) -> Iterator[Event]:
+        if call.id is not None:
+            yield from self._begin(_call_item(call.id, call.function.name, "", "in_progress"))
+        if not call.function.arguments:
+            return
         self._text += call.function.arguments
         yield self._of_item("response.function_call_arguments.delta", delta=call.function.arguments)
 
@@ -182,7 +186,8 @@ class ResponseEvents:
             return
         kind, text = self._item["type"], self._text
         if kind == "function_call":
-            done = self._item | {"arguments": text, "status": "completed"}
+            complete = complete_arguments(text)[1]
+            done = self._item | {"arguments": text, "status": "completed" if complete else "incomplete"}
             yield self._of_item("response.function_call_arguments.done", arguments=text)
         else:
             part = _part(kind, text)

@@ -16,7 +16,7 @@ from qwen35_gguf.runtime.chat.output_parser import ReplyParser
 from qwen35_gguf.runtime.chat.structured.answer_form import answer_form, answer_mask, call_form
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars, byte_matcher, lark_grammar
 from qwen35_gguf.runtime.chat.structured.tool_grammar import calls_rules
-from qwen35_gguf.runtime.chat.tool_calls import check_tools
+from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 
 PARAMETERS = {
     "type": "object",
