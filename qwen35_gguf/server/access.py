@@ -33,7 +33,7 @@ class AccessRules:
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         """Guard an application."""
         self._app = app
-        self._hosts = {name.lower() for name in (*LOOPBACK_NAMES, *settings.hosts)}
+        self._hosts = {name.lower() for name in (*LOOPBACK_NAMES, settings.host, *settings.hosts)}
         self._origins = {origin.rstrip("/").lower() for origin in settings.origins}
         self._keys = [_digest(key) for key in settings.api_keys]
         self._scopes = [cache_scope(key) for key in settings.api_keys] if settings.isolate else None

@@ -23,8 +23,9 @@ def listen(settings: ServerSettings) -> socket.socket:
 
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    both = settings.host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=256)
+        return socket.create_server((settings.host, settings.port), family=family, backlog=256, dualstack_ipv6=both)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a port"
         raise ServerError(

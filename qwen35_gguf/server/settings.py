@@ -49,7 +49,7 @@ class ServerSettings:
         port: 0 takes a free one.
         api_keys: of which a request must have one; none: no request needs any.
         without_key: listen beyond loopback although there is no key.
-        hosts: names by which clients may call this machine, beside IP addresses and localhost.
+        hosts: names by which clients may call this machine, beside IP addresses, localhost and `host`.
         origins: of web pages elsewhere that may use the server; "*" for all.
         limits: of requests.
         queue: requests that may wait for a model; the next one is refused.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,18 +24,28 @@ from qwen35_gguf.cli import main
 CHAT = "/v1/chat/completions"
 
 
-@pytest.fixture
-def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+@contextlib.contextmanager
+def serving(folder: Path, *more: str, keys: str | None = None) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", "from qwen35_gguf.cli import main; main()", "serve", folder / "model.gguf"]
     options = ["--port", "0", "--ctx", "2k", "--threads", "1", "--alias", "gpt-*", "--grace", "60"]
-    environment = os.environ | {"QWEN35_API_KEY": "first, second"}
+    environment = os.environ | ({} if keys is None else {"QWEN35_API_KEY": keys})
     with subprocess.Popen(
-        [*map(str, command), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [*map(str, command), *options, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as running:
         try:
             yield running
         finally:
             running.kill()
+
+
+@pytest.fixture
+def process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    with serving(folder, keys="first, second") as running:
+        yield running
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
@@ -43,7 +57,7 @@ def test_sigterm_lets_a_stream_end(process: subprocess.Popen[str]) -> None:
     curl, python, agent = (process.stdout.readline() for _ in range(3))
     address = f"http://localhost:{found[1]}"
     assert curl.startswith(f"curl {address}/v1/chat/completions -H ")
-    assert python.startswith("python -c ")
+    assert python.startswith(("python3 -c ", "python -c "))
     assert f"base_url='{address}/v1'" in python
     assert f"OPENAI_BASE_URL={address}/v1" in agent
     assert f"ANTHROPIC_BASE_URL={address} " in agent
@@ -62,6 +76,44 @@ def test_sigterm_lets_a_stream_end(process: subprocess.Popen[str]) -> None:
     assert process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in output + errors
     assert "first" not in output + errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="the lines are for a POSIX shell")
+@pytest.mark.parametrize(
+    ("options", "keys", "name"),
+    [
+        ([], None, "localhost"),
+        ([], "first, second", "localhost"),
+        (["--host", "::1", "--api-key", "one", "--api-key", "two"], None, "[::1]"),
+        (["--host", "0.0.0.0", "--api-key", "two"], None, "localhost"),
+    ],
+)
+def test_the_lines_to_copy_are_answered(
+    folder: Path, tmp_path: Path, options: list[str], keys: str | None, name: str
+) -> None:
+    if not (shutil.which("curl") and socket.has_ipv6 and importlib.util.find_spec("openai")):
+        pytest.skip("curl, openai or IPv6 is missing")
+    (tmp_path / "python3").symlink_to(sys.executable)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"QWEN35_API_KEY": keys or "two"}
+
+    def output(line: str) -> str:
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with serving(folder, *options, keys=keys) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(f"http://{name}:")
+        curl, python, agent = (process.stdout.readline().rstrip("\n") for _ in range(3))
+        content = json.loads(output(curl))["choices"][0]["message"]["content"]
+        assert content
+        assert output(python).strip()
+        ask = "import openai; print(*[one.id for one in openai.OpenAI().models.list()])"
+        assert output(f'{agent} && python3 -c "{ask}"') == "model\n"
+        if "--api-key" in options:
+            assert "QWEN35_API_KEY" in process.stdout.readline()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -42,6 +43,21 @@ def test_a_name_of_another_machine_is_refused(server: LiveServer, host: str) -> 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "[::1]:80", "192.0.2.7:8080"])
 def test_names_of_this_machine_and_addresses_pass(server: LiveServer, host: str) -> None:
     assert server.get(MODELS, Host=host).status == 200
+
+
+def test_the_name_under_which_a_server_listens_is_its_own(start: Callable[..., LiveServer]) -> None:
+    server = start(host="box.example", api_keys=("k",))
+    key = {"Authorization": "Bearer k"}
+    assert server.get(MODELS, Host="box.example:8080", **key).status == 200
+    assert server.get(MODELS, Host="other.example:8080", **key).status == 403
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_all_addresses_are_those_of_ipv4_too() -> None:
+    from qwen35_gguf.server.run import listen
+
+    with listen(ServerSettings(host="::", port=0, without_key=True)) as listener:
+        socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=10).close()
 
 
 def test_pages_of_other_origins_are_refused_unless_listed(server: LiveServer, guarded: LiveServer) -> None:

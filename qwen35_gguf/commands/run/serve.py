@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.first_contact import completion
@@ -23,6 +24,7 @@ from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.options import LoadOptions
+from qwen35_gguf.server.lines_to_copy import KEY_NOTE, LinesToCopy, address_of, key_word
 
 NEEDED = "starlette and uvicorn are needed to serve; install them with pip install 'qwen35-gguf[server]'"
 
@@ -145,10 +147,14 @@ def command(
     if runtime and not runtime.patches:
         output.note(STOCK_NOTE)
     with listen(settings) as listener, _log():
-        name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        address = f"http://{name}:{listener.getsockname()[1]}"
+        address = address_of(host, listener.getsockname()[1])
         output.echo(f"{address}: {', '.join(found)}")
-        output.advise(_lines_to_copy(address, next(iter(found)), bool(settings.api_keys)))
+        given_in = click.get_current_context().get_parameter_source("keys")
+        key = key_word(len(settings.api_keys), from_environment=given_in is ParameterSource.ENVIRONMENT)
+        lines = LinesToCopy(address, next(iter(found)), key)
+        output.advise("\n".join((lines.curl(), lines.python(), lines.agent())))
+        if settings.api_keys and given_in is not ParameterSource.ENVIRONMENT:
+            output.advise(KEY_NOTE)
         output.emit({"address": address, "models": list(found)}, indent=None)
         server(create_app(settings, models, preload=len(found) == 1), settings).run(sockets=[listener])
 
@@ -156,20 +162,6 @@ def command(
 def _alias(text: str, default: str) -> tuple[str, str]:
     name, equals, target = text.partition("=")
     return name, target if equals else default
-
-
-def _lines_to_copy(address: str, model: str, with_key: bool) -> str:
-    """Return a line for curl, one for Python, and one for agents."""
-    key = "$QWEN35_API_KEY" if with_key else "none"
-    header = f' -H "Authorization: Bearer {key}"' if with_key else ""
-    body = """{"messages": [{"role": "user", "content": "Hello"}]}"""
-    client = f"openai.OpenAI(base_url='{address}/v1', api_key='{key}')"
-    asked = f"model='{model}', messages=[{{'role': 'user', 'content': 'Hello'}}]"
-    return (
-        f"curl {address}/v1/chat/completions{header} -d '{body}'\n"
-        f'python -c "import openai; print({client}.chat.completions.create({asked}).choices[0].message.content)"\n'
-        f"export OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY={key} ANTHROPIC_BASE_URL={address} ANTHROPIC_API_KEY={key}"
-    )
 
 
 @contextlib.contextmanager
