@@ -168,6 +168,45 @@ def test_images_are_pasted_dropped_and_seen(page: Any) -> None:
     page.tab.wait_for_selector("#notice >> text=neither an image nor a video")
 
 
+def test_a_video_is_dropped_and_sent(page: Any) -> None:
+    page.tab.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["bytes of a clip"], "clip.webm", { type: "video/webm" }));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+        }"""
+    )
+    page.tab.wait_for_selector("#attachments li")
+    page.tab.route("**/v1/chat/completions", lambda route: answer_with(route, {"content": "A clip."}))
+    with page.tab.expect_request("**/v1/chat/completions") as caught:
+        page.ask("What happens?")
+    video, text = sorted(
+        caught.value.post_data_json["messages"][-1]["content"], key=lambda part: part["type"] == "text"
+    )
+    encoded = base64.b64encode(b"bytes of a clip").decode()
+    assert video == {"type": "video_url", "video_url": {"url": f"data:video/webm;base64,{encoded}"}}
+    assert text["text"] == "What happens?"
+    assert page.tab.locator(".media video").count() == 1
+
+
+def test_drafts_and_an_end_by_repetition_are_shown(page: Any) -> None:
+    timings = {"loop": "answer", "drafted": 4, "accepted": 3, "seconds": 1.0}
+    page.tab.route("**/v1/chat/completions", lambda route: answer_with(route, {"content": "ab ab"}, timings=timings))
+    page.ask("Hello")
+    assert page.tab.locator(".assistant .note").inner_text() == "Ended, because it repeated itself."
+    assert "drafts 75 %" in page.tab.locator(".stats").inner_text()
+
+
+def answer_with(route: Any, delta: dict[str, Any], **more: Any) -> None:
+    """Answer with one piece and its end, as a server does."""
+    chunks = [
+        {"choices": [{"index": 0, "delta": delta}]},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}], **more},
+    ]
+    body = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+    route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+
 def test_settings_reach_the_request(page: Any) -> None:
     page.set("#system", "Answer briefly.")
     page.set("[name=seed]", "7")
