@@ -55,8 +55,12 @@ def test_memory_is_flat_and_nothing_is_lost(server: LiveServer) -> None:
             list(pool.map(lambda number: growing_chat(server, number), range(GROWING)))
         return resident_bytes()
 
-    first, threads = round_of_requests(), threading.active_count()
-    last = [round_of_requests() for _ in range(2)][-1]
-    assert last - first < MORE_MEMORY
+    before = resident_bytes()
+    rounds = [round_of_requests()]
+    threads = threading.active_count()
+    rounds += [round_of_requests() for _ in range(2)]
+    print("MiB before, and after each round:", [size >> 20 for size in (before, *rounds)])
+    assert rounds[-1] - rounds[0] < MORE_MEMORY
     assert threading.active_count() <= threads + CLIENTS
     assert 'qwen35_requests_running{model="demo"} 0' in server.get("/metrics").body.decode()
+    assert {slot["state"] for slot in server.get("/slots").json} == {"idle"}
