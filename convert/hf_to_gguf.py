@@ -28,13 +28,12 @@ from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_space
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import Conversion, ConversionOptions, PlannedFile, plan_conversion
-from qwen35_gguf.convert.rounding import Rounding
+from qwen35_gguf.convert.rounding import Method, Rounding
 from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.gguf_file.writer import GGUFStream
 from qwen35_gguf.quant import kernels
-from qwen35_gguf.quant.rounding.moments import Kind
 from qwen35_gguf.quant.rounding.round_rows import InputMoments, round_rows
 
 __all__ = ["Conversion", "ConversionOptions", "PlannedFile", "convert", "plan_conversion", "run", "write_files"]
@@ -60,7 +59,7 @@ def convert(
     ignore_config: Sequence[str] = (),
     adapters: Sequence[str | Path] = (),
     adapter_scales: Sequence[float] = (),
-    rounding: Kind | None = None,
+    rounding: Method | None = None,
     moments: str | Path | None = None,
     force: bool = False,
     jobs: int = 0,
@@ -193,11 +192,12 @@ class Threads:
 
 
 class Slab(NamedTuple):
-    """Rows of an output tensor, of its matrix number `matrix`, before they are quantized."""
+    """Rows of an output tensor from `start` on, of its matrix number `matrix`, before they are quantized."""
 
     tensor: str
     rows: Array
     matrix: int
+    start: int
 
 
 class Target(NamedTuple):
@@ -253,7 +253,8 @@ def _write(
                     key = type_, id(importance)  # files of one release share most of their types
                     if key not in quantized:
                         inputs = _inputs(rounding, slab, type_)
-                        quantized[key] = threads.quantizers.submit(_quantize, slab, type_, importance, inputs)
+                        shift = rounding.shift(slab.tensor) if rounding and inputs else None
+                        quantized[key] = threads.quantizers.submit(_quantize, slab, type_, importance, inputs, shift)
                     written = threads.writer.submit(write, stream, slab, quantized[key], number == len(goals))
                     pending.append((quantized[key], written))
                     if len(pending) >= threads.window:
@@ -292,7 +293,7 @@ def _slabs(checkpoint: Checkpoint, tensor: OutputTensor) -> Iterator[Slab]:
         rows = matrix.reshape(1, -1) if matrix.ndim == 1 else matrix
         step = max(1, SLAB_ELEMENTS // rows.shape[1])
         for start in range(0, rows.shape[0], step):
-            yield Slab(tensor.name, rows[start : start + step], number)
+            yield Slab(tensor.name, rows[start : start + step], number, start)
     # Operations and dequantizing made copies, whose slabs cannot be traced back to the mapped pages.
     for source in tensor.sources:
         checkpoint.release_source(source)
@@ -303,14 +304,22 @@ def _inputs(rounding: Rounding | None, slab: Slab, type_: GGMLQuantizationType) 
 
 
 def _quantize(
-    slab: Slab, type_: GGMLQuantizationType, importance: Array | None, inputs: list[InputMoments] | None
+    slab: Slab,
+    type_: GGMLQuantizationType,
+    importance: Array | None,
+    inputs: list[InputMoments] | None,
+    shift: Array | None = None,
 ) -> Array:
     """Quantize rows; importance is (1 or experts, columns), and counts for types of blocks only."""
     known = None if importance is None or GGML_QUANT_SIZES[type_][0] == 1 else importance
     try:
         row = None if known is None else known[slab.matrix if len(known) > 1 else 0]
         if inputs:
-            return round_rows(slab.rows, type_, inputs, row).data
+            rows = slab.rows
+            if shift is not None:
+                own = shift[slab.start : slab.start + len(rows)]
+                rows = rows.astype(np.float32) + own.astype(np.float32)
+            return round_rows(rows, type_, inputs, row).data
         return kernels.quantize_rows(slab.rows, type_, row)
     except QuantizationError as error:
         raise QuantizationError(f"{slab.tensor}: {error}") from None

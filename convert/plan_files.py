@@ -23,7 +23,7 @@ from qwen35_gguf.convert.adapters.merging import merge_adapters
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.config.check import check_text, check_vision
 from qwen35_gguf.convert.importance import importance_notes, importance_of
-from qwen35_gguf.convert.rounding import Rounding, open_rounding
+from qwen35_gguf.convert.rounding import Method, Rounding, open_rounding
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, count_parameters, plan_tensors
 from qwen35_gguf.convert.tokenizer.vocabulary import Vocabulary, read_vocabulary
@@ -32,7 +32,6 @@ from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant import presets, recipe_file, tensor_types
-from qwen35_gguf.quant.rounding.moments import Kind
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -74,7 +73,7 @@ class ConversionOptions:
     ignore_config: Sequence[str] = ()
     adapters: tuple[str | Path, ...] = ()
     adapter_scales: tuple[float, ...] = ()
-    rounding: Kind | None = None
+    rounding: Method | None = None
     moments: str | Path | None = None
 
 
@@ -190,7 +189,7 @@ def open_source(
     ignore_config: Sequence[str] = (),
     adapters: Sequence[str | Path] = (),
     adapter_scales: Sequence[float] = (),
-    rounding: Kind | None = None,
+    rounding: Method | None = None,
     moments: str | Path | None = None,
 ) -> Source:
     """Find a checkpoint, downloading it if it is a Hub id; check config.json and the headers of the wanted parts.
@@ -278,6 +277,8 @@ def text_file(
     }
     known = importance if source.weights is not None else None
     types, lacking = _text_types(preset, chosen, found, known)
+    if source.rounding is not None:
+        source.rounding.check_types({tensor.name: type_ for tensor, type_ in zip(found.text, types, strict=True)})
     parameters = count_parameters(found.text)
     label = f"{chosen.name}-" if chosen else ""
     return PlannedFile(

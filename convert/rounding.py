@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from qwen35_gguf.convert.checkpoint import Checkpoint
@@ -19,6 +21,8 @@ from qwen35_gguf.quant.rounding.round_rows import TYPES, InputMoments, prepare
 
 FILE_KEY, DIGEST_KEY = "quantize.rounding.file", "quantize.rounding.moments_sha256"
 OUTPUT_NORM = "output_norm.weight"
+Method = Literal["block", "full", "sequential"]
+Array = np.ndarray[Any, np.dtype[Any]]
 PREPARED = 2  # inputs that are kept: matmuls that share one follow each other
 
 
@@ -27,11 +31,13 @@ class Rounding:
     """How weights are rounded.
 
     Attributes:
-        kind: within 256 columns, or across the row.
+        method: within 256 columns, across the row, or by moments of the model that is quantized up to each tensor.
+        kind: of the moments: blocks, or whole matrices.
         moments: of the inputs.
 
     """
 
+    method: Method
     kind: Kind
     moments: Moments
     _prepared: OrderedDict[tuple[str, int], list[InputMoments]] = field(default_factory=OrderedDict, repr=False)
@@ -49,6 +55,23 @@ class Rounding:
         (_, weights) = next(iter(norm.matrices(checkpoint)))
         if files.fingerprint(weights.reshape(-1)) != self.moments.provenance.fingerprint:
             raise MomentsError(f"{self.moments.path}: is of another model; collect moments of this one")
+
+    def check_types(self, types: Mapping[str, GGMLQuantizationType]) -> None:
+        """Refuse moments of a model that was quantized to other types than these.
+
+        Raises:
+            MomentsError: they are of another quantization.
+
+        """
+        if self.method != "sequential":
+            return
+        shifted = {name: types[name] for name in self.moments.shifted if name in types}
+        if files.types_digest(shifted) != self.moments.provenance.types:
+            raise MomentsError(f"{self.moments.path}: is of a model in other types; collect moments for this one")
+
+    def shift(self, tensor: str) -> Array | None:
+        """Return what is added to a tensor before it is rounded, (rows, columns) bfloat16, None if nothing."""
+        return self.moments.shift(tensor) if self.method == "sequential" else None
 
     def inputs(self, tensor: str, number: int, columns: int, type_: GGMLQuantizationType) -> list[InputMoments] | None:
         """Return the moments to round a matrix by, or None where it is quantized without.
@@ -82,7 +105,7 @@ class Rounding:
         """Record it in a file."""
         provenance = self.moments.provenance
         return [
-            KeyValue.of("quantize.rounding.kind", self.kind, STRING),
+            KeyValue.of("quantize.rounding.kind", self.method, STRING),
             KeyValue.of(FILE_KEY, self.moments.path.name, STRING),
             KeyValue.of(DIGEST_KEY, self.moments.digest, STRING),
             KeyValue.of("quantize.rounding.dataset", " + ".join(provenance.datasets), STRING),
@@ -92,18 +115,25 @@ class Rounding:
         ]
 
 
-def open_rounding(kind: Kind | None, moments: str | Path | None) -> Rounding | None:
+def open_rounding(method: Method | None, moments: str | Path | None) -> Rounding | None:
     """Open the moments that a conversion rounds by.
 
     Raises:
         MomentsError: they are missing, damaged, or only blocks of what is needed.
 
     """
-    if kind is None and moments is None:
+    if method is None and moments is None:
         return None
-    if kind is None or moments is None:
-        raise MomentsError("rounding needs a kind and moments: give --rounding block or full, and --moments FILE")
+    if method is None or moments is None:
+        raise MomentsError(
+            "rounding needs a kind and moments: give --rounding block or full or sequential, and --moments FILE"
+        )
     found = files.read(moments)
-    if kind == "full" and found.provenance.kind == "block":
+    kind = found.provenance.kind
+    if (method == "sequential") != bool(found.provenance.types):
+        made = "with" if found.provenance.types else "without"
+        advice = "use --rounding sequential" if found.provenance.types else "collect them with `imatrix --sequential`"
+        raise MomentsError(f"{moments}: were collected {made} --sequential; {advice}")
+    if method == "full" and kind == "block":
         raise MomentsError(f"{moments}: has blocks only; use --rounding block, or collect with --moments full")
-    return Rounding(kind, found)
+    return Rounding(method, kind if method == "sequential" else method, found)

@@ -4,17 +4,22 @@ A GGUF file of its own: for each input `NAME.moments`, F32, (matrices, columns, 
 whose last block is filled up with zeros; `NAME.in_sum2` and `NAME.counts`, F32, are those of an importance matrix,
 which counts all tokens alike, where moments may weigh them. Matmuls that read one input share its moments, under the
 name of the first. Sums add up: those of two texts are the sums of each.
+
+Moments of a model that is quantized up to each input (sequential_moments.py) also have `WEIGHT.shift`, BF16: what is
+added to a weight tensor before it is rounded, so that it makes up for what the quantized layers before it do to inputs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFValueType
@@ -29,8 +34,11 @@ from qwen35_gguf.quant.imatrix import Imatrix
 
 Float = npt.NDArray[np.float32]
 Kind = Literal["block", "full"]
+Method = Literal["block", "full", "sequential"]  # of rounding by them
 # How files of the project record it; empty: each block alone.
-RECORDED: JsonKind[Kind | Literal[""]] = JsonKind("block or full", lambda value: value in ("", "block", "full"))
+RECORDED: JsonKind[Method | Literal[""]] = JsonKind(
+    "block, full or sequential", lambda value: value in ("", "block", "full", "sequential")
+)
 
 BLOCK = 256
 TYPE, KIND, FINGERPRINT = "general.type", "moments.kind", "moments.fingerprint"
@@ -41,7 +49,8 @@ DATASETS, CHUNKS, CHUNK_SIZE, TEXT = (
     "moments.text_sha256",
 )
 EFFECTS = "moments.token_effects"
-SUMS, SQUARES, COUNTS = ".moments", ".in_sum2", ".counts"
+TYPES = "moments.types_sha256"
+SUMS, SQUARES, COUNTS, SHIFT = ".moments", ".in_sum2", ".counts", ".shift"
 ENOUGH = 100  # tokens for each column: with fewer, moments say more about the text than about the model
 # Matmuls of one layer that read the same input, by the kind that its moments are named after.
 SHARED = {
@@ -63,6 +72,12 @@ def fingerprint(output_norm: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(output_norm, "<f4").tobytes()).hexdigest()
 
 
+def types_digest(types: Mapping[str, GGMLQuantizationType]) -> str:
+    """Identify the types of weight tensors."""
+    listed = "\n".join(f"{name} {type_.name}" for name, type_ in sorted(types.items()))
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
 def stored_shape(kind: Kind, matrices: int, columns: int) -> tuple[int, ...]:
     """Return the shape of the sums of an input."""
     if kind == "full":
@@ -82,6 +97,7 @@ class Provenance:
         chunks: that were evaluated.
         chunk_size: tokens of a chunk.
         effects: tokens count by how much errors at them matter; False: all alike.
+        types: `types_digest` of the weights that inputs were quantized up to; empty: of the model as it is.
 
     """
 
@@ -92,6 +108,7 @@ class Provenance:
     chunks: int = 0
     chunk_size: int = 512
     effects: bool = False
+    types: str = ""
 
     def metadata(self) -> list[KeyValue]:
         """Write it down."""
@@ -104,6 +121,7 @@ class Provenance:
             KeyValue.of(CHUNKS, self.chunks, GGUFValueType.UINT32),
             KeyValue.of(CHUNK_SIZE, self.chunk_size, GGUFValueType.UINT32),
             KeyValue.of(EFFECTS, self.effects, GGUFValueType.BOOL),
+            *([KeyValue.of(TYPES, self.types, STRING)] if self.types else []),
         ]
 
 
@@ -161,6 +179,19 @@ class Moments:
     def sums(self, name: str) -> Float:
         """Return the sums of an input, of the shape that `stored_shape` gives, not copied."""
         return self._array(name + SUMS)
+
+    @property
+    def shifted(self) -> tuple[str, ...]:
+        """The weight tensors that are shifted before they are rounded, sorted."""
+        names = (tensor.name for tensor in self._header.tensors)
+        return tuple(sorted(name.removesuffix(SHIFT) for name in names if name.endswith(SHIFT)))
+
+    def shift(self, name: str) -> npt.NDArray[Any] | None:
+        """Return what is added to a weight tensor before it is rounded, (rows, columns) bfloat16, None if nothing."""
+        tensor = self._header.tensor(name + SHIFT)
+        if tensor is None:
+            return None
+        return tensor_data(self._header, tensor, self._mapped).view(ml_dtypes.bfloat16).reshape(tensor.shape)
 
     def has(self, name: str) -> bool:
         """Tell whether there are moments of a weight tensor's input."""
@@ -275,11 +306,13 @@ def read(path: str | Path) -> Moments:
             int(header.value(CHUNKS, 0)),
             int(header.value(CHUNK_SIZE, 0)),
             bool(header.value(EFFECTS, False)),
+            str(header.value(TYPES, "")),
         )
         known = {tensor.name for tensor in header.tensors}
         for tensor in header.tensors:
-            if tensor.type != GGMLQuantizationType.F32:
-                raise ValueError(f"{tensor.name} is {tensor.type.name}, not F32")
+            wanted = GGMLQuantizationType.BF16 if tensor.name.endswith(SHIFT) else GGMLQuantizationType.F32
+            if tensor.type != wanted:
+                raise ValueError(f"{tensor.name} is {tensor.type.name}, not {wanted.name}")
         names = tuple(name.removesuffix(SUMS) for name in known if name.endswith(SUMS))
         if not names or any(name + suffix not in known for name in names for suffix in (SQUARES, COUNTS)):
             raise ValueError("it has no entries, or counts are missing")
@@ -291,7 +324,11 @@ def read(path: str | Path) -> Moments:
 
 
 def write(
-    path: Path, provenance: Provenance, widths: dict[str, tuple[tuple[int, ...], int]], entries: Iterable[Entry]
+    path: Path,
+    provenance: Provenance,
+    widths: dict[str, tuple[tuple[int, ...], int]],
+    entries: Iterable[Entry],
+    shifts: Mapping[str, npt.NDArray[Any]] = MappingProxyType({}),
 ) -> None:
     """Write moments; the file appears whole or not at all.
 
@@ -300,6 +337,7 @@ def write(
         provenance: what they are of.
         widths: shape of the sums and number of columns, by name, in the order of the entries.
         entries: are written one after the other, so that they need not fit into memory together.
+        shifts: of weight tensors, (rows, columns) bfloat16.
 
     Raises:
         OutputError: it cannot be written.
@@ -310,12 +348,15 @@ def write(
         infos.append(TensorInfo(name + SUMS, shape, GGMLQuantizationType.F32))
         infos.append(TensorInfo(name + SQUARES, (shape[0], columns), GGMLQuantizationType.F32))
         infos.append(TensorInfo(name + COUNTS, (shape[0], 1), GGMLQuantizationType.F32))
+    infos += [TensorInfo(name + SHIFT, shift.shape, GGMLQuantizationType.BF16) for name, shift in shifts.items()]
     with GGUFStream(path, infos, force=True) as stream:
         stream.write_header(provenance.metadata())
         for entry in entries:
             stream.write(np.ascontiguousarray(entry.sums, np.float32))
             stream.write(entry.squares.astype(np.float32))
             stream.write(entry.counts.astype(np.float32)[:, None])
+        for shift in shifts.values():
+            stream.write(np.ascontiguousarray(shift).view(np.uint8))
         stream.finish()
         stream.publish()
 
@@ -323,46 +364,3 @@ def write(
 def widths_of(moments: Moments) -> dict[str, tuple[tuple[int, ...], int]]:
     """Return what `write` must know beforehand."""
     return {name: (moments.sums(name).shape, moments.squares(name).shape[1]) for name in moments.names}
-
-
-def join(several: Sequence[Moments], path: Path) -> None:
-    """Write the sums of moments of one model over several texts, or over parts of one.
-
-    Raises:
-        MomentsError: they are of different models, or of different kinds.
-        OutputError: the file cannot be written.
-
-    """
-    first = several[0]
-    for one in several[1:]:
-        if one.provenance.fingerprint != first.provenance.fingerprint or one.names != first.names:
-            raise MomentsError(f"{one.path}: is of another model than {first.path}; give moments of one model")
-        if one.provenance.kind != first.provenance.kind:
-            kinds = f"{one.provenance.kind} moments, {first.path} {first.provenance.kind}"
-            raise MomentsError(f"{one.path}: has {kinds}; give files of one kind")
-        if one.provenance.effects != first.provenance.effects:
-            raise MomentsError(
-                f"{one.path}: tokens count by their effect in only one of it and {first.path}; give files of one kind"
-            )
-    for name in first.names:
-        if len({one.sums(name).shape for one in several}) > 1:
-            raise MomentsError(f"{name}: has another shape in one of the files; give moments of one model")
-    datasets = tuple(dict.fromkeys(name for one in several for name in one.provenance.datasets))
-    texts = hashlib.sha256("".join(sorted(one.provenance.text for one in several)).encode()).hexdigest()
-    total = replace(
-        first.provenance, datasets=datasets, text=texts, chunks=sum(one.provenance.chunks for one in several)
-    )
-
-    def entries() -> Iterator[Entry]:
-        for name in first.names:
-            total_sums, total_squares, total_counts = (
-                np.array(first.sums(name)),
-                first.squares(name),
-                first.counts(name),
-            )
-            for one in several[1:]:
-                total_sums = total_sums + one.sums(name)
-                total_squares, total_counts = total_squares + one.squares(name), total_counts + one.counts(name)
-            yield Entry(name, total_sums, total_squares, total_counts)
-
-    write(path, total, widths_of(first), entries())

@@ -32,8 +32,8 @@ def rounding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --rounding and --moments."""
     kind = click.option(
         "--rounding",
-        type=click.Choice(["block", "full"]),
-        help="Round by second moments, in 256 columns or the row: less error in the same bytes; takes --moments.",
+        type=click.Choice(["block", "full", "sequential"]),
+        help="Round by second moments in 256 columns, the row, or layer after layer: less error; takes --moments.",
     )
     moments = click.option(
         "--moments", type=click.Path(path_type=Path), help="Second moments, made by `qwen35 imatrix --moments`."

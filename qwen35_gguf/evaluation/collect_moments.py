@@ -155,6 +155,8 @@ def collect(
     chunk: int = 512,
     chunks: int | None = None,
     effects: bool = True,
+    wanted: Callable[[str], bool] = lambda _name: True,
+    keep_effects: bool = False,
     memory_limit: int = 4 << 30,
     threads: int = 1,
     advance: Advance = lambda _done, _all: None,
@@ -170,6 +172,8 @@ def collect(
         chunk: tokens of a chunk; chunks are evaluated independently.
         chunks: number of chunks at most; by default all.
         effects: tokens count by how much errors at them matter, which costs token_effects.SPACING + 1 more passes.
+        wanted: tells whether moments of an input are collected.
+        keep_effects: leave the effects of the tokens, in OUT.effects, for `measured`.
         memory_limit: bytes of the sums that are collected in one pass over the text.
         threads: of the evaluation.
         advance: is called with the number of chunks that are done in all passes, and the number of all.
@@ -184,7 +188,8 @@ def collect(
     header = read_model(model)
     mtp, layers = memory.has_mtp(header), memory.main_layers(header)
     used = int(header.value(f"{header.architecture}.expert_used_count", 1))
-    groups = list(_groups(_shapes(header, kind), memory_limit))
+    wanted_shapes = {name: shape for name, shape in _shapes(header, kind).items() if wanted(name)}
+    groups = list(_groups(wanted_shapes, memory_limit))
     widths = {tensor.name: tensor.shape[-1] for tensor in header.tensors}
     with Model(model, ModelSpec(mtp=mtp)) as loaded:
         ids = split(loaded)
@@ -192,7 +197,7 @@ def collect(
         text = Text(ids, chunk, total, dataset)
         provenance = Provenance(kind, _fingerprint(header), text_digest(ids), (dataset,), 0, chunk, effects)
         passes = len(groups) + (token_effects.SPACING + 1 if effects else 0)
-        measured = out.with_name(f"{out.name}.effects")
+        measured = effects_file(out)
         known = None
         if effects:
             whole = total * (passes - len(groups))
@@ -224,9 +229,37 @@ def collect(
     shapes = {name: shape for group in groups for name, shape in group.items()}
     entries = (one.entry(name) for one, group in zip(read, groups, strict=True) for name in group)
     files.write(out, replace(provenance, chunks=total), all_widths, entries)
-    for part in (*parts, measured):
+    for part in (*parts, *([] if keep_effects else [measured])):
         part.unlink(missing_ok=True)
     return files.read(out)
+
+
+def effects_file(out: Path) -> Path:
+    """Name the file of the effects of tokens beside moments."""
+    return out.with_name(f"{out.name}.effects")
+
+
+def measured(model: Path, split: Split, out: Path, provenance: Provenance) -> tuple[Text, TokenEffects | None]:
+    """Return the text of moments that were collected with `keep_effects`, and what its tokens count.
+
+    Raises:
+        MomentsError: the effects are gone.
+
+    """
+    with Model(model, ModelSpec()) as loaded:
+        ids = split(loaded)
+    text = Text(ids, provenance.chunk_size, provenance.chunks, " + ".join(provenance.datasets))
+    if not provenance.effects:
+        return text, None
+    ids = ids[: text.chunk * text.chunks]
+    found = token_effects.read(effects_file(out), _effects_digest(provenance, ids), len(ids))
+    if found is None:
+        raise MomentsError(f"{effects_file(out)}: is missing or damaged; remove {out} and run the command again")
+    return text, found.weights()
+
+
+def _effects_digest(provenance: Provenance, ids: Sequence[int]) -> str:
+    return f"{provenance.fingerprint} {text_digest(ids)}"
 
 
 def _effects(
@@ -240,7 +273,7 @@ def _effects(
 ) -> TokenEffects:
     """Measure the effects of the tokens, from where the file `path` stops."""
     ids = text.ids[: text.chunk * text.chunks]
-    digest = f"{provenance.fingerprint} {text_digest(ids)}"
+    digest = _effects_digest(provenance, ids)
     begun = token_effects.read(path, digest, len(ids))
 
     def save(found: TokenEffects) -> None:

@@ -59,7 +59,7 @@ def candidates(names: Mapping[str, tuple[int, ...]]) -> list[str]:
     return [name for name, shape in names.items() if len(shape) >= 2 and not tensor_types.KEPT_F32.search(name)]
 
 
-def _originals(model: Path) -> dict[str, Array]:
+def originals_of(model: Path) -> dict[str, Array]:
     """Map the weights of the tensors that recipes choose a type for, in the type and shape of the file.
 
     Raises:
@@ -130,7 +130,7 @@ def measure(
 
     """
     header = read_model(model)
-    originals = _originals(model)
+    originals = originals_of(model)
     layers, mtp = memory.main_layers(header), memory.has_mtp(header)
     done = dict(known or {})
     # mapped or repacked weights cannot be overwritten
@@ -141,7 +141,7 @@ def measure(
         if not count:
             raise TextError(f"the text has {len(ids)} tokens, less than a chunk of {chunk}; use a longer text")
         threads = how.threads
-        addresses = _locate(loaded, ids[:chunk], list(originals), mtp, threads)
+        addresses = locate(loaded, ids[:chunk], list(originals), mtp, threads)
         tasks = [
             (name, type_)
             for name, original in originals.items()
@@ -197,7 +197,7 @@ def _cost(
         weight.put(weight.original)
 
 
-def _locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, threads: int) -> dict[str, int]:
+def locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, threads: int) -> dict[str, int]:
     """Find the addresses of llama.cpp's weights: they are inputs of the nodes of its graph."""
     wanted, found = set(names), {}
 
@@ -298,7 +298,7 @@ def estimate(
     """
     header = read_model(model)
     layers = memory.main_layers(header)
-    originals = _originals(model)
+    originals = originals_of(model)
     for number, (name, stored) in enumerate(originals.items()):
         shape = stored.shape
         weight = Weight(name, 0, stored.reshape(-1, *shape[-2:]), shape)

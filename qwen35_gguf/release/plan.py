@@ -16,13 +16,12 @@ from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import PlannedFile, Source
 from qwen35_gguf.convert.rounding import DIGEST_KEY as ROUNDING_KEY
-from qwen35_gguf.convert.rounding import FILE_KEY
+from qwen35_gguf.convert.rounding import FILE_KEY, Method
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.convert.weights_digest import FILES, LENGTH
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.quant import recipe_file
-from qwen35_gguf.quant.rounding.moments import Kind
 
 IMATRIX = "imatrix.gguf"
 MOMENTS = "moments.gguf"
@@ -69,7 +68,7 @@ class FromCheckpoint:
     name: str = ""
     recipe: str = ""
     imatrix: str = ""
-    rounding: Kind | Literal[""] = ""
+    rounding: Method | Literal[""] = ""
     moments: str = ""
     mtp: bool = True
     mmproj_types: tuple[str, ...] = ("BF16",)

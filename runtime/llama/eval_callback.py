@@ -74,8 +74,9 @@ class EvalCallback:
 
     def check(self) -> None:
         """Raise what went wrong in the callback."""
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     @contextlib.contextmanager
     def held_interrupts(self) -> Iterator[None]:

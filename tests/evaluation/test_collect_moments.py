@@ -17,6 +17,7 @@ from qwen35_gguf.errors import MomentsError
 from qwen35_gguf.evaluation import collect_imatrix, collect_moments, token_effects
 from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.quant import imatrix
+from qwen35_gguf.quant.rounding import merge_moments
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Moments
 
@@ -187,7 +188,7 @@ def test_effects_of_an_interrupted_run_are_not_measured_again(
     assert not np.allclose(found.sums(name), alike.sums(name), rtol=0.01)
     assert (found.squares(name) == alike.squares(name)).all()
     with pytest.raises(MomentsError, match="in only one of"):
-        files.join([found, alike], tmp_path / "both.gguf")
+        merge_moments.join([found, alike], tmp_path / "both.gguf")
 
 
 def test_sums_of_two_texts_add_up(files_of_tiny: Path, tmp_path: Path) -> None:

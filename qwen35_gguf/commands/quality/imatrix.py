@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from gguf import GGMLQuantizationType
 
 from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_output
@@ -14,19 +15,21 @@ from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import MEMORY, tokens
 from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.errors import GgufError, ImatrixError
-from qwen35_gguf.evaluation import collect_imatrix, collect_moments
+from qwen35_gguf.errors import GgufError, ImatrixError, ModelError
+from qwen35_gguf.evaluation import collect_imatrix, collect_moments, sequential_moments
 from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import imatrix
 from qwen35_gguf.quant.imatrix import Imatrix
+from qwen35_gguf.quant.rounding import merge_moments
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Moments
 from qwen35_gguf.runtime.cpu_threads import default_threads
+from qwen35_gguf.runtime.model_files import read_model
 
 PATH = click.Path(path_type=Path)
-OF_A_MODEL = ("texts", "chunk", "chunks", "moments", "no_effects", "memory", "threads")
+OF_A_MODEL = ("texts", "chunk", "chunks", "moments", "no_effects", "sequential", "memory", "threads")
 
 
 @click.command("imatrix", cls=Verb)
@@ -44,6 +47,12 @@ OF_A_MODEL = ("texts", "chunk", "chunks", "moments", "no_effects", "memory", "th
     "--no-effects",
     is_flag=True,
     help="With --moments: all tokens count alike, not by how much errors at them matter; a tenth of the time.",
+)
+@click.option(
+    "--sequential",
+    type=PATH,
+    metavar="FILE",
+    help="With --moments: of the model as it is in FILE, a quantized GGUF of it, up to each layer.",
 )
 @click.option("--memory", type=MEMORY, default="4GB", show_default=True, help="Memory of the sums of --moments.")
 @click.option(
@@ -66,6 +75,7 @@ def command(
     chunks: int | None,
     moments: files.Kind | None,
     no_effects: bool,
+    sequential: Path | None,
     memory: int,
     others: tuple[Path, ...],
     threads: int | None,
@@ -86,7 +96,7 @@ def command(
         _add(others, out)
         return
     if moments is None:
-        given.refuse(ctx, ["no_effects", "memory"], "without --moments")
+        given.refuse(ctx, ["no_effects", "memory", "sequential"], "without --moments")
     file, dataset = models[0], " + ".join(path.name for path in texts) or "qwen35-gguf calibration"
     added = [path for path in others if _type_of(path) == "moments"]
     read, read_moments = [imatrix.read(path) for path in others if path not in added], [files.read(p) for p in added]
@@ -105,23 +115,38 @@ def command(
         else:
             path = moments_path(out)
             check_output(path, inputs=[file, *texts, *others], force=force)
-            collected = collect_moments.collect(
-                file, split, path, kind=moments, effects=not no_effects, memory_limit=memory, advance=advance, **how
-            )
+            how |= {"kind": moments, "effects": not no_effects, "memory_limit": memory, "advance": advance}
+            if sequential is None:
+                collected = collect_moments.collect(file, split, path, **how)
+            else:
+                collected = sequential_moments.collect(file, split, path, types_of(sequential, file), **how)
             if read_moments:
-                files.join([collected, *read_moments], path)
+                merge_moments.join([collected, *read_moments], path)
             found = _with_moments(files.read(path), file, out)
     if read:
         found = imatrix.merge([found, *read])
         imatrix.write(found, out)
     if not found.entries:
         raise ImatrixError(f"{file}: no matmul was evaluated; use another model or a longer text")
-    _report(found, out, moments_path(out) if moments else None)
+    _report(found, out, moments_path(out) if moments else None, "sequential" if sequential else "block")
 
 
 def moments_path(out: Path) -> Path:
     """Name the moments that belong to an importance matrix: FILE.gguf and FILE.moments.gguf."""
     return out.with_name(f"{out.name.removesuffix('.gguf')}.moments.gguf")
+
+
+def types_of(quantized: Path, model: Path) -> dict[str, GGMLQuantizationType]:
+    """Return the types of a quantized model's tensors.
+
+    Raises:
+        ModelError: it is not of this model.
+
+    """
+    types = {tensor.name: tensor.type for tensor in read_model(quantized).tensors}
+    if any(read_model(quantized).shapes.get(name) != shape for name, shape in read_model(model).shapes.items()):
+        raise ModelError(f"{quantized}: has other tensors than {model}; convert the same checkpoint, MTP head included")
+    return types
 
 
 def _with_moments(collected: Moments, model: Path, out: Path) -> Imatrix:
@@ -139,7 +164,7 @@ def _with_moments(collected: Moments, model: Path, out: Path) -> Imatrix:
 def _add(others: tuple[Path, ...], out: Path) -> None:
     kinds = {_type_of(path) for path in others}
     if kinds == {"moments"}:
-        files.join([files.read(path) for path in others], out)
+        merge_moments.join([files.read(path) for path in others], out)
         joined = files.read(out)
         size = {"chunks": joined.provenance.chunks, "chunk_size": joined.provenance.chunk_size}
         output.echo(f"{out}  {len(joined.names)} inputs, {size['chunks']} chunks of {size['chunk_size']} tokens")
@@ -151,7 +176,7 @@ def _add(others: tuple[Path, ...], out: Path) -> None:
         raise ImatrixError("moments and importance matrices cannot be added; merge files of one kind")
     found = imatrix.merge([imatrix.read(path) for path in others])
     imatrix.write(found, out)
-    _report(found, out, None)
+    _report(found, out, None, "")
 
 
 def _type_of(path: Path) -> str:
@@ -162,12 +187,12 @@ def _type_of(path: Path) -> str:
         return ""
 
 
-def _report(found: Imatrix, out: Path, moments: Path | None) -> None:
+def _report(found: Imatrix, out: Path, moments: Path | None, rounding: str) -> None:
     output.echo(f"{out}  {len(found.entries)} tensors, {found.chunks} chunks of {found.chunk_size} tokens")
     use = f"--imatrix {shlex.quote(str(out))}"
     if moments is not None:
         output.echo(f"{moments}  second moments")
-        use = f"--rounding block --moments {shlex.quote(str(moments))}"
+        use = f"--rounding {rounding} --moments {shlex.quote(str(moments))}"
     output.advise(f"Use it: qwen35 convert CHECKPOINT -q Q4_K_M {use}")
     size = {"chunks": found.chunks, "chunk_size": found.chunk_size}
     emitted: dict[str, Any] = {"file": str(out), "tensors": len(found.entries), "datasets": found.datasets}

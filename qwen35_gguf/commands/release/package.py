@@ -14,7 +14,7 @@ from qwen35_gguf.commands.conversion_options import adapter_options, rounding_op
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.quant.rounding.moments import Kind
+from qwen35_gguf.convert.rounding import Method
 from qwen35_gguf.release import package
 from qwen35_gguf.release.from_gguf import FromGguf
 from qwen35_gguf.release.package import PackageOptions
@@ -64,7 +64,7 @@ def command(
     quants: str,
     added: str | None,
     imatrix: Path | None,
-    rounding: Kind | None,
+    rounding: Method | None,
     moments: Path | None,
     recipe: str,
     mmproj_types: str,

@@ -17,7 +17,7 @@ from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import map_data, read_beginning, read_header, tensor_data
 from qwen35_gguf.gguf_file.writer import write_gguf
 from qwen35_gguf.quant import imatrix
-from qwen35_gguf.quant.rounding import moments
+from qwen35_gguf.quant.rounding import merge_moments, moments
 from qwen35_gguf.release import metadata_edit
 from qwen35_gguf.release.lint import check_file
 from qwen35_gguf.runtime import model_files
@@ -126,7 +126,7 @@ def read_moments(data: bytes) -> None:
         shape = found.sums(name).shape
         for number in range(min(2, shape[0])):
             found.matrix(name, number, shape[-1])
-    moments.join([found, found], scratch() / "joined.moments")
+    merge_moments.join([found, found], scratch() / "joined.moments")
 
 
 def moments_seeds() -> list[bytes]:

@@ -1,0 +1,58 @@
+"""Add moments of one model over several texts, or over parts of one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from qwen35_gguf.errors import MomentsError
+from qwen35_gguf.quant.rounding.moments import Entry, Moments, widths_of, write
+
+
+def join(several: Sequence[Moments], path: Path) -> None:
+    """Write the sums of moments of one model over several texts, or over parts of one.
+
+    Raises:
+        MomentsError: they are of different models, or of different kinds.
+        OutputError: the file cannot be written.
+
+    """
+    first = several[0]
+    if found := next((one for one in several if one.provenance.types), None):
+        raise MomentsError(f"{found.path}: are of a quantized model, which its text decided about; add those of models")
+    for one in several[1:]:
+        if one.provenance.fingerprint != first.provenance.fingerprint or one.names != first.names:
+            raise MomentsError(f"{one.path}: is of another model than {first.path}; give moments of one model")
+        if one.provenance.kind != first.provenance.kind:
+            kinds = f"{one.provenance.kind} moments, {first.path} {first.provenance.kind}"
+            raise MomentsError(f"{one.path}: has {kinds}; give files of one kind")
+        if one.provenance.effects != first.provenance.effects:
+            raise MomentsError(
+                f"{one.path}: tokens count by their effect in only one of it and {first.path}; give files of one kind"
+            )
+    for name in first.names:
+        if len({one.sums(name).shape for one in several}) > 1:
+            raise MomentsError(f"{name}: has another shape in one of the files; give moments of one model")
+    datasets = tuple(dict.fromkeys(name for one in several for name in one.provenance.datasets))
+    texts = hashlib.sha256("".join(sorted(one.provenance.text for one in several)).encode()).hexdigest()
+    total = replace(
+        first.provenance, datasets=datasets, text=texts, chunks=sum(one.provenance.chunks for one in several)
+    )
+
+    def entries() -> Iterator[Entry]:
+        for name in first.names:
+            total_sums, total_squares, total_counts = (
+                np.array(first.sums(name)),
+                first.squares(name),
+                first.counts(name),
+            )
+            for one in several[1:]:
+                total_sums = total_sums + one.sums(name)
+                total_squares, total_counts = total_squares + one.squares(name), total_counts + one.counts(name)
+            yield Entry(name, total_sums, total_squares, total_counts)
+
+    write(path, total, widths_of(first), entries())

@@ -1,0 +1,125 @@
+"""Evaluate one layer of a model over the residual stream of a text, and see what its matmuls are given.
+
+The layer is in a GGUF of its own (layer_slice.py), whose weights can be overwritten; an evaluation ends as soon as
+everything that was asked for is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.evaluation.collect_imatrix import is_residual
+from qwen35_gguf.evaluation.layer_slice import name_in_slice
+from qwen35_gguf.evaluation.sensitivity import locate
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama.context import Context
+from qwen35_gguf.runtime.llama.eval_callback import EvalCallback, view
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
+
+Float = npt.NDArray[np.float32]
+
+SECTIONS = 4  # of a position
+STREAMS = 2  # of a layer: after attention or gated delta net, and after the feed-forward network
+
+
+class Enough(Exception):  # noqa: N818 (no error: it ends an evaluation)
+    """All that was asked for is there."""
+
+
+class _Watch:
+    """Keeps the inputs of some matmuls, and the residual stream after something was added to it."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Float] = {}
+        self.streams: list[Float] = []
+        self._wanted: frozenset[str] = frozenset()
+        self._count = 0
+        self.callback = EvalCallback(self._is_wanted, self._take)
+
+    def begin(self, wanted: frozenset[str], streams: int) -> None:
+        self.inputs, self.streams = {}, []
+        self._wanted, self._count = wanted, streams
+
+    def _is_wanted(self, kind: str, node: Any) -> bool:
+        if kind == "ADD":
+            return is_residual(kind, node)
+        return kind == "MUL_MAT" and node.src[0].contents.name.decode() in self._wanted
+
+    def _take(self, kind: str, node: Any) -> None:
+        if kind == "ADD":
+            self.streams.append(view(node, np.float32)[0, 0].copy())
+        else:
+            rows = view(node.src[1].contents, np.float32)
+            self.inputs[node.src[0].contents.name.decode()] = rows.reshape(-1, rows.shape[-1]).copy()
+        if len(self.streams) >= self._count and len(self.inputs) == len(self._wanted):
+            raise Enough
+
+
+class LayerInputs:
+    """A layer that is loaded to be evaluated; close it.
+
+    Attributes:
+        addresses: of its weights, by their names in the model.
+
+    """
+
+    def __init__(self, slice_file: Path, tensors: Sequence[str], chunk: int, threads: int) -> None:
+        """Load the file of a layer.
+
+        Args:
+            slice_file: made by `write_slice`.
+            tensors: the matrices whose weights are to be overwritten, as the model names them.
+            chunk: rows of one evaluation.
+            threads: of the evaluation.
+
+        Raises:
+            ModelError: it cannot be loaded.
+
+        """
+        self._model = Model(slice_file, ModelSpec(mmap=False, repack=False))
+        found = locate(self._model, list(range(8)), [name_in_slice(name) for name in tensors], mtp=False, threads=1)
+        self.addresses = {name: found[name_in_slice(name)] for name in tensors if name_in_slice(name) in found}
+        self._watch = _Watch()
+        spec = ContextSpec(chunk, n_batch=chunk, n_threads=threads, n_outputs=1)
+        self._context = Context(self._model, spec, eval_callback=self._watch.callback)
+        self._positions = np.tile(np.arange(chunk, dtype=np.int32), (SECTIONS, 1))
+        self._positions[-1] = 0
+
+    def __enter__(self) -> LayerInputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.close()
+        self._model.close()
+
+    def evaluate(
+        self, stream: Float, inputs: Sequence[str] = (), streams: int = 0
+    ) -> tuple[dict[str, Float], list[Float]]:
+        """Evaluate the layer on a chunk of the stream, (chunk, hidden), with an empty context.
+
+        Args:
+            stream: what goes into the layer.
+            inputs: weight tensors, as the model names them, whose inputs are wanted.
+            streams: how many of the STREAMS within and after the layer are wanted.
+
+        Returns:
+            The inputs (chunk, columns) by name, and the streams (chunk, hidden).
+
+        Raises:
+            ModelError: llama.cpp fails.
+
+        """
+        names = {name_in_slice(name): name for name in inputs}
+        self._watch.begin(frozenset(names), streams)
+        self._context.clear()
+        self._context.evaluate_embeddings(stream, self._positions[:, : len(stream)], outputs=1)
+        self._context.wait()
+        with suppress(Enough):
+            self._watch.callback.check()
+        return {names[name]: rows for name, rows in self._watch.inputs.items()}, self._watch.streams

@@ -1,0 +1,360 @@
+"""Moments of a model that is quantized up to each input, and what its weights make up for.
+
+Layer after layer, in the order of the graph: the inputs of its next matmuls are evaluated with everything before them
+quantized, beside those of the model as it is; the weights are shifted (quant/rounding/input_products.py), rounded by
+these moments and overwritten, and so on. Tokens count as in collect_moments. Only one layer is in memory. Each layer
+that is complete is in a file of its own, with the streams after it, which an interrupted run resumes from.
+
+What the main layers do not have (MTP head, experts, tied output matrix) has moments of the model as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qwen35_gguf.atomic_file import atomic_file
+from qwen35_gguf.convert.rounding import Rounding
+from qwen35_gguf.errors import ModelError, MomentsError
+from qwen35_gguf.evaluation import collect_moments
+from qwen35_gguf.evaluation.collect_moments import WRITERS, Text
+from qwen35_gguf.evaluation.layer_inputs import LayerInputs
+from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
+from qwen35_gguf.evaluation.quantized_weights import Quantizing, Type, Weight, quantized
+from qwen35_gguf.evaluation.sensitivity import originals_of
+from qwen35_gguf.evaluation.texts.tokenized import Split
+from qwen35_gguf.evaluation.token_effects import TokenEffects
+from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.reader import map_data, tensor_data
+from qwen35_gguf.quant import kernels
+from qwen35_gguf.quant.rounding import moments as files
+from qwen35_gguf.quant.rounding.input_products import InputProducts
+from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
+from qwen35_gguf.quant.rounding.round_rows import TYPES, round_rows
+from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.runtime.planning import memory
+
+Float = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+# Inputs of a layer, in the order of the graph; those of one stage do not depend on each other.
+STAGES = (
+    ("attn_qkv", "attn_q"),
+    ("ssm_out", "attn_output"),
+    ("ffn_gate", "ffn_gate_shexp"),
+    ("ffn_down", "ffn_down_shexp"),
+)
+EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
+
+
+class _Streams(NamedTuple):
+    """The residual stream of all tokens, (tokens, hidden): of the model as it is, and after quantized layers."""
+
+    exact: Float
+    found: Float
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all layers share."""
+
+    header: GgufHeader
+    originals: Mapping[str, Array]
+    types: Mapping[str, Type]
+    text: Text
+    effects: TokenEffects | None
+    provenance: Provenance
+    threads: int
+
+    @property
+    def tokens(self) -> int:
+        return self.text.chunk * self.text.chunks
+
+    def chunks(self) -> Iterator[slice]:
+        """Yield the tokens of each chunk."""
+        for start in range(0, self.tokens, self.text.chunk):
+            yield slice(start, start + self.text.chunk)
+
+    def counts(self, own: slice, *, output: bool = False) -> Float:
+        """Return what tokens count, (tokens,)."""
+        if self.effects is None:
+            return np.ones(own.stop - own.start, np.float32)
+        return (self.effects.output if output else self.effects.stream)[own].astype(np.float32)
+
+    def matrices(self, layer: int) -> list[str]:
+        """List the weights of a layer that are quantized, and are one matrix each."""
+        own = layer_tensors(self.header, layer)
+        return [name for name in own if name in self.originals and len(self.originals[name].shape) == 2]
+
+
+def is_sequential(name: str, layers: int) -> bool:
+    """Tell whether an input has moments of the quantized model: those of main layers, and an output matrix's own."""
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
+    if match is None:
+        return name == OUTPUT
+    return int(match[1]) < layers and any(match[2] in stage for stage in STAGES)
+
+
+def collect(
+    model: Path,
+    split: Split,
+    out: Path,
+    types: Mapping[str, Type],
+    *,
+    kind: Kind,
+    dataset: str,
+    chunk: int = 512,
+    chunks: int | None = None,
+    effects: bool = True,
+    memory_limit: int = 4 << 30,
+    threads: int = 1,
+    advance: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Moments:
+    """Collect moments of a model quantized to `types`, or resume an interrupted run.
+
+    Args:
+        model: the GGUF, in F32, F16 or BF16.
+        split: tokenizes the calibration text.
+        out: the file to be written; until it is complete, OUT.plain, OUT.layer-N and OUT.streams-N have what is done.
+        types: of its tensors in the quantized model.
+        kind: blocks of 256 columns, or whole matrices.
+        dataset: name of the text in the file.
+        chunk: tokens of a chunk; chunks are evaluated independently.
+        chunks: number of chunks at most; by default all.
+        effects: tokens count by how much errors at them matter.
+        memory_limit: bytes of the sums that are collected in one pass over the text, where they are of no layer.
+        threads: of the evaluation.
+        advance: is called with the number of steps that are done, and the number of all: a layer, or a chunk before.
+
+    Raises:
+        ImatrixError: the text is too short.
+        MomentsError: one input alone needs more memory.
+        ModelError: the model is quantized, or cannot be loaded or evaluated.
+        OutputError: a file cannot be written.
+
+    """
+    header = read_model(model)
+    layers = memory.main_layers(header)
+    originals = originals_of(model)
+    plain = out.with_name(f"{out.name}.plain")
+    before = collect_moments.collect(
+        model,
+        split,
+        plain,
+        kind=kind,
+        dataset=dataset,
+        chunk=chunk,
+        chunks=chunks,
+        effects=effects,
+        wanted=lambda name: name == OUTPUT or not is_sequential(name, layers),
+        keep_effects=True,
+        memory_limit=memory_limit,
+        threads=threads,
+        advance=lambda done, total: advance(done, total + layers),
+    )
+    text, known = collect_moments.measured(model, split, plain, before.provenance)
+    shifted = {name: types[name] for name in originals if name in types and _is_shifted(name, originals, types, layers)}
+    provenance = replace(before.provenance, types=files.types_digest(shifted))
+    run = _Run(header, originals, types, text, known, provenance, threads)
+    parts = [out.with_name(f"{out.name}.layer-{number}") for number in range(layers + (OUTPUT in originals))]
+    streams, begun = _begun(run, out, parts, before)
+    for layer in range(begun, layers):
+        streams = _collect_layer(run, layer, streams, parts[layer])
+        _save_streams(out, layer + 1, streams)
+        advance(1 + layer, layers)
+    if OUTPUT in originals:
+        _collect_output(run, streams, parts[-1])
+    _join(out, provenance, [before, *(files.read(part) for part in parts)])
+    for path in (plain, plain.with_name(f"{plain.name}.effects"), *parts, *out.parent.glob(f"{out.name}.streams-*")):
+        path.unlink(missing_ok=True)
+    return files.read(out)
+
+
+def _is_shifted(name: str, originals: Mapping[str, Array], types: Mapping[str, Type], layers: int) -> bool:
+    own = is_sequential(files.input_of(name), layers) and originals[name].ndim == 2
+    return own and types[name] in TYPES
+
+
+def _collect_layer(run: _Run, layer: int, streams: _Streams, part: Path) -> _Streams:
+    """Collect the moments of a layer's inputs, quantize it, and return the streams after it."""
+    own = run.matrices(layer)
+    inputs = [name for name in own if files.input_of(name) == name and is_sequential(name, layer + 1)]
+    folder = part.with_name(f"{part.name}.work")
+    folder.mkdir(exist_ok=True)
+    entries: dict[str, Entry] = {}
+    shifts: dict[str, Array] = {}
+    try:
+        write_slice(run.header, layer, folder / "layer.gguf")
+        with LayerInputs(folder / "layer.gguf", own, run.text.chunk, run.threads) as loaded:
+            exact = _exact_inputs(run, loaded, inputs, streams.exact, folder)
+            for stage in STAGES:
+                for name in (one for one in inputs if one.split(".")[2] in stage):
+                    products = _sum_products(run, loaded, name, exact, streams)
+                    entries[name] = products.entry(name, run.provenance.kind)
+                    readers = [one for one in own if files.input_of(one) == name]
+                    shifts |= _overwrite(run, loaded, readers, products)
+            after = np.empty_like(streams.found)
+            for chunk in run.chunks():
+                after[chunk] = loaded.evaluate(streams.found[chunk], streams=2)[1][1]
+            result = _Streams(np.array(exact.after), after)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _write_part(part, run.provenance, entries, shifts)
+    return result
+
+
+class _Exact(NamedTuple):
+    """What a layer of the model as it is computes: its inputs by name, and the streams within and after it."""
+
+    inputs: dict[str, Float]
+    middle: Float
+    after: Float
+
+
+def _exact_inputs(run: _Run, loaded: LayerInputs, inputs: Sequence[str], stream: Float, folder: Path) -> _Exact:
+    """Evaluate the layer as it is; its inputs, which are larger than memory may be, are in files."""
+
+    def kept(name: str, columns: int) -> Float:
+        found: Float = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, (run.tokens, columns))
+        return found
+
+    exact = _Exact(
+        {name: kept(name, run.originals[name].shape[-1]) for name in inputs},
+        kept("middle", stream.shape[1]),
+        kept("after", stream.shape[1]),
+    )
+    for chunk in run.chunks():
+        found, streams = loaded.evaluate(stream[chunk], inputs, streams=2)
+        for name, rows in found.items():
+            exact.inputs[name][chunk] = rows
+        exact.middle[chunk], exact.after[chunk] = streams
+    return exact
+
+
+def _sum_products(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, streams: _Streams) -> InputProducts:
+    """Sum the products of an input over the text."""
+    kind = name.split(".")[2]
+    writes, last = kind in WRITERS, kind.startswith("ffn")
+    products = InputProducts(run.originals[name].shape[-1], run.originals[name].shape[-2] if writes else 0)
+    for chunk in run.chunks():
+        found, middle = loaded.evaluate(streams.found[chunk], [name], streams=1 if writes and last else 0)
+        weights, difference = run.counts(chunk), None
+        if writes:
+            result = (exact.after if last else exact.middle)[chunk]
+            weights = weights / np.maximum(np.square(result).mean(axis=1), collect_moments.LEAST_STREAM)
+            difference = exact.middle[chunk] - middle[0] if last else streams.exact[chunk] - streams.found[chunk]
+        products.add(exact.inputs[name][chunk], found[name], weights, difference)
+    return products
+
+
+def _overwrite(run: _Run, loaded: LayerInputs, names: Sequence[str], products: InputProducts) -> dict[str, Array]:
+    """Quantize the weights that read an input where they are loaded; return what was added to them."""
+    shifts = {}
+    inputs = products.prepared(run.provenance.kind)
+    importance = (products.squares / max(1, products.tokens)).astype(np.float32)
+    for name in names:
+        original, type_ = run.originals[name], run.types.get(name)
+        if type_ is None or name not in loaded.addresses:
+            continue
+        weights = original.astype(np.float32)
+        if type_ in TYPES:
+            shifts[name] = products.shift(weights)
+            shifted = weights + shifts[name].astype(np.float32)
+            blocks = round_rows(shifted, type_, inputs, importance, threads=run.threads).data
+            restored = kernels.dequantize(blocks, type_, weights.shape[1])
+        else:
+            one = Weight(name, 0, original[None], original.shape)
+            restored = quantized(one, type_, Quantizing(threads=run.threads))[0][0]
+        Weight(name, loaded.addresses[name], original[None], original.shape).put(restored)
+    return shifts
+
+
+def _collect_output(run: _Run, streams: _Streams, part: Path) -> None:
+    """Collect the moments of the output matrix, which reads the stream after the last norm."""
+    norm = run.header.tensor(OUTPUT_NORM)
+    if norm is None:
+        raise ModelError(f"{run.header.path}: has no {OUTPUT_NORM}; use a text model")
+    scale = tensor_data(run.header, norm, map_data(run.header)).view(np.float32).reshape(-1)
+    epsilon = float(run.header.value(f"{run.header.architecture}.attention.layer_norm_rms_epsilon", 1e-6))
+
+    def normed(rows: Float) -> Float:
+        found: Float = rows / np.sqrt(np.square(rows).mean(axis=1, keepdims=True) + np.float32(epsilon)) * scale
+        return found
+
+    products = InputProducts(len(scale), 0)
+    for chunk in run.chunks():
+        weights = run.counts(chunk, output=True)
+        products.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None)
+    shifts = {}
+    if run.types.get(OUTPUT) in TYPES:
+        shifts[OUTPUT] = products.shift(run.originals[OUTPUT].astype(np.float32))
+    _write_part(part, run.provenance, {OUTPUT: products.entry(OUTPUT, run.provenance.kind)}, shifts)
+
+
+def _embedded(run: _Run, before: Moments) -> _Streams:
+    """Return the streams before the first layer: rows of the embedding, as it is and quantized."""
+    embedding, ids = run.originals[EMBEDDING], np.array(run.text.ids[: run.tokens])
+    used, places = np.unique(ids, return_inverse=True)
+    rows = np.ascontiguousarray(embedding[used])
+    type_ = run.types.get(EMBEDDING, Type.F32)
+    kind = run.provenance.kind
+    how = Quantizing(rounding=Rounding(kind, kind, before) if before.has(EMBEDDING) else None, threads=run.threads)
+    restored = quantized(Weight(EMBEDDING, 0, rows[None], embedding.shape), type_, how)[0][0]
+    return _Streams(rows.astype(np.float32)[places], restored[places])
+
+
+# ---- files that an interrupted run resumes from --------------------------------------------------------------------
+
+
+def _streams_file(out: Path, layer: int) -> Path:
+    return out.with_name(f"{out.name}.streams-{layer}")
+
+
+def _save_streams(out: Path, layer: int, streams: _Streams) -> None:
+    """Keep the streams before a layer, and no longer those before the last one."""
+    with atomic_file(_streams_file(out, layer)) as file:
+        np.save(file, np.stack(streams))
+    _streams_file(out, layer - 1).unlink(missing_ok=True)
+
+
+def _begun(run: _Run, out: Path, parts: Sequence[Path], before: Moments) -> tuple[_Streams, int]:
+    """Return the streams before the first layer that is not complete, and its number."""
+    done = 0
+    while done < len(parts) and _is_of(parts[done], run.provenance):
+        done += 1
+    shape = (2, run.tokens, run.originals[EMBEDDING].shape[-1])
+    for layer in range(min(done, memory.main_layers(run.header)), 0, -1):
+        try:
+            found = np.load(_streams_file(out, layer), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            continue
+        if found.shape == shape and found.dtype == np.float32:
+            return _Streams(found[0], found[1]), layer
+    return _embedded(run, before), 0
+
+
+def _is_of(part: Path, provenance: Provenance) -> bool:
+    try:
+        return files.read(part).provenance == provenance
+    except MomentsError:
+        return False
+
+
+def _write_part(part: Path, provenance: Provenance, entries: Mapping[str, Entry], shifts: Mapping[str, Array]) -> None:
+    widths = {name: (entry.sums.shape, entry.squares.shape[1]) for name, entry in entries.items()}
+    files.write(part, provenance, widths, entries.values(), shifts)
+
+
+def _join(out: Path, provenance: Provenance, parts: Sequence[Moments]) -> None:
+    """Write the entries and shifts of all files into one."""
+    found = {name: part for part in parts for name in part.names}  # the last counts
+    widths = {name: files.widths_of(part)[name] for name, part in found.items()}
+    shifts = {name: shift for part in parts for name in part.shifted if (shift := part.shift(name)) is not None}
+    files.write(out, provenance, widths, (part.entry(name) for name, part in found.items()), shifts)
