@@ -1,8 +1,8 @@
 """What weights can make up for: products of the inputs of a matmul after quantized layers with what they should be.
 
 With x the input of a matmul in the model as it is, z the one after quantized layers, and e the difference of the
-residual streams that its result is added to (0 for what writes elsewhere), the weights whose product with z comes nearest to
-W x + e are
+residual streams that its result is added to (0 for what writes elsewhere), the weights whose product with z
+comes nearest to W x + e are
 
     W + (W D + E) (H + damping)^-1,  H = sum z z^T,  D = sum (x - z) z^T,  E = sum e z^T.
 

@@ -23,7 +23,7 @@ def join(several: Sequence[Moments], path: Path) -> None:
     """
     first = several[0]
     if found := next((one for one in several if one.provenance.types), None):
-        raise MomentsError(f"{found.path}: are of a quantized model, which its text decided about; add those of models")
+        raise MomentsError(f"{found.path}: is of a quantized model, whose parts do not add up; collect the whole text")
     for one in several[1:]:
         if one.provenance.fingerprint != first.provenance.fingerprint or one.names != first.names:
             raise MomentsError(f"{one.path}: is of another model than {first.path}; give moments of one model")

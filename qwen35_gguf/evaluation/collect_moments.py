@@ -173,7 +173,7 @@ def collect(
         chunks: number of chunks at most; by default all.
         effects: tokens count by how much errors at them matter, which costs token_effects.SPACING + 1 more passes.
         wanted: tells whether moments of an input are collected.
-        keep_effects: leave the effects of the tokens, in OUT.effects, for `measured`.
+        keep_effects: leave the effects of the tokens, in OUT.effects, for `kept_effects`.
         memory_limit: bytes of the sums that are collected in one pass over the text.
         threads: of the evaluation.
         advance: is called with the number of chunks that are done in all passes, and the number of all.
@@ -195,7 +195,7 @@ def collect(
         ids = split(loaded)
         total = count_chunks(ids, chunk, chunks, dataset)
         text = Text(ids, chunk, total, dataset)
-        provenance = Provenance(kind, _fingerprint(header), text_digest(ids), (dataset,), 0, chunk, effects)
+        provenance = replace(provenance_of(header, text, kind, effects=effects), chunks=0)
         passes = len(groups) + (token_effects.SPACING + 1 if effects else 0)
         measured = effects_file(out)
         known = None
@@ -239,23 +239,26 @@ def effects_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.effects")
 
 
-def measured(model: Path, split: Split, out: Path, provenance: Provenance) -> tuple[Text, TokenEffects | None]:
-    """Return the text of moments that were collected with `keep_effects`, and what its tokens count.
+def provenance_of(header: GgufHeader, text: Text, kind: Kind, *, effects: bool) -> Provenance:
+    """Describe moments of a model over a text."""
+    digest = text_digest(text.ids)
+    return Provenance(kind, _fingerprint(header), digest, (text.dataset,), text.chunks, text.chunk, effects)
+
+
+def kept_effects(out: Path, provenance: Provenance, text: Text) -> TokenEffects | None:
+    """Return what the tokens of a text count, of moments that were collected with `keep_effects`; None: all alike.
 
     Raises:
         MomentsError: the effects are gone.
 
     """
-    with Model(model, ModelSpec()) as loaded:
-        ids = split(loaded)
-    text = Text(ids, provenance.chunk_size, provenance.chunks, " + ".join(provenance.datasets))
     if not provenance.effects:
-        return text, None
-    ids = ids[: text.chunk * text.chunks]
+        return None
+    ids = text.ids[: text.chunk * text.chunks]
     found = token_effects.read(effects_file(out), _effects_digest(provenance, ids), len(ids))
     if found is None:
         raise MomentsError(f"{effects_file(out)}: is missing or damaged; remove {out} and run the command again")
-    return text, found.weights()
+    return found.weights()
 
 
 def _effects_digest(provenance: Provenance, ids: Sequence[int]) -> str:

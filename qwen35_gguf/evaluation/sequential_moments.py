@@ -24,6 +24,7 @@ from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.convert.rounding import Rounding
 from qwen35_gguf.errors import ModelError, MomentsError
 from qwen35_gguf.evaluation import collect_moments
+from qwen35_gguf.evaluation.collect_imatrix import count_chunks
 from qwen35_gguf.evaluation.collect_moments import WRITERS, Text
 from qwen35_gguf.evaluation.layer_inputs import LayerInputs
 from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
@@ -38,6 +39,7 @@ from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.input_products import InputProducts
 from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
 from qwen35_gguf.quant.rounding.round_rows import TYPES, round_rows
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
 
@@ -71,6 +73,7 @@ class _Run:
     text: Text
     effects: TokenEffects | None
     provenance: Provenance
+    before: Moments  # of the model as it is
     threads: int
 
     @property
@@ -88,10 +91,11 @@ class _Run:
             return np.ones(own.stop - own.start, np.float32)
         return (self.effects.output if output else self.effects.stream)[own].astype(np.float32)
 
-    def matrices(self, layer: int) -> list[str]:
-        """List the weights of a layer that are quantized, and are one matrix each."""
-        own = layer_tensors(self.header, layer)
-        return [name for name in own if name in self.originals and len(self.originals[name].shape) == 2]
+    def as_it_is(self, name: str) -> Quantizing:
+        """Return how weights are quantized that have moments of the model as it is, if any."""
+        kind = self.provenance.kind
+        rounding = Rounding(kind, kind, self.before) if self.before.has(name) else None
+        return Quantizing(rounding=rounding, threads=self.threads)
 
 
 def is_sequential(name: str, layers: int) -> bool:
@@ -144,9 +148,13 @@ def collect(
     layers = memory.main_layers(header)
     originals = originals_of(model)
     plain = out.with_name(f"{out.name}.plain")
-    before = collect_moments.collect(
+    with Model(model, ModelSpec()) as loaded:
+        ids = split(loaded)
+    text = Text(ids, chunk, count_chunks(ids, chunk, chunks, dataset), dataset)
+    wanted = collect_moments.provenance_of(header, text, kind, effects=effects)
+    before = _complete(plain, wanted, text) or collect_moments.collect(
         model,
-        split,
+        lambda _model: ids,
         plain,
         kind=kind,
         dataset=dataset,
@@ -159,12 +167,12 @@ def collect(
         threads=threads,
         advance=lambda done, total: advance(done, total + layers),
     )
-    text, known = collect_moments.measured(model, split, plain, before.provenance)
+    known = collect_moments.kept_effects(plain, wanted, text)
     shifted = {name: types[name] for name in originals if name in types and _is_shifted(name, originals, types, layers)}
-    provenance = replace(before.provenance, types=files.types_digest(shifted))
-    run = _Run(header, originals, types, text, known, provenance, threads)
+    provenance = replace(wanted, types=files.types_digest(shifted))
+    run = _Run(header, originals, types, text, known, provenance, before, threads)
     parts = [out.with_name(f"{out.name}.layer-{number}") for number in range(layers + (OUTPUT in originals))]
-    streams, begun = _begun(run, out, parts, before)
+    streams, begun = _begun(run, out, parts)
     for layer in range(begun, layers):
         streams = _collect_layer(run, layer, streams, parts[layer])
         _save_streams(out, layer + 1, streams)
@@ -184,7 +192,7 @@ def _is_shifted(name: str, originals: Mapping[str, Array], types: Mapping[str, T
 
 def _collect_layer(run: _Run, layer: int, streams: _Streams, part: Path) -> _Streams:
     """Collect the moments of a layer's inputs, quantize it, and return the streams after it."""
-    own = run.matrices(layer)
+    own = [name for name in layer_tensors(run.header, layer) if name in run.originals]
     inputs = [name for name in own if files.input_of(name) == name and is_sequential(name, layer + 1)]
     folder = part.with_name(f"{part.name}.work")
     folder.mkdir(exist_ok=True)
@@ -194,6 +202,8 @@ def _collect_layer(run: _Run, layer: int, streams: _Streams, part: Path) -> _Str
         write_slice(run.header, layer, folder / "layer.gguf")
         with LayerInputs(folder / "layer.gguf", own, run.text.chunk, run.threads) as loaded:
             exact = _exact_inputs(run, loaded, inputs, streams.exact, folder)
+            for name in (one for one in own if not is_sequential(files.input_of(one), layer + 1)):
+                _put(run, loaded, name)
             for stage in STAGES:
                 for name in (one for one in inputs if one.split(".")[2] in stage):
                     products = _sum_products(run, loaded, name, exact, streams)
@@ -269,11 +279,19 @@ def _overwrite(run: _Run, loaded: LayerInputs, names: Sequence[str], products: I
             shifted = weights + shifts[name].astype(np.float32)
             blocks = round_rows(shifted, type_, inputs, importance, threads=run.threads).data
             restored = kernels.dequantize(blocks, type_, weights.shape[1])
+            Weight(name, loaded.addresses[name], original[None], original.shape).put(restored)
         else:
-            one = Weight(name, 0, original[None], original.shape)
-            restored = quantized(one, type_, Quantizing(threads=run.threads))[0][0]
-        Weight(name, loaded.addresses[name], original[None], original.shape).put(restored)
+            _put(run, loaded, name)
     return shifts
+
+
+def _put(run: _Run, loaded: LayerInputs, name: str) -> None:
+    """Quantize weights as they are, where they are loaded."""
+    original, type_ = run.originals[name], run.types.get(name)
+    if type_ is None or name not in loaded.addresses:
+        return
+    weight = Weight(name, loaded.addresses[name], original.reshape(-1, *original.shape[-2:]), original.shape)
+    weight.put(quantized(weight, type_, run.as_it_is(name))[0])
 
 
 def _collect_output(run: _Run, streams: _Streams, part: Path) -> None:
@@ -298,15 +316,13 @@ def _collect_output(run: _Run, streams: _Streams, part: Path) -> None:
     _write_part(part, run.provenance, {OUTPUT: products.entry(OUTPUT, run.provenance.kind)}, shifts)
 
 
-def _embedded(run: _Run, before: Moments) -> _Streams:
+def _embedded(run: _Run) -> _Streams:
     """Return the streams before the first layer: rows of the embedding, as it is and quantized."""
     embedding, ids = run.originals[EMBEDDING], np.array(run.text.ids[: run.tokens])
     used, places = np.unique(ids, return_inverse=True)
     rows = np.ascontiguousarray(embedding[used])
     type_ = run.types.get(EMBEDDING, Type.F32)
-    kind = run.provenance.kind
-    how = Quantizing(rounding=Rounding(kind, kind, before) if before.has(EMBEDDING) else None, threads=run.threads)
-    restored = quantized(Weight(EMBEDDING, 0, rows[None], embedding.shape), type_, how)[0][0]
+    restored = quantized(Weight(EMBEDDING, 0, rows[None], embedding.shape), type_, run.as_it_is(EMBEDDING))[0][0]
     return _Streams(rows.astype(np.float32)[places], restored[places])
 
 
@@ -324,7 +340,17 @@ def _save_streams(out: Path, layer: int, streams: _Streams) -> None:
     _streams_file(out, layer - 1).unlink(missing_ok=True)
 
 
-def _begun(run: _Run, out: Path, parts: Sequence[Path], before: Moments) -> tuple[_Streams, int]:
+def _complete(plain: Path, wanted: Provenance, text: Text) -> Moments | None:
+    """Read the moments of the model as it is, if an interrupted run collected them."""
+    try:
+        collect_moments.kept_effects(plain, wanted, text)
+        found = files.read(plain)
+    except MomentsError:
+        return None
+    return found if found.provenance == wanted else None
+
+
+def _begun(run: _Run, out: Path, parts: Sequence[Path]) -> tuple[_Streams, int]:
     """Return the streams before the first layer that is not complete, and its number."""
     done = 0
     while done < len(parts) and _is_of(parts[done], run.provenance):
@@ -337,7 +363,7 @@ def _begun(run: _Run, out: Path, parts: Sequence[Path], before: Moments) -> tupl
             continue
         if found.shape == shape and found.dtype == np.float32:
             return _Streams(found[0], found[1]), layer
-    return _embedded(run, before), 0
+    return _embedded(run), 0
 
 
 def _is_of(part: Path, provenance: Provenance) -> bool:

@@ -90,7 +90,7 @@ def command(
     others = (*others, *(path for path in model if path not in models))
     if len(models) > 1 or not (models or others):
         raise click.UsageError("give one MODEL, or files to --merge")
-    check_output(out, inputs=[*models, *texts, *others], force=force)
+    check_output(out, inputs=[*models, *texts, *others, sequential], force=force)
     if not models:
         given.refuse(ctx, list(OF_A_MODEL), "without MODEL")
         _add(others, out)
