@@ -1,10 +1,12 @@
 """Size against KL divergence of rounding by second moments, and what it costs.
 
-.venv/bin/python bench/rounding.py [--checkpoint examples/tiny-qwen3.5] [--kinds block,full,full-alike] [--shapes 0.8B]
+.venv/bin/python bench/rounding.py [--checkpoint examples/tiny-qwen3.5] [--kinds block,full,full-alike,sequential]
+                                   [--presets Q2_K,Q4_K_M] [--shapes 0.8B]
 
 All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
-folder, divergence is measured on evaluation.txt, or on another `--text`. With `-alike` all tokens count alike.
-`--chunk 4096` measures at depth. `--shapes` times the matrices of one layer of 0.8B or 9B instead.
+folder, divergence is measured on evaluation.txt, or on another `--text`. With `-alike` all tokens count alike;
+`sequential` collects moments after quantized layers, for each preset. `--chunk 4096` measures at depth. `--shapes`
+times the matrices of one layer of 0.8B or 9B instead.
 """
 
 from __future__ import annotations
@@ -19,16 +21,17 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.evaluation import collect_moments, kl_divergence
+from qwen35_gguf.evaluation import collect_moments, kl_divergence, sequential_moments
 from qwen35_gguf.evaluation.collect_imatrix import weight_names
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import imatrix
+from qwen35_gguf.quant.rounding.moments import Moments
 from qwen35_gguf.quant.rounding.round_rows import prepare, round_rows
 
 PRESETS = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 CHUNK = 256
-ALIKE = "-alike"
+ALIKE, SEQUENTIAL = "-alike", "sequential"
 SLICE = 256  # rows that are timed; the others take as long
 # Rows of the matrices that read each input of a gated delta net's layer, by columns.
 SHAPES = {
@@ -43,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("examples/tiny-qwen3.5"))
     parser.add_argument("--kinds", default="block")
+    parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--text", type=Path)
     parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--threads", type=int, default=2)
@@ -57,16 +61,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False)[0]
+        how: dict[str, Any] = {"kind": "full", "dataset": "c", "chunk": CHUNK, "threads": options.threads}
         moments = {
             alike: collect_moments.collect(
-                reference,
-                calibration,
-                folder / f"m{alike:d}.gguf",
-                kind="full",
-                dataset="c",
-                chunk=CHUNK,
-                effects=not alike,
-                threads=options.threads,
+                reference, calibration, folder / f"m{alike:d}.gguf", effects=not alike, **how
             )
             for alike in sorted({kind.endswith(ALIKE) for kind in kinds})
         }
@@ -76,19 +74,25 @@ def main() -> None:
             reference, evaluation, folder / "base", chunk=options.chunk, threads=options.threads
         )
 
-        def divergence(quant: str, **how: Any) -> tuple[float, float]:
-            file = hf_to_gguf.convert(
-                options.checkpoint, quant, folder / "files", vision=False, imatrix=folder / "i.gguf", force=True, **how
-            )[0]
-            found = kl_divergence.evaluate(file, folder / "base", threads=options.threads)
-            return kl_divergence.bits_per_weight(file), found.mean.value
+        def converted(quant: str, **rounding: Any) -> Path:
+            options_of_all = {"vision": False, "imatrix": folder / "i.gguf", "force": True}
+            return hf_to_gguf.convert(options.checkpoint, quant, folder / "files", **options_of_all, **rounding)[0]
 
-        for quant in PRESETS:
-            bits, alone = divergence(quant)
+        def divergence(file: Path) -> float:
+            return kl_divergence.evaluate(file, folder / "base", threads=options.threads).mean.value
+
+        def after_layers(plain: Path) -> Moments:
+            types = {tensor.name: tensor.type for tensor in read_header(plain).tensors}
+            out = folder / "after.gguf"
+            return sequential_moments.collect(reference, calibration, out, types, keep_plain=True, **how)
+
+        for quant in options.presets.split(","):
+            plain = converted(quant)
+            bits, alone = kl_divergence.bits_per_weight(plain), divergence(plain)
             row = [f"| {quant} | {bits:.2f} | {alone:.5f}"]
             for kind in kinds:
-                found = moments[kind.endswith(ALIKE)].path
-                value = divergence(quant, rounding=kind.removesuffix(ALIKE), moments=found)[1]
+                found = after_layers(plain) if kind == SEQUENTIAL else moments[kind.endswith(ALIKE)]
+                value = divergence(converted(quant, rounding=kind.removesuffix(ALIKE), moments=found.path))
                 row.append(f"{value:.5f} | {value / alone:.2f}")
             print(" | ".join(row), "|", flush=True)
 

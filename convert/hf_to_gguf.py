@@ -28,12 +28,13 @@ from qwen35_gguf import progress
 from qwen35_gguf.atomic_file import check_space
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import Conversion, ConversionOptions, PlannedFile, plan_conversion
-from qwen35_gguf.convert.rounding import Method, Rounding
+from qwen35_gguf.convert.rounding import Rounding
 from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.convert.weights_digest import WeightsDigest
 from qwen35_gguf.errors import OutputError, QuantizationError
 from qwen35_gguf.gguf_file.writer import GGUFStream
 from qwen35_gguf.quant import kernels
+from qwen35_gguf.quant.rounding.moments import Method
 from qwen35_gguf.quant.rounding.round_rows import InputMoments, round_rows
 
 __all__ = ["Conversion", "ConversionOptions", "PlannedFile", "convert", "plan_conversion", "run", "write_files"]

@@ -23,7 +23,7 @@ from qwen35_gguf.convert.adapters.merging import merge_adapters
 from qwen35_gguf.convert.checkpoint import Checkpoint, open_checkpoint
 from qwen35_gguf.convert.config.check import check_text, check_vision
 from qwen35_gguf.convert.importance import importance_notes, importance_of
-from qwen35_gguf.convert.rounding import Method, Rounding, open_rounding
+from qwen35_gguf.convert.rounding import Rounding, open_rounding
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.convert.tensor_plan import OutputTensor, TensorPlan, count_parameters, plan_tensors
 from qwen35_gguf.convert.tokenizer.vocabulary import Vocabulary, read_vocabulary
@@ -32,6 +32,7 @@ from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant import presets, recipe_file, tensor_types
+from qwen35_gguf.quant.rounding.moments import Method
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
@@ -16,12 +16,11 @@ from qwen35_gguf.convert.tensor_plan import OutputTensor
 from qwen35_gguf.errors import MomentsError
 from qwen35_gguf.gguf_file.keyvalue import STRING, KeyValue
 from qwen35_gguf.quant.rounding import moments as files
-from qwen35_gguf.quant.rounding.moments import Kind, Moments
+from qwen35_gguf.quant.rounding.moments import Kind, Method, Moments
 from qwen35_gguf.quant.rounding.round_rows import TYPES, InputMoments, prepare
 
 FILE_KEY, DIGEST_KEY = "quantize.rounding.file", "quantize.rounding.moments_sha256"
 OUTPUT_NORM = "output_norm.weight"
-Method = Literal["block", "full", "sequential"]
 Array = np.ndarray[Any, np.dtype[Any]]
 PREPARED = 2  # inputs that are kept: matmuls that share one follow each other
 
@@ -65,9 +64,13 @@ class Rounding:
         """
         if self.method != "sequential":
             return
-        shifted = {name: types[name] for name in self.moments.shifted if name in types}
-        if files.types_digest(shifted) != self.moments.provenance.types:
-            raise MomentsError(f"{self.moments.path}: is of a model in other types; collect moments for this one")
+        for line in self.moments.provenance.types:
+            name, _, type_ = line.partition(" ")
+            if name in types and types[name].name != type_:
+                raise MomentsError(
+                    f"{self.moments.path}: is of a model in other types ({name} is {type_} in it, {types[name].name} "
+                    "here); collect moments for this one"
+                )
 
     def shift(self, tensor: str) -> Array | None:
         """Return what is added to a tensor before it is rounded, (rows, columns) bfloat16, None if nothing."""
@@ -126,7 +129,7 @@ def open_rounding(method: Method | None, moments: str | Path | None) -> Rounding
         return None
     if method is None or moments is None:
         raise MomentsError(
-            "rounding needs a kind and moments: give --rounding block or full or sequential, and --moments FILE"
+            "rounding needs a kind and moments: give --rounding block, full or sequential, and --moments FILE"
         )
     found = files.read(moments)
     kind = found.provenance.kind

@@ -7,10 +7,14 @@ comes nearest to W x + e are
     W + (W D + E) (H + damping)^-1,  H = sum z z^T,  D = sum (x - z) z^T,  E = sum e z^T.
 
 They are what is rounded by H. (GPTAQ, Li et al. 2025, has D; Qronos, Zhang et al. 2025, a correction of this kind.)
+
+The damping is chosen for each tensor by cross-validation: the sums of half the chunks give the shift, those of the
+other half tell how near it comes. Where none comes nearer than the weights as they are, they stay.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -18,24 +22,25 @@ import numpy as np
 import numpy.typing as npt
 
 from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, stored_shape
-from qwen35_gguf.quant.rounding.round_rows import DAMPING, InputMoments, prepare
+from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare
 
 Float = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
-SHARE = 1.0  # of the shift that is taken
+HALVES = 2
+DAMPINGS = (0.003, 0.03, 0.3, 3.0)  # of the mean of the diagonal of H; those that are compared
 
 
 class InputProducts:
-    """The sums of one input, see the top of this file, and the squares of its columns."""
+    """The sums of one input over either half of a text, see the top of this file, and the squares of its columns."""
 
     def __init__(self, columns: int, rows: int) -> None:
         """Begin with zeros; `rows` of the weights that write into the stream, 0: they write elsewhere."""
-        self.h, self.d = (np.zeros((columns, columns), np.float32) for _ in range(2))
-        self.e = np.zeros((rows, columns), np.float32)
+        self._h, self._d = (np.zeros((HALVES, columns, columns), np.float32) for _ in range(2))
+        self._e = np.zeros((HALVES, rows, columns), np.float32)
         self.squares, self.tokens = np.zeros(columns, np.float64), 0
 
-    def add(self, exact: Float, found: Float, weights: Float, stream: Float | None) -> None:
+    def add(self, exact: Float, found: Float, weights: Float, stream: Float | None, half: int) -> None:
         """Add tokens.
 
         Args:
@@ -43,39 +48,67 @@ class InputProducts:
             found: inputs after quantized layers.
             weights: what each token counts, (tokens,).
             stream: by how much the stream is less than that of the model as it is, (tokens, rows).
+            half: of the text, 0 or 1.
 
         """
         weighted = found * weights[:, None]
-        self.h += found.T @ weighted
-        self.d += (exact - found).T @ weighted
+        self._h[half] += found.T @ weighted
+        self._d[half] += (exact - found).T @ weighted
         if stream is not None:
-            self.e += stream.T @ weighted
+            self._e[half] += stream.T @ weighted
         self.squares += np.einsum("ij,ij->j", found, found)
         self.tokens += len(found)
 
     def entry(self, name: str, kind: Kind) -> Entry:
         """Return the sums as a file has them."""
-        columns = len(self.h)
+        moments, columns = self._h.sum(axis=0), self._h.shape[1]
         sums = np.zeros(stored_shape(kind, 1, columns), np.float32)
         if kind == "full":
-            sums[0] = self.h
+            sums[0] = moments
         else:
             for number, start in enumerate(range(0, columns, BLOCK)):
-                part = self.h[start : start + BLOCK, start : start + BLOCK]
+                part = moments[start : start + BLOCK, start : start + BLOCK]
                 sums[0, number, : len(part), : len(part)] = part
         return Entry(name, sums, self.squares[None], np.array([float(self.tokens)]))
 
     def prepared(self, kind: Kind) -> list[InputMoments]:
         """Return the moments to round by."""
-        mean = self.h / np.float32(max(1, self.tokens))
+        mean = self._h.sum(axis=0) / np.float32(max(1, self.tokens))
         starts = [0] if kind == "full" else range(0, len(mean), BLOCK)
         width = len(mean) if kind == "full" else BLOCK
         return [prepare(np.ascontiguousarray(mean[i : i + width, i : i + width])) for i in starts]
 
-    def shift(self, weights: Float) -> Array:
-        """Return what is to be added to weights (rows, columns), bfloat16."""
-        damped = self.h.astype(np.float64)
-        damped[np.diag_indices(len(damped))] += max(DAMPING * float(np.diagonal(damped).mean()), 1e-30)
-        wanted = weights @ self.d + (self.e if len(self.e) else 0)
-        found: Array = (SHARE * np.linalg.solve(damped, wanted.T.astype(np.float64)).T).astype(ml_dtypes.bfloat16)
-        return found
+    def shifts(self, weights: Mapping[str, Float]) -> dict[str, Array]:
+        """Return what is to be added to the weights that read this input: each (rows, columns), bfloat16."""
+        stacked = np.concatenate(list(weights.values()))
+        wanted = stacked @ self._d
+        if self._e.shape[1]:
+            wanted += self._e
+        owners = np.repeat(np.arange(len(weights)), [len(rows) for rows in weights.values()])
+        errors = np.stack([self._held_out(wanted, damping, owners) for damping in DAMPINGS])
+        best = errors.argmin(axis=0)
+        shift = np.zeros_like(stacked)
+        for number, damping in enumerate(DAMPINGS):
+            rows = np.isin(owners, np.flatnonzero((best == number) & (errors[number] < 0)))
+            if rows.any():
+                shift[rows] = _solve(self._h.sum(axis=0), damping, wanted[:, rows].sum(axis=0))
+        ends = np.cumsum([len(rows) for rows in weights.values()])[:-1]
+        parts = np.split(shift.astype(ml_dtypes.bfloat16), ends)
+        return dict(zip(weights, parts, strict=True))
+
+    def _held_out(self, wanted: Float, damping: float, owners: Array) -> Array:
+        """Return by how much the error of each tensor on either half changes by the shift that the other half gives."""
+        total = np.zeros(int(owners.max()) + 1)
+        for half in range(HALVES):
+            shift = _solve(self._h[half], damping, wanted[half])
+            change = shift @ self._h[1 - half] - 2 * wanted[1 - half]
+            total += np.bincount(owners, np.einsum("ij,ij->i", shift, change))
+        return total
+
+
+def _solve(moments: Float, damping: float, wanted: Float) -> Float:
+    """Return wanted (moments + damping)^-1."""
+    damped = moments.astype(np.float64)
+    damped[np.diag_indices(len(damped))] += max(damping * float(np.diagonal(damped).mean()), 1e-30)
+    found: Float = np.linalg.solve(damped, wanted.T.astype(np.float64)).T.astype(np.float32)
+    return found

@@ -49,7 +49,7 @@ DATASETS, CHUNKS, CHUNK_SIZE, TEXT = (
     "moments.text_sha256",
 )
 EFFECTS = "moments.token_effects"
-TYPES = "moments.types_sha256"
+TYPES = "moments.types"
 SUMS, SQUARES, COUNTS, SHIFT = ".moments", ".in_sum2", ".counts", ".shift"
 ENOUGH = 100  # tokens for each column: with fewer, moments say more about the text than about the model
 # Matmuls of one layer that read the same input, by the kind that its moments are named after.
@@ -72,10 +72,9 @@ def fingerprint(output_norm: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(output_norm, "<f4").tobytes()).hexdigest()
 
 
-def types_digest(types: Mapping[str, GGMLQuantizationType]) -> str:
-    """Identify the types of weight tensors."""
-    listed = "\n".join(f"{name} {type_.name}" for name, type_ in sorted(types.items()))
-    return hashlib.sha256(listed.encode()).hexdigest()
+def listed_types(types: Mapping[str, GGMLQuantizationType]) -> tuple[str, ...]:
+    """List the types of weight tensors, as a provenance has them."""
+    return tuple(f"{name} {type_.name}" for name, type_ in sorted(types.items()))
 
 
 def stored_shape(kind: Kind, matrices: int, columns: int) -> tuple[int, ...]:
@@ -97,7 +96,7 @@ class Provenance:
         chunks: that were evaluated.
         chunk_size: tokens of a chunk.
         effects: tokens count by how much errors at them matter; False: all alike.
-        types: `types_digest` of the weights that inputs were quantized up to; empty: of the model as it is.
+        types: `listed_types` of the weights that inputs were quantized up to; empty: of the model as it is.
 
     """
 
@@ -108,7 +107,7 @@ class Provenance:
     chunks: int = 0
     chunk_size: int = 512
     effects: bool = False
-    types: str = ""
+    types: tuple[str, ...] = ()
 
     def metadata(self) -> list[KeyValue]:
         """Write it down."""
@@ -121,7 +120,7 @@ class Provenance:
             KeyValue.of(CHUNKS, self.chunks, GGUFValueType.UINT32),
             KeyValue.of(CHUNK_SIZE, self.chunk_size, GGUFValueType.UINT32),
             KeyValue.of(EFFECTS, self.effects, GGUFValueType.BOOL),
-            *([KeyValue.of(TYPES, self.types, STRING)] if self.types else []),
+            *([KeyValue.of(TYPES, list(self.types), ARRAY, STRING)] if self.types else []),
         ]
 
 
@@ -155,13 +154,17 @@ class Moments:
     def digest(self) -> str:
         """A SHA-256 that tells these moments from others, without reading all of them.
 
-        Of what they are of, the tokens and sums of squares of each input, and the first row of each of its matrices.
+        Of what they are of, the tokens and sums of squares of each input, the first row of each of its matrices, and
+        that of each shift.
         """
         made = hashlib.sha256(repr(self.provenance).encode())
         for name in self.names:
             made.update(name.encode())
             for values in (self.counts(name), self.squares(name), self.sums(name)[..., 0, :]):
                 made.update(np.ascontiguousarray(values, np.float32).tobytes())
+        for name in self.shifted:
+            if (shift := self.shift(name)) is not None:
+                made.update(name.encode() + shift[0].tobytes())
         return made.hexdigest()
 
     def counts(self, name: str) -> npt.NDArray[np.float64]:
@@ -306,7 +309,7 @@ def read(path: str | Path) -> Moments:
             int(header.value(CHUNKS, 0)),
             int(header.value(CHUNK_SIZE, 0)),
             bool(header.value(EFFECTS, False)),
-            str(header.value(TYPES, "")),
+            tuple(str(line) for line in header.value(TYPES, [])),
         )
         known = {tensor.name for tensor in header.tensors}
         for tensor in header.tensors:

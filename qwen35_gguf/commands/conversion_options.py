@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from qwen35_gguf.quant.rounding.moments import Method
+
 
 def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--adapter` and `--adapter-scale`: the values are `adapters` and `adapter_scales`."""
@@ -28,14 +30,16 @@ def adapter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def rounding_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --rounding and --moments."""
-    kind = click.option(
+def rounding_options(*methods: Method) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --rounding with these methods, and --moments."""
+    where = {"block": "in 256 columns", "full": "in the row", "sequential": "layer after layer"}
+    listed = ", ".join(where[method] for method in methods[:-1]) + f" or {where[methods[-1]]}"
+    method = click.option(
         "--rounding",
-        type=click.Choice(["block", "full", "sequential"]),
-        help="Round by second moments in 256 columns, the row, or layer after layer: less error; takes --moments.",
+        type=click.Choice(methods),
+        help=f"Round by second moments, {listed}: less error in the same bytes; takes --moments.",
     )
     moments = click.option(
         "--moments", type=click.Path(path_type=Path), help="Second moments, made by `qwen35 imatrix --moments`."
     )
-    return kind(moments(command))
+    return lambda command: method(moments(command))

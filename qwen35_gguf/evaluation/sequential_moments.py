@@ -36,7 +36,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import map_data, tensor_data
 from qwen35_gguf.quant import kernels
 from qwen35_gguf.quant.rounding import moments as files
-from qwen35_gguf.quant.rounding.input_products import InputProducts
+from qwen35_gguf.quant.rounding.input_products import HALVES, InputProducts
 from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
 from qwen35_gguf.quant.rounding.round_rows import TYPES, round_rows
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
@@ -85,6 +85,10 @@ class _Run:
         for start in range(0, self.tokens, self.text.chunk):
             yield slice(start, start + self.text.chunk)
 
+    def half(self, own: slice) -> int:
+        """Tell which half of the text a chunk belongs to: every second one."""
+        return own.start // self.text.chunk % HALVES
+
     def counts(self, own: slice, *, output: bool = False) -> Float:
         """Return what tokens count, (tokens,)."""
         if self.effects is None:
@@ -117,6 +121,7 @@ def collect(
     chunk: int = 512,
     chunks: int | None = None,
     effects: bool = True,
+    keep_plain: bool = False,
     memory_limit: int = 4 << 30,
     threads: int = 1,
     advance: Callable[[int, int], None] = lambda _done, _all: None,
@@ -133,6 +138,7 @@ def collect(
         chunk: tokens of a chunk; chunks are evaluated independently.
         chunks: number of chunks at most; by default all.
         effects: tokens count by how much errors at them matter.
+        keep_plain: leave OUT.plain and OUT.plain.effects, which do not depend on `types`, for another run.
         memory_limit: bytes of the sums that are collected in one pass over the text, where they are of no layer.
         threads: of the evaluation.
         advance: is called with the number of steps that are done, and the number of all: a layer, or a chunk before.
@@ -168,8 +174,8 @@ def collect(
         advance=lambda done, total: advance(done, total + layers),
     )
     known = collect_moments.kept_effects(plain, wanted, text)
-    shifted = {name: types[name] for name in originals if name in types and _is_shifted(name, originals, types, layers)}
-    provenance = replace(wanted, types=files.types_digest(shifted))
+    known_types = {name: types[name] for name in originals if name in types and _is_before(name, layers)}
+    provenance = replace(wanted, types=files.listed_types(known_types))
     run = _Run(header, originals, types, text, known, provenance, before, threads)
     parts = [out.with_name(f"{out.name}.layer-{number}") for number in range(layers + (OUTPUT in originals))]
     streams, begun = _begun(run, out, parts)
@@ -180,14 +186,16 @@ def collect(
     if OUTPUT in originals:
         _collect_output(run, streams, parts[-1])
     _join(out, provenance, [before, *(files.read(part) for part in parts)])
-    for path in (plain, plain.with_name(f"{plain.name}.effects"), *parts, *out.parent.glob(f"{out.name}.streams-*")):
+    unneeded = () if keep_plain else (plain, collect_moments.effects_file(plain))
+    for path in (*unneeded, *parts, *_all_streams(out)):
         path.unlink(missing_ok=True)
     return files.read(out)
 
 
-def _is_shifted(name: str, originals: Mapping[str, Array], types: Mapping[str, Type], layers: int) -> bool:
-    own = is_sequential(files.input_of(name), layers) and originals[name].ndim == 2
-    return own and types[name] in TYPES
+def _is_before(name: str, layers: int) -> bool:
+    """Tell whether the type of a tensor matters to the moments: not those of the MTP head."""
+    match = re.match(r"blk\.(\d+)\.", name)
+    return match is None or int(match[1]) < layers
 
 
 def _collect_layer(run: _Run, layer: int, streams: _Streams, part: Path) -> _Streams:
@@ -260,28 +268,26 @@ def _sum_products(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, stre
             result = (exact.after if last else exact.middle)[chunk]
             weights = weights / np.maximum(np.square(result).mean(axis=1), collect_moments.LEAST_STREAM)
             difference = exact.middle[chunk] - middle[0] if last else streams.exact[chunk] - streams.found[chunk]
-        products.add(exact.inputs[name][chunk], found[name], weights, difference)
+        products.add(exact.inputs[name][chunk], found[name], weights, difference, run.half(chunk))
     return products
 
 
 def _overwrite(run: _Run, loaded: LayerInputs, names: Sequence[str], products: InputProducts) -> dict[str, Array]:
     """Quantize the weights that read an input where they are loaded; return what was added to them."""
-    shifts = {}
+    rounded = [name for name in names if run.types.get(name) in TYPES and name in loaded.addresses]
+    for name in (one for one in names if one not in rounded):
+        _put(run, loaded, name)
+    if not rounded:
+        return {}
+    shifts = products.shifts({name: run.originals[name].astype(np.float32) for name in rounded})
     inputs = products.prepared(run.provenance.kind)
     importance = (products.squares / max(1, products.tokens)).astype(np.float32)
-    for name in names:
-        original, type_ = run.originals[name], run.types.get(name)
-        if type_ is None or name not in loaded.addresses:
-            continue
-        weights = original.astype(np.float32)
-        if type_ in TYPES:
-            shifts[name] = products.shift(weights)
-            shifted = weights + shifts[name].astype(np.float32)
-            blocks = round_rows(shifted, type_, inputs, importance, threads=run.threads).data
-            restored = kernels.dequantize(blocks, type_, weights.shape[1])
-            Weight(name, loaded.addresses[name], original[None], original.shape).put(restored)
-        else:
-            _put(run, loaded, name)
+    for name, shift in shifts.items():
+        original, type_ = run.originals[name], run.types[name]
+        shifted = original.astype(np.float32) + shift.astype(np.float32)
+        blocks = round_rows(shifted, type_, inputs, importance, threads=run.threads).data
+        restored = kernels.dequantize(blocks, type_, original.shape[1])
+        Weight(name, loaded.addresses[name], original[None], original.shape).put(restored)
     return shifts
 
 
@@ -309,10 +315,10 @@ def _collect_output(run: _Run, streams: _Streams, part: Path) -> None:
     products = InputProducts(len(scale), 0)
     for chunk in run.chunks():
         weights = run.counts(chunk, output=True)
-        products.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None)
+        products.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None, run.half(chunk))
     shifts = {}
     if run.types.get(OUTPUT) in TYPES:
-        shifts[OUTPUT] = products.shift(run.originals[OUTPUT].astype(np.float32))
+        shifts = products.shifts({OUTPUT: run.originals[OUTPUT].astype(np.float32)})
     _write_part(part, run.provenance, {OUTPUT: products.entry(OUTPUT, run.provenance.kind)}, shifts)
 
 
@@ -331,6 +337,10 @@ def _embedded(run: _Run) -> _Streams:
 
 def _streams_file(out: Path, layer: int) -> Path:
     return out.with_name(f"{out.name}.streams-{layer}")
+
+
+def _all_streams(out: Path) -> list[Path]:
+    return [path for path in out.parent.iterdir() if path.name.startswith(f"{out.name}.streams-")]
 
 
 def _save_streams(out: Path, layer: int, streams: _Streams) -> None:
@@ -363,6 +373,8 @@ def _begun(run: _Run, out: Path, parts: Sequence[Path]) -> tuple[_Streams, int]:
             continue
         if found.shape == shape and found.dtype == np.float32:
             return _Streams(found[0], found[1]), layer
+    for old in _all_streams(out):  # of another run
+        old.unlink()
     return _embedded(run), 0
 
 

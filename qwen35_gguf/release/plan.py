@@ -16,12 +16,13 @@ from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.checkpoint import Checkpoint
 from qwen35_gguf.convert.plan_files import PlannedFile, Source
 from qwen35_gguf.convert.rounding import DIGEST_KEY as ROUNDING_KEY
-from qwen35_gguf.convert.rounding import FILE_KEY, Method
+from qwen35_gguf.convert.rounding import FILE_KEY
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.convert.weights_digest import FILES, LENGTH
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.quant import recipe_file
+from qwen35_gguf.quant.rounding.moments import Method
 
 IMATRIX = "imatrix.gguf"
 MOMENTS = "moments.gguf"
@@ -49,7 +50,7 @@ class FromCheckpoint:
         name: of the model; empty: derived from the checkpoint.
         recipe: deltanet, for all quants that it has a table for; empty: the presets as they are.
         imatrix: an importance matrix; empty: none.
-        rounding: by second moments, block or full; empty: each block alone.
+        rounding: by second moments, block, full or sequential; empty: each block alone.
         moments: for `rounding`; the release does not include them.
         mtp: with the MTP head, if the checkpoint has one.
         mmproj_types: types of the vision encoder's files; none: the vision encoder is left out.

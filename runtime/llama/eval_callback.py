@@ -108,7 +108,7 @@ class EvalCallback:
             if not ask:
                 self._observe(kind, node)
         except BaseException as error:  # C code cannot be raised through
-            self._error = error
+            self._error = self._error or error  # a Ctrl-C may have come
             return False
         return True
 

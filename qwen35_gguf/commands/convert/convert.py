@@ -46,7 +46,7 @@ from qwen35_gguf.units import format_file_size
 @click.option("--name", help="The model's name; derived from the checkpoint by default.")
 @click.option("--recipe", help="Types for single tensors: a file made by `qwen35 recipe`, or deltanet.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix, made by `qwen35 imatrix`.")
-@rounding_options
+@rounding_options("block", "full", "sequential")
 @click.option(
     "--ignore-config",
     metavar="KEY",

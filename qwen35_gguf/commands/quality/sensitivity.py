@@ -20,7 +20,7 @@ from qwen35_gguf.commands.conversion_options import rounding_options
 from qwen35_gguf.commands.parameter_types import named_type, tokens
 from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.convert.rounding import Method, open_rounding
+from qwen35_gguf.convert.rounding import open_rounding
 from qwen35_gguf.errors import CostsError, OutputError
 from qwen35_gguf.evaluation import collect_imatrix, collect_moments, sensitivity
 from qwen35_gguf.evaluation.quantized_weights import Quantizing
@@ -28,6 +28,7 @@ from qwen35_gguf.evaluation.texts.packaged import CALIBRATION
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant.recipe_file import split_name
+from qwen35_gguf.quant.rounding.moments import Kind
 from qwen35_gguf.quant.search import costs as files
 from qwen35_gguf.quant.search.costs import Costs, Type
 from qwen35_gguf.runtime.cpu_threads import default_threads
@@ -54,7 +55,7 @@ TYPES = named_type("types", _weight_types)
 @click.option("-o", "--out", type=PATH, required=True, help="The JSON to be written; an existing one is completed.")
 @texts_option("Text to measure on", default="the packaged calibration text")
 @click.option("--imatrix", type=PATH, help="The importance matrix of the conversion.")
-@rounding_options
+@rounding_options("block", "full")
 @click.option(
     "--types",
     type=TYPES,
@@ -76,7 +77,7 @@ def command(
     out: Path,
     texts: tuple[Path, ...],
     imatrix: Path | None,
-    rounding: Method | None,
+    rounding: Kind | None,
     moments: Path | None,
     types: tuple[Type, ...],
     chunk: int,

@@ -14,7 +14,7 @@ from qwen35_gguf.commands.conversion_options import adapter_options, rounding_op
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.convert.rounding import Method
+from qwen35_gguf.quant.rounding.moments import Method
 from qwen35_gguf.release import package
 from qwen35_gguf.release.from_gguf import FromGguf
 from qwen35_gguf.release.package import PackageOptions
@@ -36,7 +36,7 @@ OF_RELEASE = ("imatrix", "max_shard_size", "name", "reference", *(one for one in
 @click.option("--quants", default="Q4_K_M,Q5_K_M,Q8_0", show_default=True, help="Presets, separated by commas.")
 @click.option("--add", "added", help="Add these presets to the finished release in the folder; its options stay.")
 @click.option("--imatrix", type=PATH, help="Importance matrix, made by `qwen35 imatrix`.")
-@rounding_options
+@rounding_options("block", "full", "sequential")
 @click.option("--recipe", default="", help="deltanet: for all quants that it has a table for.")
 @click.option("--mmproj-types", default="BF16", show_default=True, help="BF16, F16, Q8_0, F32, separated by commas.")
 @click.option("--no-mtp", is_flag=True, help="Leave out the multi-token-prediction head.")
