@@ -1,7 +1,7 @@
 """Size against KL divergence of rounding by second moments, and what it costs.
 
 .venv/bin/python bench/rounding.py [--checkpoint examples/tiny-qwen3.5] [--kinds block,full,full-alike,sequential]
-                                   [--presets Q2_K,Q4_K_M] [--shapes 0.8B]
+                                   [--presets Q2_K,Q4_K_M] [--plot bench/results/rounding] [--shapes 0.8B]
 
 All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
 folder, divergence is measured on evaluation.txt, or on another `--text`. With `-alike` all tokens count alike;
@@ -21,8 +21,10 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.evaluation import collect_moments, kl_divergence, sequential_moments
+from qwen35_gguf.evaluation import collect_moments, kl_divergence, sequential_moments, size_plot
 from qwen35_gguf.evaluation.collect_imatrix import weight_names
+from qwen35_gguf.evaluation.kl_divergence import bits_per_weight
+from qwen35_gguf.evaluation.size_plot import Point
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import imatrix
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path)
     parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--plot", type=Path)
     parser.add_argument("--shapes", choices=SHAPES)
     options = parser.parse_args()
     if options.shapes:
@@ -58,6 +61,9 @@ def main() -> None:
     calibration = splitter(options.checkpoint / "calibration.txt", "calibration")
     evaluation = splitter(options.text or options.checkpoint / "evaluation.txt", "evaluation")
     kinds = options.kinds.split(",")
+    if options.plot:
+        size_plot.check_plot(options.plot)
+    points: list[Point] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False)[0]
@@ -78,8 +84,13 @@ def main() -> None:
             options_of_all = {"vision": False, "imatrix": folder / "i.gguf", "force": True}
             return hf_to_gguf.convert(options.checkpoint, quant, folder / "files", **options_of_all, **rounding)[0]
 
-        def divergence(file: Path) -> float:
-            return kl_divergence.evaluate(file, folder / "base", threads=options.threads).mean.value
+        def divergence(file: Path, kind: str = "importance") -> float:
+            mean, bits = (
+                kl_divergence.evaluate(file, folder / "base", threads=options.threads).mean,
+                bits_per_weight(file),
+            )
+            points.append(Point(quant, bits, mean.value, mean.low, mean.high, kind))
+            return mean.value
 
         def after_layers(plain: Path) -> Moments:
             types = {tensor.name: tensor.type for tensor in read_header(plain).tensors}
@@ -88,13 +99,15 @@ def main() -> None:
 
         for quant in options.presets.split(","):
             plain = converted(quant)
-            bits, alone = kl_divergence.bits_per_weight(plain), divergence(plain)
-            row = [f"| {quant} | {bits:.2f} | {alone:.5f}"]
+            alone = divergence(plain)
+            row = [f"| {quant} | {bits_per_weight(plain):.2f} | {alone:.5f}"]
             for kind in kinds:
                 found = after_layers(plain) if kind == SEQUENTIAL else moments[kind.endswith(ALIKE)]
-                value = divergence(converted(quant, rounding=kind.removesuffix(ALIKE), moments=found.path))
+                value = divergence(converted(quant, rounding=kind.removesuffix(ALIKE), moments=found.path), kind)
                 row.append(f"{value:.5f} | {value / alone:.2f}")
             print(" | ".join(row), "|", flush=True)
+    if options.plot:
+        size_plot.draw(points, options.plot, "Rounding by second moments: size against KL divergence")
 
 
 def time_shapes(size: str, kinds: list[str], threads: int) -> None:

@@ -254,7 +254,9 @@ def _write(
                     key = type_, id(importance)  # files of one release share most of their types
                     if key not in quantized:
                         inputs = _inputs(rounding, slab, type_)
-                        shift = rounding.shift(slab.tensor) if rounding and inputs else None
+                        shift = (
+                            rounding.shift(slab.tensor, slab.start, slab.rows.shape) if rounding and inputs else None
+                        )
                         quantized[key] = threads.quantizers.submit(_quantize, slab, type_, importance, inputs, shift)
                     written = threads.writer.submit(write, stream, slab, quantized[key], number == len(goals))
                     pending.append((quantized[key], written))
@@ -316,10 +318,7 @@ def _quantize(
     try:
         row = None if known is None else known[slab.matrix if len(known) > 1 else 0]
         if inputs:
-            rows = slab.rows
-            if shift is not None:
-                own = shift[slab.start : slab.start + len(rows)]
-                rows = rows.astype(np.float32) + own.astype(np.float32)
+            rows = slab.rows if shift is None else slab.rows.astype(np.float32) + shift
             return round_rows(rows, type_, inputs, row).data
         return kernels.quantize_rows(slab.rows, type_, row)
     except QuantizationError as error:

@@ -72,9 +72,25 @@ class Rounding:
                     "here); collect moments for this one"
                 )
 
-    def shift(self, tensor: str) -> Array | None:
-        """Return what is added to a tensor before it is rounded, (rows, columns) bfloat16, None if nothing."""
-        return self.moments.shift(tensor) if self.method == "sequential" else None
+    def shift(self, tensor: str, start: int, shape: tuple[int, ...]) -> Array | None:
+        """Return what is added to rows of a tensor before they are rounded, float32, None if nothing.
+
+        Args:
+            tensor: the weights.
+            start: the first row.
+            shape: of the rows, (rows, columns).
+
+        Raises:
+            MomentsError: it is damaged, or of another model.
+
+        """
+        whole = self.moments.shift(tensor) if self.method == "sequential" else None
+        if whole is None:
+            return None
+        found: Array = whole[start : start + shape[0]].astype(np.float32)
+        if found.shape != shape or not np.isfinite(found).all():
+            raise MomentsError(f"{self.moments.path}: {tensor} has a damaged shift; collect the moments again")
+        return found
 
     def inputs(self, tensor: str, number: int, columns: int, type_: GGMLQuantizationType) -> list[InputMoments] | None:
         """Return the moments to round a matrix by, or None where it is quantized without.

@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.convert.rounding import Rounding
 from qwen35_gguf.errors import ModelError, MomentsError
-from qwen35_gguf.evaluation import collect_moments
+from qwen35_gguf.evaluation import collect_moments, residual_streams
 from qwen35_gguf.evaluation.collect_imatrix import count_chunks
 from qwen35_gguf.evaluation.collect_moments import WRITERS, Text
 from qwen35_gguf.evaluation.layer_inputs import LayerInputs
 from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
 from qwen35_gguf.evaluation.quantized_weights import Quantizing, Type, Weight, quantized
+from qwen35_gguf.evaluation.residual_streams import Streams
 from qwen35_gguf.evaluation.sensitivity import originals_of
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.evaluation.token_effects import TokenEffects
@@ -53,14 +53,8 @@ STAGES = (
     ("ffn_gate", "ffn_gate_shexp"),
     ("ffn_down", "ffn_down_shexp"),
 )
+GATED = frozenset(("ffn_down_shexp",))  # a gate decides how much of their result is added to the stream
 EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
-
-
-class _Streams(NamedTuple):
-    """The residual stream of all tokens, (tokens, hidden): of the model as it is, and after quantized layers."""
-
-    exact: Float
-    found: Float
 
 
 @dataclass(frozen=True)
@@ -181,14 +175,15 @@ def collect(
     streams, begun = _begun(run, out, parts)
     for layer in range(begun, layers):
         streams = _collect_layer(run, layer, streams, parts[layer])
-        _save_streams(out, layer + 1, streams)
+        residual_streams.save(out, layer + 1, streams)
         advance(1 + layer, layers)
     if OUTPUT in originals:
         _collect_output(run, streams, parts[-1])
     _join(out, provenance, [before, *(files.read(part) for part in parts)])
     unneeded = () if keep_plain else (plain, collect_moments.effects_file(plain))
-    for path in (*unneeded, *parts, *_all_streams(out)):
+    for path in (*unneeded, *parts):
         path.unlink(missing_ok=True)
+    residual_streams.remove(out)
     return files.read(out)
 
 
@@ -198,7 +193,7 @@ def _is_before(name: str, layers: int) -> bool:
     return match is None or int(match[1]) < layers
 
 
-def _collect_layer(run: _Run, layer: int, streams: _Streams, part: Path) -> _Streams:
+def _collect_layer(run: _Run, layer: int, streams: Streams, part: Path) -> Streams:
     """Collect the moments of a layer's inputs, quantize it, and return the streams after it."""
     own = [name for name in layer_tensors(run.header, layer) if name in run.originals]
     inputs = [name for name in own if files.input_of(name) == name and is_sequential(name, layer + 1)]
@@ -221,7 +216,7 @@ def _collect_layer(run: _Run, layer: int, streams: _Streams, part: Path) -> _Str
             after = np.empty_like(streams.found)
             for chunk in run.chunks():
                 after[chunk] = loaded.evaluate(streams.found[chunk], streams=2)[1][1]
-            result = _Streams(np.array(exact.after), after)
+            result = Streams(np.array(exact.after), after)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _write_part(part, run.provenance, entries, shifts)
@@ -256,17 +251,19 @@ def _exact_inputs(run: _Run, loaded: LayerInputs, inputs: Sequence[str], stream:
     return exact
 
 
-def _sum_products(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, streams: _Streams) -> InputProducts:
+def _sum_products(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, streams: Streams) -> InputProducts:
     """Sum the products of an input over the text."""
     kind = name.split(".")[2]
     writes, last = kind in WRITERS, kind.startswith("ffn")
-    products = InputProducts(run.originals[name].shape[-1], run.originals[name].shape[-2] if writes else 0)
+    adds = writes and kind not in GATED
+    products = InputProducts(run.originals[name].shape[-1], run.originals[name].shape[-2] if adds else 0)
     for chunk in run.chunks():
-        found, middle = loaded.evaluate(streams.found[chunk], [name], streams=1 if writes and last else 0)
+        found, middle = loaded.evaluate(streams.found[chunk], [name], streams=1 if adds and last else 0)
         weights, difference = run.counts(chunk), None
         if writes:
             result = (exact.after if last else exact.middle)[chunk]
             weights = weights / np.maximum(np.square(result).mean(axis=1), collect_moments.LEAST_STREAM)
+        if adds:
             difference = exact.middle[chunk] - middle[0] if last else streams.exact[chunk] - streams.found[chunk]
         products.add(exact.inputs[name][chunk], found[name], weights, difference, run.half(chunk))
     return products
@@ -300,7 +297,7 @@ def _put(run: _Run, loaded: LayerInputs, name: str) -> None:
     weight.put(quantized(weight, type_, run.as_it_is(name))[0])
 
 
-def _collect_output(run: _Run, streams: _Streams, part: Path) -> None:
+def _collect_output(run: _Run, streams: Streams, part: Path) -> None:
     """Collect the moments of the output matrix, which reads the stream after the last norm."""
     norm = run.header.tensor(OUTPUT_NORM)
     if norm is None:
@@ -322,32 +319,17 @@ def _collect_output(run: _Run, streams: _Streams, part: Path) -> None:
     _write_part(part, run.provenance, {OUTPUT: products.entry(OUTPUT, run.provenance.kind)}, shifts)
 
 
-def _embedded(run: _Run) -> _Streams:
+def _embedded(run: _Run) -> Streams:
     """Return the streams before the first layer: rows of the embedding, as it is and quantized."""
     embedding, ids = run.originals[EMBEDDING], np.array(run.text.ids[: run.tokens])
     used, places = np.unique(ids, return_inverse=True)
     rows = np.ascontiguousarray(embedding[used])
     type_ = run.types.get(EMBEDDING, Type.F32)
     restored = quantized(Weight(EMBEDDING, 0, rows[None], embedding.shape), type_, run.as_it_is(EMBEDDING))[0][0]
-    return _Streams(rows.astype(np.float32)[places], restored[places])
+    return Streams(rows.astype(np.float32)[places], restored[places])
 
 
 # ---- files that an interrupted run resumes from --------------------------------------------------------------------
-
-
-def _streams_file(out: Path, layer: int) -> Path:
-    return out.with_name(f"{out.name}.streams-{layer}")
-
-
-def _all_streams(out: Path) -> list[Path]:
-    return [path for path in out.parent.iterdir() if path.name.startswith(f"{out.name}.streams-")]
-
-
-def _save_streams(out: Path, layer: int, streams: _Streams) -> None:
-    """Keep the streams before a layer, and no longer those before the last one."""
-    with atomic_file(_streams_file(out, layer)) as file:
-        np.save(file, np.stack(streams))
-    _streams_file(out, layer - 1).unlink(missing_ok=True)
 
 
 def _complete(plain: Path, wanted: Provenance, text: Text) -> Moments | None:
@@ -360,21 +342,16 @@ def _complete(plain: Path, wanted: Provenance, text: Text) -> Moments | None:
     return found if found.provenance == wanted else None
 
 
-def _begun(run: _Run, out: Path, parts: Sequence[Path]) -> tuple[_Streams, int]:
+def _begun(run: _Run, out: Path, parts: Sequence[Path]) -> tuple[Streams, int]:
     """Return the streams before the first layer that is not complete, and its number."""
     done = 0
     while done < len(parts) and _is_of(parts[done], run.provenance):
         done += 1
-    shape = (2, run.tokens, run.originals[EMBEDDING].shape[-1])
+    shape = run.tokens, run.originals[EMBEDDING].shape[-1]
     for layer in range(min(done, memory.main_layers(run.header)), 0, -1):
-        try:
-            found = np.load(_streams_file(out, layer), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            continue
-        if found.shape == shape and found.dtype == np.float32:
-            return _Streams(found[0], found[1]), layer
-    for old in _all_streams(out):  # of another run
-        old.unlink()
+        if (found := residual_streams.load(out, layer, shape)) is not None:
+            return found, layer
+    residual_streams.remove(out)  # of another run
     return _embedded(run), 0
 
 
