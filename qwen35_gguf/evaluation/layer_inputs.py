@@ -106,7 +106,7 @@ class LayerInputs:
         Args:
             stream: what goes into the layer.
             inputs: weight tensors, as the model names them, whose inputs are wanted.
-            streams: how many of the STREAMS within and after the layer are wanted.
+            streams: 1 if the one within the layer is wanted, STREAMS if that after it as well, 0 for none.
 
         Returns:
             The inputs (chunk, columns) by name, and the streams (chunk, hidden).

@@ -1,7 +1,7 @@
 """Moments of a model that is quantized up to each input, and what its weights make up for.
 
 Layer after layer, in the order of the graph: the inputs of its next matmuls are evaluated with everything before them
-quantized, beside those of the model as it is; the weights are shifted (quant/rounding/input_products.py), rounded by
+quantized, beside those of the model as it is; the weights are shifted (quant/rounding/input_sums.py), rounded by
 these moments and overwritten, and so on. Tokens count as in collect_moments. Only one layer is in memory. Each layer
 that is complete is in a file of its own, with the streams after it, which an interrupted run resumes from.
 
@@ -36,7 +36,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import map_data, tensor_data
 from qwen35_gguf.quant import kernels
 from qwen35_gguf.quant.rounding import moments as files
-from qwen35_gguf.quant.rounding.input_products import HALVES, InputProducts
+from qwen35_gguf.quant.rounding.input_sums import HALVES, InputSums
 from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
 from qwen35_gguf.quant.rounding.round_rows import TYPES, round_rows
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
@@ -209,10 +209,10 @@ def _collect_layer(run: _Run, layer: int, streams: Streams, part: Path) -> Strea
                 _put(run, loaded, name)
             for stage in STAGES:
                 for name in (one for one in inputs if one.split(".")[2] in stage):
-                    products = _sum_products(run, loaded, name, exact, streams)
-                    entries[name] = products.entry(name, run.provenance.kind)
+                    sums = _sum_inputs(run, loaded, name, exact, streams)
+                    entries[name] = sums.entry(name, run.provenance.kind)
                     readers = [one for one in own if files.input_of(one) == name]
-                    shifts |= _overwrite(run, loaded, readers, products)
+                    shifts |= _overwrite(run, loaded, readers, sums)
             after = np.empty_like(streams.found)
             for chunk in run.chunks():
                 after[chunk] = loaded.evaluate(streams.found[chunk], streams=2)[1][1]
@@ -251,12 +251,12 @@ def _exact_inputs(run: _Run, loaded: LayerInputs, inputs: Sequence[str], stream:
     return exact
 
 
-def _sum_products(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, streams: Streams) -> InputProducts:
-    """Sum the products of an input over the text."""
+def _sum_inputs(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, streams: Streams) -> InputSums:
+    """Sum an input over the text."""
     kind = name.split(".")[2]
     writes, last = kind in WRITERS, kind.startswith("ffn")
     adds = writes and kind not in GATED
-    products = InputProducts(run.originals[name].shape[-1], run.originals[name].shape[-2] if adds else 0)
+    sums = InputSums(run.originals[name].shape[-1], run.originals[name].shape[-2] if adds else 0)
     for chunk in run.chunks():
         found, middle = loaded.evaluate(streams.found[chunk], [name], streams=1 if adds and last else 0)
         weights, difference = run.counts(chunk), None
@@ -265,20 +265,20 @@ def _sum_products(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, stre
             weights = weights / np.maximum(np.square(result).mean(axis=1), collect_moments.LEAST_STREAM)
         if adds:
             difference = exact.middle[chunk] - middle[0] if last else streams.exact[chunk] - streams.found[chunk]
-        products.add(exact.inputs[name][chunk], found[name], weights, difference, run.half(chunk))
-    return products
+        sums.add(exact.inputs[name][chunk], found[name], weights, difference, run.half(chunk))
+    return sums
 
 
-def _overwrite(run: _Run, loaded: LayerInputs, names: Sequence[str], products: InputProducts) -> dict[str, Array]:
+def _overwrite(run: _Run, loaded: LayerInputs, names: Sequence[str], sums: InputSums) -> dict[str, Array]:
     """Quantize the weights that read an input where they are loaded; return what was added to them."""
     rounded = [name for name in names if run.types.get(name) in TYPES and name in loaded.addresses]
     for name in (one for one in names if one not in rounded):
         _put(run, loaded, name)
     if not rounded:
         return {}
-    shifts = products.shifts({name: run.originals[name].astype(np.float32) for name in rounded})
-    inputs = products.prepared(run.provenance.kind)
-    importance = (products.squares / max(1, products.tokens)).astype(np.float32)
+    shifts = sums.shifts({name: run.originals[name].astype(np.float32) for name in rounded})
+    inputs = sums.prepared(run.provenance.kind)
+    importance = (sums.squares / max(1, sums.tokens)).astype(np.float32)
     for name, shift in shifts.items():
         original, type_ = run.originals[name], run.types[name]
         shifted = original.astype(np.float32) + shift.astype(np.float32)
@@ -309,14 +309,14 @@ def _collect_output(run: _Run, streams: Streams, part: Path) -> None:
         found: Float = rows / np.sqrt(np.square(rows).mean(axis=1, keepdims=True) + np.float32(epsilon)) * scale
         return found
 
-    products = InputProducts(len(scale), 0)
+    sums = InputSums(len(scale), 0)
     for chunk in run.chunks():
         weights = run.counts(chunk, output=True)
-        products.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None, run.half(chunk))
+        sums.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None, run.half(chunk))
     shifts = {}
     if run.types.get(OUTPUT) in TYPES:
-        shifts = products.shifts({OUTPUT: run.originals[OUTPUT].astype(np.float32)})
-    _write_part(part, run.provenance, {OUTPUT: products.entry(OUTPUT, run.provenance.kind)}, shifts)
+        shifts = sums.shifts({OUTPUT: run.originals[OUTPUT].astype(np.float32)})
+    _write_part(part, run.provenance, {OUTPUT: sums.entry(OUTPUT, run.provenance.kind)}, shifts)
 
 
 def _embedded(run: _Run) -> Streams:

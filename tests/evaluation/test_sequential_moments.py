@@ -60,6 +60,7 @@ def test_layers_alone_compute_what_the_model_computes(reference: Path, tmp_path:
         stream = streams[f"l_out-{layer}"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_and_its_moments_are_for_one_quantization(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,15 +95,7 @@ def test_an_interrupted_run_resumes_and_its_moments_are_for_one_quantization(
     assert header.value("quantize.rounding.kind") == "sequential"
     assert [(t.name, t.type) for t in header.tensors] == [(t.name, t.type) for t in read_header(four).tensors]
     assert "parts do not add up" in run("imatrix", "--merge", a, b, "-o", tmp_path / "c.gguf").output
-    found = files.read(a)
-    assert found.shifted[0] == "blk.0.attn_gate.weight"
-
-    shifts = {name: np.array(shift) for name in found.shifted if (shift := found.shift(name)) is not None}
-    shifts["blk.3.ffn_up.weight"][5, 7] = np.nan
-    files.write(a, found.provenance, files.widths_of(found), map(files.read(b).entry, found.names), shifts)
-    assert (
-        "blk.3.ffn_up.weight has a damaged shift" in run(*convert, "sequential", "-q", "Q4_K_M", "-o", tmp_path).output
-    )
+    assert files.read(a).shifted[0] == "blk.0.attn_gate.weight"
 
 
 @pytest.mark.slow

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -17,7 +19,7 @@ from qwen35_gguf.errors import MomentsError
 from qwen35_gguf.evaluation import collect_moments, kl_divergence
 from qwen35_gguf.evaluation.collect_imatrix import weight_names
 from qwen35_gguf.evaluation.texts.tokenized import splitter
-from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.quant import imatrix
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Moments
@@ -104,3 +106,45 @@ def test_damaged_moments_are_refused(moments: Moments, tmp_path: Path, damage: f
     with pytest.raises(MomentsError, match=reason):
         hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path, vision=False, rounding="full", moments=path)
     assert [p.name for p in tmp_path.glob("*.gguf")] == ["bad.gguf"]
+
+
+SHIFTED = "blk.3.ffn_up.weight"
+
+
+def shifted_by(value: float, moments: Moments, path: Path) -> Path:
+    """Write moments as if of a model that is quantized up to each input, with a shift of one tensor."""
+    shape = (moments.sums("blk.3.ffn_down.weight").shape[-1], moments.sums("blk.3.ffn_gate.weight").shape[-1])
+    provenance = replace(moments.provenance, types=(f"{SHIFTED} Q4_K",))
+    shifts = {SHIFTED: np.full(shape, value, ml_dtypes.bfloat16)}
+    files.write(path, provenance, files.widths_of(moments), map(moments.entry, moments.names), shifts)
+    return path
+
+
+@pytest.mark.slow
+def test_rows_are_shifted_before_they_are_rounded(moments: Moments, tmp_path: Path) -> None:
+    imatrix.write(moments.importance([SHIFTED]), tmp_path / "i")
+
+    def convert(rounding: str, file: Path) -> bytes:
+        how: dict[str, Any] = {"rounding": rounding, "moments": file, "force": True, "imatrix": tmp_path / "i"}
+        (made,) = hf_to_gguf.convert(TINY, "Q4_K_M", tmp_path / "made", vision=False, **how)
+        header = read_header(made)
+        return tensor_data(header, tensor, map_data(header)).tobytes() if (tensor := header.tensor(SHIFTED)) else b""
+
+    full = convert("full", moments.path)
+    assert convert("sequential", shifted_by(0, moments, tmp_path / "0.gguf")) == full
+    assert convert("sequential", shifted_by(0.01, moments, tmp_path / "1.gguf")) != full
+    assert files.read(tmp_path / "0.gguf").digest != files.read(tmp_path / "1.gguf").digest
+
+
+def test_moments_after_quantized_layers_are_for_one_quantization(moments: Moments, tmp_path: Path) -> None:
+    def refused(quant: str, rounding: str, file: Path, reason: str) -> None:
+        with pytest.raises(MomentsError, match=reason):
+            hf_to_gguf.convert(TINY, quant, tmp_path, vision=False, rounding=rounding, moments=file)
+        assert not list(tmp_path.glob("Tiny*"))
+
+    path = shifted_by(0.01, moments, tmp_path / "after.gguf")
+    refused("Q5_K_M", "sequential", path, "in other types .blk.3.ffn_up.weight is Q4_K in it, Q5_K here")
+    refused("Q4_K_M", "full", path, "use --rounding sequential")
+    refused("Q4_K_M", "sequential", moments.path, "were collected without --sequential")
+    damaged = shifted_by(np.nan, moments, tmp_path / "damaged.gguf")
+    refused("Q4_K_M", "sequential", damaged, "blk.3.ffn_up.weight has a damaged shift")

@@ -1,19 +1,19 @@
-"""Products of inputs: weights make up for what is known of an error, and stay where nothing is."""
+"""Sums of inputs: weights make up for what is known of an error, and stay where nothing is."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from qwen35_gguf.quant.rounding.input_products import InputProducts
+from qwen35_gguf.quant.rounding.input_sums import InputSums
 
 pytestmark = pytest.mark.unit
 
 COLUMNS, ROWS, CHUNK, CHUNKS = 48, 32, 200, 20
 
 
-def products(exact: np.ndarray, found: np.ndarray, stream: np.ndarray | None = None) -> InputProducts:
-    made = InputProducts(exact.shape[1], 0 if stream is None else stream.shape[1])
+def sums(exact: np.ndarray, found: np.ndarray, stream: np.ndarray | None = None) -> InputSums:
+    made = InputSums(exact.shape[1], 0 if stream is None else stream.shape[1])
     for number, start in enumerate(range(0, len(exact), CHUNK)):
         own = slice(start, start + CHUNK)
         part = None if stream is None else stream[own]
@@ -29,7 +29,7 @@ def test_a_known_change_of_the_input_is_made_up_for() -> None:
     exact, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     change = np.eye(COLUMNS, dtype=np.float32) + 0.1 * normal(2, COLUMNS, COLUMNS) / np.sqrt(COLUMNS)
     found = exact @ change.T
-    shift = products(exact, found).shifts({"w": weights})["w"].astype(np.float32)
+    shift = sums(exact, found).shifts({"w": weights})["w"].astype(np.float32)
     before = np.square(found @ weights.T - exact @ weights.T).sum()
     after = np.square(found @ (weights + shift).T - exact @ weights.T).sum()
     assert after < 0.01 * before
@@ -38,7 +38,7 @@ def test_a_known_change_of_the_input_is_made_up_for() -> None:
 def test_a_difference_of_the_stream_is_made_up_for_where_the_input_tells_it() -> None:
     found, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     stream = found @ normal(2, COLUMNS, ROWS) + normal(3, CHUNK * CHUNKS, ROWS)
-    shift = products(found, found, stream).shifts({"w": weights})["w"].astype(np.float32)
+    shift = sums(found, found, stream).shifts({"w": weights})["w"].astype(np.float32)
     new = normal(4, CHUNK, COLUMNS)
     np.testing.assert_allclose(new @ shift.T, new @ normal(2, COLUMNS, ROWS), atol=1)
 
@@ -46,16 +46,16 @@ def test_a_difference_of_the_stream_is_made_up_for_where_the_input_tells_it() ->
 def test_weights_stay_where_nothing_is_known_of_the_error() -> None:
     found, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     stream = normal(2, CHUNK * CHUNKS, ROWS)
-    shift = products(found, found, stream).shifts({"w": weights})["w"].astype(np.float32)
+    shift = sums(found, found, stream).shifts({"w": weights})["w"].astype(np.float32)
     assert np.square(shift).mean() < 1e-4  # a quarter of 1 / (CHUNK * CHUNKS), which chance alone would give
-    np.testing.assert_array_equal(products(found, found).shifts({"w": weights})["w"].astype(np.float32), 0)
+    np.testing.assert_array_equal(sums(found, found).shifts({"w": weights})["w"].astype(np.float32), 0)
 
 
 def test_several_weights_are_shifted_as_each_would_be_alone() -> None:
     exact = normal(0, CHUNK * CHUNKS, COLUMNS)
     found = exact + 0.1 * exact[:, ::-1]
     both = {"a": normal(1, ROWS, COLUMNS), "b": normal(2, 2 * ROWS, COLUMNS)}
-    made = products(exact, found)
+    made = sums(exact, found)
     together = made.shifts(both)
     for name, weights in both.items():
         alone = made.shifts({name: weights})[name].astype(np.float32)
@@ -64,7 +64,7 @@ def test_several_weights_are_shifted_as_each_would_be_alone() -> None:
 
 def test_sums_are_those_of_the_found_inputs_in_blocks_or_whole() -> None:
     found = normal(0, CHUNK * 2, 300)
-    made = products(normal(1, CHUNK * 2, 300), found)
+    made = sums(normal(1, CHUNK * 2, 300), found)
     whole, blocks = made.entry("w", "full"), made.entry("w", "block")
     np.testing.assert_allclose(whole.sums[0], found.T @ found, rtol=1e-3, atol=1e-2)
     np.testing.assert_array_equal(blocks.sums[0, 0], whole.sums[0, :256, :256])

@@ -1,7 +1,7 @@
-"""What weights can make up for: products of the inputs of a matmul after quantized layers with what they should be.
+"""What weights can make up for: sums over the inputs of a matmul after quantized layers, and what they should be.
 
 With x the input of a matmul in the model as it is, z the one after quantized layers, and e the difference of the
-residual streams that its result is added to (0 for what writes elsewhere), the weights whose product with z
+residual streams that its result is added to (0 for what writes elsewhere), the weights whose matmul with z
 comes nearest to W x + e are
 
     W + (W D + E) (H + damping)^-1,  H = sum z z^T,  D = sum (x - z) z^T,  E = sum e z^T.
@@ -31,7 +31,7 @@ HALVES = 2
 DAMPINGS = (0.003, 0.03, 0.3, 3.0)  # of the mean of the diagonal of H; those that are compared
 
 
-class InputProducts:
+class InputSums:
     """The sums of one input over either half of a text, see the top of this file, and the squares of its columns."""
 
     def __init__(self, columns: int, rows: int) -> None:
