@@ -84,8 +84,8 @@ def test_what_does_not_fit_is_one_line(moments: Moments, tmp_path: Path) -> None
         assert "Traceback" not in result.output
         return result.output
 
-    assert "give --rounding block or full" in refused("--moments", str(moments.path))
-    assert "give --rounding block or full" in refused("--rounding", "block")
+    assert "give --rounding block, full or sequential" in refused("--moments", str(moments.path))
+    assert "give --rounding block, full or sequential" in refused("--rounding", "block")
     blocks = files.Provenance("block", moments.provenance.fingerprint, "")
     path = tmp_path / "b.gguf"
     files.write(path, blocks, files.widths_of(moments), (moments.entry(name) for name in moments.names))
