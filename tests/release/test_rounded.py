@@ -55,4 +55,4 @@ def test_a_rounded_release_is_made_again_and_extended(tmp_path: Path) -> None:
 @pytest.mark.unit
 def test_moments_without_rounding_are_refused(tmp_path: Path) -> None:
     result = run("package", TINY, "-o", tmp_path / "r", "--moments", tmp_path / "m.gguf")
-    assert (result.exit_code, "give --rounding block or full" in result.output) == (2, True)
+    assert (result.exit_code, "give --rounding block, full or sequential" in result.output) == (2, True)
