@@ -194,7 +194,8 @@ class Moments:
         tensor = self._header.tensor(name + SHIFT)
         if tensor is None:
             return None
-        return tensor_data(self._header, tensor, self._mapped).view(ml_dtypes.bfloat16).reshape(tensor.shape)
+        found: npt.NDArray[Any] = tensor_data(self._header, tensor, self._mapped).view(ml_dtypes.bfloat16)
+        return found.reshape(tensor.shape)
 
     def has(self, name: str) -> bool:
         """Tell whether there are moments of a weight tensor's input."""

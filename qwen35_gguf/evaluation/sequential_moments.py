@@ -81,7 +81,7 @@ class _Run:
 
     def half(self, own: slice) -> int:
         """Tell which half of the text a chunk belongs to: every second one."""
-        return own.start // self.text.chunk % HALVES
+        return int(own.start) // self.text.chunk % HALVES
 
     def counts(self, own: slice, *, output: bool = False) -> Float:
         """Return what tokens count, (tokens,)."""
