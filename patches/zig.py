@@ -10,6 +10,7 @@ import importlib.util
 import os
 import platform
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ def environment(target: Target) -> dict[str, str]:
     options = [f"-DCMAKE_AR={tools['AR']}", f"-DCMAKE_RANLIB={tools['RANLIB']}", "-DCMAKE_STRIP=/bin/true"]
     if target.is_foreign:
         options += [f"-DCMAKE_SYSTEM_NAME={target.system.title()}", f"-DCMAKE_SYSTEM_PROCESSOR={target.machine}"]
+        # Otherwise those of the other system are fetched, and for Windows Visual Studio is looked for.
+        tools |= {"CMAKE_EXECUTABLE": _program("cmake"), "CMAKE_MAKE_PROGRAM": _program("ninja")}
+        tools["CMAKE_GENERATOR"] = "Ninja"
     caches = {"ZIG_GLOBAL_CACHE_DIR": str(folder / "cache"), "ZIG_LOCAL_CACHE_DIR": str(folder / "cache")}
     return (
         dict(os.environ)
@@ -110,6 +114,16 @@ def environment(target: Target) -> dict[str, str]:
             "_PYTHON_HOST_PLATFORM": target.python_platform,
         }
     )
+
+
+def _program(name: str) -> str:
+    """Return the path of a program; of a package, that behind its script, whose modules pip hides from a build."""
+    spec = importlib.util.find_spec(name)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        if (path := Path(folder, "data", "bin", name)).is_file():
+            return str(path)
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    return found or fail(f"{name} is not installed; install it: pip install {name}")
 
 
 def _script(path: Path, body: str) -> str:

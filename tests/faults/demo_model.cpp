@@ -1,9 +1,10 @@
-// Evaluates a model by llama.cpp's interface, for sanitizers: MODEL THREADS. Prompts of many lengths, single tokens,
-// sequences side by side, every type of KV cache, the MTP head, states that are saved and restored.
+// Evaluates a model by llama.cpp's interface, for sanitizers: MODEL THREADS TYPE-OF-THE-KV-CACHE. Prompts of many
+// lengths, single tokens, sequences side by side, states that are saved and restored.
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "llama.h"
@@ -77,17 +78,24 @@ void run(llama_model* model, ggml_type cache, int threads) {
     }
 }
 
+ggml_type type_of(const std::string& name) {
+    for (int type = 0; type < GGML_TYPE_COUNT; ++type) {
+        const char* its = ggml_type_name(static_cast<ggml_type>(type));
+        if (its != nullptr && name == its) return static_cast<ggml_type>(type);
+    }
+    check(false, "a name of a type");
+    return GGML_TYPE_COUNT;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-    check(count == 3, "usage: demo_model MODEL THREADS");
+    check(count == 4, "usage: demo_model MODEL THREADS CACHE");
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_backend_init();
     llama_model* model = llama_model_load_from_file(arguments[1], llama_model_default_params());
     check(model != nullptr, "llama_model_load_from_file");
-    for (const ggml_type cache : {GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_F32, GGML_TYPE_Q4_0, GGML_TYPE_BF16}) {
-        run(model, cache, std::atoi(arguments[2]));
-    }
+    run(model, type_of(arguments[3]), std::atoi(arguments[2]));
     llama_model_free(model);
     llama_backend_free();
     std::puts("evaluated");

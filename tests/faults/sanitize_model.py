@@ -8,6 +8,7 @@ What is known of others' code, with reasons: ubsan.txt and tsan.txt beside this 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ OPTIONS = ["-DBUILD_SHARED_LIBS=ON", "-DGGML_OPENMP=OFF", "-DGGML_CCACHE=ON", "-
 OPTIONS += [f"-DLLAMA_{name}=OFF" for name in ("CURL", "OPENSSL", "BUILD_TESTS", "BUILD_TOOLS", "BUILD_SERVER")]
 OPTIONS += ["-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_COMMON=OFF"]
 QUANTS = ("Q4_K_M", "Q8_0", "Q3_K_M", "IQ4_XS", "Q5_0", "BF16")
+CACHES = ("f16", "q8_0", "f32", "q4_0", "bf16")  # in turns, since every run takes most of a minute
 ENVIRONMENT = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:exitcode=9",
     "LSAN_OPTIONS": f"suppressions={HERE / 'lsan.txt'}:print_suppressions=0",
@@ -86,13 +88,14 @@ def build(kind: str, targets: str, llama: Path) -> Path:
 
 def run(kind: str, program: Path, models: Sequence[Path]) -> bool:
     """Evaluate each model; return whether nothing was found."""
-    good = True
+    good, caches = True, itertools.cycle(CACHES)
     for path in models:
         for threads in ("1", "2") if kind == "address" else ("2", "3"):
+            cache = next(caches)
             environment = {**os.environ, **ENVIRONMENT, "LD_LIBRARY_PATH": str(program.parent)}
-            done = subprocess.run([str(program), str(path), threads], env=environment, check=False)
+            done = subprocess.run([str(program), str(path), threads, cache], env=environment, check=False)
             how = "passed" if done.returncode == 0 else f"exit code {done.returncode}"
-            print(f"{kind}: {path.stem}, {threads} threads: {how}", flush=True)
+            print(f"{kind}: {path.stem}, KV cache in {cache}, {threads} threads: {how}", flush=True)
             good &= done.returncode == 0
     return good
 
