@@ -30,6 +30,7 @@ class _Rows:
     run: Run
     known: list[int]
     drafts: list[int]
+    padding: int = 0  # of these, tokens at the end that only fill the call
 
     @property
     def tokens(self) -> list[int]:
@@ -128,8 +129,8 @@ class Decoder:
         answers = [self._draftable(run, self._drafting) for run in runs]
         step = self._drafting.draft(answers)
         for run, each in zip(runs, answers, strict=True):
-            run.drafts.drafted += len(each.drafts)
-        return [_Rows(run, run.known, each.drafts) for run, each in zip(runs, answers, strict=True)], step
+            run.drafts.drafted += len(each.drafts) - each.padding
+        return [_Rows(run, run.known, each.drafts, each.padding) for run, each in zip(runs, answers, strict=True)], step
 
     def _draftable(self, run: Run, drafting: Drafting) -> Draftable:
         live = run.live
@@ -202,7 +203,7 @@ class Decoder:
                     row += 1
         finally:
             self._record(run, [*rows.known, *accepted], first)
-            run.drafts.accepted += len(accepted)
+            run.drafts.accepted += min(len(accepted), len(rows.drafts) - rows.padding)
             if unverified:
                 run.live.roll_back()
         if run.text is not None:

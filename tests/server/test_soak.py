@@ -12,8 +12,9 @@ from inputs.live_server import LiveServer
 
 CHAT = "/v1/chat/completions"
 CLIENTS = 8
-SHORT = int(os.environ.get("QWEN35_SOAK", "600"))  # requests in each of three rounds
-GROWING = max(1, SHORT // 20)  # chats, likewise
+ROUNDS = 3
+SHORT = int(os.environ.get("QWEN35_SOAK", "1800"))  # requests of all rounds
+GROWING = max(ROUNDS, SHORT // 20)  # chats of all rounds
 MORE_MEMORY = 64 << 20
 
 pytestmark = pytest.mark.slow
@@ -50,15 +51,15 @@ def growing_chat(server: LiveServer, number: int) -> None:
 
 def test_memory_is_flat_and_nothing_is_lost(server: LiveServer) -> None:
     def round_of_requests() -> int:
-        short_chats(server, SHORT)
+        short_chats(server, -(-SHORT // ROUNDS))
         with ThreadPoolExecutor(CLIENTS) as pool:
-            list(pool.map(lambda number: growing_chat(server, number), range(GROWING)))
+            list(pool.map(lambda number: growing_chat(server, number), range(-(-GROWING // ROUNDS))))
         return resident_bytes()
 
     before = resident_bytes()
     rounds = [round_of_requests()]
     threads = threading.active_count()
-    rounds += [round_of_requests() for _ in range(2)]
+    rounds += [round_of_requests() for _ in range(ROUNDS - 1)]
     print("MiB before, and after each round:", [size >> 20 for size in (before, *rounds)])
     assert rounds[-1] - rounds[0] < MORE_MEMORY
     assert threading.active_count() <= threads + CLIENTS

@@ -36,6 +36,7 @@ class Draftable:
         depth: tokens to draft, or "auto".
         choose: how the head's drafts are chosen.
         drafts: what is drafted.
+        padding: tokens at its end that only fill the call.
 
     """
 
@@ -48,6 +49,7 @@ class Draftable:
     depth: Depth
     choose: Choose
     drafts: list[int] = field(default_factory=list)
+    padding: int = 0
 
     def can_ask_head(self) -> bool:
         """Report whether the head may draft: it needs the row of the main model before the one known token."""
@@ -152,6 +154,7 @@ class Drafting:
             for each, its in plans:
                 count = min(its.depth, each.most) - len(each.drafts)
                 each.drafts += [each.known[-1]] * count
+                each.padding = count
         depths = {len(each.drafts) for each in answers}
         if planner is None or len(automatic) < len(answers) or len(depths) > 1:
             return None

@@ -214,6 +214,26 @@ def test_an_image_is_not_encoded_for_a_request_that_is_over() -> None:
     assert encoded == ["a"]  # the thread of images has ended
 
 
+def test_what_only_fills_a_call_is_not_counted_as_drafted() -> None:
+    """A call takes equally many tokens of each answer: those that draft fewer are filled up."""
+    with scheduler(draft=3) as one:
+
+        def fill(answers: Sequence[Any]) -> None:
+            for number, each in enumerate(answers):
+                count = min(3, each.most)
+                known = MODEL.greedy([*each.items, *each.known], count) if number else []
+                each.drafts = known or [each.known[-1]] * count
+                each.padding = 0 if known else count
+
+        one._decoder._drafting.draft = fill  # type: ignore[union-attr, method-assign, assignment]
+        asked = [Asked(one, prompt(seed), 13) for seed in range(2)]
+        finish(one)
+        assert all(each.is_right() for each in asked)
+        drafts = [each.results[0].drafts for each in asked if isinstance(each.results[0], Outcome)]
+        assert (drafts[0].drafted, drafts[0].accepted) == (0, 0)
+        assert drafts[1].accepted == drafts[1].drafted == 9
+
+
 # ---- its thread ----------------------------------------------------------------------------------------------------
 
 
