@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,33 @@ def test_a_file_rounded_layer_after_layer_diverges_less(reference: Path, tmp_pat
     after = sequential_moments.collect(reference, split, tmp_path / "s.gguf", types, **how)
     (file,) = hf_to_gguf.convert(TINY, quant, tmp_path / "s", vision=False, rounding="sequential", moments=after.path)
     assert kl_divergence.evaluate(file, base).mean.value < kl_divergence.evaluate(full, base).mean.value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"moe": True, "mtp": False}, {"tied": False}], ids=["experts", "untied"])
+def test_experts_and_output_matrices_of_their_own_are_rounded(
+    checkpoint: Callable[..., Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    source = checkpoint(**options)
+    exact, four = (hf_to_gguf.convert(source, quant, tmp_path, vision=False)[0] for quant in ("BF16", "Q4_K_M"))
+    text = ["-f", TINY / "calibration.txt", "--chunk", 32, "--chunks", 4, "--no-effects", "--threads", 1]
+    made = run("imatrix", exact, *text, "--moments", "full", "--sequential", four, "-o", tmp_path / "a.gguf")
+    assert made.exit_code == 0, made.output
+    moments = files.read(tmp_path / "a.moments.gguf")
+    assert ("output.weight" in moments.shifted) == ("tied" in options)
+    assert not [name for name in moments.shifted if name.endswith("_exps.weight")]
+    for name in moments.shifted:
+        assert np.isfinite(np.array(moments.shift(name), np.float32)).all()
+    how: dict[str, Any] = {"rounding": "sequential", "moments": moments.path}
+    (file,) = hf_to_gguf.convert(source, "Q4_K_M", tmp_path / "made", vision=False, **how)
+    assert [(t.name, t.type) for t in read_header(file).tensors] == [
+        (t.name, t.type) for t in read_header(four).tensors
+    ]
+
+
+@pytest.mark.parametrize("kind", ["missing", "other"])
+def test_a_file_that_is_not_this_model_quantized_is_one_line(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    text = ["--moments", "full", "--sequential", tmp_path / f"{kind}.gguf", "-o", tmp_path / "a.gguf"]
+    result = run("imatrix", tmp_path / "model.gguf", *text)
+    assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
