@@ -17,7 +17,7 @@ from qwen35_gguf.errors import MomentsError
 from qwen35_gguf.gguf_file.keyvalue import STRING, KeyValue
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Kind, Method, Moments
-from qwen35_gguf.quant.rounding.round_rows import TYPES, InputMoments, prepare
+from qwen35_gguf.quant.rounding.round_rows import SHRINKING, TYPES, InputMoments, prepare
 
 FILE_KEY, DIGEST_KEY = "quantize.rounding.file", "quantize.rounding.moments_sha256"
 OUTPUT_NORM = "output_norm.weight"
@@ -110,7 +110,10 @@ class Rounding:
         key = files.input_of(tensor), number
         found = self._prepared.get(key)
         if found is None:
-            found = [prepare(one) for one in self.moments.matrix(tensor, number, columns, self.kind)]
+            chosen = self.moments.shrinking(tensor)
+            shrinking = SHRINKING if chosen is None else chosen
+            matrices = self.moments.matrix(tensor, number, columns, self.kind)
+            found = [prepare(one, shrinking=shrinking) for one in matrices]
             self._prepared[key] = found
             while len(self._prepared) > PREPARED:
                 self._prepared.popitem(last=False)

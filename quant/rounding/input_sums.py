@@ -9,7 +9,8 @@ comes nearest to W x + e are
 They are what is rounded by H. (GPTAQ, Li et al. 2025, has D; Qronos, Zhang et al. 2025, a correction of this kind.)
 
 The damping is chosen for each tensor by cross-validation: the sums of half the chunks give the shift, those of the
-other half tell how near it comes. Where none comes nearer than the weights as they are, they stay.
+other half tell how near it comes. Where none comes nearer than the weights as they are, they stay. So is how much
+moments are shrunk off the diagonal, for each input.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from gguf import GGMLQuantizationType as Type
 
+from qwen35_gguf.quant import kernels
 from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, stored_shape
-from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare
+from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare, round_rows
 
 Float = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 HALVES = 2
 DAMPINGS = (0.003, 0.03, 0.3, 3.0)  # of the mean of the diagonal of H; those that are compared
+SHRINKINGS = (0.05, 0.1, 0.2, 0.4, 0.6)  # those that are compared
+SAMPLED = 32  # rows of each tensor that they are compared on
 
 
 class InputSums:
@@ -71,12 +76,36 @@ class InputSums:
                 sums[0, number, : len(part), : len(part)] = part
         return Entry(name, sums, self.squares[None], np.array([float(self.tokens)]))
 
-    def prepared(self, kind: Kind) -> list[InputMoments]:
+    @property
+    def importance(self) -> Float:
+        """The mean squares of the columns."""
+        found: Float = (self.squares / max(1, self.tokens)).astype(np.float32)
+        return found
+
+    def prepared(self, kind: Kind, shrinking: float) -> list[InputMoments]:
         """Return the moments to round by."""
-        mean = self._h.sum(axis=0) / np.float32(max(1, self.tokens))
-        starts = [0] if kind == "full" else range(0, len(mean), BLOCK)
-        width = len(mean) if kind == "full" else BLOCK
-        return [prepare(np.ascontiguousarray(mean[i : i + width, i : i + width])) for i in starts]
+        return [prepare(one, shrinking=shrinking) for one in self._parts(self._h.sum(axis=0), kind)]
+
+    def shrinking(self, weights: Mapping[str, Float], types: Mapping[str, Type], kind: Kind) -> float:
+        """Return the shrinking with which weights (rows, columns), rounded by either half, err least on the other."""
+        errors = np.zeros(len(SHRINKINGS))
+        for half in range(HALVES):
+            other = self._parts(self._h[1 - half], kind)
+            for number, shrinking in enumerate(SHRINKINGS):
+                inputs = [prepare(one, shrinking=shrinking) for one in self._parts(self._h[half], kind)]
+                for name, whole in weights.items():
+                    rows = np.ascontiguousarray(whole[:: -(-len(whole) // SAMPLED)])
+                    blocks = round_rows(rows, types[name], inputs, self.importance).data
+                    error = kernels.dequantize(blocks, types[name], rows.shape[1]) - rows
+                    errors[number] += len(whole) * np.log(max(_quadratic(error, other), 1e-30))
+        return SHRINKINGS[int(errors.argmin())]
+
+    def _parts(self, moments: Float, kind: Kind) -> list[Float]:
+        """Return the mean moments of sums, whole or in blocks."""
+        width = len(moments) if kind == "full" else BLOCK
+        starts = range(0, len(moments), width)
+        mean = moments / np.float32(max(1, self.tokens))
+        return [np.ascontiguousarray(mean[i : i + width, i : i + width]) for i in starts]
 
     def shifts(self, weights: Mapping[str, Float]) -> dict[str, Array]:
         """Return what is to be added to the weights that read this input: each (rows, columns), bfloat16."""
@@ -104,6 +133,16 @@ class InputSums:
             change = shift @ self._h[1 - half] - 2 * wanted[1 - half]
             total += np.bincount(owners, np.einsum("ij,ij->i", shift, change))
         return total
+
+
+def _quadratic(error: Float, moments: list[Float]) -> float:
+    """Return the sum of error moments errorT over rows, (rows, columns)."""
+    total, start = 0.0, 0
+    for one in moments:
+        part = error[:, start : start + len(one)]
+        total += float(np.vdot(part @ one, part))
+        start += len(one)
+    return total
 
 
 def _solve(moments: Float, damping: float, wanted: Float) -> Float:

@@ -6,7 +6,8 @@ which counts all tokens alike, where moments may weigh them. Matmuls that read o
 name of the first. Sums add up: those of two texts are the sums of each.
 
 Moments of a model that is quantized up to each input (sequential_moments.py) also have `WEIGHT.shift`, BF16: what is
-added to a weight tensor before it is rounded, so that it makes up for what the quantized layers before it do to inputs.
+added to a weight tensor before it is rounded, so that it makes up for what the quantized layers before it do to inputs;
+and `NAME.shrinking`, F32, (1, 1): by how much moments are to be shrunk off the diagonal.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ DATASETS, CHUNKS, CHUNK_SIZE, TEXT = (
 )
 EFFECTS = "moments.token_effects"
 TYPES = "moments.types"
-SUMS, SQUARES, COUNTS, SHIFT = ".moments", ".in_sum2", ".counts", ".shift"
+SUMS, SQUARES, COUNTS, SHIFT, SHRINKING = ".moments", ".in_sum2", ".counts", ".shift", ".shrinking"
 ENOUGH = 100  # tokens for each column: with fewer, moments say more about the text than about the model
 # Matmuls of one layer that read the same input, by the kind that its moments are named after.
 SHARED = {
@@ -162,6 +163,7 @@ class Moments:
             made.update(name.encode())
             for values in (self.counts(name), self.squares(name), self.sums(name)[..., 0, :]):
                 made.update(np.ascontiguousarray(values, np.float32).tobytes())
+            made.update(repr(self.shrinking(name)).encode() if self.shrinking(name) is not None else b"")
         for name in self.shifted:
             if (shift := self.shift(name)) is not None:
                 made.update(name.encode() + shift[0].tobytes())
@@ -182,6 +184,21 @@ class Moments:
     def sums(self, name: str) -> Float:
         """Return the sums of an input, of the shape that `stored_shape` gives, not copied."""
         return self._array(name + SUMS)
+
+    def shrinking(self, name: str) -> float | None:
+        """Return by how much the moments of a weight tensor's input are to be shrunk, None if it was not chosen.
+
+        Raises:
+            MomentsError: it is not from 0 to 1.
+
+        """
+        key = input_of(name) + SHRINKING
+        if self._header.tensor(key) is None:
+            return None
+        found = float(self._array(key).flat[0])
+        if not 0 <= found <= 1:
+            raise MomentsError(f"{self.path}: {key} is {found}, not from 0 to 1; collect the moments again")
+        return found
 
     @property
     def shifted(self) -> tuple[str, ...]:
@@ -333,6 +350,7 @@ def write(
     widths: dict[str, tuple[tuple[int, ...], int]],
     entries: Iterable[Entry],
     shifts: Mapping[str, npt.NDArray[Any]] = MappingProxyType({}),
+    shrinkings: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     """Write moments; the file appears whole or not at all.
 
@@ -342,6 +360,7 @@ def write(
         widths: shape of the sums and number of columns, by name, in the order of the entries.
         entries: are written one after the other, so that they need not fit into memory together.
         shifts: of weight tensors, (rows, columns) bfloat16.
+        shrinkings: of inputs.
 
     Raises:
         OutputError: it cannot be written.
@@ -353,6 +372,7 @@ def write(
         infos.append(TensorInfo(name + SQUARES, (shape[0], columns), GGMLQuantizationType.F32))
         infos.append(TensorInfo(name + COUNTS, (shape[0], 1), GGMLQuantizationType.F32))
     infos += [TensorInfo(name + SHIFT, shift.shape, GGMLQuantizationType.BF16) for name, shift in shifts.items()]
+    infos += [TensorInfo(name + SHRINKING, (1, 1), GGMLQuantizationType.F32) for name in shrinkings]
     with GGUFStream(path, infos, force=True) as stream:
         stream.write_header(provenance.metadata())
         for entry in entries:
@@ -361,6 +381,8 @@ def write(
             stream.write(entry.counts.astype(np.float32)[:, None])
         for shift in shifts.values():
             stream.write(np.ascontiguousarray(shift).view(np.uint8))
+        for shrinking in shrinkings.values():
+            stream.write(np.full((1, 1), shrinking, np.float32))
         stream.finish()
         stream.publish()
 

@@ -60,11 +60,11 @@ class Rounded(NamedTuple):
     after: Float
 
 
-def prepare(matrix: Float, threads: int = 1) -> InputMoments:
+def prepare(matrix: Float, threads: int = 1, shrinking: float = SHRINKING) -> InputMoments:
     """Shrink, damp and factor moments, (columns, columns) float32, not negative definite."""
     diagonal = np.diagonal(matrix).astype(np.float32)
     mean = float(diagonal.mean(dtype=np.float64))
-    shrunk = np.ascontiguousarray(matrix, np.float32) * np.float32(1 - SHRINKING)
+    shrunk = np.ascontiguousarray(matrix, np.float32) * np.float32(1 - shrinking)
     np.fill_diagonal(shrunk, diagonal)
     factor = shrunk.copy()
     factor[np.diag_indices(len(factor))] += np.float32(DAMPING * mean)

@@ -201,6 +201,7 @@ def _collect_layer(run: _Run, layer: int, streams: Streams, part: Path) -> Strea
     folder.mkdir(exist_ok=True)
     entries: dict[str, Entry] = {}
     shifts: dict[str, Array] = {}
+    shrinkings: dict[str, float] = {}
     try:
         write_slice(run.header, layer, folder / "layer.gguf")
         with LayerInputs(folder / "layer.gguf", own, run.text.chunk, run.threads) as loaded:
@@ -212,14 +213,17 @@ def _collect_layer(run: _Run, layer: int, streams: Streams, part: Path) -> Strea
                     sums = _sum_inputs(run, loaded, name, exact, streams)
                     entries[name] = sums.entry(name, run.provenance.kind)
                     readers = [one for one in own if files.input_of(one) == name]
-                    shifts |= _overwrite(run, loaded, readers, sums)
+                    shifted, shrinking = _overwrite(run, loaded, readers, sums)
+                    shifts |= shifted
+                    if shrinking is not None:
+                        shrinkings[name] = shrinking
             after = np.empty_like(streams.found)
             for chunk in run.chunks():
                 after[chunk] = loaded.evaluate(streams.found[chunk], streams=2)[1][1]
             result = Streams(np.array(exact.after), after)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _write_part(part, run.provenance, entries, shifts)
+    _write_part(part, run.provenance, entries, shifts, shrinkings)
     return result
 
 
@@ -269,23 +273,34 @@ def _sum_inputs(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, stream
     return sums
 
 
-def _overwrite(run: _Run, loaded: LayerInputs, names: Sequence[str], sums: InputSums) -> dict[str, Array]:
-    """Quantize the weights that read an input where they are loaded; return what was added to them."""
+def _overwrite(
+    run: _Run, loaded: LayerInputs, names: Sequence[str], sums: InputSums
+) -> tuple[dict[str, Array], float | None]:
+    """Quantize the weights that read an input where they are loaded; return what was added to them, and the shrinking.
+
+    There is no shrinking if nothing is rounded by the moments of this input.
+    """
     rounded = [name for name in names if run.types.get(name) in TYPES and name in loaded.addresses]
     for name in (one for one in names if one not in rounded):
         _put(run, loaded, name)
     if not rounded:
-        return {}
-    shifts = sums.shifts({name: run.originals[name].astype(np.float32) for name in rounded})
-    inputs = sums.prepared(run.provenance.kind)
-    importance = (sums.squares / max(1, sums.tokens)).astype(np.float32)
-    for name, shift in shifts.items():
+        return {}, None
+    shifts, shifted = _shifted(run, rounded, sums)
+    shrinking = sums.shrinking(shifted, run.types, run.provenance.kind)
+    inputs = sums.prepared(run.provenance.kind, shrinking)
+    for name, rows in shifted.items():
         original, type_ = run.originals[name], run.types[name]
-        shifted = original.astype(np.float32) + shift.astype(np.float32)
-        blocks = round_rows(shifted, type_, inputs, importance, threads=run.threads).data
+        blocks = round_rows(rows, type_, inputs, sums.importance, threads=run.threads).data
         restored = kernels.dequantize(blocks, type_, original.shape[1])
         Weight(name, loaded.addresses[name], original[None], original.shape).put(restored)
-    return shifts
+    return shifts, shrinking
+
+
+def _shifted(run: _Run, names: Sequence[str], sums: InputSums) -> tuple[dict[str, Array], dict[str, Float]]:
+    """Return what is added to the weights that read an input, and the sums of both."""
+    weights = {name: run.originals[name].astype(np.float32) for name in names}
+    shifts = sums.shifts(weights)
+    return shifts, {name: weights[name] + shift.astype(np.float32) for name, shift in shifts.items()}
 
 
 def _put(run: _Run, loaded: LayerInputs, name: str) -> None:
@@ -313,10 +328,11 @@ def _collect_output(run: _Run, streams: Streams, part: Path) -> None:
     for chunk in run.chunks():
         weights = run.counts(chunk, output=True)
         sums.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None, run.half(chunk))
-    shifts = {}
+    shifts, shrinkings = {}, {}
     if run.types.get(OUTPUT) in TYPES:
-        shifts = sums.shifts({OUTPUT: run.originals[OUTPUT].astype(np.float32)})
-    _write_part(part, run.provenance, {OUTPUT: sums.entry(OUTPUT, run.provenance.kind)}, shifts)
+        shifts, shifted = _shifted(run, [OUTPUT], sums)
+        shrinkings = {OUTPUT: sums.shrinking(shifted, run.types, run.provenance.kind)}
+    _write_part(part, run.provenance, {OUTPUT: sums.entry(OUTPUT, run.provenance.kind)}, shifts, shrinkings)
 
 
 def _embedded(run: _Run) -> Streams:
@@ -362,9 +378,15 @@ def _is_of(part: Path, provenance: Provenance) -> bool:
         return False
 
 
-def _write_part(part: Path, provenance: Provenance, entries: Mapping[str, Entry], shifts: Mapping[str, Array]) -> None:
+def _write_part(
+    part: Path,
+    provenance: Provenance,
+    entries: Mapping[str, Entry],
+    shifts: Mapping[str, Array],
+    shrinkings: Mapping[str, float],
+) -> None:
     widths = {name: (entry.sums.shape, entry.squares.shape[1]) for name, entry in entries.items()}
-    files.write(part, provenance, widths, entries.values(), shifts)
+    files.write(part, provenance, widths, entries.values(), shifts, shrinkings)
 
 
 def _join(out: Path, provenance: Provenance, parts: Sequence[Moments]) -> None:
@@ -372,4 +394,5 @@ def _join(out: Path, provenance: Provenance, parts: Sequence[Moments]) -> None:
     found = {name: part for part in parts for name in part.names}  # the last counts
     widths = {name: files.widths_of(part)[name] for name, part in found.items()}
     shifts = {name: shift for part in parts for name in part.shifted if (shift := part.shift(name)) is not None}
-    files.write(out, provenance, widths, (part.entry(name) for name, part in found.items()), shifts)
+    shrinkings = {name: value for name, part in found.items() if (value := part.shrinking(name)) is not None}
+    files.write(out, provenance, widths, (part.entry(name) for name, part in found.items()), shifts, shrinkings)

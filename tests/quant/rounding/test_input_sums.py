@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as Type
 
 from qwen35_gguf.quant.rounding.input_sums import InputSums
 
@@ -70,4 +71,16 @@ def test_sums_are_those_of_the_found_inputs_in_blocks_or_whole() -> None:
     np.testing.assert_array_equal(blocks.sums[0, 0], whole.sums[0, :256, :256])
     np.testing.assert_array_equal(blocks.sums[0, 1, :44, :44], whole.sums[0, 256:, 256:])
     assert not blocks.sums[0, 1, 44:].any()
-    assert (whole.counts, [len(one.matrix) for one in made.prepared("block")]) == ([CHUNK * 2], [256, 44])
+    assert (whole.counts, [len(one.matrix) for one in made.prepared("block", 0.4)]) == ([CHUNK * 2], [256, 44])
+
+
+def test_moments_of_little_text_are_shrunk_more_than_those_of_much() -> None:
+    mix = np.eye(256, dtype=np.float32) + normal(5, 256, 256) / 8
+    weights = {"w": 0.02 * normal(1, 96, 256)}
+    found = [made_of(tokens, mix).shrinking(weights, {"w": Type.Q4_K}, "full") for tokens in (2 * CHUNK, 60 * CHUNK)]
+    assert found[0] > found[1]
+
+
+def made_of(tokens: int, mix: np.ndarray) -> InputSums:
+    exact = normal(6, tokens, 256) @ mix
+    return sums(exact, exact)
