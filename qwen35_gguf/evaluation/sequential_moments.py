@@ -328,7 +328,8 @@ def _collect_output(run: _Run, streams: Streams, part: Path) -> None:
     for chunk in run.chunks():
         weights = run.counts(chunk, output=True)
         sums.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None, run.half(chunk))
-    shifts, shrinkings = {}, {}
+    shifts: dict[str, Array] = {}
+    shrinkings: dict[str, float] = {}
     if run.types.get(OUTPUT) in TYPES:
         shifts, shifted = _shifted(run, [OUTPUT], sums)
         shrinkings = {OUTPUT: sums.shrinking(shifted, run.types, run.provenance.kind)}
