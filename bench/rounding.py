@@ -12,6 +12,7 @@ times the matrices of one layer of 0.8B or 9B instead.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=CHUNK)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--folder", type=Path, help="keeps the files, so that an interrupted run resumes")
     parser.add_argument("--shapes", choices=SHAPES)
     options = parser.parse_args()
     if options.shapes:
@@ -65,15 +67,19 @@ def main() -> None:
         size_plot.check_plot(options.plot)
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False)[0]
+        folder = options.folder or Path(scratch)
+        reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False, force=True)[0]
         how: dict[str, Any] = {"kind": "full", "dataset": "c", "chunk": CHUNK, "threads": options.threads}
         moments = {
             alike: collect_moments.collect(
-                reference, calibration, folder / f"m{alike:d}.gguf", effects=not alike, **how
+                reference, calibration, folder / f"m{alike:d}.gguf", effects=not alike, keep_effects=True, **how
             )
             for alike in sorted({kind.endswith(ALIKE) for kind in kinds})
         }
+        after = folder / "after.gguf"
+        if False in moments:  # the effects of tokens are the same
+            known, wanted = (collect_moments.effects_file(folder / name) for name in ("m0.gguf", "after.gguf.plain"))
+            shutil.copy(known, wanted)
         some = next(iter(moments.values()))
         imatrix.write(some.importance(weight_names(read_header(reference))), folder / "i.gguf")
         kl_divergence.save_reference(
@@ -94,8 +100,7 @@ def main() -> None:
 
         def after_layers(plain: Path) -> Moments:
             types = {tensor.name: tensor.type for tensor in read_header(plain).tensors}
-            out = folder / "after.gguf"
-            return sequential_moments.collect(reference, calibration, out, types, keep_plain=True, **how)
+            return sequential_moments.collect(reference, calibration, after, types, keep_plain=True, **how)
 
         for quant in options.presets.split(","):
             plain = converted(quant)
