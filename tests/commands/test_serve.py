@@ -78,6 +78,18 @@ def test_sigterm_lets_a_stream_end(process: subprocess.Popen[str]) -> None:
     assert "first" not in output + errors
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to a group")
+def test_ctrl_c_is_the_usual_end(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    found = re.match(r"http://localhost:(\d+): model", process.stdout.readline())
+    assert found
+    assert LiveServer(int(found[1])).get("/health").status in (200, 503)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Interrupted" not in errors
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the lines are for a POSIX shell")
 @pytest.mark.parametrize(

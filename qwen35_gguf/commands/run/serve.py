@@ -156,7 +156,9 @@ def command(
         if settings.api_keys and given_in is not ParameterSource.ENVIRONMENT:
             output.advise(KEY_NOTE)
         output.emit({"address": address, "models": list(found)}, indent=None)
-        server(create_app(settings, models, preload=len(found) == 1), settings).run(sockets=[listener])
+        app = create_app(settings, models, preload=len(found) == 1)
+        with contextlib.suppress(KeyboardInterrupt):  # the usual end; uvicorn raises it when all is closed
+            server(app, settings).run(sockets=[listener])
 
 
 def _alias(text: str, default: str) -> tuple[str, str]:
