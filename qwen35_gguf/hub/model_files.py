@@ -17,6 +17,7 @@ from typing import Literal
 from qwen35_gguf.errors import HubError
 from qwen35_gguf.gguf_file.shards import SHARD_NAME
 from qwen35_gguf.hub.names import SUFFIX, HubName
+from qwen35_gguf.json_file import printable
 from qwen35_gguf.units import format_size
 
 QUANT = re.compile(
@@ -141,9 +142,9 @@ def find_quant(name: HubName, quants: Iterable[Quant]) -> Quant:
     )
     found = preferred(found)
     if not found:
-        raise HubError(f"{name.repo}: has no {name.quant}; use one of {listed(known)}")
+        raise HubError(f"{name.repo}: has no {printable(name.quant or '')}; use one of {listed(known)}")
     if len(found) > 1:
-        raise HubError(f"{name.repo}: has several of {name.quant}; use one of {listed(found)}")
+        raise HubError(f"{name.repo}: has several of {printable(name.quant or '')}; use one of {listed(found)}")
     if found[0].missing:
         raise HubError(f"{name}: {found[0].missing} of its shards are missing; use one of {listed(known)}")
     return found[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")  # longer ones the Hub refuses
 REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)*")  # also refs/pr/1
 PREFIX = "hf:"
 SUFFIX = ".gguf"

@@ -77,6 +77,7 @@ def test_of_one_quant_the_file_with_the_mtp_head_is_taken() -> None:
     ("files", "quant", "message"),
     [
         (RELEASE, "Q3_K_M", "org/name: has no Q3_K_M; use one of Q8_0, Q4_K_M"),
+        (RELEASE, "Q" * 3000, f"org/name: has no {'Q' * 97}...; use one of Q8_0, Q4_K_M"),
         (OTHERS, "Q6_K", "org/name:Q6_K: 1 of its shards are missing; use one of BF16, Q5_K_M, UD-Q4_K_XL, IQ4_XS"),
         ({"a-Q8_0.gguf": 1, "b-Q8_0.gguf": 2}, "Q8_0", "org/name: has several of Q8_0; use one of b-Q8_0, a-Q8_0"),
         (

@@ -28,7 +28,7 @@ def test_a_name_has_a_repository_and_may_have_a_quant(text: str, repo: str, quan
 PATHS = ("model.gguf", "models/model-Q4_K_M.gguf", "./org/name", "/org/name", "a/b/c", "org/name:", "name", "-", "")
 
 
-@pytest.mark.parametrize("text", [*PATHS, "org/name@", "org/name@..", "a/b@c d"])
+@pytest.mark.parametrize("text", [*PATHS, "org/name@", "org/name@..", "a/b@c d", f"org/{'n' * 97}"])
 def test_what_can_only_be_a_path_is_none(text: str) -> None:
     assert parse_name(text) is None
 
