@@ -27,7 +27,7 @@ Type = GGMLQuantizationType
 UINT32, FLOAT32 = GGUFValueType.UINT32, GGUFValueType.FLOAT32
 SHARD = 300  # bytes, so that each of the two tensors has its own
 DATA = 8 << 20  # bytes of the hole in which the tensors of a model are
-MODEL = Path(__file__).parents[1] / "corpus" / "header-of-a-model.gguf"
+HEADERS = sorted(Path(__file__).parents[1].glob("corpus/header-of-*.gguf"))
 
 
 def small(path: Path, metadata: Sequence[KeyValue] = ()) -> bytes:
@@ -184,8 +184,8 @@ def check_model(data: bytes) -> None:
 
 
 def model_seeds() -> list[bytes]:
-    """The header of a small model."""
-    return [MODEL.read_bytes()]
+    """The headers of a small model and its vision encoder, and an adapter."""
+    return [*(header.read_bytes() for header in HEADERS), *adapter_seeds()]
 
 
 READER = ("qwen35_gguf.gguf_file.reader", "qwen35_gguf.gguf_file.header", "qwen35_gguf.gguf_file.keyvalue")

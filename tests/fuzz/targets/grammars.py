@@ -75,7 +75,7 @@ def _json(data: bytes) -> Any:
 
 
 def schema_seeds() -> list[bytes]:
-    """Objects, arrays, numbers, texts and references."""
+    """Objects and their names, arrays, numbers, texts, references, conditions."""
     schemas: list[Any] = [
         {
             "type": "object", "properties": {"a": {"type": "integer", "minimum": 0}, "b": {"$ref": "#/$defs/t"}},
@@ -85,6 +85,12 @@ def schema_seeds() -> list[bytes]:
         {"type": "array", "prefixItems": [{"const": 1}, {"enum": ["x", 2]}], "items": {"pattern": "^a+[b-d]$"}},
         {"allOf": [{"type": "number", "multipleOf": 0.5}, {"maximum": 9}], "title": "x", "nullable": True},
         {"oneOf": [{"format": "date-time"}, {"type": "array", "uniqueItems": True, "minItems": 1}]},
+        {
+            "type": "object", "patternProperties": {"^x": {"format": "ipv4"}}, "propertyNames": {"pattern": "^[a-z]+$"},
+            "minProperties": 1, "maxProperties": 3, "dependentRequired": {"a": ["b"]}, "unevaluatedProperties": False,
+        },
+        {"type": "object", "propertyNames": {"minLength": 1, "maxLength": 3}, "additionalProperties": {"not": {}}},
+        {"dependentSchemas": {"a": {"required": ["b"]}}, "if": {"const": 1}, "then": True, "else": False},
     ]  # fmt: skip
     return [json.dumps(schema).encode() for schema in schemas]
 
@@ -120,9 +126,7 @@ TARGETS = (
         "schema",
         read_schema,
         schema_seeds,
-        tuple(
-            f"{ROOM}.{name}" for name in ("json_schema", "schema_walk", "schema_values", "object_keywords", "formats")
-        ),
+        tuple(f"{ROOM}.{name}" for name in ("json_schema", "schema_walk", "schema_values", "object_keywords")),
         (*KEYWORDS, '"#/$defs/', "#"),
         needs=("llguidance",),
     ),
