@@ -15,6 +15,7 @@ from typing import Any
 
 from qwen35_gguf.architecture.tags import END_TOOL_CALL, TOOL_CALL
 from qwen35_gguf.errors import GrammarError, ToolError
+from qwen35_gguf.json_file import printable
 from qwen35_gguf.runtime.chat.structured import json_schema
 from qwen35_gguf.runtime.chat.structured.patterns import literal, whole
 from qwen35_gguf.runtime.chat.structured.schema_walk import CheckedSchema, Schema
@@ -107,7 +108,7 @@ def _quoted(text: str) -> str:
 
 def _function(number: int, function: Mapping[str, Any]) -> list[str]:
     name = function["name"]
-    where = f"tools: {name}"
+    where = f"tools: {printable(name)}"
     given = function.get("parameters") or {}
     if function.get("strict") is False:
         checked, loose = CheckedSchema({}), True
@@ -132,7 +133,7 @@ def _function(number: int, function: Mapping[str, Any]) -> list[str]:
         if re.search(r"[>\n]", key) or not key.strip() or key != key.strip():
             raise ToolError(f"{where}: the name of parameter {key[:60]!r} cannot be written in a tag; rename it")
         rules.append(f"{rule}: {_quoted(f'<parameter={key}>' + chr(10))} {rule}_value")
-        rules += _parameter(f"{rule}_value", checked, wanted, f"{where}: parameter {key}")
+        rules += _parameter(f"{rule}_value", checked, wanted, f"{where}: parameter {printable(key)}")
         parts.append(rule if key in required else f"{rule}?")
     others = schema.get("additionalProperties", loose or None)
     if others not in (None, False):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwen35_gguf.errors import ToolError
+from qwen35_gguf.json_file import printable
 
 
 def function_of(tool: Any) -> Mapping[str, Any]:
@@ -41,7 +42,7 @@ def check_tools(tools: Any) -> list[dict[str, Any]]:
         if re.search(r"[>\s<]", name) or name in names:
             raise ToolError(f"tools: the name {name[:60]!r} occurs twice or has a space or angle bracket; rename it")
         if not isinstance(function.get("parameters") or {}, Mapping):
-            raise ToolError(f"tools: the parameters of {name} are not a JSON schema; give an object")
+            raise ToolError(f"tools: the parameters of {printable(name)} are not a JSON schema; give an object")
         names.add(name)
         checked.append(dict(tool) if "function" in tool else {"type": "function", "function": dict(function)})
     return checked
@@ -90,8 +91,8 @@ def _decoded(call: Any, where: str) -> dict[str, Any]:
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
-            raise ToolError(f"{where}: the arguments of {function['name'][:60]} are not JSON") from None
+            raise ToolError(f"{where}: the arguments of {printable(function['name'])} are not JSON") from None
     if not isinstance(arguments if arguments is not None else {}, Mapping):
-        raise ToolError(f"{where}: the arguments of {function['name'][:60]} are not a JSON object")
+        raise ToolError(f"{where}: the arguments of {printable(function['name'])} are not a JSON object")
     decoded = {"type": "function", "function": {**function, "arguments": dict(arguments or {})}}
     return {"id": call["id"], **decoded} if call.get("id") else decoded

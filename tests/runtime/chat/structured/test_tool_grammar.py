@@ -182,6 +182,13 @@ def test_what_cannot_be_enforced_is_refused_by_tool_and_keyword(parameters: Any,
     assert call_form(loose, "auto", None) is not None
 
 
+def test_long_names_are_shortened_in_messages() -> None:
+    parameters = {"type": "object", "properties": {"a" * 5000: {"minLength": 2}}}
+    with pytest.raises(ToolError, match="does not have a type") as caught:
+        call_form(check_tools([{"name": "f" * 5000, "parameters": parameters}]), "auto", None)
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("choice", ["perhaps", 3, {"function": {}}, {"function": {"name": "absent"}}, ["weather"]])
 def test_a_choice_that_is_none_is_refused(choice: Any) -> None:
     with pytest.raises(ToolError, match="tool_choice: "):
