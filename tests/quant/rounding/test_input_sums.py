@@ -8,8 +8,6 @@ from gguf import GGMLQuantizationType as Type
 
 from qwen35_gguf.quant.rounding.input_sums import InputSums
 
-pytestmark = pytest.mark.unit
-
 COLUMNS, ROWS, CHUNK, CHUNKS = 48, 32, 200, 20
 
 
@@ -26,6 +24,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.unit
 def test_a_known_change_of_the_input_is_made_up_for() -> None:
     exact, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     change = np.eye(COLUMNS, dtype=np.float32) + 0.1 * normal(2, COLUMNS, COLUMNS) / np.sqrt(COLUMNS)
@@ -36,6 +35,7 @@ def test_a_known_change_of_the_input_is_made_up_for() -> None:
     assert after < 0.01 * before
 
 
+@pytest.mark.unit
 def test_a_difference_of_the_stream_is_made_up_for_where_the_input_tells_it() -> None:
     found, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     stream = found @ normal(2, COLUMNS, ROWS) + normal(3, CHUNK * CHUNKS, ROWS)
@@ -44,6 +44,7 @@ def test_a_difference_of_the_stream_is_made_up_for_where_the_input_tells_it() ->
     np.testing.assert_allclose(new @ shift.T, new @ normal(2, COLUMNS, ROWS), atol=1)
 
 
+@pytest.mark.unit
 def test_weights_stay_where_nothing_is_known_of_the_error() -> None:
     found, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     stream = normal(2, CHUNK * CHUNKS, ROWS)
@@ -52,6 +53,7 @@ def test_weights_stay_where_nothing_is_known_of_the_error() -> None:
     np.testing.assert_array_equal(sums(found, found).shifts({"w": weights})["w"].astype(np.float32), 0)
 
 
+@pytest.mark.unit
 def test_several_weights_are_shifted_as_each_would_be_alone() -> None:
     exact = normal(0, CHUNK * CHUNKS, COLUMNS)
     found = exact + 0.1 * exact[:, ::-1]
@@ -63,6 +65,7 @@ def test_several_weights_are_shifted_as_each_would_be_alone() -> None:
         np.testing.assert_allclose(together[name].astype(np.float32), alone, rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.unit
 def test_sums_are_those_of_the_found_inputs_in_blocks_or_whole() -> None:
     found = normal(0, CHUNK * 2, 300)
     made = sums(normal(1, CHUNK * 2, 300), found)
@@ -75,6 +78,7 @@ def test_sums_are_those_of_the_found_inputs_in_blocks_or_whole() -> None:
 
 
 def test_moments_of_little_text_are_shrunk_more_than_those_of_much() -> None:
+    """Needs llama.cpp, which reads back what was quantized."""
     mix = np.eye(256, dtype=np.float32) + normal(5, 256, 256) / 8
     weights = {"w": 0.02 * normal(1, 96, 256)}
     found = [made_of(tokens, mix).shrinking(weights, {"w": Type.Q4_K}, "full") for tokens in (2 * CHUNK, 60 * CHUNK)]
