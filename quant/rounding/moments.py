@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import ml_dtypes
 import numpy as np
@@ -38,7 +38,7 @@ Kind = Literal["block", "full"]
 Method = Literal["block", "full", "sequential"]  # of rounding by them
 # How files of the project record it; empty: each block alone.
 RECORDED: JsonKind[Method | Literal[""]] = JsonKind(
-    "block, full or sequential", lambda value: value in ("", "block", "full", "sequential")
+    "block, full or sequential", lambda value: value in ("", *get_args(Method))
 )
 
 BLOCK = 256
@@ -163,7 +163,8 @@ class Moments:
             made.update(name.encode())
             for values in (self.counts(name), self.squares(name), self.sums(name)[..., 0, :]):
                 made.update(np.ascontiguousarray(values, np.float32).tobytes())
-            made.update(repr(self.shrinking(name)).encode() if self.shrinking(name) is not None else b"")
+            shrinking = self.shrinking(name)
+            made.update(b"" if shrinking is None else repr(shrinking).encode())
         for name in self.shifted:
             if (shift := self.shift(name)) is not None:
                 made.update(name.encode() + shift[0].tobytes())

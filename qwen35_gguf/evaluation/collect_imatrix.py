@@ -234,17 +234,13 @@ def chunk_contexts(
 
         def evaluate(ids: Sequence[int]) -> None:
             rows = min(OUTPUT_ROWS, len(ids))
-            try:
-                main.clear()
-                main.evaluate(ids, 0, outputs=rows)
-                main.logits(-1)  # waits
-                watch.check()
-                if head is not None:
-                    head.clear()
-                    head.evaluate(ids[1:], 1, outputs=min(rows, len(ids) - 1), embd=main.hidden(len(ids))[:-1])
-                    head.logits(-1)
-            finally:
-                watch.check()
+            main.clear()
+            main.evaluate(ids, 0, outputs=rows)
+            main.logits(-1)  # waits
+            if head is not None:
+                head.clear()
+                head.evaluate(ids[1:], 1, outputs=min(rows, len(ids) - 1), embd=main.hidden(len(ids))[:-1])
+                head.logits(-1)
 
         yield evaluate
 

@@ -211,7 +211,6 @@ def locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, th
     with Context(model, replace(spec, n_outputs=8), hidden=mtp, eval_callback=watch) as main:
         main.evaluate(few, 0, outputs=1)
         main.logits(-1)
-        watch.check()
         if mtp:
             head = Context(model, spec, mtp_of=main, eval_callback=watch)
             try:
@@ -219,7 +218,6 @@ def locate(model: Model, ids: Sequence[int], names: Sequence[str], mtp: bool, th
                 head.logits(-1)
             finally:
                 head.close()
-        watch.check()
     return found
 
 

@@ -63,7 +63,6 @@ def first_non_finite(model: Model, like: Context, tokens: Sequence[int]) -> str:
         for start in range(0, len(tokens), context.n_batch):
             part = tokens[start : start + context.n_batch]
             context.evaluate(part, start, outputs=1)
-            callback.check()
             if found:
                 return found[0]
     return "an unknown layer"

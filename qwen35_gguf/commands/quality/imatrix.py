@@ -143,10 +143,10 @@ def types_of(quantized: Path, model: Path) -> dict[str, GGMLQuantizationType]:
         ModelError: it is not of this model.
 
     """
-    types = {tensor.name: tensor.type for tensor in read_model(quantized).tensors}
-    if any(read_model(quantized).shapes.get(name) != shape for name, shape in read_model(model).shapes.items()):
+    header = read_model(quantized)
+    if any(header.shapes.get(name) != shape for name, shape in read_model(model).shapes.items()):
         raise ModelError(f"{quantized}: has other tensors than {model}; convert the same checkpoint, MTP head included")
-    return types
+    return {tensor.name: tensor.type for tensor in header.tensors}
 
 
 def _with_moments(collected: Moments, model: Path, out: Path) -> Imatrix:

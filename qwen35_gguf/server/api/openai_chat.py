@@ -164,7 +164,8 @@ def delta_object(delta: Delta) -> dict[str, Any]:
 
 def call_object(piece: CallDelta) -> dict[str, Any]:
     """Return a piece of a tool call."""
-    return _given(asdict(piece) | {"function": _given(asdict(piece.function))})
+    made = asdict(piece)
+    return _given(made | {"function": _given(made["function"])})
 
 
 def _given(fields: Mapping[str, Any], *kept: str) -> dict[str, Any]:

@@ -25,11 +25,9 @@ def convert(text: str, schema: Any, root: Any = None) -> Any:
 
     """
     schema = _dereference(schema, root)
-    members = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if isinstance(members, list):
-        for member in members:
-            if text == member or (not isinstance(member, str) and text.strip() in _spellings(member)):
-                return member
+    for member in _members(schema):
+        if text == member or (not isinstance(member, str) and text.strip() in _spellings(member)):
+            return member
     kinds = _kinds(schema, root)
     for kind in ("null", "boolean", "integer", "number", "object", "array"):
         if kind in kinds:
@@ -52,11 +50,9 @@ def is_text(begun: str, schema: Any, root: Any = None) -> bool:
 
     """
     schema, begun = _dereference(schema, root), begun.strip()
-    members = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    if isinstance(members, list):
-        others = [member for member in members if not isinstance(member, str)]
-        if any(spelling.startswith(begun) for member in others for spelling in _spellings(member)):
-            return False
+    others = [member for member in _members(schema) if not isinstance(member, str)]
+    if any(spelling.startswith(begun) for member in others for spelling in _spellings(member)):
+        return False
     kinds = _kinds(schema, root) or {"object", "array"}  # what `convert` looks for where nothing is known
     return not any(_may_be(kind, begun) for kind in kinds)
 
@@ -68,6 +64,12 @@ def _may_be(kind: str, begun: str) -> bool:
     if kind in ("integer", "number"):
         return not begun or begun[0] in "+-." or begun[0].isdecimal()
     return kind in _BRACKETS and _BRACKETS[kind].startswith(begun[:1])
+
+
+def _members(schema: Mapping[str, Any]) -> list[Any]:
+    """Return the only values that a schema allows; none if it does not list them."""
+    members = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    return members if isinstance(members, list) else []
 
 
 def _spellings(value: Any) -> tuple[str, str]:
