@@ -4,7 +4,9 @@ Everything is generated from a seed (see tiny_model/), on a CPU in about an hour
 state with --resume and ends at the same weights.
 
     python examples/train_tiny.py --out examples/tiny-qwen3.5
-    python examples/train_tiny.py --course wide --out models/wide   # 22 million parameters, wider than a super-block
+    python examples/train_tiny.py --course wide --device cuda --out models/wide   # wider than a super-block
+
+The wide one has 22 million parameters: minutes on a large GPU, hours on a CPU.
 
 What it leaves out: real knowledge of the world. The model knows the tables in tiny_model/facts.py.
 """
@@ -107,7 +109,7 @@ class Course:
 COURSES = {
     "tiny": Course(network.SPEC, STAGES, code=False, documents=400),
     "wide": Course(
-        network.WIDE, (Stage("long", 700, 1.5e-3, rows=2, scenes=0, clips=0, length=384, prose=0.4),), True, 1200
+        network.WIDE, (Stage("long", 2000, 2e-3, rows=8, scenes=0, clips=0, length=384, prose=0.4),), True, 1200
     ),
 }
 
@@ -162,7 +164,7 @@ def batch_losses(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the mean losses of a batch: `text`, `image` or `clip`, then `mtp` (text only) or `probe`."""
     drawn = torch.randint(net.spec.vocab_size, (CONTRAST,), generator=generator)
-    candidates = torch.cat([known, drawn, batch.ids[batch.weights > 0].flatten()]).unique()
+    candidates = torch.cat([known, drawn.to(known.device), batch.ids[batch.weights > 0].flatten()]).unique()
     ids, weights = batch.ids, batch.weights
     if not batch.media:
         hidden = net.hidden_states(ids)
@@ -182,7 +184,7 @@ def batch_losses(
 
 def probe_loss(net: Network, states: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """Cross entropy of what the image tokens show; states are (tokens, hidden), classes (tokens,)."""
-    weights = torch.ones(net.probe.out_features)
+    weights = torch.ones(net.probe.out_features, device=states.device)
     weights[0] = EMPTY_WEIGHT
     return torch.nn.functional.cross_entropy(net.probe(states), classes, weights)
 
@@ -230,10 +232,11 @@ def train(
     `state` is where the weights and the optimizer are saved every few minutes and at the end of a stage.
     """
     prose = corpus.prose(held_out=False) if prose is None else prose
-    known, begun = used_tokens(tokenizer, prose), time.monotonic()
+    device = net.output.device
+    known, begun = used_tokens(tokenizer, prose).to(device), time.monotonic()
     saved: dict[str, Any] = {"stage": 0, "step": 0}
     if resume and state is not None and state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, weights_only=True, map_location=device)
         net.load_state_dict(saved["net"])
     net.train()
     for number in range(saved["stage"], len(stages)):
@@ -251,8 +254,9 @@ def train(
                 group["lr"] = stage.rate(step)
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             for batch in step_batches(stage, seed, step, net.spec, tokenizer, prose):
+                batch = batches.on_device(batch, device)
                 found = vision_losses(net, batch) if stage.vision_only else batch_losses(net, batch, known, generator)
-                total = torch.zeros(())
+                total = torch.zeros((), device=device)
                 for name, loss in found:
                     sums[name] = sums.get(name, 0.0) + loss.item() / (1 + (name in ("probe", "right")))
                     if loss.requires_grad:
@@ -312,10 +316,11 @@ def write_texts(directory: Path, course: Course) -> None:
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=math.inf, help="Stop then, to be resumed.")
 @click.option("--resume", is_flag=True, help="Resume from the saved state.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="Of torch.")
 @click.option("--threads", type=click.IntRange(1), help="By default torch's own number.")
 def main(
     out: Path, state: Path | None, course: str, scale: float, minutes: float, resume: bool, seed: int,
-    threads: int | None,
+    device: str, threads: int | None,
 ) -> None:  # fmt: skip
     """Command line of `train`, with an evaluation at the end."""
     if threads:
@@ -326,7 +331,7 @@ def main(
     tokenizer = tokenizers.Tokenizer.from_str(
         json.dumps(make_checkpoint.tokenizer_json(make_checkpoint.load_ranks(chosen.spec.ranks)))
     )
-    net = Network(chosen.spec, batches.probe_classes())
+    net = Network(chosen.spec, batches.probe_classes()).to(device)
     begun = time.monotonic()
     state = state or out.with_name(out.name + ".state.pt")
 
@@ -337,7 +342,7 @@ def main(
         net, stages, tokenizer, prose=chosen.prose(held_out=False), seed=seed, state=state, resume=resume,
         seconds=60 * minutes, report=report,
     )  # fmt: skip
-    write_checkpoint(net, out)
+    write_checkpoint(net.cpu(), out)
     write_texts(out, chosen)
     if not done:
         report("not done; continue with --resume")

@@ -34,6 +34,13 @@ class Batch:
     probes: torch.Tensor | None = None
 
 
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Copy the tensors to where the network is."""
+    media = {name: tensor.to(device) for name, tensor in batch.media.items()}
+    probes = None if batch.probes is None else batch.probes.to(device)
+    return Batch(batch.ids.to(device), batch.weights.to(device), media, probes)
+
+
 def encode(tokenizer: tokenizers.Tokenizer, document: corpus.Document) -> tuple[list[int], list[float]]:
     """Tokenize a document as a whole, and weigh each token by the piece in which it begins."""
     text = "".join(piece.text for piece in document)
