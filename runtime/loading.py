@@ -116,7 +116,8 @@ class LoadedModel(Closing):
             made_by = {"runtime": [runtime.version, runtime.patches] if runtime is not None else []}
             parts = {**made_by, **yarn, **(adapted if options.adapters else {})}
             identity = model_identity(options.path, kv=spec.kv_type, **parts)
-            store = StateStore(options.state_dir, identity, options.state_bytes or STATE_BYTES)
+            limit = STATE_BYTES if options.state_bytes is None else options.state_bytes
+            store = StateStore(options.state_dir, identity, limit)
         self.context_spec = spec
         self.vision: VisionEncoder | None = None
         mtp = plan.draft != 0 or plan.adapts_mtp

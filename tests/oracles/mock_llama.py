@@ -246,13 +246,16 @@ class MockContext:
         return self.state(partial=partial, seq=seq).nbytes
 
     def restore(self, data: Array, *, partial: bool, seq: int = 0) -> bool:
-        """Restore a copy; False if it is of the other kind, or not of a state."""
+        """Restore a copy; False if it is of the other kind, not of a state, or if no cells are left for it."""
         if not data.nbytes or data.nbytes % 8:
             return False
         head, *entries = data.view(np.int32).reshape(-1, 2).tolist()
         if head != [int(partial), 0]:
             return False
         memory = self._sequences[seq]
+        others = {id(cell) for one in self._sequences.values() if one is not memory for cell in one.cells}
+        if not partial and len(others) + len(entries) > self.n_ctx:
+            return False
         memory.state = [(pos, item) for pos, item in entries]
         memory.last_call = 0
         if not partial:

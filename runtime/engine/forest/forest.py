@@ -114,9 +114,12 @@ class Forest:
 
     def read_newest(self) -> None:
         """Begin with the newest states on disk; nothing is held yet."""
-        if self.store is not None:
-            for one, state in zip(self.sequences, self.store.newest(len(self.sequences)), strict=False):
-                one.read_in(state, self.store)
+        if self.store is None:
+            return
+        # One that a larger context has written would take the cells of other sequences.
+        fitting = [state for state in self.store.newest() if state.n_cells <= self.sequences[0].n_ctx]
+        for one, state in zip(self.sequences, fitting, strict=False):
+            one.read_in(state, self.store)
 
     def info(self) -> CacheInfo:
         """Return what is held, and what became of the last prompt."""

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import re
+import stat
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +30,7 @@ MAGIC = b"qwen35 state 1\n"
 SUFFIX = ".state"
 OWN_NAME = re.compile(r"[0-9a-f]{32}\.state")
 MAX_HEADER = 1 << 28
+MOST = (1 << 31) - 1  # of a token id, a position, a number of cells
 STATE_BYTES = 8 << 30  # of the folder, by default
 LEFT_BEHIND = 3600.0  # seconds after which a file that is not finished is one of a process that was killed
 
@@ -39,7 +42,8 @@ class StateStore:
         folder: where they are stored.
         identity: of the model and the settings of its context.
         max_bytes: the budget of the folder.
-        states: those that are stored for this model, without their bytes.
+        states: those that are stored for this model, without their bytes; a list that is replaced, not changed, since
+            the thread that writes and that of the engine both do it.
         works: whether states can be written; what could not be written once is not tried again.
 
     """
@@ -59,24 +63,35 @@ class StateStore:
         self.works = True
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
+        self._changing = threading.Lock()
         self._remove_left_behind()
         self.states = list(self._stored())
 
     def forget(self, state: SequenceState) -> None:
         """Pass a state over from now on."""
-        self.states.remove(state)
+        with self._changing:
+            self.states = [each for each in self.states if each is not state]
 
     def covers(self, items: Sequence[Item]) -> int:
         """Return the most items at the beginning of `items` that a stored state shares."""
-        return max((common_prefix(state.items, items) for state in self.states), default=0)
+        while known := self.states:
+            shared, number = max((common_prefix(state.items, items), i) for i, state in enumerate(known))
+            path = known[number].path
+            if not shared or (path is not None and path.exists()):
+                return shared
+            self.forget(known[number])  # another process has removed it
+        return 0
 
     def path(self, items: Sequence[Item]) -> Path:
         """Return the file of a prefix."""
         key = json.dumps([self.identity, list(items)]).encode()
         return self.folder / f"{hashlib.sha256(key).hexdigest()[:32]}{SUFFIX}"
 
-    def save(self, state: SequenceState) -> Path:
+    def save(self, state: SequenceState) -> Path | None:
         """Write a state: whole or not at all. The oldest files are removed when the folder is over its budget.
+
+        Returns:
+            The file; None: it would be larger than the budget alone, and is not written.
 
         Raises:
             OutputError: it cannot be written.
@@ -93,13 +108,18 @@ class StateStore:
         }
         header["sha256"] = _digest(header, parts)
         text = json.dumps(header).encode()
+        begin = MAGIC + len(text).to_bytes(8, "little") + text
+        if len(begin) + sum(part.nbytes for part in parts) > self.max_bytes:
+            return None
         path = self.path(state.items)
         with atomic_file(path, wait=True, mode=0o600) as file:  # it may hold a private conversation
-            file.write(MAGIC + len(text).to_bytes(8, "little") + text)
+            file.write(begin)
             for part in parts:
                 file.write(part.data)
-        self._prune(path)
-        self.states.append(SequenceState(state.items, state.n_pos, state.n_cells, state.state[:0], path=path))
+        gone = {path, *self._prune(path)}
+        saved = SequenceState(state.items, state.n_pos, state.n_cells, np.empty(0, np.uint8), path=path)
+        with self._changing:
+            self.states = [*(each for each in self.states if each.path not in gone), saved]
         return path
 
     @property
@@ -117,9 +137,10 @@ class StateStore:
 
     def _save(self, state: SequenceState) -> None:
         try:
-            self.save(state)
-        except OutputError as error:
-            log.warning("%s; states are no longer saved", error)
+            if self.save(state) is None:
+                log.info("a state of %d bytes is not saved: state_bytes is %d", state.state.nbytes, self.max_bytes)
+        except Exception as error:  # of the disk, or of too little memory: an answer is worth more than its state
+            log.warning("%s; states are no longer saved", error if isinstance(error, OutputError) else repr(error))
             self.works = False
 
     def flush(self) -> None:
@@ -132,8 +153,8 @@ class StateStore:
         if self._writer is not None:
             self._writer.shutdown()
 
-    def newest(self, count: int) -> list[SequenceState]:
-        """Return the states that were written or used last, the newest first."""
+    def newest(self, count: int | None = None) -> list[SequenceState]:
+        """Return the states that were written or used last, the newest first; all without a count."""
         dated = []
         for state in self.states:
             with contextlib.suppress(OSError):
@@ -141,22 +162,26 @@ class StateStore:
                     dated.append((state.path.stat().st_mtime, state))
         return [state for _, state in sorted(dated, key=lambda pair: -pair[0])[:count]]
 
-    def _prune(self, newest: Path) -> None:
+    def _prune(self, newest: Path) -> list[Path]:
+        """Remove the oldest files until the others are within the budget, and return which."""
         found = []
         for path in self.folder.glob(f"*{SUFFIX}"):
             if not OWN_NAME.fullmatch(path.name):  # of another program
                 continue
             with contextlib.suppress(OSError):
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in found)
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime, status.st_size, path))
+        total, removed = sum(size for _, size, _ in found), []
         for _, size, path in sorted(found):
             if total <= self.max_bytes:
                 break
             if path != newest:
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                     total -= size
+                    removed.append(path)
+        return removed
 
     def _remove_left_behind(self) -> None:
         for path in self.folder.glob(f"*{SUFFIX}{PART}"):
@@ -195,6 +220,8 @@ class StateStore:
     def _header(self, path: Path) -> dict[str, Any] | None:
         """Read and check the header of a file; None if it does not belong to this model."""
         try:
+            if not path.is_file():  # a pipe would wait for its other end
+                return None
             with path.open("rb") as file:
                 start = file.read(len(MAGIC) + 8)
                 length = int.from_bytes(start[len(MAGIC) :], "little")
@@ -207,15 +234,21 @@ class StateStore:
             valid = (
                 header["identity"] == self.identity
                 and isinstance(items, list)
-                and all(isinstance(item, int | str) for item in items)
-                and all(isinstance(header[key], int) for key in ("n_pos", "n_cells"))
+                and len(items) > 0
+                and all(isinstance(item, str) or _is_count(item) for item in items)
+                and all(_is_count(number) for number in (header["n_pos"], header["n_cells"]))
                 and len(header["sizes"]) == 2
+                and all(_is_count(number, 1 << 62) for number in header["sizes"])
                 and header["sizes"][1] % 4 == 0
                 and body + sum(header["sizes"]) == size
             )
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return {**header, "start": body} if valid else None
+
+
+def _is_count(value: object, most: int = MOST) -> bool:
+    return type(value) is int and 0 <= value <= most
 
 
 def _digest(header: Mapping[str, Any], parts: Sequence[npt.NDArray[np.uint8]]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen35_gguf.errors import OutputError
+from qwen35_gguf.runtime.engine.forest import state_store
 from qwen35_gguf.runtime.engine.forest.prefix_cache import SequenceState
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 
@@ -72,3 +76,97 @@ def test_files_of_other_programs_are_not_removed(tmp_path: Path) -> None:
         store.save(state([number]))
     assert (tmp_path / "mine.state").stat().st_size == 9000
     assert len(list(tmp_path.glob("*.state"))) < 5
+
+
+# ---- what a list of states says that are not there -----------------------------------------------------------------
+
+
+def test_a_state_that_was_removed_for_others_is_not_held_any_more(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, "m", max_bytes=5000)
+    for number in range(10):
+        store.save(state([number, 1, 2]))
+        os.utime(store.path([number, 1, 2]), (number, number))
+    assert {each.path for each in store.states} == set(tmp_path.glob("*.state"))
+    assert store.covers([0, 1, 2]) == 0  # so that it is written again
+    assert store.covers([9, 1, 2]) == 3
+
+
+def test_a_state_that_another_process_removed_is_not_held_any_more(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, "m")
+    store.save(state([1, 2, 3]))
+    store.save(state([1, 2])).unlink()
+    assert store.covers([1, 2, 3]) == 3
+    store.path([1, 2, 3]).unlink()
+    assert store.covers([1, 2, 3]) == 0
+    assert store.states == []
+
+
+def test_a_state_that_is_written_again_is_held_once(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, "m")
+    store.save(state([1], fill=1))
+    store.save(state([1], fill=2))
+    (stored,) = store.states
+    found = store.read(stored)
+    assert found is not None
+    assert found.state[0] == 2
+
+
+def test_a_state_that_is_larger_than_the_budget_is_not_written(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, "m", max_bytes=2500)
+    kept = store.save(state([1]))
+    assert store.save(state([2], size=3000)) is None
+    assert list(tmp_path.iterdir()) == [kept]
+    assert len(store.states) == 1
+    assert StateStore(tmp_path / "none", "m", max_bytes=0).save(state([1])) is None
+
+
+def test_a_state_that_is_passed_over_twice_is_no_error(tmp_path: Path) -> None:
+    store = StateStore(tmp_path, "m")
+    store.save(state([1]))
+    (stored,) = store.states
+    store.forget(stored)
+    store.forget(stored)
+    assert store.states == []
+
+
+# ---- files that somebody made --------------------------------------------------------------------------------------
+
+ODD_HEADERS: dict[str, dict[str, Any]] = {
+    "sizes below zero": {"sizes": [1020, -4]},
+    "sizes that are no whole numbers": {"sizes": [1000.0, 16.0]},
+    "sizes that are truths": {"sizes": [1016, False]},
+    "a position below zero": {"n_pos": -1},
+    "cells below zero": {"n_cells": -8},
+    "a position that is a truth": {"n_pos": True},
+    "a token below zero": {"items": [-1, 2]},
+    "a token that is none": {"items": [1 << 40, 2]},
+    "items that are truths": {"items": [True, 2]},
+    "nothing": {"items": []},
+}
+
+
+@pytest.mark.parametrize("change", ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_headers_that_nobody_writes_are_passed_over(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Their checksum is right: it tells what is damaged, not who wrote it."""
+    store = StateStore(tmp_path, "m")
+    whole = state([1, 2])
+    parts = [whole.state, np.ascontiguousarray(whole.hidden).view(np.uint8)]
+    header = {"identity": "m", "items": [1, 2], "n_pos": 9, "n_cells": 8, "sizes": [1000, 16], **change}
+    cut = [np.concatenate(parts)[:1020], np.empty(0, np.uint8)] if header["sizes"][1] == -4 else parts
+    header["sha256"] = state_store._digest(header, cut)
+    text = json.dumps(header).encode()
+    data = state_store.MAGIC + len(text).to_bytes(8, "little") + text + b"".join(part.tobytes() for part in parts)
+    (tmp_path / f"{'0' * 32}.state").write_bytes(data)
+    assert StateStore(tmp_path, "m").states == []
+    assert store.states == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
+def test_a_pipe_and_a_folder_do_not_stop_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"{'0' * 32}.state")
+    (tmp_path / f"{'1' * 32}.state").mkdir()
+    store = StateStore(tmp_path, "m", max_bytes=3000)
+    for number in range(5):
+        store.save(state([number]))
+    assert len(store.states) < 3
+    assert len(list(tmp_path.iterdir())) < 5
