@@ -49,12 +49,15 @@ class LinesToCopy:
         return f"curl {shlex.quote(self.address + '/v1/chat/completions')}{header} -d '{body}'"
 
     def python(self) -> str:
-        """Return a line that asks with OpenAI's client."""
+        """Return a line that asks with OpenAI's client, and says how to install it.
+
+        A shell that knows no comments in a line gives that to Python as arguments, which it ignores.
+        """
         client = f"openai.OpenAI(base_url={self.address + '/v1'!r}, api_key='KEY')"
         asked = f"model={self.model!r}, messages=[{{'role': 'user', 'content': 'Hello'}}]"
         code = f"import openai; print({client}.chat.completions.create({asked}).choices[0].message.content)"
         code = re.sub(r'[\\"$`]', r"\\\g<0>", code).replace("'KEY'", f"'{self.key}'", 1)
-        return f'{"python" if sys.platform == "win32" else "python3"} -c "{code}"'
+        return f'{"python" if sys.platform == "win32" else "python3"} -c "{code}"  # pip install openai'
 
     def agent(self) -> str:
         """Return a line that lets agents use the server."""

@@ -114,6 +114,15 @@ class Models:
         self.memory = available_bytes() if memory is None else memory
         self.ttl, self.queue = ttl, queue
         self._loading = asyncio.Lock()
+        self._ever_loaded = False
+
+    @property
+    def starting(self) -> bool:
+        """Whether a model is being loaded, and none was before: then no request is answered yet.
+
+        Later, requests for other models are answered meanwhile, and those for this one wait.
+        """
+        return not self._ever_loaded and any(one.state == "loading" for one in self.served.values())
 
     @property
     def default(self) -> ServedModel:
@@ -193,6 +202,7 @@ class Models:
                 await model.aclose()
                 raise
             served.model, served.state = model, "loaded"
+            self._ever_loaded = True
             log.info("%s: loaded", served.name)
         finally:
             if served.model is None:

@@ -68,6 +68,7 @@ def test_the_key_is_one_of_the_servers(
         assert option == "-c"
         assert f"api_key='{key}'" in code
         compile(code, "line", "exec")
+        assert lines.python().endswith('"  # pip install openai')
     found = given(shell, f"{lines.agent()}; env", programs, keys)
     assert {
         "OPENAI_BASE_URL=http://localhost:8080/v1",

@@ -27,8 +27,7 @@ def routes(service: Service) -> list[Route]:
     models, settings = service.models, service.settings
 
     async def health(_: Request) -> Response:
-        loading = any(one.state == "loading" for one in models.served.values())
-        return JSONResponse({"status": "loading" if loading else "ok"}, 503 if loading else 200)
+        return JSONResponse({"status": "loading"}, 503) if models.starting else JSONResponse({"status": "ok"})
 
     async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})

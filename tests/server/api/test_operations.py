@@ -59,6 +59,46 @@ def test_health_while_a_model_is_loaded(demo: Path, monkeypatch: pytest.MonkeyPa
         assert (answer.status, answer.json) == (200, {"status": "ok"})
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_health_while_a_second_model_is_loaded(demo: Path, monkeypatch: pytest.MonkeyPatch, fits: bool) -> None:
+    """Beside the first one, or in its place: requests are answered, or wait, and nobody should end the server."""
+    from qwen35_gguf.runtime.loading import planned_bytes
+    from qwen35_gguf.server.app import create_app
+    from qwen35_gguf.server.models import Models
+    from qwen35_gguf.server.settings import ServerSettings
+
+    begun, go, loads = threading.Event(), threading.Event(), list[int]()
+
+    class Held(Qwen35):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            loads.append(1)
+            if len(loads) == 2:
+                begun.set()
+                assert go.wait(60)
+            super().__init__(*arguments, **keywords)
+
+    monkeypatch.setattr(async_model, "Qwen35", Held)
+    options = LoadOptions(demo, n_ctx=1024, n_threads=1, draft=0)
+    memory = planned_bytes(options, 1 << 40) * (3 if fits else 1)
+    ask = {"messages": HELLO, "max_tokens": 1}
+    with serving(create_app(ServerSettings(), Models({"one": options, "two": options}, memory=memory))) as server:
+        assert server.get("/health").status == 200  # nothing is loaded before it is asked for
+        assert server.post("/v1/chat/completions", {"model": "one", **ask}).status == 200
+        second = threading.Thread(target=server.post, args=("/v1/chat/completions", {"model": "two", **ask}))
+        second.start()
+        try:
+            assert begun.wait(60)
+            assert server.get("/v1/models/two").json["state"] == "loading"
+            answer = server.get("/health")
+            assert (answer.status, answer.json) == (200, {"status": "ok"})
+            if fits:
+                assert server.post("/v1/chat/completions", {"model": "one", **ask}).status == 200
+        finally:
+            go.set()
+            second.join()
+        assert server.get("/health").status == 200
+
+
 def test_tokens_become_their_text_again(server: LiveServer) -> None:
     tokens = server.post("/tokenize", {"content": TEXT}).json["tokens"]
     assert server.post("/detokenize", {"tokens": tokens}).json["content"] == TEXT
