@@ -51,7 +51,7 @@ class LinesToCopy:
     def python(self) -> str:
         """Return a line that asks with OpenAI's client, and says how to install it.
 
-        A shell that knows no comments in a line gives that to Python as arguments, which it ignores.
+        A shell without comments in its lines gives that to Python as arguments, which it ignores.
         """
         client = f"openai.OpenAI(base_url={self.address + '/v1'!r}, api_key='KEY')"
         asked = f"model={self.model!r}, messages=[{{'role': 'user', 'content': 'Hello'}}]"

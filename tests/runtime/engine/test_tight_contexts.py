@@ -98,8 +98,12 @@ def finish(one: Scheduler, asked: Sequence[Asked] = ()) -> None:
     raise AssertionError("it does not end")
 
 
+def two_messages(shared: int, own: int, seed: int) -> list[int]:
+    return [START, *range(3, 3 + shared), START, *((seed * 11 + 5 * i) % 40 + 3 for i in range(own))]
+
+
 prompts = st.builds(
-    lambda shared, own, seed: [START, *range(3, 3 + shared), START, *((seed * 11 + 5 * i) % 40 + 3 for i in range(own))],
+    two_messages,
     st.integers(0, 12),
     st.integers(1, N_CTX - 14),
     st.integers(0, 3),
