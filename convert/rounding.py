@@ -64,8 +64,7 @@ class Rounding:
         """
         if self.method != "sequential":
             return
-        for line in self.moments.provenance.types:
-            name, _, type_ = line.partition(" ")
+        for name, type_ in self.moments.provenance.types:
             if name in types and types[name].name != type_:
                 raise MomentsError(
                     f"{self.moments.path}: is of a model in other types ({name} is {type_} in it, {types[name].name} "

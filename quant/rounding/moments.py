@@ -73,9 +73,17 @@ def fingerprint(output_norm: npt.NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(output_norm, "<f4").tobytes()).hexdigest()
 
 
-def listed_types(types: Mapping[str, GGMLQuantizationType]) -> tuple[str, ...]:
-    """List the types of weight tensors, as a provenance has them."""
-    return tuple(f"{name} {type_.name}" for name, type_ in sorted(types.items()))
+def listed_types(types: Mapping[str, GGMLQuantizationType]) -> tuple[tuple[str, str], ...]:
+    """List weight tensors and the names of their types, as a provenance has them."""
+    return tuple((name, type_.name) for name, type_ in sorted(types.items()))
+
+
+def _split_type(line: str) -> tuple[str, str]:
+    """Split an entry of TYPES, a tensor and its type with a space between them."""
+    name, space, type_ = line.partition(" ")
+    if not (name and space and type_):
+        raise ValueError(f"{TYPES} has {line!r}, which names no tensor and type")
+    return name, type_
 
 
 def stored_shape(kind: Kind, matrices: int, columns: int) -> tuple[int, ...]:
@@ -108,7 +116,7 @@ class Provenance:
     chunks: int = 0
     chunk_size: int = 512
     effects: bool = False
-    types: tuple[str, ...] = ()
+    types: tuple[tuple[str, str], ...] = ()
 
     def metadata(self) -> list[KeyValue]:
         """Write it down."""
@@ -121,7 +129,7 @@ class Provenance:
             KeyValue.of(CHUNKS, self.chunks, GGUFValueType.UINT32),
             KeyValue.of(CHUNK_SIZE, self.chunk_size, GGUFValueType.UINT32),
             KeyValue.of(EFFECTS, self.effects, GGUFValueType.BOOL),
-            *([KeyValue.of(TYPES, list(self.types), ARRAY, STRING)] if self.types else []),
+            *([KeyValue.of(TYPES, list(map(" ".join, self.types)), ARRAY, STRING)] if self.types else []),
         ]
 
 
@@ -328,7 +336,7 @@ def read(path: str | Path) -> Moments:
             int(header.value(CHUNKS, 0)),
             int(header.value(CHUNK_SIZE, 0)),
             bool(header.value(EFFECTS, False)),
-            tuple(str(line) for line in header.value(TYPES, [])),
+            tuple(_split_type(str(line)) for line in header.value(TYPES, [])),
         )
         known = {tensor.name for tensor in header.tensors}
         for tensor in header.tensors:

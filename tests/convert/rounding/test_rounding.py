@@ -114,7 +114,7 @@ SHIFTED = "blk.3.ffn_up.weight"
 def shifted_by(value: float, moments: Moments, path: Path) -> Path:
     """Write moments as if of a model that is quantized up to each input, with a shift of one tensor."""
     shape = (moments.sums("blk.3.ffn_down.weight").shape[-1], moments.sums("blk.3.ffn_gate.weight").shape[-1])
-    provenance = replace(moments.provenance, types=(f"{SHIFTED} Q4_K",))
+    provenance = replace(moments.provenance, types=((SHIFTED, "Q4_K"),))
     shifts = {SHIFTED: np.full(shape, value, ml_dtypes.bfloat16)}
     files.write(path, provenance, files.widths_of(moments), map(moments.entry, moments.names), shifts)
     return path
