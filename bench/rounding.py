@@ -4,9 +4,10 @@
                                    [--presets Q2_K,Q4_K_M] [--plot bench/results/rounding] [--shapes 0.8B]
 
 All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
-folder, divergence is measured on evaluation.txt, or on another `--text`. With `-alike` all tokens count alike;
-`sequential` collects moments after quantized layers, for each preset. `--chunk 4096` measures at depth. `--shapes`
-times the matrices of one layer of 0.8B or 9B instead.
+folder, divergence is measured on evaluation.txt, or on another `--text`. `sequential` collects moments after quantized
+layers, for each preset; with `-alike` all tokens count alike, with `-fixed` all inputs are shrunk by 40 %. `--chunk
+4096` measures at depth. With `--folder` the files are kept, for bench/rounded_texts.py. `--shapes` times the matrices
+of one layer of 0.8B or 9B instead.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from qwen35_gguf.evaluation.size_plot import Point
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import imatrix
+from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Moments
 from qwen35_gguf.quant.rounding.round_rows import prepare, round_rows
 
 PRESETS = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 CHUNK = 256
-ALIKE, SEQUENTIAL = "-alike", "sequential"
+ALIKE, FIXED, SEQUENTIAL = "-alike", "-fixed", "sequential"
 SLICE = 256  # rows that are timed; the others take as long
 # Rows of the matrices that read each input of a gated delta net's layer, by columns.
 SHAPES = {
@@ -52,6 +54,8 @@ def main() -> None:
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--text", type=Path)
     parser.add_argument("--chunk", type=int, default=CHUNK)
+    parser.add_argument("--chunks", type=int, help="of the evaluation, at most")
+    parser.add_argument("--calibration-chunks", type=int, help="at most")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--folder", type=Path, help="keeps the files, so that an interrupted run resumes")
@@ -70,10 +74,11 @@ def main() -> None:
         folder = options.folder or Path(scratch)
         reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False, force=True)[0]
         how: dict[str, Any] = {"kind": "full", "dataset": "c", "chunk": CHUNK, "threads": options.threads}
+        how["chunks"] = options.calibration_chunks
         moments = {
-            alike: collect_moments.collect(
-                reference, calibration, folder / f"m{alike:d}.gguf", effects=not alike, keep_effects=True, **how
-            )
+            alike: files.read(out)
+            if (out := folder / f"m{alike:d}.gguf").exists()
+            else collect_moments.collect(reference, calibration, out, effects=not alike, keep_effects=True, **how)
             for alike in sorted({kind.endswith(ALIKE) for kind in kinds})
         }
         after = folder / "after.gguf"
@@ -82,37 +87,47 @@ def main() -> None:
             shutil.copy(known, wanted)
         some = next(iter(moments.values()))
         imatrix.write(some.importance(weight_names(read_header(reference))), folder / "i.gguf")
+        fixed = without_shrinkings(some, folder / "fixed.gguf")
+        base = folder / "base"
         kl_divergence.save_reference(
-            reference, evaluation, folder / "base", chunk=options.chunk, threads=options.threads
+            reference, evaluation, base, chunk=options.chunk, chunks=options.chunks, threads=options.threads
         )
 
-        def converted(quant: str, **rounding: Any) -> Path:
+        def converted(quant: str, kind: str, **rounding: Any) -> Path:
             options_of_all = {"vision": False, "imatrix": folder / "i.gguf", "force": True}
-            return hf_to_gguf.convert(options.checkpoint, quant, folder / "files", **options_of_all, **rounding)[0]
+            out = folder / "files" / f"{quant}-{kind}"
+            return hf_to_gguf.convert(options.checkpoint, quant, out, **options_of_all, **rounding)[0]
 
-        def divergence(file: Path, kind: str = "importance") -> float:
-            mean, bits = (
-                kl_divergence.evaluate(file, folder / "base", threads=options.threads).mean,
-                bits_per_weight(file),
-            )
-            points.append(Point(quant, bits, mean.value, mean.low, mean.high, kind))
+        def divergence(file: Path, kind: str) -> float:
+            mean = kl_divergence.evaluate(file, base, threads=options.threads).mean
+            points.append(Point(quant, bits_per_weight(file), mean.value, mean.low, mean.high, kind))
             return mean.value
 
-        def after_layers(plain: Path) -> Moments:
+        def moments_for(kind: str, plain: Path) -> Moments:
+            if kind != SEQUENTIAL:
+                return fixed if kind.endswith(FIXED) else moments[kind.endswith(ALIKE)]
             types = {tensor.name: tensor.type for tensor in read_header(plain).tensors}
             return sequential_moments.collect(reference, calibration, after, types, keep_plain=True, **how)
 
         for quant in options.presets.split(","):
-            plain = converted(quant)
-            alone = divergence(plain)
+            plain = converted(quant, "importance")
+            alone = divergence(plain, "importance")
             row = [f"| {quant} | {bits_per_weight(plain):.2f} | {alone:.5f}"]
             for kind in kinds:
-                found = after_layers(plain) if kind == SEQUENTIAL else moments[kind.endswith(ALIKE)]
-                value = divergence(converted(quant, rounding=kind.removesuffix(ALIKE), moments=found.path), kind)
+                found = moments_for(kind, plain)
+                file = converted(quant, kind, rounding=kind.partition("-")[0], moments=found.path)
+                value = divergence(file, kind)
                 row.append(f"{value:.5f} | {value / alone:.2f}")
             print(" | ".join(row), "|", flush=True)
     if options.plot:
         size_plot.draw(points, options.plot, "Rounding by second moments: size against KL divergence")
+
+
+def without_shrinkings(moments: Moments, path: Path) -> Moments:
+    """Copy moments as if nothing had been chosen for them."""
+    entries = map(moments.entry, moments.names)
+    files.write(path, moments.provenance, files.widths_of(moments), entries)
+    return files.read(path)
 
 
 def time_shapes(size: str, kinds: list[str], threads: int) -> None:

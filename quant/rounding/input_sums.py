@@ -23,17 +23,15 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
-from qwen35_gguf.quant import kernels
+from qwen35_gguf.quant.rounding.held_out import choose_shrinking, sample
 from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, stored_shape
-from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare, round_rows
+from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare
 
 Float = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
 HALVES = 2
 DAMPINGS = (0.003, 0.03, 0.3, 3.0)  # of the mean of the diagonal of H; those that are compared
-SHRINKINGS = (0.05, 0.1, 0.2, 0.4, 0.6)  # those that are compared
-SAMPLED = 32  # rows of each tensor that they are compared on
 
 
 class InputSums:
@@ -88,17 +86,10 @@ class InputSums:
 
     def shrinking(self, weights: Mapping[str, Float], types: Mapping[str, Type], kind: Kind) -> float:
         """Return the shrinking with which weights (rows, columns), rounded by either half, err least on the other."""
-        errors = np.zeros(len(SHRINKINGS))
-        for half in range(HALVES):
-            own, other = (self._parts(self._h[one], kind) for one in (half, 1 - half))
-            for number, shrinking in enumerate(SHRINKINGS):
-                inputs = [prepare(one, shrinking=shrinking) for one in own]
-                for name, whole in weights.items():
-                    rows = np.ascontiguousarray(whole[:: -(-len(whole) // SAMPLED)])
-                    blocks = round_rows(rows, types[name], inputs, self.importance).data
-                    error = kernels.dequantize(blocks, types[name], rows.shape[1]) - rows
-                    errors[number] += len(whole) * np.log(max(_quadratic(error, other), 1e-30))
-        return SHRINKINGS[int(errors.argmin())]
+        sampled = {name: sample(whole) for name, whole in weights.items()}
+        counts = {name: len(whole) for name, whole in weights.items()}
+        halves = [self._parts(half, kind) for half in self._h]
+        return choose_shrinking(halves, sampled, types, counts, self.importance)
 
     def _parts(self, moments: Float, kind: Kind) -> list[Float]:
         """Return the mean moments of sums, whole or in blocks."""
@@ -133,16 +124,6 @@ class InputSums:
             change = shift @ self._h[1 - half] - 2 * wanted[1 - half]
             total += np.bincount(owners, np.einsum("ij,ij->i", shift, change))
         return total
-
-
-def _quadratic(error: Float, moments: list[Float]) -> float:
-    """Return the sum of error moments errorT over rows, (rows, columns)."""
-    total, start = 0.0, 0
-    for one in moments:
-        part = error[:, start : start + len(one)]
-        total += float(np.vdot(part @ one, part))
-        start += len(one)
-    return total
 
 
 def _solve(moments: Float, damping: float, wanted: Float) -> Float:

@@ -55,4 +55,15 @@ def join(several: Sequence[Moments], path: Path) -> None:
                 total_squares, total_counts = total_squares + one.squares(name), total_counts + one.counts(name)
             yield Entry(name, total_sums, total_squares, total_counts)
 
-    write(path, total, widths_of(first), entries())
+    write(path, total, widths_of(first), entries(), shrinkings=_mean_shrinkings(several))
+
+
+def _mean_shrinkings(several: Sequence[Moments]) -> dict[str, float]:
+    """Return the mean of the shrinkings that were chosen for each input, by the tokens of the files."""
+    found = {}
+    for name in several[0].names:
+        chosen = [(value, one.counts(name).sum()) for one in several if (value := one.shrinking(name)) is not None]
+        if chosen:
+            values, counts = zip(*chosen, strict=True)
+            found[name] = float(np.average(values, weights=counts))
+    return found

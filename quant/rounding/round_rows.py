@@ -24,7 +24,7 @@ Float = npt.NDArray[np.float32]
 
 TYPES = frozenset(LAYOUTS)
 # Off the diagonal, moments are this much smaller than on the calibration text: how columns correlate there is in part
-# chance. Of 0, 0.1 and 0.4, this one diverges least on text that was held out.
+# chance. Of inputs for which nothing was chosen by held-out text (held_out.py), experts for example.
 SHRINKING = 0.4
 DAMPING = 0.01  # of the mean of the diagonal, for the factor only: errors are measured undamped
 LEAST_PIVOT = 1e-4  # of the same mean

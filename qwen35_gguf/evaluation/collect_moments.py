@@ -1,7 +1,8 @@
 """Collect second moments: for each matmul of a model, X^T X of its inputs over a text (see quant/rounding/moments.py).
 
 Groups of inputs are collected one after the other, as many as fit into memory, each in a pass over the text. A group
-that is complete is in a file of its own, which an interrupted run resumes from.
+that is complete is in a file of its own, which an interrupted run resumes from. Every second chunk has sums of its own
+until then, by which the shrinking of each input is chosen.
 """
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from qwen35_gguf.errors import ModelError, MomentsError
 from qwen35_gguf.evaluation import token_effects
@@ -26,22 +24,21 @@ from qwen35_gguf.evaluation.collect_imatrix import (
     watch_inputs,
     weight_names,
 )
+from qwen35_gguf.evaluation.half_moments import shrinking_of
+from qwen35_gguf.evaluation.moment_sums import SECOND_HALF, Halves, whole_entry
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import map_data, tensor_data
 from qwen35_gguf.quant import tensor_types
 from qwen35_gguf.quant.rounding import moments as files
-from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, Moments, Provenance
+from qwen35_gguf.quant.rounding.input_sums import HALVES
+from qwen35_gguf.quant.rounding.moments import Kind, Moments, Provenance
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
 
-Float = npt.NDArray[np.float32]
-
 OUTPUT_NORM = "output_norm.weight"
-WRITERS = frozenset(("attn_output", "ssm_out", "ffn_down", "ffn_down_exps", "ffn_down_shexp"))
-LEAST_STREAM = 1e-12  # mean square
 SMALLEST = 32  # columns: no type with blocks has fewer
 
 
@@ -55,94 +52,26 @@ class Text:
     dataset: str
 
 
-class Sums:
-    """The sums of a group of inputs.
+@dataclass(frozen=True)
+class How:
+    """How moments are collected.
 
-    Tokens count by their effect (token_effects.py): in the layers of the main model by that of the residual stream, in
-    the output matrix and the MTP head by that of the logits. What a matmul writes into the residual stream counts in
-    relation to the stream as well: the next norm divides by its size. So a token of such a matmul is weighted by the
-    inverse mean square of the stream that it was added to.
+    Attributes:
+        kind: blocks of 256 columns, or whole matrices.
+        effects: tokens count by how much errors at them matter, which costs token_effects.SPACING + 1 more passes.
+        wanted: tells whether moments of an input are collected.
+        keep_effects: leave the effects of the tokens, in OUT.effects, for `kept_effects`.
+        memory_limit: bytes of the sums that are collected in one pass over the text.
+        threads: of the evaluation.
+
     """
 
-    def __init__(self, shapes: dict[str, tuple[int, ...]], widths: dict[str, int], layers: int, used: int) -> None:
-        """Begin with zeros.
-
-        Args:
-            shapes: of the sums, as `files.stored_shape` gives them.
-            widths: numbers of columns.
-            layers: of the main model.
-            used: experts of each token.
-
-        """
-        self._used = used
-        self._layers = {f"blk.{layer}." for layer in range(layers)}
-        self.sums = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        self.squares = {name: np.zeros((shape[0], widths[name]), np.float64) for name, shape in shapes.items()}
-        self.counts = {name: np.zeros(shape[0], np.float64) for name, shape in shapes.items()}
-        self._waiting: list[tuple[str, Float, Any]] = []
-        self._effects: TokenEffects | None = None
-
-    def begin_chunk(self, effects: TokenEffects | None) -> None:
-        """Take what the tokens of the next chunk count; None: all alike."""
-        self._effects = effects
-
-    def see_input(self, name: str, rows: Any, experts: Any, count: int) -> None:
-        """Add the inputs of a matmul: (rows, columns), and the expert that each goes to, if there are any."""
-        if name not in self.sums:
-            return
-        wide = np.array(rows, np.float32)
-        if experts is None:
-            self.squares[name][0] += np.einsum("ij,ij->j", wide, wide)
-            self.counts[name][0] += len(wide)
-        else:
-            np.add.at(self.squares[name], experts, np.square(wide))
-            self.counts[name] += np.bincount(experts, minlength=count)
-        if name.split(".")[-2] in WRITERS:
-            self._waiting.append((name, wide, experts))
-        else:
-            self._add(name, wide, experts)
-
-    def see_residual(self, rows: Any) -> None:
-        """Weigh the inputs that wait by the stream that their outputs were added to, (tokens, hidden)."""
-        inverse = 1 / np.maximum(np.square(rows).mean(axis=1), LEAST_STREAM)
-        waiting, self._waiting = self._waiting, []
-        for name, wide, experts in waiting:
-            each = 1 if experts is None else max(1, len(wide) // len(rows))
-            weights = np.repeat(inverse, each)[-len(wide) :]  # the last block may keep its last tokens only
-            last = len(wide) - len(weights)
-            self._add(name, wide[last:] * np.sqrt(weights)[:, None], None if experts is None else experts[last:])
-
-    def finish_chunk(self) -> None:
-        """Add what still waits: this llama.cpp names the stream in another way, so that all tokens count alike."""
-        waiting, self._waiting = self._waiting, []
-        for name, wide, experts in waiting:
-            self._add(name, wide, experts)
-
-    def _add(self, name: str, wide: Float, experts: Any) -> None:
-        sums = self.sums[name]
-        if self._effects is not None:
-            in_layers = name[: name.find(".", 4) + 1] in self._layers
-            effect = self._effects.stream if in_layers else self._effects.output
-            # The last tokens are those of the rows: a last block, the MTP head and the output may have no others.
-            weights = np.repeat(effect, 1 if experts is None else self._used)[-len(wide) :].astype(np.float32)
-            wide = wide[-len(weights) :] * np.sqrt(weights)[:, None]
-            experts = None if experts is None else experts[-len(weights) :]
-        if experts is None:
-            _add_products(sums[0], wide)
-            return
-        for number in range(len(sums)):
-            own = wide[experts == number]
-            if len(own):
-                _add_products(sums[number], own)
-
-
-def _add_products(sums: Float, rows: Float) -> None:
-    if sums.ndim == 2:
-        sums += rows.T @ rows
-        return
-    for number, block in enumerate(sums):
-        part = rows[:, number * BLOCK : (number + 1) * BLOCK]
-        block[: part.shape[1], : part.shape[1]] += part.T @ part
+    kind: Kind
+    effects: bool = True
+    wanted: Callable[[str], bool] = lambda _name: True
+    keep_effects: bool = False
+    memory_limit: int = 4 << 30
+    threads: int = 1
 
 
 def collect(
@@ -150,16 +79,11 @@ def collect(
     split: Split,
     out: Path,
     *,
-    kind: Kind,
     dataset: str,
     chunk: int = 512,
     chunks: int | None = None,
-    effects: bool = True,
-    wanted: Callable[[str], bool] = lambda _name: True,
-    keep_effects: bool = False,
-    memory_limit: int = 4 << 30,
-    threads: int = 1,
     advance: Advance = lambda _done, _all: None,
+    **how: Any,
 ) -> Moments:
     """Collect moments, or resume an interrupted run.
 
@@ -167,16 +91,11 @@ def collect(
         model: the GGUF; the less quantized, the better.
         split: tokenizes the calibration text.
         out: the file to be written; until it is complete, OUT.group-N has the sums so far.
-        kind: blocks of 256 columns, or whole matrices.
         dataset: name of the text in the file.
         chunk: tokens of a chunk; chunks are evaluated independently.
         chunks: number of chunks at most; by default all.
-        effects: tokens count by how much errors at them matter, which costs token_effects.SPACING + 1 more passes.
-        wanted: tells whether moments of an input are collected.
-        keep_effects: leave the effects of the tokens, in OUT.effects, for `kept_effects`.
-        memory_limit: bytes of the sums that are collected in one pass over the text.
-        threads: of the evaluation.
         advance: is called with the number of chunks that are done in all passes, and the number of all.
+        how: what `How` takes.
 
     Raises:
         ImatrixError: the text is too short.
@@ -185,51 +104,65 @@ def collect(
         OutputError: the file cannot be written.
 
     """
-    header = read_model(model)
-    mtp, layers = memory.has_mtp(header), memory.main_layers(header)
-    used = int(header.value(f"{header.architecture}.expert_used_count", 1))
-    wanted_shapes = {name: shape for name, shape in _shapes(header, kind).items() if wanted(name)}
-    groups = list(_groups(wanted_shapes, memory_limit))
-    widths = {tensor.name: tensor.shape[-1] for tensor in header.tensors}
-    with Model(model, ModelSpec(mtp=mtp)) as loaded:
+    with load(model) as loaded:
         ids = split(loaded)
-        total = count_chunks(ids, chunk, chunks, dataset)
-        text = Text(ids, chunk, total, dataset)
-        provenance = replace(provenance_of(header, text, kind, effects=effects), chunks=0)
-        passes = len(groups) + (token_effects.SPACING + 1 if effects else 0)
-        measured = effects_file(out)
-        known = None
-        if effects:
-            whole = total * (passes - len(groups))
+        text = Text(ids, chunk, count_chunks(ids, chunk, chunks, dataset), dataset)
+        return collect_loaded(loaded, text, out, How(**how), advance)
 
-            def measured_so_far(done: int, tokens: int) -> None:
-                advance(whole * done // tokens, total * passes)
 
-            known = _effects(loaded, text, measured, provenance, measured_so_far, threads=threads).weights()
-        parts = [out.with_name(f"{out.name}.group-{number}") for number in range(len(groups))]
-        for number, (shapes, part) in enumerate(zip(groups, parts, strict=True)):
-            done = (number + passes - len(groups)) * total
+def load(model: Path) -> Model:
+    """Load a model whose moments are to be collected, with its MTP head.
 
-            def step(count: int, done: int = done) -> None:
-                advance(done + count, total * passes)
+    Raises:
+        ModelError: it cannot be loaded.
 
-            _collect_group(
-                loaded,
-                text,
-                part,
-                Sums(shapes, widths, layers, used),
-                provenance,
-                known,
-                step,
-                threads=threads,
-                mtp=mtp,
-            )
-    read = [files.read(part) for part in parts]
-    all_widths = {name: (shape, widths[name]) for group in groups for name, shape in group.items()}
-    shapes = {name: shape for group in groups for name, shape in group.items()}
-    entries = (one.entry(name) for one, group in zip(read, groups, strict=True) for name in group)
-    files.write(out, replace(provenance, chunks=total), all_widths, entries)
-    for part in (*parts, *([] if keep_effects else [measured])):
+    """
+    return Model(model, ModelSpec(mtp=memory.has_mtp(read_model(model))))
+
+
+def collect_loaded(
+    model: Model, text: Text, out: Path, how: How, advance: Advance = lambda _done, _all: None
+) -> Moments:
+    """Collect moments of a model that `load` returned; see `collect`."""
+    header = read_model(model.path)
+    layers = memory.main_layers(header)
+    used = int(header.value(f"{header.architecture}.expert_used_count", 1))
+    wanted_shapes = {name: shape for name, shape in _shapes(header, how.kind).items() if how.wanted(name)}
+    groups = list(_groups(wanted_shapes, how.memory_limit))
+    widths = {tensor.name: tensor.shape[-1] for tensor in header.tensors}
+    provenance = replace(provenance_of(header, text, how.kind, effects=how.effects), chunks=0)
+    passes = len(groups) + (token_effects.SPACING + 1 if how.effects else 0)
+    measured = effects_file(out)
+    known = None
+    if how.effects:
+        whole = text.chunks * (passes - len(groups))
+
+        def measured_so_far(done: int, tokens: int) -> None:
+            advance(whole * done // tokens, text.chunks * passes)
+
+        known = _effects(model, text, measured, provenance, measured_so_far, threads=how.threads).weights()
+    parts = [out.with_name(f"{out.name}.group-{number}") for number in range(len(groups))]
+    for number, (shapes, part) in enumerate(zip(groups, parts, strict=True)):
+        done = (number + passes - len(groups)) * text.chunks
+
+        def step(count: int, done: int = done) -> None:
+            advance(done + count, text.chunks * passes)
+
+        _collect_group(
+            model, text, part, Halves(shapes, widths, layers, used), provenance, known, step, threads=how.threads,
+            mtp=memory.has_mtp(header),
+        )  # fmt: skip
+    read = {name: one for one, group in zip(map(files.read, parts), groups, strict=True) for name in group}
+    halves = {name: (one.entry(name), one.entry(name + SECOND_HALF)) for name, one in read.items()}
+    chosen = {name: shrinking_of(header, *both, how.threads) for name, both in halves.items()}
+    files.write(
+        out,
+        replace(provenance, chunks=text.chunks),
+        {name: (shape, widths[name]) for group in groups for name, shape in group.items()},
+        (whole_entry(name, *both) for name, both in halves.items()),
+        shrinkings={name: value for name, value in chosen.items() if value is not None},
+    )
+    for part in (*parts, *([] if how.keep_effects else [measured])):
         part.unlink(missing_ok=True)
     return files.read(out)
 
@@ -289,7 +222,7 @@ def _collect_group(
     model: Model,
     text: Text,
     part: Path,
-    sums: Sums,
+    sums: Halves,
     provenance: Provenance,
     effects: TokenEffects | None,
     advance: Callable[[int], None],
@@ -298,21 +231,21 @@ def _collect_group(
     mtp: bool,
 ) -> None:
     """Evaluate the text once, from where the file `part` stops."""
-    shapes = {name: one.shape for name, one in sums.sums.items()}
-    begun = _begun(part, shapes, provenance, sums)
+    begun = _begun(part, provenance, sums)
     if begun >= text.chunks:
         return
 
     def save(done: int) -> None:
-        entries = (Entry(name, sums.sums[name], sums.squares[name], sums.counts[name]) for name in shapes)
-        widths = {name: (shape, sums.squares[name].shape[1]) for name, shape in shapes.items()}
-        files.write(part, replace(provenance, chunks=done), widths, entries)
+        entries = sums.entries()
+        widths = {name: (one.sums.shape, one.squares.shape[1]) for name, one in entries.items()}
+        files.write(part, replace(provenance, chunks=done), widths, entries.values())
 
-    watch = watch_inputs(list(shapes), sums, residuals=True)
+    watch = watch_inputs(sums.names, sums, residuals=True)
     with chunk_contexts(model, text.chunk, threads, watch, mtp=mtp) as evaluate:
         for number in range(begun, text.chunks):
             own = slice(number * text.chunk, (number + 1) * text.chunk)
-            sums.begin_chunk(TokenEffects(effects.stream[own], effects.output[own]) if effects else None)
+            known = TokenEffects(effects.stream[own], effects.output[own]) if effects else None
+            sums.begin_chunk(number, known)
             evaluate(text.ids[own])
             sums.finish_chunk()
             advance(number + 1)
@@ -321,7 +254,7 @@ def _collect_group(
     save(text.chunks)
 
 
-def _begun(part: Path, shapes: dict[str, tuple[int, ...]], provenance: Provenance, sums: Sums) -> int:
+def _begun(part: Path, provenance: Provenance, sums: Halves) -> int:
     """Read the sums of an interrupted run, if its text, model and chunks are the same; return its chunks."""
     if not part.exists():
         return 0
@@ -329,13 +262,11 @@ def _begun(part: Path, shapes: dict[str, tuple[int, ...]], provenance: Provenanc
         found = files.read(part)
     except MomentsError:
         return 0
-    same = replace(found.provenance, chunks=0) == provenance and set(found.names) == set(shapes)
-    if not same or any(found.sums(name).shape != shape for name, shape in shapes.items()):
+    wanted = sums.entries()
+    same = replace(found.provenance, chunks=0) == provenance and set(found.names) == set(wanted)
+    if not same or any(found.sums(name).shape != one.sums.shape for name, one in wanted.items()):
         return 0
-    for name in shapes:
-        sums.sums[name][...] = found.sums(name)
-        sums.squares[name][...] = found.squares(name)
-        sums.counts[name][...] = found.counts(name)
+    sums.restore({name: found.entry(name) for name in wanted})
     return found.provenance.chunks
 
 
@@ -357,7 +288,7 @@ def _groups(shapes: dict[str, tuple[int, ...]], limit: int) -> Iterator[dict[str
     group: dict[str, tuple[int, ...]] = {}
     used = 0
     for name, shape in shapes.items():
-        size = 4 * math.prod(shape)
+        size = 4 * HALVES * math.prod(shape)
         if size > limit:
             raise MomentsError(
                 f"{name}: its moments need {size / 1e9:.2f} GB of memory; raise --memory, or collect blocks"

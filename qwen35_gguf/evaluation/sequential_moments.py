@@ -24,9 +24,10 @@ from qwen35_gguf.convert.rounding import Rounding
 from qwen35_gguf.errors import ModelError, MomentsError
 from qwen35_gguf.evaluation import collect_moments, residual_streams
 from qwen35_gguf.evaluation.collect_imatrix import count_chunks
-from qwen35_gguf.evaluation.collect_moments import WRITERS, Text
+from qwen35_gguf.evaluation.collect_moments import How, Text
 from qwen35_gguf.evaluation.layer_inputs import LayerInputs
 from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
+from qwen35_gguf.evaluation.moment_sums import LEAST_STREAM, WRITERS
 from qwen35_gguf.evaluation.quantized_weights import Quantizing, Type, Weight, quantized
 from qwen35_gguf.evaluation.residual_streams import Streams
 from qwen35_gguf.evaluation.sensitivity import originals_of
@@ -39,7 +40,6 @@ from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.input_sums import HALVES, InputSums
 from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
 from qwen35_gguf.quant.rounding.round_rows import TYPES, round_rows
-from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
 
@@ -148,25 +148,21 @@ def collect(
     layers = memory.main_layers(header)
     originals = originals_of(model)
     plain = out.with_name(f"{out.name}.plain")
-    with Model(model, ModelSpec()) as loaded:
-        ids = split(loaded)
-    text = Text(ids, chunk, count_chunks(ids, chunk, chunks, dataset), dataset)
-    wanted = collect_moments.provenance_of(header, text, kind, effects=effects)
-    before = _complete(plain, wanted, text) or collect_moments.collect(
-        model,
-        lambda _model: ids,
-        plain,
-        kind=kind,
-        dataset=dataset,
-        chunk=chunk,
-        chunks=chunks,
-        effects=effects,
+    how = How(
+        kind,
+        effects,
         wanted=lambda name: name == OUTPUT or not is_sequential(name, layers),
         keep_effects=True,
         memory_limit=memory_limit,
         threads=threads,
-        advance=lambda done, total: advance(done, total + layers),
     )
+    with collect_moments.load(model) as loaded:
+        ids = split(loaded)
+        text = Text(ids, chunk, count_chunks(ids, chunk, chunks, dataset), dataset)
+        wanted = collect_moments.provenance_of(header, text, kind, effects=effects)
+        before = _complete(plain, wanted, text) or collect_moments.collect_loaded(
+            loaded, text, plain, how, lambda done, total: advance(done, total + layers)
+        )
     known = collect_moments.kept_effects(plain, wanted, text)
     known_types = {name: types[name] for name in originals if name in types and _is_before(name, layers)}
     provenance = replace(wanted, types=files.listed_types(known_types))
@@ -266,7 +262,7 @@ def _sum_inputs(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, stream
         weights, difference = run.counts(chunk), None
         if writes:
             result = (exact.after if last else exact.middle)[chunk]
-            weights = weights / np.maximum(np.square(result).mean(axis=1), collect_moments.LEAST_STREAM)
+            weights = weights / np.maximum(np.square(result).mean(axis=1), LEAST_STREAM)
         if adds:
             difference = exact.middle[chunk] - middle[0] if last else streams.exact[chunk] - streams.found[chunk]
         sums.add(exact.inputs[name][chunk], found[name], weights, difference, run.half(chunk))

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import MomentsError
-from qwen35_gguf.evaluation import collect_imatrix, collect_moments, token_effects
+from qwen35_gguf.evaluation import collect_imatrix, collect_moments, moment_sums, token_effects
 from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.quant import imatrix
-from qwen35_gguf.quant.rounding import merge_moments
+from qwen35_gguf.quant.rounding import held_out, merge_moments
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.moments import Moments
 
@@ -59,7 +59,7 @@ def reference(source: Path, ids: list[int], effects: np.ndarray) -> dict[str, np
             x = inputs[0].reshape(-1, inputs[0].shape[-1]).double().numpy()
             if shuffled:  # value heads: grouped by key head there, tiled in a GGUF
                 x = x.reshape(len(x), keys, ratio, -1).transpose(0, 2, 1, 3).reshape(len(x), -1)
-            if name.split(".")[2] in collect_moments.WRITERS:
+            if name.split(".")[2] in moment_sums.WRITERS:
                 waiting.append((name, x))
             else:
                 add(name, x)
@@ -208,6 +208,16 @@ def test_sums_of_two_texts_add_up(files_of_tiny: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(joined.sums(name), both.sums(name), rtol=1e-4, atol=1e-3)
 
 
+def test_shrinkings_are_chosen_by_the_halves_of_the_text(files_of_tiny: Path, tmp_path: Path) -> None:
+    ids = random_ids()
+    two, one = (collected(files_of_tiny, ids, tmp_path / f"{chunks}.gguf", "block", chunks=chunks) for chunks in (2, 1))
+    assert {two.shrinking(name) for name in two.names} <= set(np.float32(held_out.SHRINKINGS).tolist())
+    assert {one.shrinking(name) for name in one.names} == {None}  # nothing is held out
+    merge_moments.join([two, one], tmp_path / "joined.gguf")
+    joined = files.read(tmp_path / "joined.gguf")
+    assert all(joined.shrinking(name) == two.shrinking(name) for name in two.names)
+
+
 def test_the_command_writes_both_files_and_warns_of_little_text(files_of_tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("one two three four five six seven eight " * 40)
     out = tmp_path / "i.gguf"
@@ -225,6 +235,7 @@ def test_the_experts_see_their_own_tokens(checkpoint: Factory, tmp_path: Path) -
     for name in ("blk.0.ffn_gate_exps.weight", "blk.0.ffn_down_exps.weight"):
         counts = found.counts(name)
         assert len(counts) == 8
+        assert found.shrinking(name) is None  # few tokens come to each half of an expert
         assert counts.sum() == 2 * CHUNK * CHUNKS  # each token goes to two experts
         columns = found.importance([name]).entries[name].sums.shape[1]
         for number in range(8):  # one without tokens has the moments of all

@@ -19,7 +19,7 @@ from qwen35_gguf.evaluation.layer_inputs import LayerInputs
 from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
-from qwen35_gguf.quant.rounding import input_sums
+from qwen35_gguf.quant.rounding import held_out
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.llama.context import Context
@@ -77,7 +77,7 @@ def test_an_interrupted_run_resumes_and_its_moments_are_for_one_quantization(
             raise KeyboardInterrupt
         return real(run, layer, *rest)
 
-    monkeypatch.setattr(input_sums, "SHRINKINGS", (0.2,))  # the choice takes most of the time
+    monkeypatch.setattr(held_out, "SHRINKINGS", (0.2,))  # the choice takes most of the time
     monkeypatch.setattr(sequential_moments, "_collect_layer", stop)
     assert run(*how, "-o", tmp_path / "a.gguf").exit_code != 0
     result = run(*how, "-o", tmp_path / "a.gguf")
