@@ -24,7 +24,7 @@ WIDEST = 1024  # columns of a matrix that they are compared on: all would take l
 
 
 def sample(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the rows of weights (rows, columns) that stand for all: every so many, SAMPLED at most."""
+    """Return the rows of weights (rows, columns) that stand for all: SAMPLED at most, in even steps."""
     return weights[:: -(-len(weights) // SAMPLED)]
 
 

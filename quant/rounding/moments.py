@@ -43,12 +43,8 @@ RECORDED: JsonKind[Method | Literal[""]] = JsonKind(
 
 BLOCK = 256
 TYPE, KIND, FINGERPRINT = "general.type", "moments.kind", "moments.fingerprint"
-DATASETS, CHUNKS, CHUNK_SIZE, TEXT = (
-    "moments.datasets",
-    "moments.chunk_count",
-    "moments.chunk_size",
-    "moments.text_sha256",
-)
+DATASETS, TEXT = "moments.datasets", "moments.text_sha256"
+CHUNKS, CHUNK_SIZE = "moments.chunk_count", "moments.chunk_size"
 EFFECTS = "moments.token_effects"
 TYPES = "moments.types"
 SUMS, SQUARES, COUNTS, SHIFT, SHRINKING = ".moments", ".in_sum2", ".counts", ".shift", ".shrinking"
@@ -80,8 +76,8 @@ def listed_types(types: Mapping[str, GGMLQuantizationType]) -> tuple[tuple[str, 
 
 def _split_type(line: str) -> tuple[str, str]:
     """Split an entry of TYPES, a tensor and its type with a space between them."""
-    name, space, type_ = line.partition(" ")
-    if not (name and space and type_):
+    name, _, type_ = line.partition(" ")
+    if not (name and type_):
         raise ValueError(f"{TYPES} has {line!r}, which names no tensor and type")
     return name, type_
 

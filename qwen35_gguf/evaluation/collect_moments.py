@@ -24,8 +24,8 @@ from qwen35_gguf.evaluation.collect_imatrix import (
     watch_inputs,
     weight_names,
 )
-from qwen35_gguf.evaluation.half_moments import shrinking_of
-from qwen35_gguf.evaluation.moment_sums import SECOND_HALF, Halves, whole_entry
+from qwen35_gguf.evaluation.sums.half_moments import shrinking_of
+from qwen35_gguf.evaluation.sums.moment_sums import SECOND_HALF, Halves, whole_entry
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.gguf_file.header import GgufHeader

@@ -27,10 +27,10 @@ from qwen35_gguf.evaluation.collect_imatrix import count_chunks
 from qwen35_gguf.evaluation.collect_moments import How, Text
 from qwen35_gguf.evaluation.layer_inputs import LayerInputs
 from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
-from qwen35_gguf.evaluation.moment_sums import LEAST_STREAM, WRITERS
 from qwen35_gguf.evaluation.quantized_weights import Quantizing, Type, Weight, quantized
 from qwen35_gguf.evaluation.residual_streams import Streams
 from qwen35_gguf.evaluation.sensitivity import originals_of
+from qwen35_gguf.evaluation.sums.moment_sums import LEAST_STREAM, WRITERS
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.gguf_file.header import GgufHeader

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import MomentsError
-from qwen35_gguf.evaluation import collect_imatrix, collect_moments, moment_sums, token_effects
+from qwen35_gguf.evaluation import collect_imatrix, collect_moments, token_effects
+from qwen35_gguf.evaluation.sums import moment_sums
 from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.quant import imatrix
 from qwen35_gguf.quant.rounding import held_out, merge_moments
