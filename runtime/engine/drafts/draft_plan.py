@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
+from qwen35_gguf.runtime.engine.drafts.step_costs import OUTLIER, StepCosts
 
 PROBING, IDLE_PROBING = 0.005, 0.002  # of the time may be spent on other plans than the best, and than no drafts
 PROBE_EVERY = 8  # steps at least between two probes
@@ -158,7 +158,8 @@ class Planner:
 
     def record(self, plan: Plan, tokens: int, verify_seconds: float, draft_seconds: float) -> None:
         """Learn from a step that gave some tokens, of all answers."""
-        seconds = verify_seconds + draft_seconds
+        # A machine that slept meanwhile neither has lost that time to drafts, nor may lose more for it.
+        seconds = min(verify_seconds + draft_seconds, OUTLIER * self.costs.seconds(plan.depth, plan.head))
         if self._probing and self._rate:
             self._lost = max(0.0, self._lost + seconds - tokens / self._rate)
         self._seconds += seconds

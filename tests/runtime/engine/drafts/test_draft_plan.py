@@ -145,3 +145,25 @@ def test_what_a_longer_context_costs_is_added_to_the_other_depths() -> None:
         costs.record(0, 0, 20.0, 0.0)
     assert costs.verify[0] == pytest.approx(20, abs=0.1)
     assert costs.verify[2] == pytest.approx(22, abs=0.1)
+
+
+@pytest.mark.parametrize("frozen", ["a probe", "another step"])
+def test_a_machine_that_slept_is_tried_as_often_as_before(frozen: str) -> None:
+    """A step of an hour neither forbids what is tried for days, nor pays for hours of it."""
+    planner = Planner(StepCosts([10, 10.5, 11, 11.5, 12], 1.0))
+    text, slept, probes = Text(0.0, None, np.random.default_rng(0)), False, 0
+    for number in range(3000):
+        plan = planner.next([text.chances()])
+        probe = plan != best_plan(planner.costs, [text.chances()])[0]
+        seconds = 10 + plan.depth / 2
+        if number > 1000 and not slept and probe == (frozen == "a probe"):
+            slept, seconds = True, 3_600_000.0
+        probes += slept and probe
+        planner.record(plan, text.step(plan), seconds, plan.head)
+    assert slept
+    assert 10 < probes < 120  # of 2,000 steps
+    text.head = 1.0
+    for _ in range(1200):
+        plan = planner.next([text.chances()])
+        planner.record(plan, text.step(plan), 10 + plan.depth / 2, plan.head)
+    assert best_plan(planner.costs, [text.chances()])[0].depth == 4
