@@ -27,7 +27,10 @@ def journal_of(path: Path) -> Path:
 
 def pending(path: Path) -> bool:
     """Tell whether a change of a file's header was interrupted."""
-    return journal_of(path).is_file()
+    try:
+        return journal_of(path).is_file()
+    except OSError:  # the name leaves no room for that of a journal: there is none
+        return False
 
 
 def replace(path: Path, header: bytes) -> None:
@@ -66,6 +69,8 @@ def finish(path: Path) -> bool:
         OutputError: it cannot be written.
 
     """
+    if not pending(path):
+        return False
     try:
         data = journal_of(path).read_bytes()
         header = data[len(MAGIC) + DIGEST :]
