@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows, where nobody can replace a file that is open
     fcntl = None  # type: ignore[assignment]
 
-SUFFIX = ".part"
+SUFFIX, LOCK = ".part", ".lock"
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,28 @@ def _open_locked(part: Path, mode: int, *, wait: bool) -> IO[bytes]:
         except BaseException:
             file.close()
             raise
+        file.close()
+
+
+@contextlib.contextmanager
+def reserved(path: Path) -> Iterator[None]:
+    """Let no other process make a file meanwhile: for work that leaves files beside it, from which it is resumed.
+
+    Raises:
+        OutputError: another process makes it, or the folder cannot be written to.
+
+    """
+    lock = path.with_name(path.name + LOCK)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = _open_locked(lock, 0o666, wait=False)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if fcntl is None:
+                file.close()  # Windows does not remove an open file
+            lock.unlink()
         file.close()
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from qwen35_gguf.errors import ModelError, QuantizationError, TextError
+from qwen35_gguf.evaluation.file_array import new_array
 from qwen35_gguf.evaluation.quantized_weights import Quantizing, Weight, quantized
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
@@ -235,7 +236,7 @@ class _Comparison:
         self._wanted: list[npt.NDArray[np.float32]] = []
         self._hidden: list[npt.NDArray[np.float32]] = []
         for head in (False, True) if mtp else (False,):
-            self._wanted.append(np.memmap(Path(folder, f"reference-{head:d}"), np.float32, "w+", shape=shape))
+            self._wanted.append(new_array(Path(folder, f"reference-{head:d}"), shape))
             for number in range(len(parts)):
                 if not head:
                     logits = self._main_logits(number)

@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.convert.rounding import Rounding
 from qwen35_gguf.errors import ModelError, MomentsError
 from qwen35_gguf.evaluation import collect_moments, residual_streams
 from qwen35_gguf.evaluation.collect_imatrix import count_chunks
 from qwen35_gguf.evaluation.collect_moments import How, Text
+from qwen35_gguf.evaluation.file_array import new_array
 from qwen35_gguf.evaluation.layer_inputs import LayerInputs
 from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
 from qwen35_gguf.evaluation.quantized_weights import Quantizing, Type, Weight, quantized
@@ -194,7 +196,8 @@ def _collect_layer(run: _Run, layer: int, streams: Streams, part: Path) -> Strea
     own = [name for name in layer_tensors(run.header, layer) if name in run.originals]
     inputs = [name for name in own if files.input_of(name) == name and is_sequential(name, layer + 1)]
     folder = part.with_name(f"{part.name}.work")
-    folder.mkdir(exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(exist_ok=True)
     entries: dict[str, Entry] = {}
     shifts: dict[str, Array] = {}
     shrinkings: dict[str, float] = {}
@@ -235,8 +238,7 @@ def _exact_inputs(run: _Run, loaded: LayerInputs, inputs: Sequence[str], stream:
     """Evaluate the layer as it is; its inputs, which are larger than memory may be, are in files."""
 
     def kept(name: str, columns: int) -> Float:
-        found: Float = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, (run.tokens, columns))
-        return found
+        return new_array(folder / name, (run.tokens, columns))
 
     exact = _Exact(
         {name: kept(name, run.originals[name].shape[-1]) for name in inputs},

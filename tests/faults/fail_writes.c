@@ -92,6 +92,13 @@ int ftruncate64(int fd, off_t size) {
     return inside_fd(fd) && fails() ? -1 : real(fd, size);
 }
 
+// Returns what others leave in errno.
+int posix_fallocate64(int fd, off64_t at, off64_t size) {
+    typedef int (*Type)(int, off64_t, off64_t);
+    REAL("posix_fallocate64", Type);
+    return inside_fd(fd) && fails() ? errno : real(fd, at, size);
+}
+
 ssize_t sendfile64(int to, int from, off_t* at, size_t size) {
     typedef ssize_t (*Type)(int, int, off_t*, size_t);
     REAL("sendfile64", Type);

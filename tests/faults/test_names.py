@@ -150,6 +150,62 @@ def test_two_processes_on_one_folder(tmp_path: Path, command: tuple[str, ...]) -
         shutil.rmtree(tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_two_processes_on_one_file_of_moments(tmp_path: Path) -> None:
+    """Both would change the files from which an interrupted run resumes: one of them is refused."""
+    exact, eight = (hf_to_gguf.convert(TINY, quant, tmp_path, vision=False)[0] for quant in ("BF16", "Q8_0"))
+    text = ["-f", str(TINY / "evaluation.txt"), "--chunk", "32", "--chunks", "4", "--no-effects", "--threads", "1"]
+    command = ["imatrix", str(exact), *text, "--moments", "block", "--sequential", str(eight), "-o"]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    program = [sys.executable, "-m", "qwen35_gguf.cli", *command, str(tmp_path / "i.gguf")]
+    for delay in (0.0, 1.0, 3.0):
+        both = []
+        for _ in range(2):
+            both.append(
+                subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+            )
+            time.sleep(delay)
+        messages = [process.communicate(timeout=300)[1] for process in both]
+        assert sorted(process.returncode for process in both) == [0, 2], messages
+        refused = next(message for message, one in zip(messages, both, strict=True) if one.returncode)
+        assert "another process is writing it" in refused or "exists already" in refused
+        assert sorted(path.name for path in tmp_path.glob("i.*")) == ["i.gguf", "i.moments.gguf"]
+        for path in tmp_path.glob("i.*"):
+            path.unlink()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from qwen35_gguf.runtime.engine.forest.prefix_cache import SequenceState
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
+store = StateStore(Path(sys.argv[1]), "m", 300_000)
+for number in range(150):
+    fill = (number * 7 + int(sys.argv[2])) % 12
+    store.save(SequenceState([fill, 1], 2, 2, np.full(60_000, fill, np.uint8)))
+    store.covers([fill, 1])
+    for state in store.newest(2):
+        whole = store.read(state)
+        assert whole is None or (whole.state == state.items[0]).all()
+        if whole is None:
+            store.forget(state)
+"""
+
+
+def test_processes_with_states_in_one_folder(tmp_path: Path) -> None:
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    all_ = [subprocess.Popen([*command, str(n)], stderr=subprocess.PIPE, text=True, env=environment) for n in range(3)]
+    messages = [process.communicate(timeout=300)[1] for process in all_]
+    assert messages == ["", "", ""]
+    fresh = state_store.StateStore(tmp_path, "m")
+    assert fresh.states
+    assert all(fresh.read(state) is not None for state in fresh.states)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 400_000
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_two_stores_of_states_on_one_folder(tmp_path: Path) -> None:
     stores = [state_store.StateStore(tmp_path, "m", 1_000_000) for _ in range(2)]
     problems: list[Exception] = []

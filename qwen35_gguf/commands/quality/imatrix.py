@@ -10,7 +10,7 @@ import click
 from gguf import GGMLQuantizationType
 
 from qwen35_gguf import progress
-from qwen35_gguf.atomic_file import check_output
+from qwen35_gguf.atomic_file import check_output, reserved
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.parameter_types import MEMORY, tokens
 from qwen35_gguf.commands.text_option import texts_option
@@ -108,7 +108,7 @@ def command(
         "chunks": chunks,
         "threads": threads or default_threads(),
     }
-    with progress.steps() as bar:
+    with reserved(out), progress.steps() as bar:
         advance = progress.counted(bar, f"{file.name}, chunks")
         if moments is None:
             found = collect_imatrix.collect(file, split, out, advance=advance, **how)
