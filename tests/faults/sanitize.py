@@ -32,7 +32,15 @@ TARGETS: dict[str, list[str]] = {
     "avx512bf16": [*AVX512, "-mavx512bf16"],
     "avx512vbmi": [*AVX512, "-mavx512vnni", "-mavx512vbmi", "-mgfni"],
 }
-COMMON = ["-std=c++17", "-O1", "-g1", "-DMATMUL_REFERENCE", "-ffp-contract=off", f"-I{KERNELS}", "-pthread"]
+COMMON = ["-std=c++17", "-g1", "-DMATMUL_REFERENCE", "-ffp-contract=off", f"-I{KERNELS}", "-pthread"]
+CPUINFO = Path("/proc/cpuinfo")
+# How Linux names what GCC names otherwise.
+NAMES = {
+    "-mavxvnni": "avx_vnni",
+    "-mavx512vnni": "avx512_vnni",
+    "-mavx512bf16": "avx512_bf16",
+    "-mavx512vbmi": "avx512vbmi",
+}
 KINDS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
     "thread": ["-fsanitize=thread"],
@@ -49,8 +57,9 @@ def build(kind: str, *, native: bool) -> Path:
     compiler = os.environ.get("CXX", "g++") if kind != "fuzzer" else clang()
     if compiler is None:
         raise SystemExit("libFuzzer needs clang: apt-get install clang")
-    flags = [*COMMON, *KINDS[kind], *(["-DSIMD_X86"] if native else [])]
-    objects = []
+    flags = [*COMMON, *(["-DSIMD_X86"] if native else [])]
+    checked, unchecked = ["-O1", *KINDS[kind]], ["-O0"]
+    objects, idle = [], []
     sources = [(KERNELS / name, list[str]()) for name in OTHERS]
     for room in ROOMS:
         for path in sorted((KERNELS / room).glob("target_*.cpp")):
@@ -60,12 +69,23 @@ def build(kind: str, *, native: bool) -> Path:
     sources.append((Path(__file__).with_name("random_kernels.cpp"), []))
     for path, own in sources:
         made = folder / f"{path.parent.name}-{path.stem}.o"
-        objects.append(made)
+        runs = _runs_here(own)
+        (objects if runs else idle).append(made)
         if not made.exists() or made.stat().st_mtime < _newest():
-            subprocess.run([compiler, *flags, *own, "-c", str(path), "-o", str(made)], check=True)
+            how = [*flags, *(checked if runs else unchecked), *own]
+            subprocess.run([compiler, *how, "-c", str(path), "-o", str(made)], check=True)
     program = folder / "random_kernels"
-    subprocess.run([compiler, *flags, *map(str, objects), "-o", str(program)], check=True)
+    # Of functions that several have, the first is linked: not one of a target that this processor does not have.
+    subprocess.run([compiler, *flags, *checked, *map(str, [*objects, *idle]), "-o", str(program)], check=True)
     return program
+
+
+def _runs_here(flags: Sequence[str]) -> bool:
+    """Tell whether this processor has a target; one that it does not have is linked, and never called."""
+    wanted = {NAMES.get(flag, flag.removeprefix("-m")) for flag in flags}
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    known = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
+    return known is None or wanted <= set(known)
 
 
 def clang() -> str | None:

@@ -61,7 +61,9 @@ class Session:
         """Write what is known; libFuzzer ends the process without a last call."""
         self._written = time.monotonic()
         found = {"tried": self.tried, "accepted": self.accepted, "faults": self.faults, "slowest": self.slowest}
-        (self.folder / "result.json").write_text(json.dumps(found | {"guided": atheris is not None}))
+        new = self.folder / "result.json.part"  # the process may be ended at any moment
+        new.write_text(json.dumps(found | {"guided": atheris is not None}))
+        new.replace(self.folder / "result.json")
 
 
 def main(name: str, seconds: int, folder: Path, modules: list[str]) -> None:
