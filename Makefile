@@ -20,6 +20,7 @@ IMAGE      ?=
 STOCK      ?=
 PORT       ?= 8080
 CUDA       ?=
+PYTEST     ?=
 MACHINE    ?=
 SYSTEM     ?=
 LLAMA_CPP  ?=
@@ -97,13 +98,13 @@ wheels: $(VENV)/.wheels  ## write into dist/ what `pip install 'qwen35-gguf[runt
 test: $(VENV)/.dev  ## run the tests that take seconds
 	'$(BIN)/python' -m pytest -m 'not slow'
 
-test-all: $(VENV)/.dev  ## run all tests; lists the system packages without which some are skipped
+test-all: $(VENV)/.dev  ## run all tests (or those of PYTEST); lists the system packages without which some are skipped
 	@missing=''; \
 	for pair in qemu-aarch64:qemu-user aarch64-linux-gnu-g++:g++-aarch64-linux-gnu go:golang-go chromium:chromium node:nodejs; do \
 	  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair#*:}"; \
 	done; \
 	if [ -n "$$missing" ]; then echo "Some tests will be skipped; what they need: sudo apt-get install$$missing" >&2; fi
-	'$(BIN)/python' -m pytest
+	'$(BIN)/python' -m pytest $(PYTEST)
 
 test-unit: $(VENV)/.unit  ## run the tests that need neither llama.cpp nor torch: less than a minute
 	'$(BIN)/python' -m pytest -m unit

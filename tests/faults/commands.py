@@ -14,16 +14,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from click.testing import CliRunner
+
 from oracles.paths import ROOT, TINY
+from qwen35_gguf.cli import main
 from qwen35_gguf.convert import hf_to_gguf
 
 PACKAGE = ("package", str(TINY), "-o", "[]/release", "--quants", "Q4_0,Q8_0", "--no-measure", "--license", "mit")
 IMATRIX = ("imatrix", "{}/model.gguf", "-f", "{}/text.txt", "--chunk", "64", "-o", "[]/i.gguf")
+TEXT = ("-f", "{}/text.txt", "--chunk", "64", "--chunks", "4", "--no-effects", "--threads", "1")
+SEQUENTIAL = ("imatrix", "{}/exact.gguf", *TEXT, "--moments", "block", "--sequential", "{}/model.gguf", "-o")
+ROUNDED = ("convert", str(TINY), "-q", "Q8_0", "--rounding", "sequential", "--moments", "{}/i.moments.gguf")
 # {} is the folder of what is given, [] that of the results.
 COMMANDS = {
     "convert": ("convert", str(TINY), "-q", "Q4_K_M", "-o", "[]", "--jobs", "1"),
     "imatrix": IMATRIX,
     "moments": (*IMATRIX, "--moments", "block"),
+    "moments, sequential": (*SEQUENTIAL, "[]/i.gguf"),
+    "convert, sequential": (*ROUNDED, "-o", "[]", "--jobs", "1"),
+    "split": ("split", "{}/model.gguf", "-o", "[]/out", "--max-shard-size", "1MB"),
+    "sensitivity": ("sensitivity", "{}/exact.gguf", "-o", "[]/costs.json", "--estimate", "--types", "Q8_0"),
+    "verify": ("verify", "{}/exact.gguf", "--against", str(TINY), "--no-parity"),
     "evaluate": ("evaluate", "{}/model.gguf", "--reference", "{}/exact.gguf", "-f", "{}/text.txt", "--chunk", "128"),
     "package": PACKAGE,
     "run": ("run", "{}/model.gguf", "Tell me a story", "-n", "200", "--ctx", "1k"),
@@ -32,10 +43,12 @@ COMMANDS = {
 
 
 def make_inputs(folder: Path) -> Path:
-    """Write the demo model in two types and a text."""
+    """Write the demo model in two types, a text, and moments of it."""
     hf_to_gguf.convert(TINY, "Q8_0", folder, vision=False)[0].rename(folder / "model.gguf")
     hf_to_gguf.convert(TINY, "BF16", folder, vision=False)[0].rename(folder / "exact.gguf")
     (folder / "text.txt").write_text((TINY / "evaluation.txt").read_text(encoding="utf-8")[:6000], encoding="utf-8")
+    made = CliRunner().invoke(main, [one.replace("{}", str(folder)) for one in (*SEQUENTIAL, "{}/i.gguf")])
+    assert made.exit_code == 0, made.output
     return folder
 
 

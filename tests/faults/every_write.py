@@ -1,11 +1,11 @@
 """Run a command once for every operation that changes files, and let that operation fail; print what came of each.
 
-    LD_PRELOAD=fail_writes.so python every_write.py FOLDER ERRNO LASTING STEP COMMAND...
+    LD_PRELOAD=fail_writes.so python every_write.py FOLDER ERRNO LASTING FIRST STEP COMMAND...
 
 FOLDER has what the command finds there, and every run gets it anew. A line of JSON for each: the number of the
-operation (0: none fails), the exit code, stderr, and the checksums of the files that are left. STEP leaves some out.
-Where files are left that were not there before, the command runs a second time, without a fault; its line has
-`"again": true`.
+operation (0: none fails), the exit code, stderr, and the checksums of the files that are left. FIRST and STEP leave
+some out. Where files are left that were not there before, the command runs a second time, without a fault; its line
+has `"again": true`.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def run(
 
 def main() -> None:
     """Run the command without a fault, and then once for each operation."""
-    folder, error, lasting, step = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    command = sys.argv[5:]
+    folder, error, lasting, first, step = Path(sys.argv[1]), *map(int, sys.argv[2:6])
+    command = sys.argv[6:]
     shim = ctypes.CDLL(None)
     shim.reached.restype = ctypes.c_long
     kept = folder.with_name(folder.name + ".kept")
@@ -116,7 +116,7 @@ def main() -> None:
     print(json.dumps({"number": -1, "code": 0, "error": "", "left": before, "again": False}), flush=True)
     total = run(shim, folder, 0, 0, 0, command)
     continued = [before, left(folder)]
-    for number in range(1, total + 1, step):
+    for number in range(min(first, total), total + 1, step):
         shutil.rmtree(folder)
         shutil.copytree(kept, folder)
         run(shim, folder, number, error, lasting, command)

@@ -1,5 +1,7 @@
 """A full or broken disk at any write: one line and exit code 2; no file is half-written, none is lost, and what is left
 can be continued.
+
+QWEN35_FAULT_STEP=7 tries every seventh operation of the long commands, QWEN35_FAULT_FIRST which of the seven is first.
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from oracles.paths import ROOT, TINY
+from qwen35_gguf.cli import main
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="preloads a library")
 SOURCE = Path(__file__).with_name("fail_writes.c")
 DRIVER = Path(__file__).with_name("every_write.py")
 # Files that appear in a folder beside the results: they are remains of a run that may be continued.
-REMAINS = re.compile(r"\.(part|qwen35-package\.json|effects|group-\d+)$")
+REMAINS = re.compile(r"\.(part|qwen35-package\.json|effects|plain|(group|layer|streams)-\d+)$")
 JOURNAL = ".header.part"  # of a header that is being changed: the file is made whole from it
 
 IMATRIX = ("imatrix", "{}/model.gguf", "-f", "{}/text.txt", "--chunk", "64", "--chunks", "2")
+OF_EXACT = ("imatrix", "{}/exact.gguf", *IMATRIX[2:], "--moments", "block", "--no-effects", "--threads", "1")
+SEQUENTIAL = (*OF_EXACT, "--sequential", "{}/model.gguf")
+ROUNDED = ("convert", str(TINY), "-q", "Q8_0", "--rounding", "sequential", "--moments", "{}/i.moments.gguf")
 # What each command finds in its folder (by name), and its arguments; [] is the folder.
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "convert": ((), ("convert", str(TINY), "-q", "Q4_0", "-o", "[]/out", "--jobs", "1")),
@@ -39,12 +46,15 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checksum": (("model.gguf",), ("checksum", "[]", "--write")),
     "imatrix": ((), (*IMATRIX, "-o", "[]/i.gguf")),
     "moments": ((), (*IMATRIX, "-o", "[]/i.gguf", "--moments", "block")),
+    "moments, sequential": ((), (*SEQUENTIAL, "-o", "[]/i.gguf")),
+    "convert --rounding sequential": (("old",), (*ROUNDED, "-o", "[]", "--jobs", "1", "--force")),
     "sensitivity": ((), ("sensitivity", "{}/exact.gguf", "-o", "[]/costs.json", "--estimate", "--types", "Q8_0")),
     "package": ((), ("package", str(TINY), "-o", "[]/release", "--quants", "Q4_0", "--no-measure", "--license", "mit")),
     "states": ((), ("states", "[]")),
     "profile": (("model.gguf",), ("profile", "[]")),
 }  # fmt: skip
 QUICK = ("metadata in place", "states", "profile")
+FIRST, STEP = (int(os.environ.get(f"QWEN35_FAULT_{name}", "1")) for name in ("FIRST", "STEP"))
 FAULTS = {"full": (errno.ENOSPC, 1), "broken": (errno.EIO, 0)}
 
 
@@ -73,10 +83,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def runs(shim: Path, inputs: Path, folder: Path, name: str, fault: str, step: int = 1) -> Iterator[dict[str, Any]]:
+def runs(
+    shim: Path, inputs: Path, folder: Path, name: str, fault: str, first: int, step: int
+) -> Iterator[dict[str, Any]]:
     """Run a command with a fault at every operation."""
     found, arguments = COMMANDS[name]
     folder.mkdir()
+    if "{}/i.moments.gguf" in arguments and not (inputs / "i.moments.gguf").exists():
+        given = [one.replace("{}", str(inputs)) for one in (*SEQUENTIAL, "-o", "{}/i.gguf")]
+        assert CliRunner().invoke(main, given).exit_code == 0
     for each in found:
         if each == "old":
             for old in ("Tiny-Qwen3.5-6.4M-Q8_0.gguf", "mmproj-Tiny-Qwen3.5-6.4M-Q8_0.gguf"):
@@ -87,18 +102,21 @@ def runs(shim: Path, inputs: Path, folder: Path, name: str, fault: str, step: in
             shutil.copy(inputs / each, folder)
     command = [one.replace("[]", str(folder)).replace("{}", str(inputs)) for one in arguments]
     environment = dict(os.environ, LD_PRELOAD=str(shim), OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    temporary = folder.with_name(f"{folder.name}.temporary")  # fails, too: its name begins with the folder's
+    temporary.mkdir(exist_ok=True)
+    environment["TMPDIR"] = str(temporary)
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     number, lasting = FAULTS[fault]
-    program = [sys.executable, str(DRIVER), str(folder), str(number), str(lasting), str(step), *command]
+    program = [sys.executable, str(DRIVER), str(folder), str(number), str(lasting), str(first), str(step), *command]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         yield json.loads(line)
 
 
-def check(shim: Path, inputs: Path, folder: Path, name: str, fault: str, step: int = 1) -> int:
+def check(shim: Path, inputs: Path, folder: Path, name: str, fault: str, first: int = 1, step: int = 1) -> int:
     """Check what is left after each fault; return how many there were."""
-    before, whole, *damaged = runs(shim, inputs, folder, name, fault, step)
+    before, whole, *damaged = runs(shim, inputs, folder, name, fault, first, step)
     assert whole["code"] == 0, whole
     assert damaged
     number = 0
@@ -137,4 +155,4 @@ def test_a_fault_at_every_write(shim: Path, inputs: Path, tmp_path: Path, name: 
 def test_a_fault_at_every_write_of_long_commands(
     shim: Path, inputs: Path, tmp_path: Path, name: str, fault: str
 ) -> None:
-    assert check(shim, inputs, tmp_path / "folder", name, fault, int(os.environ.get("QWEN35_FAULT_STEP", "1"))) > 1
+    assert check(shim, inputs, tmp_path / "folder", name, fault, FIRST, STEP) > 1

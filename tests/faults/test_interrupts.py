@@ -25,7 +25,7 @@ from qwen35_gguf.quant import imatrix
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 INTERRUPTS = int(os.environ.get("QWEN35_INTERRUPTS", "8"))
 INTERRUPTED = 130
-RESUMED = ("imatrix", "moments")  # from sums that were rounded to 32 bits on the way
+RESUMED = ("imatrix", "moments", "moments, sequential")  # from sums that were rounded to 32 bits on the way
 ENDS = (0, INTERRUPTED, -signal.SIGINT)  # the last while Python ends, when the work is done
 
 

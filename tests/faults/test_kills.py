@@ -17,12 +17,15 @@ from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import commands
 
+from qwen35_gguf.quant import imatrix
+from qwen35_gguf.quant.rounding import moments
 from qwen35_gguf.runtime.engine.forest.state_store import MAGIC
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
@@ -31,7 +34,7 @@ KILLS = int(os.environ.get("QWEN35_KILLS", "20"))
 
 @pytest.fixture(scope="module")
 def begins() -> Iterator[commands.Zygote]:
-    with commands.zygote("package", "serve") as made:
+    with commands.zygote("package", "serve", "imatrix") as made:
         yield made
 
 
@@ -63,6 +66,44 @@ def test_kills_of_a_release(begins: commands.Zygote, given: Path, tmp_path: Path
     assert begins.end(begins.begin(commands.PACKAGE, given, folder)) == 0, begins.error()
     assert commands.digests(folder) == whole
     print(f"{KILLS} kills of a release, {finished + 1} finished")
+
+
+def test_kills_of_moments_layer_after_layer(begins: commands.Zygote, given: Path, tmp_path: Path) -> None:
+    """Each run resumes what the one before it left, and in the end nothing of that is left."""
+    command = commands.COMMANDS["moments, sequential"]
+    whole, begun = commands.emptied(tmp_path / "whole"), time.monotonic()
+    assert begins.end(begins.begin(command, given, whole)) == 0, begins.error()
+    seconds, chance, finished, resumed = time.monotonic() - begun, random.Random(2), 0, 0
+    folder = commands.emptied(tmp_path / "killed")
+    for kill in range(KILLS + 1):
+        resumed += any(".layer-" in path.name for path in folder.iterdir())
+        child = begins.begin(command, given, folder)
+        if kill < KILLS:
+            time.sleep(chance.uniform(0, seconds))
+        code = begins.end(child, signal.SIGKILL if kill < KILLS else None, patience=600)
+        assert code in (0, -signal.SIGKILL), f"kill {kill}: {begins.error()}"
+        for name in {path.name for path in folder.glob("*.gguf")}:
+            _check_same(folder / name, whole / name)
+        if code == 0:
+            finished += 1
+            assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+            commands.emptied(folder)
+    assert finished
+    print(f"{KILLS} kills of moments, {resumed} runs resumed, {finished} finished")
+
+
+def _check_same(found: Path, wanted: Path) -> None:
+    """Compare what a run that was resumed has made: sums were rounded to 32 bits on the way."""
+    if found.name.endswith(".moments.gguf"):
+        made, other = moments.read(found), moments.read(wanted)
+        assert made.names == other.names
+        for name in other.names:
+            np.testing.assert_allclose(made.entry(name).squares, other.entry(name).squares, rtol=1e-4, atol=1e-6)
+        return
+    entries, others = imatrix.read(found).entries, imatrix.read(wanted).entries
+    assert entries.keys() == others.keys()
+    for name, entry in others.items():
+        np.testing.assert_allclose(entries[name].sums, entry.sums, rtol=1e-4)
 
 
 def test_kills_of_a_server(begins: commands.Zygote, given: Path, tmp_path: Path) -> None:
