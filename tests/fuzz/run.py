@@ -31,12 +31,13 @@ def fuzz(name: str, seconds: int, modules: Sequence[str]) -> dict[str, object] |
     while left > 0:
         command = [sys.executable, str(Path(__file__).with_name("engine.py")), name, str(left), str(folder), *modules]
         folder.mkdir(parents=True, exist_ok=True)
+        result = folder / "result.json"
+        result.unlink(missing_ok=True)  # of a run that was ended
         with (folder / "log.txt").open("ab") as log:
             try:
                 code = subprocess.run(command, stdout=log, stderr=log, timeout=left + SLACK).returncode
             except subprocess.TimeoutExpired:
                 code = -1
-        result = folder / "result.json"
         if not result.exists():
             return None
         found = json.loads(result.read_text())
