@@ -12,15 +12,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from qwen35_gguf.errors import ClosedError, ServerError
+from qwen35_gguf.errors import ClosedError, Qwen35Error, ServerError
 from qwen35_gguf.runtime.async_model import AsyncQwen35
 from qwen35_gguf.runtime.engine.snapshot import Counters, Snapshot
 from qwen35_gguf.runtime.loading import planned_bytes
 from qwen35_gguf.runtime.options import LoadOptions
 from qwen35_gguf.runtime.planning.available_memory import available_bytes
-from qwen35_gguf.server.api_error import ApiError
+from qwen35_gguf.server.api_error import ApiError, api_error
 
 log = logging.getLogger(__name__)
+
+UNAVAILABLE = 503
 
 State = Literal["unloaded", "loading", "loaded"]
 
@@ -204,6 +206,13 @@ class Models:
             served.model, served.state = model, "loaded"
             self._ever_loaded = True
             log.info("%s: loaded", served.name)
+        except Qwen35Error as error:
+            log.error("%s: cannot be loaded: %s", served.name, error)
+            if api_error(error).status == UNAVAILABLE:  # as for want of memory: perhaps later
+                raise
+            # No client can mend it, nor needs to know which file it is.
+            message = f"model: {served.name} cannot be loaded; the server's log has the reason"
+            raise ApiError(500, message, "model_error") from None
         finally:
             if served.model is None:
                 served.state = "unloaded"

@@ -136,6 +136,7 @@ def test_the_lines_to_copy_are_answered(
         (["--port", "0", "--cors", "*"], "there is no key"),
         (["--host", "192.0.2.1", "--api-key", "k", "--port", "0"], "cannot listen"),
         (["--host", "nowhere.invalid", "--api-key", "k"], "cannot listen"),
+        (["--port", "0", "--state-dir", f"{__file__}/states"], "cannot be used for states"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(folder: Path, options: list[str], message: str) -> None:

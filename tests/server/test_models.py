@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,29 @@ def test_one_that_does_not_fit_at_all_is_refused(start: Callable[..., LiveServer
     assert answer.status == 503
     assert "of memory" in answer.json["error"]["message"]
     assert answer.headers["retry-after"]
+    assert server.get("/health").status == 200
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "a file in place of the folder"])
+def test_what_no_client_can_mend_is_a_fault_of_the_server(
+    start: Callable[..., LiveServer], demo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """After the server has begun; its files are named in the log, and nowhere else."""
+    path = tmp_path / "demo.gguf"
+    shutil.copy(demo, path)
+    server = start(names=("demo", "other"), load={"path": path, "state_dir": tmp_path / "states"})
+    assert server.post(CHAT, {"model": "demo", **SHORT}).status == 200
+    if damage == "missing":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_bytes(b"GGUF, once")
+    else:
+        shutil.rmtree(tmp_path / "states")
+        (tmp_path / "states").write_text("")
+    answer = server.post(CHAT, {"model": "other", **SHORT})
+    assert (answer.status, answer.json["error"]["type"]) == (500, "server_error")
+    assert answer.json["error"]["message"] == "model: other cannot be loaded; the server's log has the reason"
+    assert str(tmp_path) in caplog.text
     assert server.get("/health").status == 200
 
 

@@ -19,6 +19,7 @@ from qwen35_gguf.commands.options import PATH, loading_options
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import MissingDependencyError
+from qwen35_gguf.runtime.engine.forest.state_store import make_folder
 from qwen35_gguf.runtime.engine.scheduler import MAX_GAP, MAX_PARALLEL
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
@@ -131,6 +132,8 @@ def command(
         ahead=True,
         ignore=ignore,  # type: ignore[arg-type]  # compiled and checked there
     )
+    if loading.state_dir is not None:
+        make_folder(loading.state_dir)  # an operator's mistake is none of the first request's
     local = [at_hand(replace(options, path=file)) for file in files]
     found_with = {one.path: one for one in local}
     found = model_files([one.path for one in local])

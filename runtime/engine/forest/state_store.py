@@ -35,6 +35,19 @@ STATE_BYTES = 8 << 30  # of the folder, by default
 LEFT_BEHIND = 3600.0  # seconds after which a file that is not finished is one of a process that was killed
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder for states, if it does not exist; one that may only be read will do.
+
+    Raises:
+        OutputError: it cannot be made.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be used for states ({error.strerror or error})") from None
+
+
 class StateStore:
     """Sequence states in a folder, one file each. Damaged files and those of other models are ignored.
 
@@ -56,10 +69,7 @@ class StateStore:
 
         """
         self.folder, self.identity, self.max_bytes = folder, identity, max_bytes
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be used for states ({error.strerror or error})") from None
+        make_folder(folder)
         self.works = True
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
