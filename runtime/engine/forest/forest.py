@@ -9,6 +9,7 @@ from dataclasses import replace
 from qwen35_gguf.errors import Qwen35Error
 from qwen35_gguf.runtime.engine.forest.divergence import Divergence, find_divergence
 from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
+from qwen35_gguf.runtime.engine.forest.optional_copy import optional_copy
 from qwen35_gguf.runtime.engine.forest.prefix_cache import Item, PrefixCache, SequenceState, common_prefix
 from qwen35_gguf.runtime.engine.forest.reuse import CacheInfo, PromptReuse, Source, explain, held_sequences
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
@@ -95,10 +96,11 @@ class Forest:
 
     def keep(self, live: LiveSequence) -> None:
         """Copy the recurrent states of a sequence as they are now."""
-        state = live.recurrent_state()
-        if self._fit_cache:
-            self.cache.max_bytes = self._fit_cache * (live.recurrent_bytes() + 8 * live.n_ctx)
-        self.cache.add(state, self.held())
+        with optional_copy():
+            state = live.recurrent_state()
+            if self._fit_cache:
+                self.cache.max_bytes = self._fit_cache * (live.recurrent_bytes() + 8 * live.n_ctx)
+            self.cache.add(state, self.held())
 
     def save(self) -> None:
         """Write what the sequences hold to disk; nothing runs any more."""

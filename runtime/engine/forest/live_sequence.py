@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.engine.drafts.mtp import Drafter
+from qwen35_gguf.runtime.engine.forest.optional_copy import optional_copy
 from qwen35_gguf.runtime.engine.forest.prefix_cache import (
     FloatArray,
     Item,
@@ -124,7 +125,10 @@ class LiveSequence:
         self.clear()
         self.in_step = True
         if self._main.spec.separate:
-            if not self._main.restore(other.state().state, partial=False, seq=self.seq):
+            copied = None
+            with optional_copy():
+                copied = other.state().state
+            if copied is None or not self._main.restore(copied, partial=False, seq=self.seq):
                 return
         else:
             self._main.share(other.seq, self.seq, state.n_pos)
@@ -203,7 +207,8 @@ class LiveSequence:
         """Keep the whole sequence, which `successor` replaces, if it fits into the budget at all."""
         if self._main.state_size(partial=False, seq=self.seq) + 8 * len(self.items) > cache.max_bytes:
             cache.dropped.append(list(self.items))
-        else:
+            return
+        with optional_copy():
             cache.add(self.state(), [successor, *held])
 
     def save_prompt(self, cache: PrefixCache, store: StateStore) -> None:
@@ -225,7 +230,8 @@ class LiveSequence:
         """Write the sequence to disk if at least `least` tokens of it are not there yet."""
         if store is None or not store.works or store.busy or len(self.items) - store.covers(self.items) < least:
             return
-        store.save_later(self.state())
+        with optional_copy():
+            store.save_later(self.state())
 
     def _hidden(self) -> FloatArray | None:
         return None if self.drafter is None or self.drafter.hidden is None else self.drafter.hidden.copy()

@@ -207,7 +207,7 @@ class StateStore:
                 yield SequenceState(items, n_pos, n_cells, np.empty(0, np.uint8), path=path)
 
     def read(self, stored: SequenceState) -> SequenceState | None:
-        """Read a state with its bytes; None if the file is gone or damaged."""
+        """Read a state with its bytes; None if the file is gone or damaged, or memory does not hold it."""
         if stored.path is None:
             return None
         header = self._header(stored.path)
@@ -217,7 +217,7 @@ class StateStore:
             with stored.path.open("rb") as file:
                 file.seek(header["start"])
                 parts = [np.frombuffer(file.read(size), np.uint8) for size in header["sizes"]]
-        except OSError:
+        except (OSError, MemoryError):
             return None
         if _digest(header, parts) != header.get("sha256"):
             return None

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from qwen35_gguf.runtime.calls.call import Call
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.engine_thread import EngineThread
 from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
+from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.job import Job, Outcome, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
@@ -314,3 +316,37 @@ def test_a_request_counts_once_while_it_is_taken(thread: EngineThread) -> None:
         others[0].join(60)
         assert not refused
         thread.remove(one)
+
+
+# ---- copies that cannot be made ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), ModelError("llama.cpp cannot copy its state")], ids=["memory", "model"]
+)
+@pytest.mark.parametrize("partial", [True, False], ids=["recurrent", "whole"])
+def test_a_state_that_cannot_be_copied_costs_no_answer(
+    tmp_path: Path,
+    partial: bool,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is there to save time; conversations by turns would keep it, in memory and on disk."""
+    store = StateStore(tmp_path, "m")
+    with scheduler(parallel=1, store=store) as one:
+        refused = []
+
+        def fail(self: LiveSequence) -> None:
+            refused.append(self)
+            raise error
+
+        monkeypatch.setattr(LiveSequence, "recurrent_state" if partial else "state", fail)
+        turns = [prompt(seed, 1500 if not partial else 60) + prompt(seed + 1) for seed in (1, 5)]
+        for turn in (*turns, *turns):
+            asked = Asked(one, turn)
+            finish(one)
+            assert asked.is_right(), asked.results
+        one.save()
+        assert refused
+        assert any("of a prompt is not kept" in record.getMessage() for record in caplog.records)

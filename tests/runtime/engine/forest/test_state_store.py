@@ -129,6 +129,19 @@ def test_a_state_that_is_passed_over_twice_is_no_error(tmp_path: Path) -> None:
     assert store.states == []
 
 
+def test_a_state_that_memory_does_not_hold_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StateStore(tmp_path, "m")
+    store.save(state([1]))
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "frombuffer", refuse)
+        assert store.read(store.states[0]) is None
+    assert store.read(store.states[0]) is not None
+
+
 # ---- files that somebody made --------------------------------------------------------------------------------------
 
 ODD_HEADERS: dict[str, dict[str, Any]] = {
