@@ -37,6 +37,28 @@ def test_labels_stay_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, len
     assert len(re.findall(r">\dM+<", made[1].read_text())) == number
 
 
+def test_names_cover_neither_each_other_nor_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(pyplot, "close", kept.append)
+    values = {"Q2_K": (4.2, 2e-2), "Q3_K_M": (4.9, 5e-3), "IQ4_XS": (5.1, 2.6e-3), "Q4_K_M": (5.5, 1.6e-3)}
+    groups = {"importance": 1.0, "block": 0.7, "sequential": 0.62}
+    points = [
+        Point(name, bits, ratio * value, 0.9 * ratio * value, 1.1 * ratio * value, group)
+        for group, ratio in groups.items()
+        for name, (bits, value) in values.items()
+    ]
+    draw(points, tmp_path / "plot")
+    (figure,) = kept
+    monkeypatch.undo()
+    (axes,) = figure.axes
+    extents = [text.get_window_extent() for text in axes.texts]
+    assert sorted(text.get_text() for text in axes.texts) == sorted(values)  # each name once, at its highest point
+    assert not any(a.overlaps(b) for i, a in enumerate(extents) for b in extents[:i])
+    places = [axes.transData.transform((point.bits, point.divergence)) for point in points]
+    assert not any(extent.contains(*place) for extent in extents for place in places)
+    pyplot.close(figure)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_file_that_is_compared_with_itself_is_drawn_without_a_warning(tmp_path: Path) -> None:
     made = draw([Point("same", 8.5, 0.0, 0.0, 0.0, "")], tmp_path / "plot.png", "A title")
