@@ -26,7 +26,7 @@ from qwen35_gguf.quant.rounding.round_rows import TYPES
 
 # Presets and built-in recipes. Of a preset and the recipe in its place, the one that diverges less on the demo model.
 RUNGS = (
-    ("IQ2_M", None), ("Q2_K", "deltanet"), ("Q3_K_M", "deltanet"), ("Q4_K_M", "deltanet"), ("Q5_K_M", None),
+    ("IQ2_XS", None), ("Q2_K", "deltanet"), ("Q3_K_M", "deltanet"), ("Q4_K_M", "deltanet"), ("Q5_K_M", None),
     ("Q6_K", None),
 )  # fmt: skip
 
@@ -66,7 +66,7 @@ def rungs(name: str) -> Iterator[Rung]:
 
 
 def even(file: PlannedFile) -> Imatrix:
-    """Make an importance matrix in which all columns count alike: IQ2_M has to have one."""
+    """Make an importance matrix in which all columns count alike: IQ2_XS has to have one."""
     found = Imatrix(datasets=["none"], chunks=1)
     for info in file.infos:
         if len(info.shape) > 1:
