@@ -6,8 +6,10 @@
 All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
 folder, divergence is measured on evaluation.txt, or on another `--text`. `sequential` collects moments after quantized
 layers, for each preset; with `-alike` all tokens count alike, with `-fixed` all inputs are shrunk by 40 %. `--chunk
-4096` measures at depth. With `--folder` the files are kept, for bench/rounded_texts.py. `--shapes` times the matrices
-of one layer of 0.8B or 9B instead.
+4096` measures at depth. With `--folder` the files are kept, for bench/rounded_texts.py.
+
+`--held-out` leaves the evaluation text alone: it collects on three quarters of calibration.txt and measures on the
+last, to choose `--stream-power` (see moment_sums.py). `--shapes` times the matrices of one layer of 0.8B or 9B.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from qwen35_gguf.evaluation import collect_moments, kl_divergence, sequential_mo
 from qwen35_gguf.evaluation.collect_imatrix import weight_names
 from qwen35_gguf.evaluation.kl_divergence import bits_per_weight
 from qwen35_gguf.evaluation.size_plot import Point
+from qwen35_gguf.evaluation.sums import moment_sums
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import imatrix
@@ -54,6 +57,8 @@ def main() -> None:
     parser.add_argument("--presets", default=",".join(PRESETS))
     parser.add_argument("--text", type=Path)
     parser.add_argument("--chunk", type=int, default=CHUNK)
+    parser.add_argument("--held-out", action="store_true")
+    parser.add_argument("--stream-power", type=float, default=moment_sums.STREAM_POWER)
     parser.add_argument("--chunks", type=int, help="of the evaluation, at most")
     parser.add_argument("--calibration-chunks", type=int, help="at most")
     parser.add_argument("--threads", type=int, default=2)
@@ -64,14 +69,17 @@ def main() -> None:
     if options.shapes:
         time_shapes(options.shapes, options.kinds.split(","), options.threads)
         return
-    calibration = splitter(options.checkpoint / "calibration.txt", "calibration")
-    evaluation = splitter(options.text or options.checkpoint / "evaluation.txt", "evaluation")
+    moment_sums.STREAM_POWER = options.stream_power
     kinds = options.kinds.split(",")
     if options.plot:
         size_plot.check_plot(options.plot)
     points: list[Point] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)
+        texts = options.checkpoint / "calibration.txt", options.text or options.checkpoint / "evaluation.txt"
+        if options.held_out:
+            texts = split_text(texts[0], Path(scratch))
+        calibration, evaluation = (splitter(text, text.name) for text in texts)
         reference = hf_to_gguf.convert(options.checkpoint, "F32", folder, vision=False, force=True)[0]
         how: dict[str, Any] = {"kind": "full", "dataset": "c", "chunk": CHUNK, "threads": options.threads}
         how["chunks"] = options.calibration_chunks
@@ -121,6 +129,16 @@ def main() -> None:
             print(" | ".join(row), "|", flush=True)
     if options.plot:
         size_plot.draw(points, options.plot, "Rounding by second moments: size against KL divergence")
+
+
+def split_text(text: Path, folder: Path) -> tuple[Path, Path]:
+    """Write the first three quarters of the lines of a text, and the last, into files of their own."""
+    lines = text.read_text(encoding="utf-8").splitlines(keepends=True)
+    border = len(lines) * 3 // 4
+    parts = folder / "first.txt", folder / "last.txt"
+    for part, own in zip(parts, (lines[:border], lines[border:]), strict=True):
+        part.write_text("".join(own), encoding="utf-8")
+    return parts
 
 
 def without_shrinkings(moments: Moments, path: Path) -> Moments:

@@ -32,7 +32,7 @@ from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
 from qwen35_gguf.evaluation.quantized_weights import Quantizing, Type, Weight, quantized
 from qwen35_gguf.evaluation.residual_streams import Streams
 from qwen35_gguf.evaluation.sensitivity import originals_of
-from qwen35_gguf.evaluation.sums.moment_sums import LEAST_STREAM, WRITERS
+from qwen35_gguf.evaluation.sums.moment_sums import WRITERS, stream_weights
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.evaluation.token_effects import TokenEffects
 from qwen35_gguf.gguf_file.header import GgufHeader
@@ -264,7 +264,7 @@ def _sum_inputs(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, stream
         weights, difference = run.counts(chunk), None
         if writes:
             result = (exact.after if last else exact.middle)[chunk]
-            weights = weights / np.maximum(np.square(result).mean(axis=1), LEAST_STREAM)
+            weights = weights * stream_weights(result)
         if adds:
             difference = exact.middle[chunk] - middle[0] if last else streams.exact[chunk] - streams.found[chunk]
         sums.add(exact.inputs[name][chunk], found[name], weights, difference, run.half(chunk))

@@ -15,7 +15,14 @@ Float = npt.NDArray[np.float32]
 
 WRITERS = frozenset(("attn_output", "ssm_out", "ffn_down", "ffn_down_exps", "ffn_down_shexp"))
 LEAST_STREAM = 1e-12  # mean square
+STREAM_POWER = 1.0  # of the inverse mean square, by which what a matmul writes into the stream counts
 SECOND_HALF = ".second-half"  # ends the names of its entries
+
+
+def stream_weights(stream: Float) -> Float:
+    """Return what tokens count by the size of the residual stream, (tokens, hidden): (tokens,) float32."""
+    squares: Float = np.maximum(np.square(stream).mean(axis=1), LEAST_STREAM)
+    return squares**-STREAM_POWER
 
 
 class Sums:
@@ -67,7 +74,7 @@ class Sums:
 
     def see_residual(self, rows: Any) -> None:
         """Weigh the inputs that wait by the stream that their outputs were added to, (tokens, hidden)."""
-        inverse = 1 / np.maximum(np.square(rows).mean(axis=1), LEAST_STREAM)
+        inverse = stream_weights(rows)
         waiting, self._waiting = self._waiting, []
         for name, wide, experts in waiting:
             each = 1 if experts is None else max(1, len(wide) // len(rows))
