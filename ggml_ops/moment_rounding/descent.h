@@ -47,27 +47,28 @@ struct Line {
     F curvature;
 };
 inline Line along(const Tile& tile, const float* moments, const F* direction, std::int64_t first, std::int64_t count) {
+    F* product = tile.product;
+    for (std::int64_t i = 0; i < count; ++i) product[i] = zero();
+    spread(direction, moments + first * tile.columns, tile.columns, first, count, 0, count, product);
     Line line{zero(), zero()};
     for (std::int64_t i = 0; i < count; ++i) {
-        const float* row = moments + (first + i) * tile.columns + first;
-        F sum = zero();
-        for (std::int64_t j = 0; j < count; ++j) sum = sum + direction[j] * set(row[j]);
         line.slope = line.slope + direction[i] * tile.slope[first + i];
-        line.curvature = line.curvature + direction[i] * sum;
+        line.curvature = line.curvature + direction[i] * product[i];
     }
     return line;
 }
 
-// Decodes columns first..first+count-1 anew, in the lanes of `better`, and spreads what changed.
+// Decodes columns first..first+count-1 anew, in the lanes of `better`, and spreads what changed. A direction that is in
+// tile.change is lost.
 inline void redecode(const Tile& tile, const Format& format, const Panel& panel, std::int64_t first, std::int64_t count,
                      M better) {
-    for (std::int64_t i = first; i < first + count; ++i) {
-        const F decoded =
-            tile.value[i] * group_scale(tile, format, i / format.group) - group_min(tile, format, i / format.group);
-        const F delta = select(better, decoded - tile.decoded[i], zero());
-        tile.decoded[i] = select(better, decoded, tile.decoded[i]);
-        spread_one(delta, panel.moments + i * tile.columns + panel.first, panel.count, tile.slope + panel.first);
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t group = (first + i) / format.group;
+        const F decoded = tile.value[first + i] * group_scale(tile, format, group) - group_min(tile, format, group);
+        tile.change[i] = select(better, decoded - tile.decoded[first + i], zero());
+        tile.decoded[first + i] = select(better, decoded, tile.decoded[first + i]);
     }
+    spread(tile.change, panel.moments, tile.columns, first, count, panel.first, panel.first + panel.count, tile.slope);
 }
 
 // Moves the scale of a group, then its min.

@@ -24,14 +24,15 @@ struct Tile {
     F* dmin;
     F* kept_value;  // a copy of the quants and of what they decode to
     F* kept_decoded;
-    F* change;  // of a panel
+    F* change;   // of a panel
+    F* product;  // of H with a direction in a panel
     std::int64_t columns;
 };
 
 inline std::int64_t scratch_floats(std::int64_t columns, const Format& format) {
     const std::int64_t groups = columns / format.group;
     const std::int64_t blocks = columns / format.block;
-    return (6 * columns + 4 * groups + 4 * blocks + panel + 2 * (groups + blocks)) * lanes;
+    return (6 * columns + 4 * groups + 4 * blocks + 2 * panel + 2 * (groups + blocks)) * lanes;
 }
 
 inline Tile tile_in(float* scratch, std::int64_t columns, const Format& format) {
@@ -52,6 +53,7 @@ inline Tile tile_in(float* scratch, std::int64_t columns, const Format& format) 
     tile.d = take(blocks);
     tile.dmin = take(blocks);
     tile.change = take(panel);
+    tile.product = take(panel);
     tile.columns = columns;
     return tile;
 }
