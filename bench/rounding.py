@@ -34,6 +34,7 @@ from qwen35_gguf.evaluation.texts.tokenized import splitter
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant import imatrix
 from qwen35_gguf.quant.rounding import moments as files
+from qwen35_gguf.quant.rounding.input_sums import HALVES, InputSums
 from qwen35_gguf.quant.rounding.moments import Moments
 from qwen35_gguf.quant.rounding.round_rows import prepare, round_rows
 
@@ -47,6 +48,8 @@ SHAPES = {
     "9B": ((4096, 12288 + 2 * 12288), (4096, 4096), (12288, 4096)),
 }
 LAYERS = {"0.8B": 24, "9B": 32}
+STREAM_ROWS = {2048: 1024, 3584: 1024}  # of 0.8B's matrices that write into the residual stream, by columns
+TOKENS = 25_000  # of a text whose sums are timed
 
 
 def main() -> None:
@@ -150,21 +153,46 @@ def without_shrinkings(moments: Moments, path: Path) -> Moments:
 
 def time_shapes(size: str, kinds: list[str], threads: int) -> None:
     """Time some rows of each matrix of a layer, and the factors; print what a whole model would take."""
-    random = np.random.default_rng(0)
     for kind in kinds:
-        total = 0.0
-        for columns, rows in SHAPES[size]:
-            width = 256 if kind == "block" else columns
-            x = random.normal(size=(512, width)).astype(np.float32)
-            moments = x.T @ x / len(x) + np.eye(width, dtype=np.float32)
-            started = time.perf_counter()
-            one = prepare(moments, threads)
-            total += (time.perf_counter() - started) * columns / width
-            weights = random.normal(size=(SLICE, columns)).astype(np.float32)
-            started = time.perf_counter()
-            round_rows(weights, Type.Q4_K, [one] * (columns // width), threads=threads)
-            total += (time.perf_counter() - started) * rows / SLICE
-        print(f"{size} {kind}: {total:.1f} s a layer, {total * LAYERS[size] / 60:.1f} minutes in all", flush=True)
+        timed = [time_input(kind, columns, rows, threads) for columns, rows in SHAPES[size]]
+        total, text = (sum(seconds) for seconds in zip(*timed, strict=True))
+        layers = LAYERS[size]
+        print(f"{size} {kind}: {total:.1f} s a layer, {total * layers / 60:.1f} minutes in all", end="")
+        print(f", and {text * layers / 60:.1f} for the sums of {TOKENS} tokens" if text else "", flush=True)
+
+
+def time_input(kind: str, columns: int, rows: int, threads: int) -> tuple[float, float]:
+    """Return the seconds that an input of a layer takes, and those of its sums over TOKENS tokens (sequential).
+
+    Of `sequential` these are sums, shifts, the choice of the shrinking and rounding; not the evaluation of the layer.
+    """
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(rows if kind == SEQUENTIAL else SLICE, columns)).astype(np.float32)
+    seconds = text = 0.0
+    if kind == SEQUENTIAL:
+        x = random.normal(size=(512, columns)).astype(np.float32)
+        sums = InputSums(columns, rows if rows == STREAM_ROWS.get(columns) else 0)
+        stream = x[:, :1].repeat(rows, axis=1) if rows == STREAM_ROWS.get(columns) else None
+        started = time.perf_counter()
+        for half in range(HALVES):
+            sums.add(x, x + 0.1 * x[::-1], np.ones(len(x), np.float32), stream, half)
+        text = (time.perf_counter() - started) * TOKENS / (HALVES * len(x))
+        started = time.perf_counter()
+        shifted = weights + sums.shifts({"w": weights})["w"].astype(np.float32)
+        sums.shrinking({"w": shifted}, {"w": Type.Q4_K}, "full", threads)
+        (one,) = sums.prepared("full", 0.2, threads)
+        seconds = time.perf_counter() - started
+    else:
+        width = 256 if kind == "block" else columns
+        x = random.normal(size=(512, width)).astype(np.float32)
+        moments = x.T @ x / len(x) + np.eye(width, dtype=np.float32)
+        started = time.perf_counter()
+        one = prepare(moments, threads)
+        seconds = (time.perf_counter() - started) * columns / width
+    width = len(one.matrix)
+    started = time.perf_counter()
+    round_rows(weights[:SLICE], Type.Q4_K, [one] * (columns // width), threads=threads)
+    return seconds + (time.perf_counter() - started) * rows / SLICE, text
 
 
 if __name__ == "__main__":

@@ -41,15 +41,17 @@ inline bool move_quants(const Tile& tile, const Format& format, const Panel& pan
     return moved;
 }
 
-// The sums over columns first..first+count-1 of direction * slope, and of direction^T H direction.
+// The sums over columns first..first+count-1 of direction * slope, and of direction^T H direction. H times the
+// direction is left in tile.product, for columns from..to-1, which have these columns among them.
 struct Line {
     F slope;
     F curvature;
 };
-inline Line along(const Tile& tile, const float* moments, const F* direction, std::int64_t first, std::int64_t count) {
-    F* product = tile.product;
-    for (std::int64_t i = 0; i < count; ++i) product[i] = zero();
-    spread(direction, moments + first * tile.columns, tile.columns, first, count, 0, count, product);
+inline Line along(const Tile& tile, const float* moments, const F* direction, std::int64_t first, std::int64_t count,
+                  std::int64_t from, std::int64_t to) {
+    for (std::int64_t i = 0; i < to - from; ++i) tile.product[i] = zero();
+    spread(direction, moments, tile.columns, first, count, from, to, tile.product - from);
+    const F* product = tile.product + (first - from);
     Line line{zero(), zero()};
     for (std::int64_t i = 0; i < count; ++i) {
         line.slope = line.slope + direction[i] * tile.slope[first + i];
@@ -58,13 +60,16 @@ inline Line along(const Tile& tile, const float* moments, const F* direction, st
     return line;
 }
 
+inline F decoded_at(const Tile& tile, const Format& format, std::int64_t i) {
+    return tile.value[i] * group_scale(tile, format, i / format.group) - group_min(tile, format, i / format.group);
+}
+
 // Decodes columns first..first+count-1 anew, in the lanes of `better`, and spreads what changed. A direction that is in
 // tile.change is lost.
 inline void redecode(const Tile& tile, const Format& format, const Panel& panel, std::int64_t first, std::int64_t count,
                      M better) {
     for (std::int64_t i = 0; i < count; ++i) {
-        const std::int64_t group = (first + i) / format.group;
-        const F decoded = tile.value[first + i] * group_scale(tile, format, group) - group_min(tile, format, group);
+        const F decoded = decoded_at(tile, format, first + i);
         tile.change[i] = select(better, decoded - tile.decoded[first + i], zero());
         tile.decoded[first + i] = select(better, decoded, tile.decoded[first + i]);
     }
@@ -76,7 +81,7 @@ inline void move_group(const Tile& tile, const Format& format, const Panel& pane
     const std::int64_t first = group * format.group;
     const std::int64_t block = first / format.block;
     const auto move = [&](F factor, F& number, float lowest, float highest) {
-        const Line line = along(tile, panel.moments, direction, first, format.group);
+        const Line line = along(tile, panel.moments, direction, first, format.group, first, first + format.group);
         const F slope = factor * line.slope;
         const F curvature = factor * factor * line.curvature;
         const F step = select(curvature > zero(), -slope / curvature, zero());
@@ -96,18 +101,23 @@ inline void move_group(const Tile& tile, const Format& format, const Panel& pane
     }
 }
 
-// Moves d of a block, then dmin, to the FP16 number nearest to the best one, of the same sign.
+// Moves d of a block, then dmin, to the FP16 number nearest to the best one, of the same sign. The slope changes by the
+// move times the product that `along` left.
 inline void move_block(const Tile& tile, const Format& format, const Panel& panel, std::int64_t block, F* direction) {
     const std::int64_t first = block * format.block;
     const auto move = [&](F& number) {
-        const Line line = along(tile, panel.moments, direction, first, format.block);
+        const Line line =
+            along(tile, panel.moments, direction, first, format.block, panel.first, panel.first + panel.count);
         const F step = select(line.curvature > zero(), -line.slope / line.curvature, zero());
         const F wanted = from_fp16(to_fp16(number + step));
         const M allowed = (wanted * number > zero()) & (abs(wanted) < set(65536.F));
         const M better = pays(wanted - number, line.slope, line.curvature) & allowed;
         if (!any(better)) return;
+        const F change = select(better, wanted - number, zero());
         number = select(better, wanted, number);
-        redecode(tile, format, panel, first, format.block, better);
+        for (std::int64_t i = first; i < first + format.block; ++i) tile.decoded[i] = decoded_at(tile, format, i);
+        F* slope = tile.slope + panel.first;
+        for (std::int64_t i = 0; i < panel.count; ++i) slope[i] = slope[i] + change * tile.product[i];
     };
     for (int i = 0; i < format.block; ++i)
         direction[i] = tile.value[first + i] * tile.scale[(first + i) / format.group];

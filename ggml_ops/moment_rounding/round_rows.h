@@ -67,8 +67,11 @@ inline void round_rows(const Rows& job, const Format& format, const Effort& effo
         keep(tile);
         feed_back(tile, format, job.factor, tile.slope);
         const F error = measure(tile, job.moments);
-        restore(tile, !(error < before));
-        measure(tile, job.moments);
+        const M worse = !(error < before);
+        if (any(worse)) {
+            restore(tile, worse);
+            measure(tile, job.moments);
+        }
     }
     for (int i = 0; i < effort.sweeps; ++i) sweep(tile, format, effort, job.moments);
     decode(tile, format);

@@ -25,7 +25,12 @@ WIDEST = 1024  # columns of a matrix that they are compared on: all would take l
 
 def sample(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the rows of weights (rows, columns) that stand for all: SAMPLED at most, in even steps."""
-    return weights[:: -(-len(weights) // SAMPLED)]
+    return weights[:: steps(len(weights), SAMPLED)]
+
+
+def steps(rows: int, most: int) -> int:
+    """Return by how much to step through rows so that `most` are met at most."""
+    return -(-rows // most)
 
 
 def choose_shrinking(

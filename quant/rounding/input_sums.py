@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
-from qwen35_gguf.quant.rounding.held_out import choose_shrinking, sample
+from qwen35_gguf.quant.rounding.held_out import choose_shrinking, sample, steps
 from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, stored_shape
 from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare
 
@@ -32,6 +32,7 @@ Array = npt.NDArray[Any]
 
 HALVES = 2
 DAMPINGS = (0.003, 0.03, 0.3, 3.0)  # of the mean of the diagonal of H; those that are compared
+COMPARED = 256  # rows of each tensor that they are compared on
 
 
 class InputSums:
@@ -80,16 +81,16 @@ class InputSums:
         found: Float = (self.squares / max(1, self.tokens)).astype(np.float32)
         return found
 
-    def prepared(self, kind: Kind, shrinking: float) -> list[InputMoments]:
+    def prepared(self, kind: Kind, shrinking: float, threads: int = 1) -> list[InputMoments]:
         """Return the moments to round by."""
-        return [prepare(one, shrinking=shrinking) for one in self._parts(self._h.sum(axis=0), kind)]
+        return [prepare(one, threads, shrinking) for one in self._parts(self._h.sum(axis=0), kind)]
 
-    def shrinking(self, weights: Mapping[str, Float], types: Mapping[str, Type], kind: Kind) -> float:
+    def shrinking(self, weights: Mapping[str, Float], types: Mapping[str, Type], kind: Kind, threads: int = 1) -> float:
         """Return the shrinking with which weights (rows, columns), rounded by either half, err least on the other."""
         sampled = {name: sample(whole) for name, whole in weights.items()}
         counts = {name: len(whole) for name, whole in weights.items()}
         halves = [self._parts(half, kind) for half in self._h]
-        return choose_shrinking(halves, sampled, types, counts, self.importance)
+        return choose_shrinking(halves, sampled, types, counts, self.importance, threads)
 
     def _parts(self, moments: Float, kind: Kind) -> list[Float]:
         """Return the mean moments of sums, whole or in blocks."""
@@ -105,7 +106,13 @@ class InputSums:
         if self._e.shape[1]:
             wanted += self._e
         owners = np.repeat(np.arange(len(weights)), [len(rows) for rows in weights.values()])
-        errors = np.stack([self._held_out(wanted, damping, owners) for damping in DAMPINGS])
+        compared = np.concatenate(
+            [
+                np.flatnonzero(owners == number)[:: steps(len(rows), COMPARED)]
+                for number, rows in enumerate(weights.values())
+            ]
+        )
+        errors = np.stack([self._held_out(wanted[:, compared], damping, owners[compared]) for damping in DAMPINGS])
         best = errors.argmin(axis=0)
         shift = np.zeros_like(stacked)
         for number, damping in enumerate(DAMPINGS):

@@ -284,8 +284,8 @@ def _overwrite(
     if not rounded:
         return {}, None
     shifts, shifted = _shifted(run, rounded, sums)
-    shrinking = sums.shrinking(shifted, run.types, run.provenance.kind)
-    inputs = sums.prepared(run.provenance.kind, shrinking)
+    shrinking = sums.shrinking(shifted, run.types, run.provenance.kind, run.threads)
+    inputs = sums.prepared(run.provenance.kind, shrinking, run.threads)
     for name, rows in shifted.items():
         original, type_ = run.originals[name], run.types[name]
         blocks = round_rows(rows, type_, inputs, sums.importance, threads=run.threads).data
@@ -330,7 +330,7 @@ def _collect_output(run: _Run, streams: Streams, part: Path) -> None:
     shrinkings: dict[str, float] = {}
     if run.types.get(OUTPUT) in TYPES:
         shifts, shifted = _shifted(run, [OUTPUT], sums)
-        shrinkings = {OUTPUT: sums.shrinking(shifted, run.types, run.provenance.kind)}
+        shrinkings = {OUTPUT: sums.shrinking(shifted, run.types, run.provenance.kind, run.threads)}
     _write_part(part, run.provenance, {OUTPUT: sums.entry(OUTPUT, run.provenance.kind)}, shifts, shrinkings)
 
 
