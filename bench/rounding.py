@@ -189,10 +189,13 @@ def time_input(kind: str, columns: int, rows: int, threads: int) -> tuple[float,
         started = time.perf_counter()
         one = prepare(moments, threads)
         seconds = (time.perf_counter() - started) * columns / width
-    width = len(one.matrix)
-    started = time.perf_counter()
-    round_rows(weights[:SLICE], Type.Q4_K, [one] * (columns // width), threads=threads)
-    return seconds + (time.perf_counter() - started) * rows / SLICE, text
+    inputs = [one] * (columns // len(one.matrix))
+    best = float("inf")
+    for _ in range(2):  # the first time memory is new
+        started = time.perf_counter()
+        round_rows(weights[:SLICE], Type.Q4_K, inputs, threads=threads)
+        best = min(best, time.perf_counter() - started)
+    return seconds + best * rows / SLICE, text
 
 
 if __name__ == "__main__":
