@@ -1,8 +1,10 @@
 """Rounding by second moments on held-out text of three kinds, at depth, on drafts and on pictures.
 
-.venv/bin/python bench/rounding.py --checkpoint CHECKPOINT --kinds block,sequential --folder FOLDER   # makes the files
-.venv/bin/python bench/rounded_texts.py CHECKPOINT FOLDER [--presets Q2_K,Q4_K_M] [--kinds importance,block,sequential]
-                                        [--parts texts,drafts,pictures]
+.venv/bin/python bench/rounding/rounding.py --checkpoint CHECKPOINT --kinds block,sequential --folder FOLDER
+.venv/bin/python bench/rounding/texts.py CHECKPOINT FOLDER [--presets Q2_K,Q4_K_M] [--kinds importance,block,sequential]
+    [--parts texts,drafts,pictures]
+
+The first command makes the files, the second evaluates them.
 
 CHECKPOINT was trained by examples/train_tiny.py. Chats are made up from a seed that training never uses, prose and
 code are the paragraphs and functions that it never saw. At depth, the first 4,096-token chunks of all three are
@@ -23,7 +25,7 @@ from typing import Any
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples"))
 
 from tiny_model import corpus, corpus_scenes, library_text  # noqa: E402
@@ -70,7 +72,7 @@ def main() -> None:
 
 
 def made(folder: Path, quant: str, kind: str) -> Path:
-    """Find a file that bench/rounding.py made."""
+    """Find a file that bench/rounding/rounding.py made."""
     (file,) = (folder / "files" / f"{quant}-{kind}").glob("*.gguf")
     return file
 

@@ -1,12 +1,12 @@
 """Size against KL divergence of rounding by second moments, and what it costs.
 
-.venv/bin/python bench/rounding.py [--checkpoint examples/tiny-qwen3.5] [--kinds block,full,full-alike,sequential]
-                                   [--presets Q2_K,Q4_K_M] [--plot bench/results/rounding] [--shapes 0.8B]
+.venv/bin/python bench/rounding/rounding.py [--checkpoint examples/tiny-qwen3.5] [--presets Q2_K,Q4_K_M]
+    [--kinds block,full,full-alike,sequential] [--plot bench/results/rounding] [--shapes 0.8B]
 
 All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
 folder, divergence is measured on evaluation.txt, or on another `--text`. `sequential` collects moments after quantized
 layers, for each preset; with `-alike` all tokens count alike, with `-fixed` all inputs are shrunk by 40 %. `--chunk
-4096` measures at depth. With `--folder` the files are kept, for bench/rounded_texts.py.
+4096` measures at depth. With `--folder` the files are kept, for bench/rounding/texts.py.
 
 `--held-out` leaves the evaluation text alone: it collects on three quarters of calibration.txt and measures on the
 last, to choose `--stream-power` (see moment_sums.py). `--shapes` times the matrices of one layer of 0.8B or 9B.
