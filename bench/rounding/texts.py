@@ -1,15 +1,15 @@
-"""Rounding by second moments on held-out text of three kinds, at depth, on drafts and on pictures.
+"""Rounding by second moments on held-out text of three kinds, at depth, on drafts and on images.
 
 .venv/bin/python bench/rounding/rounding.py --checkpoint CHECKPOINT --kinds block,sequential --folder FOLDER
 .venv/bin/python bench/rounding/texts.py CHECKPOINT FOLDER [--presets Q2_K,Q4_K_M] [--kinds importance,block,sequential]
-    [--parts texts,drafts,pictures]
+    [--parts texts,drafts,images]
 
 The first command makes the files, the second evaluates them.
 
 CHECKPOINT was trained by examples/train_tiny.py. Chats are made up from a seed that training never uses, prose and
 code are the paragraphs and functions that it never saw. At depth, the first 4,096-token chunks of all three are
 evaluated and their second halves scored. Drafts are those of the MTP head at depth 1, in greedy answers to held-out
-questions. Pictures show what training never showed; an answer is right if it is so to the letter.
+questions. Images show what training never showed; an answer is right if it is so to the letter.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SEED = "held out, by kind"
 CHUNK, CHUNKS = 256, 40
 DEEP, DEEP_CHUNKS = 4096, 3
 CHATS, LENGTH = 1200, 200_000  # of a kind: chats, characters of prose and of code
-QUESTIONS, PICTURES = 60, 60
+QUESTIONS, IMAGES = 60, 60
 END = "<|endoftext|>\n"
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--presets", default="Q2_K,Q4_K_M")
     parser.add_argument("--kinds", default="importance,block,sequential")
-    parser.add_argument("--parts", default="texts,drafts,pictures")
+    parser.add_argument("--parts", default="texts,drafts,images")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     kinds, parts = options.kinds.split(","), options.parts.split(",")
@@ -63,8 +63,8 @@ def main() -> None:
             reference = hf_to_gguf.convert(options.checkpoint, "BF16", Path(scratch), vision=False)[0]
             for quant, kind, file in (("BF16", "", reference), *rows):
                 print(f"| {quant} | {kind} | {accepted(file, options.threads):.1%} |", flush=True)
-        if "pictures" in parts:
-            print("| File | | pictures described right |\n|---|---|--:|")
+        if "images" in parts:
+            print("| File | | images described right |\n|---|---|--:|")
             encoder = Path(scratch, "vision")
             reference, mmproj = hf_to_gguf.convert(options.checkpoint, "BF16", encoder)
             for quant, kind, file in (("BF16", "", reference), *rows):
@@ -127,9 +127,9 @@ def accepted(file: Path, threads: int) -> float:
 
 
 def described(file: Path, mmproj: Path, threads: int) -> float:
-    """Return the share of the pictures that are described to the letter."""
+    """Return the share of the images that are described to the letter."""
     r = Random(SEED)
-    scenes = [corpus_scenes.image(r, held_out=True, count=1) for _ in range(PICTURES)]
+    scenes = [corpus_scenes.image(r, held_out=True, count=1) for _ in range(IMAGES)]
     right = 0
     with Qwen35(file, mmproj=mmproj, n_ctx=1024, n_threads=threads, draft=0) as model:
         for scene in scenes:
@@ -143,7 +143,7 @@ def described(file: Path, mmproj: Path, threads: int) -> float:
 
 
 def png(pixels: Any) -> bytes:
-    """Encode a picture, (height, width, 3) uint8."""
+    """Encode an image, (height, width, 3) uint8."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -42,20 +42,20 @@ inline bool move_quants(const Tile& tile, const Format& format, const Panel& pan
 }
 
 // The sums over columns first..first+count-1 of direction * slope, and of direction^T H direction. H times the
-// direction is left in tile.product, for columns from..to-1, which have these columns among them.
+// direction is left in tile.reach, for columns from..to-1, which have these columns among them.
 struct Line {
     F slope;
     F curvature;
 };
 inline Line along(const Tile& tile, const float* moments, const F* direction, std::int64_t first, std::int64_t count,
                   std::int64_t from, std::int64_t to) {
-    for (std::int64_t i = 0; i < to - from; ++i) tile.product[i] = zero();
-    spread(direction, moments, tile.columns, first, count, from, to, tile.product - from);
-    const F* product = tile.product + (first - from);
+    for (std::int64_t i = 0; i < to - from; ++i) tile.reach[i] = zero();
+    spread(direction, moments, tile.columns, first, count, from, to, tile.reach - from);
+    const F* reach = tile.reach + (first - from);
     Line line{zero(), zero()};
     for (std::int64_t i = 0; i < count; ++i) {
         line.slope = line.slope + direction[i] * tile.slope[first + i];
-        line.curvature = line.curvature + direction[i] * product[i];
+        line.curvature = line.curvature + direction[i] * reach[i];
     }
     return line;
 }
@@ -102,7 +102,7 @@ inline void move_group(const Tile& tile, const Format& format, const Panel& pane
 }
 
 // Moves d of a block, then dmin, to the FP16 number nearest to the best one, of the same sign. The slope changes by the
-// move times the product that `along` left.
+// move times the reach that `along` left.
 inline void move_block(const Tile& tile, const Format& format, const Panel& panel, std::int64_t block, F* direction) {
     const std::int64_t first = block * format.block;
     const auto move = [&](F& number) {
@@ -117,7 +117,7 @@ inline void move_block(const Tile& tile, const Format& format, const Panel& pane
         number = select(better, wanted, number);
         for (std::int64_t i = first; i < first + format.block; ++i) tile.decoded[i] = decoded_at(tile, format, i);
         F* slope = tile.slope + panel.first;
-        for (std::int64_t i = 0; i < panel.count; ++i) slope[i] = slope[i] + change * tile.product[i];
+        for (std::int64_t i = 0; i < panel.count; ++i) slope[i] = slope[i] + change * tile.reach[i];
     };
     for (int i = 0; i < format.block; ++i)
         direction[i] = tile.value[first + i] * tile.scale[(first + i) / format.group];

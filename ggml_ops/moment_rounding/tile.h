@@ -24,8 +24,8 @@ struct Tile {
     F* dmin;
     F* kept_value;  // a copy of the quants and of what they decode to
     F* kept_decoded;
-    F* change;   // of a panel
-    F* product;  // of H with a direction in a panel
+    F* change;  // of a panel
+    F* reach;   // of H with a direction in a panel
     std::int64_t columns;
 };
 
@@ -53,7 +53,7 @@ inline Tile tile_in(float* scratch, std::int64_t columns, const Format& format) 
     tile.d = take(blocks);
     tile.dmin = take(blocks);
     tile.change = take(panel);
-    tile.product = take(panel);
+    tile.reach = take(panel);
     tile.columns = columns;
     return tile;
 }
