@@ -140,6 +140,13 @@ def reserved(path: Path) -> Iterator[None]:
         file.close()
 
 
+def discard(*paths: Path) -> None:
+    """Remove files that are not needed any more; one that cannot be removed stays, as the work is done."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def remove_left_behind(part: Path) -> None:
     """Remove a temporary file that no process is writing any more."""
     with contextlib.suppress(OSError), part.open("rb") as file:

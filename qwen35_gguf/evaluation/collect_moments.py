@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from qwen35_gguf.atomic_file import discard
 from qwen35_gguf.errors import ModelError, MomentsError
 from qwen35_gguf.evaluation import token_effects
 from qwen35_gguf.evaluation.collect_imatrix import (
@@ -162,8 +163,7 @@ def collect_loaded(
         (whole_entry(name, *both) for name, both in halves.items()),
         shrinkings={name: value for name, value in chosen.items() if value is not None},
     )
-    for part in (*parts, *([] if how.keep_effects else [measured])):
-        part.unlink(missing_ok=True)
+    discard(*parts, *([] if how.keep_effects else [measured]))
     return files.read(out)
 
 

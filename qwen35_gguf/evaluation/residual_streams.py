@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.atomic_file import atomic_file
+from qwen35_gguf.atomic_file import atomic_file, discard
 
 Float = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ def save(out: Path, layer: int, streams: Streams) -> None:
     """
     with atomic_file(_file(out, layer)) as file:
         np.save(file, np.stack(streams))
-    _file(out, layer - 1).unlink(missing_ok=True)
+    discard(_file(out, layer - 1))
 
 
 def load(out: Path, layer: int, shape: tuple[int, int]) -> Streams | None:
@@ -43,9 +43,7 @@ def load(out: Path, layer: int, shape: tuple[int, int]) -> Streams | None:
 
 def remove(out: Path) -> None:
     """Remove the streams before all layers."""
-    for path in list(out.parent.iterdir()):
-        if path.name.startswith(f"{out.name}.streams-"):
-            path.unlink(missing_ok=True)
+    discard(*(path for path in list(out.parent.iterdir()) if path.name.startswith(f"{out.name}.streams-")))
 
 
 def _file(out: Path, layer: int) -> Path:

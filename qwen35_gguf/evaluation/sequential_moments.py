@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.atomic_file import disk_errors
+from qwen35_gguf.atomic_file import discard, disk_errors
 from qwen35_gguf.convert.rounding import Rounding
 from qwen35_gguf.errors import ModelError, MomentsError
 from qwen35_gguf.evaluation import collect_moments, residual_streams
@@ -179,8 +179,7 @@ def collect(
         _collect_output(run, streams, parts[-1])
     _join(out, provenance, [before, *(files.read(part) for part in parts)])
     unneeded = () if keep_plain else (plain, collect_moments.effects_file(plain))
-    for path in (*unneeded, *parts):
-        path.unlink(missing_ok=True)
+    discard(*unneeded, *parts)
     residual_streams.remove(out)
     return files.read(out)
 

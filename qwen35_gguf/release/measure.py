@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from qwen35_gguf.atomic_file import discard
 from qwen35_gguf.errors import MissingDependencyError, TextError
 from qwen35_gguf.evaluation import kl_divergence
 from qwen35_gguf.evaluation.texts.packaged import EVALUATION, packaged_text
@@ -57,7 +58,7 @@ def measure(
         state.figures[name] = _figures(found)
         states.save(folder, state)
         say(f"{name}: KL divergence {found.mean.value:.5f}, same top token {100 * found.same_top.value:.2f} %")
-    logits.unlink()
+    discard(logits)
 
 
 def _figures(found: Divergence) -> Figures:

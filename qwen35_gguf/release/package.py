@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qwen35_gguf.atomic_file import disk_errors
+from qwen35_gguf.atomic_file import discard, disk_errors
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.plan_files import PlannedFile
 from qwen35_gguf.errors import PackageError
@@ -180,7 +180,7 @@ def _begun(folder: Path, plan: ReleasePlan, state: State) -> Iterator[None]:
         yield
     except BaseException:
         if first and not state.files and not any(folder.glob("*.gguf")):
-            (folder / states.STATE).unlink(missing_ok=True)
+            discard(folder / states.STATE)
         raise
 
 

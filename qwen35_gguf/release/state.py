@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from qwen35_gguf.atomic_file import write_text
+from qwen35_gguf.atomic_file import disk_errors, write_text
 from qwen35_gguf.errors import PackageError
 from qwen35_gguf.gguf_file.shards import SHARD_NAME
 from qwen35_gguf.json_file import COUNT, NUMBER, OBJECT, TEXT, JsonObject, list_of, map_of, read_json
@@ -155,5 +155,6 @@ def incomplete(folder: Path, names: Sequence[str], state: State, say: Callable[[
         say(f"{len(names) - len(missing)} of {len(names)} files are complete already")
     for name in missing:
         for remains in parts_of(folder, name):
-            remains.unlink(missing_ok=True)
+            with disk_errors(remains):
+                remains.unlink(missing_ok=True)
     return missing

@@ -112,7 +112,8 @@ def _place(file: ReleaseFile, folder: Path, max_shard_size: int) -> list[Path]:
     if file.role != MMPROJ and source.stat().st_size > max_shard_size:  # a vision encoder loads from one file
         paths = shards.split(source, folder, max_shard_size, prefix=stem, force=True)
         if source == whole:
-            whole.unlink()
+            with disk_errors(whole):
+                whole.unlink()
         return paths
     if source != whole:
         _copy(source, whole)

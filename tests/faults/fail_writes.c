@@ -127,6 +127,12 @@ int rename(const char* from, const char* to) {
     return inside(to) && fails() ? -1 : real(from, to);
 }
 
+int unlink(const char* path) {
+    typedef int (*Type)(const char*);
+    REAL("unlink", Type);
+    return inside(path) && fails() ? -1 : real(path);
+}
+
 int mkdir(const char* path, mode_t mode) {
     typedef int (*Type)(const char*, mode_t);
     REAL("mkdir", Type);

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="preloads a libr
 SOURCE = Path(__file__).with_name("fail_writes.c")
 DRIVER = Path(__file__).with_name("every_write.py")
 # Files that appear in a folder beside the results: they are remains of a run that may be continued.
-REMAINS = re.compile(r"\.(part|qwen35-package\.json|effects|plain|(group|layer|streams)-\d+)$")
+REMAINS = re.compile(r"\.(part|lock|qwen35-package\.json|effects|plain|(group|layer|streams)-\d+)$")
 JOURNAL = ".header.part"  # of a header that is being changed: the file is made whole from it
 
 IMATRIX = ("imatrix", "{}/model.gguf", "-f", "{}/text.txt", "--chunk", "64", "--chunks", "2")
