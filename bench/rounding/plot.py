@@ -1,0 +1,54 @@
+"""Draw the tables of docs/quality.md that bench/rounding/rounding.py printed: size against KL divergence.
+
+.venv/bin/python bench/rounding/plot.py [--out bench/results]
+
+Writes rounding.svg and rounding.png of the first table, the tiny model's, and rounding-wide of the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from qwen35_gguf.evaluation.size_plot import Point, draw
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
+FIRST = "| Preset | bits per weight | importance alone |"
+PLOTS = {
+    "rounding": "Rounding by second moments, tiny model",
+    "rounding-wide": "Rounding by second moments, wide model",
+}
+
+
+def main() -> None:
+    """Draw both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=PAGE.parents[1] / "bench" / "results")
+    options = parser.parse_args()
+    for (name, title), table in zip(PLOTS.items(), tables(PAGE.read_text(encoding="utf-8")), strict=True):
+        draw(list(points(table)), options.out / name, title)
+
+
+def tables(page: str) -> Iterator[list[str]]:
+    """Yield the lines of each table of sizes and divergences."""
+    lines = page.splitlines()
+    for start, line in enumerate(lines):
+        if line.startswith(FIRST):
+            end = next((i for i in range(start, len(lines)) if not lines[i].startswith("|")), len(lines))
+            yield lines[start:end]
+
+
+def points(table: list[str]) -> Iterator[Point]:
+    """Yield a point for each file of a table; columns of ratios are left out."""
+    titles, _, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in table)
+    for row in rows:
+        for title, cell in zip(titles[2:], row[2:], strict=True):
+            if re.fullmatch(r"\d\.\d{5}", cell):
+                value = float(cell)
+                yield Point(row[0], float(row[1]), value, value, value, title)
+
+
+if __name__ == "__main__":
+    main()
