@@ -16,10 +16,7 @@ from qwen35_gguf.evaluation.size_plot import Point, draw
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
 FIRST = "| Preset | bits per weight | importance alone |"
-PLOTS = {
-    "rounding": "Rounding by second moments, tiny model",
-    "rounding-wide": "Rounding by second moments, wide model",
-}
+PLOTS = {"rounding": "tiny model", "rounding-wide": "wide model"}
 
 
 def main() -> None:
@@ -28,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE.parents[1] / "bench" / "results")
     options = parser.parse_args()
     for (name, title), table in zip(PLOTS.items(), tables(PAGE.read_text(encoding="utf-8")), strict=True):
-        draw(list(points(table)), options.out / name, title)
+        draw(list(points(table)), options.out / name, f"Rounding by second moments: {title}")
 
 
 def tables(page: str) -> Iterator[list[str]]:
