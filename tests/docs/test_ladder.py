@@ -15,7 +15,8 @@ from oracles.paths import ROOT
 def ladder() -> ModuleType:
     sys.path.insert(0, str(ROOT / "docs"))
     spec = importlib.util.spec_from_file_location("ladder", ROOT / "docs" / "ladder.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
