@@ -97,7 +97,7 @@ template <class Weights>
     weights.template unpack<0>(half[0]);
     weights.template unpack<1>(half[1]);
     for (int i = 0; i < 4; ++i) q[i] = half[i / 2][i % 2];
-    arrange(q);
+    arrange<activations_of<Weights>>(q);
 }
 
 inline void unpack_arranged(const Q2K& weights, B (&q)[4]) { arranged_two_bits(weights.p + 16, q); }

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "activations.h"
+#include "arranged_avx2.h"
 #include "bytes.h"
 #include "formats/all.h"
 #include "quantized_matmul.h"
@@ -18,9 +19,11 @@ namespace {
 template <class Weights>
 struct OneColumnScale {
     static constexpr bool scales_of_16 = Weights::values_per_scale == 16;
+    // Pairs of products, in 16 bits, times scales; else dot products, in 32.
+    static constexpr bool scaled_in_words = Weights::narrow || !wide_is_unsigned;
 
     Weights weights;
-    B of_16;    // the scales, if narrow
+    B of_16;    // the scales, if in words
     I of_32;    // else
     H offsets;  // times the sums of 16 values
     H mins;
@@ -29,7 +32,7 @@ struct OneColumnScale {
     explicit OneColumnScale(const std::uint8_t* p) : weights(p), factor(set(weights.factor())) {
         const __m128i scales = weights.integer_scales();
         const __m128i sixteen = scales_of_16 ? scales : each_twice(scales);
-        if constexpr (Weights::narrow) of_16 = make_words(sixteen);
+        if constexpr (scaled_in_words) of_16 = make_words(sixteen);
         else of_32 = integers(scales);
         if constexpr (Weights::offset != 0) offsets = to_words(sixteen) * Weights::offset;
         if constexpr (Weights::has_mins) {
@@ -70,10 +73,13 @@ private:
         weights.template unpack<Half>(q);
         for (int i = 0; i < vectors; ++i) {
             const std::int64_t x = first + width * i;
-            if constexpr (Weights::narrow) {
+            if constexpr (scaled_in_words) {
                 const B words = spread_words(of_16, Half * vectors + i);
+                const B magnitude = Weights::narrow ? q[i] : magnitudes(q[i]);
                 for (int c = 0; c < Columns; ++c) {
-                    integer_sum[c] = scaled(integer_sum[c], pairs(q[i], load_bytes(columns[c] + x)), words);
+                    const B values = load_bytes(columns[c] + x);
+                    const B signed_values = Weights::narrow ? values : with_signs_of(values, q[i]);
+                    integer_sum[c] = scaled(integer_sum[c], pairs(magnitude, signed_values), words);
                 }
             } else {
                 const I words = spread(of_32, Half * vectors + i);
@@ -86,51 +92,60 @@ private:
     }
 };
 
-// The same: columns with one scale for 32 values.
+// The same: columns with one scale for 32 values. Every lane has one scale.
 template <class Weights>
 struct ColumnScalesOf32 {
-    Weights weights;
+    B q[8];
     F scales;
     F mins;
 
-    explicit ColumnScalesOf32(const std::uint8_t* p) : weights(p), scales(weights.scales()) {
+    explicit ColumnScalesOf32(const std::uint8_t* p) {
+        const Weights weights(p);
+        unpack_arranged(weights, q);
+        scales = weights.scales();
         if constexpr (Weights::has_mins) mins = weights.mins();
     }
 
     template <int Columns>
     [[gnu::always_inline]] void add(const ColumnParts<activations_of<Weights>>& parts, std::int64_t block,
                                     const std::uint8_t* const (&columns)[Columns], F (&sum)[Columns]) const {
-        if constexpr (Weights::has_mins) {
-            for (int c = 0; c < Columns; ++c) {
+        for (int c = 0; c < Columns; ++c) {
+            I start = zero_sums();
+            if constexpr (Weights::offset != 0) {
+                const I starts = eight(at<std::int32_t>(columns[c], parts.starts_of_32) + 8 * block);
+                start = shift_right_signed<log2_of(128 / Weights::offset)>(starts);
+            }
+            const F both = scales * eight(at<float>(columns[c], parts.scales) + 8 * block);
+            sum[c] = fma(to_float(dot_groups(start, columns[c] + block * super_block)), both, sum[c]);
+            if constexpr (Weights::has_mins) {
                 sum[c] = fma(mins, eight(at<float>(columns[c], parts.minus_sums) + 8 * block), sum[c]);
             }
         }
-        F both[Columns];
-        for (int c = 0; c < Columns; ++c) both[c] = scales * eight(at<float>(columns[c], parts.scales) + 8 * block);
-        add_half<0>(block * super_block, both, columns, sum);
-        add_half<1>(block * super_block + half_block, both, columns, sum);
     }
 
 private:
-    template <int Half, int Columns>
-    [[gnu::always_inline]] void add_half(std::int64_t first, const F (&both)[Columns],
-                                         const std::uint8_t* const (&columns)[Columns], F (&sum)[Columns]) const {
-        B q[vectors];
-        weights.template unpack<Half>(q);
-        for (int i = 0; i < vectors; ++i) {
-            if constexpr (Weights::offset != 0) q[i] = lowered(q[i], Weights::offset);
-            for (int c = 0; c < Columns; ++c) {
-                const B x = load_bytes(columns[c] + first + width * i);
-                // Signed bytes: the sums of a lane are as small as those of ggml are.
-                const I a =
-                    Weights::offset != 0 ? dot_signed(zero_sums(), q[i], x) : dot_of<Weights>(zero_sums(), q[i], x);
-                sum[c] = fma(to_float(a), spread(both[c], Half * vectors + i), sum[c]);
+    // Of each 32 weights with the values at x, added to `sum`.
+    [[gnu::always_inline]] I dot_groups(I sum, const std::uint8_t* x) const {
+        if constexpr (sums_in_lanes || !Weights::narrow) {
+            for (int i = 0; i < 8; ++i) sum = dot_of<Weights>(sum, q[i], load_bytes(x + i * width));
+        } else {
+            constexpr int together = values_in_words<Weights>() / 4;
+            for (int first = 0; first < 8; first += together) {
+                B words = pairs(q[first], load_bytes(x + first * width));
+                for (int i = first + 1; i < first + together; ++i) {
+                    words = add_pairs(words, pairs(q[i], load_bytes(x + i * width)));
+                }
+                sum = sum + widen(words);
             }
         }
+        return sum;
     }
 };
 
-inline constexpr int max_gemv_batch = 5;  // sums of more columns do not fit in 16 registers
+// Of more columns GEMM is cheaper, as bench/matmul/columns.py shows.
+template <class Weights>
+inline constexpr int max_gemv_batch =
+    activations_of<Weights> == Activations::q8_k && (sums_in_lanes || Weights::has_mins) ? 5 : 8;
 
 template <class Weights>
 using Block = std::conditional_t<activations_of<Weights> == Activations::q8_k, OneColumnScale<Weights>,

@@ -20,7 +20,9 @@
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
 
-inline constexpr int max_gemv_batch = 8;  // sums of more columns do not fit in 32 registers, beside a super-block
+// Sums of more columns do not fit in 32 registers, beside a super-block.
+template <class>
+inline constexpr int max_gemv_batch = 8;
 
 template <class Weights>
 struct Block {

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "../simd/vector.h"
+#include "format_table.h"
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
@@ -51,9 +52,21 @@ inline B with_signs_of(B b, B a) { return {_mm256_sign_epi8(b.v, a.v)}; }
 // Pairs times 16-bit scales.
 inline I scaled(B a, B scale) { return {_mm256_madd_epi16(a.v, scale.v)}; }
 
-// The order of the activations of a super-block.
-inline constexpr int arranged_offset(int i) { return i; }
-inline void arrange(B (&)[8]) {}
+// The order of the activations of a super-block. Those with one scale for 32 values: the 32-bit lane j of the vector v
+// has values 4 v to 4 v + 3 of the j-th 32, so that all sums of a lane have one scale.
+template <Activations Kind>
+constexpr int arranged_offset(int i) {
+    return Kind == Activations::q8_k ? i : i % 32 / 4 * width + i / 32 * 4 + i % 4;
+}
+template <Activations Kind>
+[[gnu::always_inline]] inline void arrange(B (&q)[8]) {
+    if constexpr (Kind != Activations::q8_k) {
+        F rows[8];
+        for (int i = 0; i < 8; ++i) rows[i].v = _mm256_castsi256_ps(q[i].v);
+        transpose(rows);
+        for (int i = 0; i < 8; ++i) q[i].v = _mm256_castps_si256(rows[i].v);
+    }
+}
 
 inline I zero_sums() { return {_mm256_setzero_si256()}; }
 
@@ -77,10 +90,10 @@ inline B make_wide(B a) { return a; }
 inline I scaled(I sum, B a, B scale) { return now(sum + scaled(a, scale)); }
 #endif
 
-inline I dot_signed(I sum, B a, B b) { return dot(sum, magnitudes(a), with_signs_of(b, a)); }
 inline I multiply(I a, I b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 
 inline F eight(const float* p) { return load(p); }
+inline I eight(const std::int32_t* p) { return {load_bytes(p).v}; }
 inline F eight_fp16(__m128i halves) { return {_mm256_cvtph_ps(halves)}; }
 inline I integers(__m128i bytes) { return {_mm256_cvtepi8_epi32(bytes)}; }
 
@@ -94,7 +107,6 @@ inline B spread_words(B words, int i) {
     return {_mm256_shuffle_epi8(words.v, _mm256_set1_epi16(static_cast<short>(0x0202 * i + 0x0100)))};
 }
 // Of eight scales, of 32 weights each, that for the i-th 32 weights, repeated for the lanes of `dot`.
-inline F spread(F eight_scales, int i) { return {_mm256_permutevar8x32_ps(eight_scales.v, _mm256_set1_epi32(i))}; }
 inline I spread(I eight_scales, int i) { return {_mm256_permutevar8x32_epi32(eight_scales.v, _mm256_set1_epi32(i))}; }
 
 inline std::int32_t total(I a) {
@@ -128,9 +140,8 @@ inline I sums_of_products(H a, const std::int16_t* b) {
     return {_mm256_madd_epi16(a.v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)))};
 }
 
-// Bytes plus a number, or less it.
+// Bytes plus a number.
 inline B raised(B a, int by) { return {_mm256_add_epi8(a.v, _mm256_set1_epi8(static_cast<char>(by)))}; }
-inline B lowered(B a, int by) { return raised(a, -by); }
 
 // Each of the 16 bytes of a lane selects one of a table, which every lane has of its own.
 inline B look_up(B tables, B index) { return {_mm256_shuffle_epi8(tables.v, index.v)}; }

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "../simd/vector.h"
+#include "format_table.h"
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
@@ -38,8 +39,12 @@ inline B four_bytes(const void* p) {
 
 // The order of the activations of a super-block: the 64-bit lane j has those of the j-th 32 weights, eight in each of
 // four vectors, so that all sums of a lane have one scale (or two, one for two vectors each).
-inline constexpr int arranged_offset(int i) { return i % 32 / 8 * width + i / 32 * 8 + i % 8; }
-inline void arrange(B (&q)[4]) {
+template <Activations>
+constexpr int arranged_offset(int i) {
+    return i % 32 / 8 * width + i / 32 * 8 + i % 8;
+}
+template <Activations>
+void arrange(B (&q)[4]) {
     const __m512i first = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
     const __m512i second = _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i a = _mm512_permutex2var_epi64(q[0].v, first, q[1].v);

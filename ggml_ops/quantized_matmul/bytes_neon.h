@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "../simd/vector.h"
+#include "format_table.h"
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
@@ -30,7 +31,8 @@ inline I zero_sums() { return {vdupq_n_s32(0)}; }
 inline I dot(I sum, B a, B b) { return {vdotq_s32(sum.v, a.v, b.v)}; }
 
 // The order of the activations of a super-block.
-inline void arrange(B (&)[16]) {}
+template <Activations>
+void arrange(B (&)[16]) {}
 
 inline float total(F a) { return vaddvq_f32(a.v); }
 inline std::int32_t total(I a) { return vaddvq_s32(a.v); }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../simd/vector.h"
+#include "format_table.h"
 
 namespace quantized_matmul::SIMD_TARGET {
 namespace {
@@ -32,7 +33,8 @@ inline I dot(I sum, B a, B b) {
 }
 
 // The order of the activations of a super-block.
-inline void arrange(B (&)[64]) {}
+template <Activations>
+void arrange(B (&)[64]) {}
 
 inline float total(F a) { return a.v; }
 inline std::int32_t total(I a) { return a.v; }

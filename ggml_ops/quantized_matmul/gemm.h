@@ -39,22 +39,15 @@ template <class Weights, int Values, int Columns>
             B w[tile_vectors];
             repeat<tile_vectors>([&](auto v) { w[v] = load_bytes(q[first / 4 + s][v * lanes]); });
             repeat<Columns>([&](auto c) {
-                const B four = four_bytes(x[c] + arranged_offset(first) + arranged_offset(4 * s));
+                const B four = four_bytes(x[c] + column_offset<Weights>(first) + column_offset<Weights>(4 * s));
                 repeat<tile_vectors>([&](auto v) { sum[v][c] = dot_of<Weights>(sum[v][c], w[v], four); });
             });
         }
     }
 }
 
-// Up to how many bytes the dot products fit 16 bits.
-template <class Weights>
-constexpr int values_in_words() {
-    constexpr int limit = 32767 / (2 * 127 * Weights::most) * 4;
-    return limit >= 32 ? 32 : limit >= 16 ? 16 : limit >= 8 ? 8 : 4;
-}
-
 // Sums of pairs, of pairs ..., in 16 bits; Values is at most values_in_words.
-template <int Values, int Columns>
+template <class Weights, int Values, int Columns>
 [[gnu::always_inline]] inline void pair_sums(const std::uint8_t (*q)[panel_rows][4],
                                              const std::uint8_t* const (&x)[Columns], Tile<B, Columns>& words) {
     repeat<Columns>([&](auto c) {
@@ -65,7 +58,7 @@ template <int Values, int Columns>
         B w[tile_vectors];
         repeat<tile_vectors>([&](auto v) { w[v] = load_bytes(q[s][v * lanes]); });
         repeat<Columns>([&](auto c) {
-            const B four = four_bytes(x[c] + 4 * s);
+            const B four = four_bytes(x[c] + column_offset<Weights>(4 * s));
             repeat<tile_vectors>([&](auto v) { words[v][c] = add_pairs(words[v][c], pairs(w[v], four)); });
         });
     }
@@ -77,16 +70,17 @@ template <class Weights, int Values, int Columns>
                                              const std::uint8_t* const (&x)[Columns], const float* scales,
                                              Tile<I, Columns>& sum) {
     constexpr int together = std::min(Values, values_in_words<Weights>());
-    for (int first = 0; first < Values; first += together) {
+    repeat<Values / together>([&](auto part) {
+        constexpr int first = part * together;
         const std::uint8_t* at_first[Columns];
-        repeat<Columns>([&](auto c) { at_first[c] = x[c] + first; });
+        repeat<Columns>([&](auto c) { at_first[c] = x[c] + column_offset<Weights>(first); });
         Tile<B, Columns> words;
-        pair_sums<together, Columns>(q + first / 4, at_first, words);
+        pair_sums<Weights, together, Columns>(q + first / 4, at_first, words);
         for_tile<Columns>([&](auto v, auto c) {
             sum[v][c] = scales ? scaled(sum[v][c], words[v][c], load_bytes(scales + v * lanes))
                                : now(sum[v][c] + widen(words[v][c]));
         });
-    }
+    });
 }
 
 // The sums over the values of one scale.
@@ -103,7 +97,7 @@ template <class Weights, int Columns>
         if constexpr (Kept::starts_below) start = set(starts[c][group]);
         if constexpr (Kept::start_shift != 0) start = shift_right_signed<Kept::start_shift>(start);
         repeat<tile_vectors>([&](auto v) { sum[v][c] = start; });
-        of_group[c] = x[c] + arranged_offset(group * values);
+        of_group[c] = x[c] + column_offset<Weights>(group * values);
     });
     const auto* const q_of_group = q + group * (values / 4);
     if constexpr (sums_in_lanes || !Weights::narrow) add_dots<Weights, values, Columns>(q_of_group, of_group, sum);

@@ -43,7 +43,7 @@ void gemv(const Job& job) {
 }
 
 // All columns of a batch, at most `Columns`.
-template <class Weights, int Columns = max_gemv_batch>
+template <class Weights, int Columns = max_gemv_batch<Weights>>
 void gemv_batch(const Job& job) {
     if (job.batch_size == Columns) {
         gemv<Weights, Columns>(job);

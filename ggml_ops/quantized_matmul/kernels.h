@@ -16,7 +16,7 @@ namespace {
 void multiply(const Job& job) {
     for_format(job.format, [&job](auto weights) {
         using Weights = typename decltype(weights)::type;
-        job.batch_size <= max_gemv_batch ? gemv_batch<Weights>(job) : gemm<Weights>(job);
+        job.batch_size <= max_gemv_batch<Weights> ? gemv_batch<Weights>(job) : gemm<Weights>(job);
     });
 }
 

@@ -79,10 +79,11 @@ void quantize_block(const float* x, std::int64_t block, const ColumnParts<Kind>&
 }
 
 // A super-block in the order that the target multiplies it.
-inline void arrange_block(std::uint8_t* q) {
+template <Activations Kind>
+void arrange_block(std::uint8_t* q) {
     B block[super_block / width];
     for (int i = 0; i < super_block / width; ++i) block[i] = load_bytes(q + i * width);
-    arrange(block);
+    arrange<Kind>(block);
     for (int i = 0; i < super_block / width; ++i) store_bytes(q + i * width, block[i]);
 }
 
@@ -99,7 +100,7 @@ void quantize_blocks(std::int64_t k, const float* x, std::int64_t first, std::in
             std::memcpy(padded, x + b * super_block, static_cast<std::size_t>(count) * sizeof(float));
             quantize_block(padded, b, parts, column);
         }
-        arrange_block(column + b * super_block);
+        arrange_block<Kind>(column + b * super_block);
     }
 }
 

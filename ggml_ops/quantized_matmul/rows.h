@@ -1,6 +1,7 @@
 // What GEMV and GEMM share: which dot a format takes, and rows that end within a super-block.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -15,6 +16,20 @@ template <class Weights>
 inline I dot_of(I sum, B a, B b) {
     if constexpr (Weights::narrow) return dot(sum, a, b);
     return dot_wide(sum, a, b);
+}
+
+// Up to how many bytes the dot products fit 16 bits.
+template <class Weights>
+constexpr int values_in_words() {
+    constexpr int limit = 32767 / (2 * 127 * Weights::most) * 4;
+    return limit >= 32 ? 32 : limit >= 16 ? 16 : limit >= 8 ? 8 : 4;
+}
+
+// Where the i-th value of a super-block is in a column: the sum of what a group's first value and the offset within the
+// group have.
+template <class Weights>
+constexpr int column_offset(int i) {
+    return arranged_offset<activations_of<Weights>>(i);
 }
 
 // Of a power of two.
