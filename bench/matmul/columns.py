@@ -4,8 +4,8 @@
 
 One thread, weights in the cache. All numbers of columns are measured in turns and the best round counts, so that other
 load and a changing clock meet all of them. What a call costs for few rows, the memory that it takes and rounding the
-columns to 8 bits, is subtracted. The last figure says up to how
-many columns GEMV is taken, seen by where the bits change: a column has the same bits in all batches of GEMV.
+columns to 8 bits, is subtracted. The last figure is the largest batch that GEMV takes, seen by where the bits change: a
+column has the same bits in all batches of GEMV.
 """
 
 from __future__ import annotations
