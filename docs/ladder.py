@@ -3,7 +3,7 @@
 .venv/bin/python docs/ladder.py [SIZE]...
 
 Nothing is downloaded and nothing quantized: sizes follow from shapes (see model_sizes.py). The last column is the share
-of the weights whose type can be rounded by second moments (`convert --rounding`), which does not change the size.
+of the weights that can be rounded by second moments (`convert --rounding`), which does not change the size.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def rung_of(file: PlannedFile) -> Rung:
     """Describe a planned file."""
     size = sum(info.nbytes for info in file.infos)
     weights = sum(count(info) for info in file.infos)
-    rounded = sum(count(info) for info in file.infos if info.type in TYPES)
+    # An embedding that is not the output matrix as well is looked up only: no inputs meet it, so it has no moments.
+    looked_up = "token_embd.weight" if any(info.name == "output.weight" for info in file.infos) else ""
+    rounded = sum(count(info) for info in file.infos if info.type in TYPES and info.name != looked_up)
     return Rung(8 * size / weights, size, rounded / weights)
 
 
