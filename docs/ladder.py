@@ -19,7 +19,6 @@ import numpy as np
 from model_sizes import SPECS, sparse_checkpoint
 
 from qwen35_gguf.convert.plan_files import ConversionOptions, PlannedFile, plan_conversion
-from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.quant import imatrix
 from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.rounding.round_rows import TYPES
@@ -78,19 +77,11 @@ def even(file: PlannedFile) -> Imatrix:
 def rung_of(file: PlannedFile) -> Rung:
     """Describe a planned file."""
     size = sum(info.nbytes for info in file.infos)
-    weights = sum(count(info) for info in file.infos)
+    weights = sum(info.n_weights for info in file.infos)
     # An embedding that is not the output matrix as well is looked up only: no inputs meet it, so it has no moments.
     looked_up = "token_embd.weight" if any(info.name == "output.weight" for info in file.infos) else ""
-    rounded = sum(count(info) for info in file.infos if info.type in TYPES and info.name != looked_up)
+    rounded = sum(info.n_weights for info in file.infos if info.type in TYPES and info.name != looked_up)
     return Rung(8 * size / weights, size, rounded / weights)
-
-
-def count(info: TensorInfo) -> int:
-    """Count the weights of a tensor."""
-    total = 1
-    for length in info.shape:
-        total *= length
-    return total
 
 
 def gigabytes(size: int) -> str:

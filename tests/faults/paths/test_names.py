@@ -110,6 +110,20 @@ def test_outputs_that_cannot_be_written_are_one_line(
 # ---- two processes -------------------------------------------------------------------------------------------------
 
 
+def own_environment() -> dict[str, str]:
+    return dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+
+
+def run_both(program: list[str], delay: float) -> tuple[list[int], list[str]]:
+    """Start a program twice, `delay` seconds apart; return the exit codes and what went to stderr."""
+    both, env = [], own_environment()
+    for _ in range(2):
+        both.append(subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=env))
+        time.sleep(delay)
+    messages = [process.communicate(timeout=300)[1] for process in both]
+    return [process.returncode for process in both], messages
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [("convert", "-q", "Q4_0", "--force"), ("package", "--quants", "Q4_0", "--no-measure")]
@@ -126,16 +140,8 @@ def test_two_processes_on_one_folder(tmp_path: Path, command: tuple[str, ...]) -
         str(tmp_path / "out"),
         *command[1:],
     ]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     for delay in (0.0, 0.5, 1.0):
-        both = []
-        for _ in range(2):
-            both.append(
-                subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-            )
-            time.sleep(delay)
-        messages = [process.communicate(timeout=300)[1] for process in both]
-        codes = [process.returncode for process in both]
+        codes, messages = run_both(program, delay)
         assert 0 in codes, messages
         assert set(codes) <= {0, 2}, messages
         assert not any("Traceback" in message for message in messages), messages
@@ -151,18 +157,11 @@ def test_two_processes_on_one_file_of_moments(tmp_path: Path) -> None:
     exact, eight = (hf_to_gguf.convert(TINY, quant, tmp_path, vision=False)[0] for quant in ("BF16", "Q8_0"))
     text = ["-f", str(TINY / "evaluation.txt"), "--chunk", "32", "--chunks", "4", "--no-effects", "--threads", "1"]
     command = ["imatrix", str(exact), *text, "--moments", "block", "--sequential", str(eight), "-o"]
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     program = [sys.executable, "-m", "qwen35_gguf.cli", *command, str(tmp_path / "i.gguf")]
     for delay in (0.0, 1.0, 3.0):
-        both = []
-        for _ in range(2):
-            both.append(
-                subprocess.Popen(program, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
-            )
-            time.sleep(delay)
-        messages = [process.communicate(timeout=300)[1] for process in both]
-        assert sorted(process.returncode for process in both) == [0, 2], messages
-        refused = next(message for message, one in zip(messages, both, strict=True) if one.returncode)
+        codes, messages = run_both(program, delay)
+        assert sorted(codes) == [0, 2], messages
+        refused = messages[codes.index(2)]
         assert "another process is writing it" in refused or "exists already" in refused
         assert sorted(path.name for path in tmp_path.glob("i.*")) == ["i.gguf", "i.moments.gguf"]
         for path in tmp_path.glob("i.*"):
@@ -189,7 +188,7 @@ for number in range(150):
 
 
 def test_processes_with_states_in_one_folder(tmp_path: Path) -> None:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = own_environment()
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     all_ = [subprocess.Popen([*command, str(n)], stderr=subprocess.PIPE, text=True, env=environment) for n in range(3)]
     messages = [process.communicate(timeout=300)[1] for process in all_]
