@@ -27,6 +27,7 @@ namespace {
 using namespace simd;
 
 inline constexpr std::int64_t short_units = short_tile / 2;
+inline constexpr std::int64_t most_in_group = 32;
 inline constexpr float key_limit = 32767.F;
 // Of every second element of a lane; with the roundings of 64 elements still less than 2^15.
 inline constexpr float query_limit = 32500.F;
@@ -39,7 +40,7 @@ struct SmallPairsBlock {
     float* keys;          // key_positions x key_units
     float* scores;        // rows x short_tile
     float* weights;       // rows x short_units
-    float* values;        // of word_chunk elements: short_units x word_chunk
+    float* values;        // of a group of elements: short_units x word_chunk, for each word_chunk of them
     float* bias;          // short_tile
     float* old_factors;   // rows
     float* new_factors;   // rows
@@ -54,7 +55,7 @@ struct SmallPairsBlock {
           scores(keys + key_positions * key_units),
           weights(scores + round_up(rows, row_unit) * short_tile),
           values(weights + round_up(rows, row_unit) * short_units),
-          bias(values + short_units * word_chunk),
+          bias(values + short_units * most_in_group),
           old_factors(bias + short_tile),
           new_factors(old_factors + round_up(rows, floats_per_line)),
           key_factors(new_factors + round_up(rows, floats_per_line), key_size),
@@ -119,11 +120,12 @@ void score_tile(const Job& job, std::int64_t first, std::int64_t count, const Sm
     }
 }
 
-// Adds the values of a chunk of elements times the weights of some rows.
+// Adds word_chunk values of each position, from element d on, times the weights of some rows.
 template <int Rows>
-void add_pairs(const SmallPairsBlock& block, const StateArrays& state, std::int64_t row, std::int64_t d) {
+void add_pairs(const SmallPairsBlock& block, const float* values, const StateArrays& state, std::int64_t row,
+               std::int64_t d) {
     Pairs::Sum sum[Rows][2];
-    multiply<Pairs, Rows, 2, short_units, 1>(block.weights + row * short_units, block.values, short_units, sum);
+    multiply<Pairs, Rows, 2, short_units, 1>(block.weights + row * short_units, values, short_units, sum);
     repeat<Rows>([&](auto r) {
         F added[2] = {Pairs::floats(sum[r][0]), Pairs::floats(sum[r][1])};
         in_order(added);
@@ -136,19 +138,19 @@ void add_pairs(const SmallPairsBlock& block, const StateArrays& state, std::int6
 template <class Format>
 void add_tile(const Job& job, const WordRows<Format>& values, const SmallPairsBlock& block, const StateArrays& state,
               const Ahead& next) {
-    for (std::int64_t d = 0; d < job.v.size; d += word_chunk) {
-        const Ahead next_chunk = part_of(next, d / word_chunk, job.v.size / word_chunk);
-        float* const to = block.values;
-        for (std::int64_t u = 0; u < short_units; ++u) {
-            ask_for(part_of(next_chunk, u, short_units));
-            values.unpack_pairs(d, u / lanes * word_chunk + u % lanes, to + u * word_chunk);
-        }
-        for (std::int64_t row = 0; row < state.rows;) {
-            const std::int64_t left = (state.rows - row) / row_unit;
-            if (left >= 3) add_pairs<3 * row_unit>(block, state, row, d);
-            else if (left == 2) add_pairs<2 * row_unit>(block, state, row, d);
-            else add_pairs<row_unit>(block, state, row, d);
-            row += std::min<std::int64_t>(left, 3) * row_unit;
+    constexpr std::int64_t group = Words<Format>::group;
+    static_assert(group <= most_in_group);
+    for (std::int64_t first = 0; first < job.v.size; first += group) {
+        values.unpack_pairs(first / group, block.values, part_of(next, first / group, job.v.size / group));
+        for (std::int64_t i = 0; i < group; i += word_chunk) {
+            const float* const chunk = block.values + i * short_units;
+            for (std::int64_t row = 0; row < state.rows;) {
+                const std::int64_t left = (state.rows - row) / row_unit;
+                if (left >= 3) add_pairs<3 * row_unit>(block, chunk, state, row, first + i);
+                else if (left == 2) add_pairs<2 * row_unit>(block, chunk, state, row, first + i);
+                else add_pairs<row_unit>(block, chunk, state, row, first + i);
+                row += std::min<std::int64_t>(left, 3) * row_unit;
+            }
         }
     }
 }

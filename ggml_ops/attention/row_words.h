@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../simd/repeat.h"
 #include "../simd/vector.h"
 #include "attention.h"
 #include "cache_rows.h"
+#include "short_tiles.h"
 #include "units.h"
 
 namespace attention::SIMD_TARGET {
@@ -22,6 +24,9 @@ inline constexpr std::int64_t word_chunk = 2 * lanes;
 //   Half           the type of what is kept of a row before: its largest magnitude, or the scales of its blocks
 //   halves(size)   how many
 //   step           what a word of 1 stands for, times the factor limit over the largest half
+//   group          elements that become words together, in `group_bytes`
+//   factor_step    from the factor of a group to that of the next
+//   of(p, i, f)    the words of elements i to i + word_chunk of a group, which is at p and has the factor f
 template <class Format>
 struct Words {
     static constexpr bool exist = false;
@@ -32,15 +37,16 @@ struct WordsOfFloats {
     static constexpr bool exist = true;
     using Half = Element;
     static constexpr float step = 1;
+    static constexpr std::int64_t group = word_chunk, group_bytes = 2 * group, factor_step = 0;
     static constexpr std::int64_t halves(std::int64_t) { return 1; }
     static std::uint16_t half(const std::uint8_t* row, std::int64_t size, std::int64_t) {
         return largest_magnitude(reinterpret_cast<const std::uint16_t*>(row), size);
     }
     static F factor(F, F inverse) { return inverse; }
-    static F of(const std::uint8_t* row, std::int64_t i, const float* factors) {
+    static F of(const std::uint8_t* p, std::int64_t i, F factor) {
         F x[2];
-        Plain<Element>::template load_vectors<2>(row, i, x);
-        return pack(x[0] * set(*factors), x[1] * set(*factors));
+        Plain<Element>::template load_vectors<2>(p, i, x);
+        return pack(x[0] * factor, x[1] * factor);
     }
 };
 template <>
@@ -53,6 +59,7 @@ template <class Format>
 struct WordsOfBlocks {
     static constexpr bool exist = true;
     using Half = Float16;
+    static constexpr std::int64_t group = 32, group_bytes = Format::block_bytes, factor_step = short_tile;
     static constexpr std::int64_t halves(std::int64_t size) { return size / 32; }
     static std::uint16_t half(const std::uint8_t* row, std::int64_t, std::int64_t block) {
         std::uint16_t bits;
@@ -63,9 +70,8 @@ struct WordsOfBlocks {
         const I integer = rounded(scale * inverse);
         return from_bits((integer & set(0xFFFF)) | shift_left<16>(integer));
     }
-    static F of(const std::uint8_t* row, std::int64_t i, const float* factors) {
-        const std::uint8_t* const block = row + i / 32 * Format::block_bytes + 2;
-        return multiply_high(Words<Format>::shifted(block, i % 32), set(factors[i / 32 * short_tile]));
+    static F of(const std::uint8_t* p, std::int64_t i, F factor) {
+        return multiply_high(Words<Format>::shifted(p + 2, i), factor);
     }
 };
 template <>
@@ -142,19 +148,36 @@ struct WordRows {
 
     // All words of a position.
     [[gnu::always_inline]] void unpack(std::int64_t j, float* to) const {
-        const std::uint8_t* const from = row(j);
-        const float* const of_row = factors + j;
-        const std::int64_t end = size;
-        for (std::int64_t i = 0; i < end; i += word_chunk) store(to + i / 2, Words<Format>::of(from, i, of_row));
+        using Of = Words<Format>;
+        const std::uint8_t* from = row(j);
+        const float* factor = factors + j;
+        for (const float* const end = to + size / 2; to < end; to += Of::group / 2) {
+            const F of_group = set(*factor);
+            repeat<Of::group / word_chunk>(
+                [&](auto c) { store(to + c * lanes, Of::of(from, c * word_chunk, of_group)); });
+            from += Of::group_bytes;
+            factor += Of::factor_step;
+        }
     }
-    // word_chunk words of each position, from element i on, beside those of the position that their weights are paired
-    // with.
-    [[gnu::always_inline]] void unpack_pairs(std::int64_t i, std::int64_t j, float* to) const {
-        F pairs[2];
-        interleave(Words<Format>::of(row(j), i, factors + j), Words<Format>::of(row(j + lanes), i, factors + j + lanes),
-                   pairs);
-        store(to, pairs[0]);
-        store(to + lanes, pairs[1]);
+    // The words of a group of each position, beside those of the position that their weights are paired with:
+    // word_chunk of all positions, then the next word_chunk. Asks for `next` meanwhile.
+    [[gnu::always_inline]] void unpack_pairs(std::int64_t group, float* to, const Ahead& next) const {
+        using Of = Words<Format>;
+        const float* const of_group = factors + group * Of::factor_step;
+        const std::int64_t first = group * Of::group_bytes;
+        for (std::int64_t j = 0, u = 0; j < short_tile; j += lanes) {
+            for (const std::int64_t end = j + lanes; j < end; ++j, ++u, to += word_chunk) {
+                ask_for(part_of(next, u, short_tile / 2));
+                const std::uint8_t *const a = row(j) + first, *const b = row(j + lanes) + first;
+                const F factor_a = set(of_group[j]), factor_b = set(of_group[j + lanes]);
+                repeat<Of::group / word_chunk>([&](auto c) {
+                    F pairs[2];
+                    interleave(Of::of(a, c * word_chunk, factor_a), Of::of(b, c * word_chunk, factor_b), pairs);
+                    store(to + c * (short_tile / 2 * word_chunk), pairs[0]);
+                    store(to + c * (short_tile / 2 * word_chunk) + lanes, pairs[1]);
+                });
+            }
+        }
     }
 };
 

@@ -23,7 +23,8 @@ inline Ahead part_of(const Ahead& ahead, std::int64_t step, std::int64_t count) 
     return {ahead.first + from, std::min(bytes, ahead.bytes - from)};
 }
 
-inline void ask_for(const Ahead& ahead) {
+// Inline: to GCC a function that only asks for memory has no effect.
+[[gnu::always_inline]] inline void ask_for(const Ahead& ahead) {
     for (std::int64_t i = 0; i < ahead.bytes; i += 64) {
         prefetch_second_level(reinterpret_cast<const float*>(ahead.first + i));
     }

@@ -142,10 +142,9 @@ private:
     }
 };
 
-// Of more columns GEMM is cheaper, as bench/matmul/columns.py shows.
+// Of more columns GEMM is cheaper, as bench/matmul/columns.py shows. From memory GEMV hides more of the reading.
 template <class Weights>
-inline constexpr int max_gemv_batch =
-    activations_of<Weights> == Activations::q8_k && (sums_in_lanes || Weights::has_mins) ? 5 : 8;
+inline constexpr int max_gemv_batch = activations_of<Weights> == Activations::q8_k && sums_in_lanes ? 5 : 8;
 
 template <class Weights>
 using Block = std::conditional_t<activations_of<Weights> == Activations::q8_k, OneColumnScale<Weights>,
