@@ -1,11 +1,11 @@
 """Nanoseconds for 256 weights of one row, by the number of columns: where GEMV ends and GEMM begins.
 
-.venv/bin/python bench/matmul/columns.py [--target avx2] [--formats Q4_0,Q4_K] [--rounds 20]
+.venv/bin/python bench/matmul/columns.py [--target avx2] [--formats Q4_0,Q4_K] [--rounds 20] [--rows 2048]
 
-One thread, weights in the cache. All numbers of columns are measured in turns and the best round counts, so that other
-load and a changing clock meet all of them. What a call costs for few rows, the memory that it takes and rounding the
-columns to 8 bits, is subtracted. The last figure is the largest batch that GEMV takes, seen by where the bits change: a
-column has the same bits in all batches of GEMV.
+One thread, weights in the cache; with --rows 131072 they come from memory. All numbers of columns are measured in turns
+and the best round counts, so that other load and a changing clock meet all of them. What a call costs for few rows, the
+memory that it takes and rounding the columns to 8 bits, is subtracted. The last figure is the largest batch that GEMV
+takes, seen by where the bits change: a column has the same bits in all batches of GEMV.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qwen35_gguf.ggml_ops import _native
 COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 32, 64)
 FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 FORMATS += ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS")
-ROWS, FEW_ROWS, K = 2048, 64, 1024
+FEW_ROWS, K = 64, 1024
 
 
 def main() -> None:
@@ -31,26 +31,27 @@ def main() -> None:
     parser.add_argument("--target", default=_native.mul_mat_targets()[0], choices=_native.mul_mat_targets())
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=2048)
     options = parser.parse_args()
     print(f"{options.target}, ns for 256 weights\n| | " + " | ".join(map(str, COLUMNS)) + " | GEMV |")
     print("|---" * (len(COLUMNS) + 2) + "|")
     for name in options.formats.split(","):
-        packed, x = weights(name), np.random.default_rng(1).standard_normal((max(COLUMNS), K)).astype(np.float32)
+        packed, x = weights(name, options.rows), np.random.default_rng(1).standard_normal((max(COLUMNS), K)).astype(np.float32)
         best, few = dict.fromkeys(COLUMNS, float("inf")), dict.fromkeys(COLUMNS, float("inf"))
         for _ in range(options.rounds):
             for columns in COLUMNS:
                 best[columns] = min(best[columns], seconds(packed, name, x[:columns], options.target))
                 few[columns] = min(few[columns], seconds(packed[:FEW_ROWS], name, x[:columns], options.target))
-        blocks = (ROWS - FEW_ROWS) * K / 256
+        blocks = (options.rows - FEW_ROWS) * K / 256
         figures = [f"{(best[columns] - few[columns]) / blocks * 1e9:.1f}" for columns in COLUMNS]
         figures.append(str(gemv_columns(packed, name, x, options.target)))
         print(f"| {name} | " + " | ".join(figures) + " |", flush=True)
 
 
-def weights(name: str) -> np.ndarray[Any, Any]:
+def weights(name: str, rows: int) -> np.ndarray[Any, Any]:
     """Make rows of a format of random bytes, whose scales are small numbers."""
     values, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
-    return np.random.default_rng(0).integers(0, 0x3C, (ROWS, K // values * size), np.uint8)
+    return np.random.default_rng(0).integers(0, 0x3C, (rows, K // values * size), np.uint8)
 
 
 def multiply(packed: np.ndarray[Any, Any], name: str, x: np.ndarray[Any, Any], target: str) -> np.ndarray[Any, Any]:
