@@ -9,6 +9,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 IMAGE_PIXELS = 4_194_304  # of the largest image, by default
 N_BATCH = 512
 LEAST_CELLS = 256
+WAITING_ROWS = 1024  # of a sequence that wait for the MTP head at most; it never sees older ones
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2}  # ggml_type
 CHECKPOINT_TYPES = ("f32", "f16", "q8_0")
 AUTO_KV_TYPE = "auto"  # what is fastest; decided before a context is made

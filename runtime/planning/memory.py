@@ -19,7 +19,7 @@ from qwen35_gguf import ggml_ops
 from qwen35_gguf.architecture import Architecture, VisionEncoder
 from qwen35_gguf.errors import ContextError, ModelError
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
-from qwen35_gguf.runtime.context_spec import KV_TYPES, ContextSpec, MemoryRequest
+from qwen35_gguf.runtime.context_spec import KV_TYPES, WAITING_ROWS, ContextSpec, MemoryRequest
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.planning.compute_buffers import (
     F32,
@@ -58,7 +58,8 @@ class Estimate:
         outputs: logits, and the hidden states that the MTP head takes.
         compute: activations of the largest call.
         mtp_kv_cache: of the MTP head's context.
-        mtp_outputs: of the MTP head's context.
+        mtp_outputs: of the MTP head's context: logits, and a hidden state for each row of a call.
+        mtp_rows: hidden states that wait for the MTP head, and those of one call.
         mtp_compute: of the MTP head's context.
         cached_states: copies of recurrent states in the prefix cache.
         vision_weights: the mmproj file.
@@ -75,6 +76,7 @@ class Estimate:
     compute: int
     mtp_kv_cache: int
     mtp_outputs: int
+    mtp_rows: int
     mtp_compute: int
     cached_states: int
     vision_weights: int
@@ -258,7 +260,8 @@ def estimate(
         outputs=logits * max(spec.n_outputs, spec.n_seq) + (hidden * min(spec.cells, spec.n_batch) if mtp else 0),
         compute=buffers.main[-1],
         mtp_kv_cache=rounded_cells(spec.n_ctx) * cell * model.mtp_blocks if mtp else 0,
-        mtp_outputs=(logits + hidden) * spec.n_seq if mtp else 0,
+        mtp_outputs=logits * spec.n_seq + hidden * min(spec.cells, spec.n_batch) if mtp else 0,
+        mtp_rows=hidden * (WAITING_ROWS * spec.n_seq + spec.n_batch) if mtp else 0,
         mtp_compute=buffers.mtp[-1],
         cached_states=states * request.cached_states,
         vision_weights=sum(tensor.nbytes for tensor in request.mmproj.tensors) if request.mmproj else 0,

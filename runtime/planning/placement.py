@@ -276,6 +276,7 @@ def _plan(task: _Task, choice: _Choice) -> Plan:
         if number in placed:
             add(device.name, "reserve", reserve_of(device, experts=bool(task.model.largest_experts)))
     add(CPU, "logits", needed.outputs + needed.mtp_outputs)
+    add(CPU, "MTP rows", needed.mtp_rows)
     add(CPU, "prefix cache", needed.cached_states)
     add(CPU, "vision", needed.vision_weights + needed.vision_compute)
     add(CPU, "vocabulary", needed.bookkeeping)

@@ -48,6 +48,7 @@ COLOURS = {
     "KV cache": "bright_cyan",
     "compute": "red",
     "MTP compute": "bright_red",
+    "MTP rows": "red3",
     "logits": "bright_yellow",
     "prefix cache": "bright_green",
     "vision": "bright_magenta",

@@ -16,12 +16,12 @@ from functools import partial
 
 import numpy as np
 
+from qwen35_gguf.runtime.context_spec import WAITING_ROWS
 from qwen35_gguf.runtime.llama.batch import FloatArray, Part
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
 
 REPEATS, LONG = 6, 0.05  # of what is timed, and seconds after which two times are enough
-WINDOW = 1024  # rows that wait for the MTP head at most; it never sees older ones
 
 
 @dataclass
@@ -52,9 +52,9 @@ class Drafter:
         self.head, self.seq = head, seq
         self.hidden: FloatArray | None = None  # of the main model's last token
         self._end = 0  # position up to which rows were evaluated or wait
-        self._tokens = np.zeros(WINDOW, np.int32)
-        self._positions = np.zeros(WINDOW, np.int32)
-        self._rows = np.zeros((WINDOW, n_embd), np.float32)
+        self._tokens = np.zeros(WAITING_ROWS, np.int32)
+        self._positions = np.zeros(WAITING_ROWS, np.int32)
+        self._rows = np.zeros((WAITING_ROWS, n_embd), np.float32)
         self._waiting = 0
 
     def clear(self) -> None:
@@ -112,10 +112,10 @@ class Drafter:
         return Part(tokens, int(self._positions[start]), self.seq, outputs, self._rows[start:stop].copy())
 
     def _wait(self, token: int, pos: int, hidden: FloatArray) -> None:
-        if self._waiting == WINDOW:
-            kept = WINDOW // 2
+        if self._waiting == WAITING_ROWS:
+            kept = WAITING_ROWS // 2
             for waiting in (self._tokens, self._positions, self._rows):
-                waiting[:kept] = waiting[WINDOW - kept :]
+                waiting[:kept] = waiting[WAITING_ROWS - kept :]
             self._waiting = kept
         i = self._waiting
         self._tokens[i], self._positions[i], self._rows[i] = token, pos, hidden

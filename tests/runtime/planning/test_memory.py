@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from inputs.headers import with_values
@@ -18,7 +20,9 @@ from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import ContextError, ModelError
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import ContextSpec, MemoryRequest
-from qwen35_gguf.runtime.llama.context import context_fields
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, draft, head_context
+from qwen35_gguf.runtime.llama.context import Context, context_fields
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.planning import memory
 
 MIB = 1 << 20
@@ -143,6 +147,29 @@ def test_outputs_and_mtp_head_count_only_where_they_are_used(tiny: tuple[Path, P
     assert kept.cached_states == kept.total - without.total == 3 * without.recurrent_states
     assert without.mtp_kv_cache == without.mtp_compute == without.mtp_outputs == 0
     assert with_head.total > without.total
+
+
+def test_rows_of_the_mtp_head_are_those_that_are_allocated(tiny: tuple[Path, Path]) -> None:
+    header, spec = read_header(tiny[0]), ContextSpec(1 << 14, 1 << 14, n_seq=4)
+    found = memory.estimate(header, MemoryRequest(spec, mtp=True))
+    with Model(tiny[0], ModelSpec(mtp=True)) as model, Context(model, spec, hidden=True) as main:
+        tracemalloc.start()  # NumPy tells it what it allocates
+        with head_context(model, main) as head:
+            drafters = [Drafter(head, model.n_embd, seq) for seq in range(spec.n_seq)]
+            ours, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            tokens = spec.n_batch * 25  # ids, positions, sequences and the like, of one call
+            assert ours - tokens == pytest.approx(found.mtp_rows, rel=0.02)
+            head._ext.llama_set_embeddings_nextn(head.pointer, False, False)
+            zeros = np.zeros((2, model.n_embd), np.float32)
+            head.evaluate([3, 4], 0, outputs=1, embd=zeros)  # touches what all calls use
+            head.clear()
+            before = resident()
+            head._ext.llama_set_embeddings_nextn(head.pointer, True, False)
+            drafters[0].sync([3, 4], 0, zeros)
+            draft(drafters[:1], [5], [2], 1)
+            logits = 4 * model.n_vocab * spec.n_seq
+            assert resident() - before == pytest.approx(found.mtp_outputs - logits, rel=0.05)
 
 
 def test_vision_encoder_needs_what_mtmd_allocates(tiny: tuple[Path, Path]) -> None:
