@@ -29,9 +29,9 @@ async def read_object(request: Request, settings: ServerSettings) -> dict[str, A
     except ClientDisconnect:
         raise ApiError(400, "body: broke off; send it again") from None
     try:
-        # A surrogate on its own is valid in JSON, and in no text.
         value = json.loads(body, parse_constant=_refuse_constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        # A surrogate on its own is valid in JSON, and in no text; 1e999 is, too, and becomes an infinity.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise bad_request(f"body: is not JSON ({_reason(error)}); send a JSON object") from None
     if not isinstance(value, dict):

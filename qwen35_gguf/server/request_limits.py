@@ -10,7 +10,7 @@ from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.api_error import ApiError, bad_request
 from qwen35_gguf.server.settings import RequestLimits
 
-MEDIA = ("image", "image_url", "input_image", "video", "video_url")
+MEDIA = ("image", "image_url", "video", "video_url")  # types, and keys that make a part one without a type
 
 
 def check_messages(messages: Any, limits: RequestLimits) -> None:
@@ -26,7 +26,7 @@ def check_messages(messages: Any, limits: RequestLimits) -> None:
         return
     if len(messages) > limits.messages:
         raise _too_large("messages", f"{len(messages):,} messages are more than {limits.messages:,}")
-    media = sum(1 for message in messages for part in _parts(message) if part.get("type") in MEDIA)
+    media = sum(1 for message in messages for part in _parts(message) if _is_media(part))
     if media > limits.media:
         raise _too_large("messages", f"{media:,} images and videos are more than {limits.media:,}")
 
@@ -35,6 +35,10 @@ def _parts(message: Any) -> Iterator[Mapping[str, Any]]:
     content = message.get("content") if isinstance(message, Mapping) else None
     if isinstance(content, list):
         yield from (part for part in content if isinstance(part, Mapping))
+
+
+def _is_media(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in MEDIA or any(key in part for key in MEDIA)
 
 
 def check_options(options: GenerateOptions, limits: RequestLimits) -> None:
@@ -50,10 +54,16 @@ def check_options(options: GenerateOptions, limits: RequestLimits) -> None:
         raise bad_request(f"stop: {len(options.stop):,} texts are more than {limits.stops}; give fewer", "stop")
     form = options.response_format if isinstance(options.response_format, Mapping) else {}
     for name, value in (("tools", options.tools), ("response_format", form), ("grammar", options.grammar)):
-        _check_size(name, value, limits)
+        check_size(name, value, limits)
 
 
-def _check_size(name: str, value: Any, limits: RequestLimits) -> None:
+def check_size(name: str, value: Any, limits: RequestLimits) -> None:
+    """Check the sizes of a schema, a grammar or tools, as a request has them.
+
+    Raises:
+        ApiError: one is too large.
+
+    """
     if not value:
         return
     size = len(value.encode()) if isinstance(value, str) else len(json.dumps(value, default=str))

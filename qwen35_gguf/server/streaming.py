@@ -90,6 +90,7 @@ class EventStream(Response):
                 self._sending = clock()
                 await send({"type": "http.response.body", "body": found, "more_body": True})
                 self._sent, self._sending = clock(), None
+            self._sending = clock()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watch(self, send: Send, clock: Callable[[], float], work: asyncio.Future[None]) -> None:
@@ -101,7 +102,11 @@ class EventStream(Response):
                     work.cancel()
             elif clock() - self._sent > self._heartbeat:
                 self._sent = clock()
-                await send({"type": "http.response.body", "body": self._beat(), "more_body": True})
+                beat = send({"type": "http.response.body", "body": self._beat(), "more_body": True})
+                try:  # a client that does not read keeps this waiting, too
+                    await asyncio.wait_for(beat, self._patience)
+                except (TimeoutError, asyncio.TimeoutError):
+                    work.cancel()
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from qwen35_gguf.errors import MessageError
 from qwen35_gguf.runtime.chat import message_media, thinking
 from qwen35_gguf.runtime.chat.control_tokens import ControlTokens
 from qwen35_gguf.runtime.chat.message_media import split_prompt
@@ -84,13 +85,18 @@ def chat_prompt(
     control_tokens = ControlTokens(model.vocabulary)
 
     def render(messages: Sequence[Mapping[str, Any]], *, begins_answer: bool = True) -> str:
+        try:
+            marked = control_tokens.mark_messages(messages)
+            more = control_tokens.mark({"tools": checked, "effort": reasoning_effort, "options": dict(options)})
+        except RecursionError:
+            raise MessageError("messages: a value is nested too deeply; send fewer levels") from None
         return template.render(
-            control_tokens.mark_messages(messages),
-            tools=control_tokens.mark(checked),
+            marked,
+            tools=more["tools"],
             enable_thinking=enable_thinking,
-            reasoning_effort=control_tokens.mark(reasoning_effort),
+            reasoning_effort=more["effort"],
             add_generation_prompt=begins_answer,
-            options=control_tokens.mark(dict(options)),
+            options=more["options"],
         )
 
     text = render(reduced)

@@ -79,6 +79,28 @@ def test_a_reader_that_stops_is_dropped_and_everything_closed(reads: int) -> Non
     assert closed == ["events", "held"]
 
 
+@pytest.mark.parametrize("waits", [b":", b""], ids=["comment", "end"])
+def test_a_reader_that_stops_at_a_comment_or_the_end_is_dropped(waits: bytes) -> None:
+    closed = []
+
+    async def main() -> None:
+        stuck = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if stuck.is_set() or message.get("body") == waits:  # what comes after it waits as well
+                stuck.set()
+                await never()
+
+        pieces = slowly(0, 0.3, 0) if waits else slowly(0)
+        times = {"patience": 0.2, "heartbeat": 0.05 if waits else 60}
+        work = asyncio.ensure_future(answered(pieces, send, lambda: closed.append("held"), **times))
+        done, _ = await asyncio.wait({work}, timeout=20)
+        assert done
+
+    asyncio.run(main())
+    assert closed == ["held"]
+
+
 def test_work_ends_with_its_client() -> None:
     async def main() -> None:
         async def receive() -> Any:

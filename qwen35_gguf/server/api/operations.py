@@ -5,6 +5,7 @@ Source of the forms: llama.cpp tools/server/README.md; "/metrics" is Prometheus'
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,10 +38,10 @@ def routes(service: Service) -> list[Route]:
         special, with_pieces = body.get("parse_special") is not False, flag_of(body, "with_pieces")
         async with models.use(body.get("model")) as taken:
             with (await taken.model.load()).texts() as texts:
-                tokens = texts.tokenize(body.get("content"), special=special)
+                tokens = await asyncio.to_thread(texts.tokenize, body.get("content"), special=special)
                 found: list[Any] = list(tokens)
                 if with_pieces:
-                    pieces = zip(tokens, texts.pieces(tokens), strict=True)
+                    pieces = zip(tokens, await asyncio.to_thread(texts.pieces, tokens), strict=True)
                     found = [{"id": token, "piece": _text(piece)} for token, piece in pieces]
         return JSONResponse({"tokens": found})
 
@@ -48,14 +49,16 @@ def routes(service: Service) -> list[Route]:
         body = await read_object(request, settings)
         async with models.use(body.get("model")) as taken:
             with (await taken.model.load()).texts() as texts:
-                return JSONResponse({"content": b"".join(texts.pieces(body.get("tokens"))).decode(errors="replace")})
+                pieces = await asyncio.to_thread(texts.pieces, body.get("tokens"))
+                return JSONResponse({"content": b"".join(pieces).decode(errors="replace")})
 
     async def apply_template(request: Request) -> Response:
         body = await read_object(request, settings)
         check_messages(body.get("messages"), settings.limits)
         async with models.use(body.get("model")) as taken:
             with (await taken.model.load()).texts() as texts:
-                return JSONResponse({"prompt": texts.render(body["messages"], chat_options(body))})
+                options = chat_options(body)
+                return JSONResponse({"prompt": await asyncio.to_thread(texts.render, body["messages"], options)})
 
     async def props(request: Request) -> Response:
         served = models.find(request.query_params.get("model"))

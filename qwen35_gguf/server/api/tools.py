@@ -52,7 +52,7 @@ def complete_arguments(arguments: str) -> tuple[dict[str, Any], bool]:
 
     """
     for closing, dropped in (("", 0), ("}", 0), ('"}', 1)):  # only a text is sent before it is complete
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             found = json.loads(arguments + closing)
             return dict(list(found.items())[: len(found) - dropped]), not closing
     return {}, False

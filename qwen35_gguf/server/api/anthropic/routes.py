@@ -16,7 +16,7 @@ from qwen35_gguf.server.answering import Progress, exchange
 from qwen35_gguf.server.api.anthropic.message_answer import MessageEvents, message_object
 from qwen35_gguf.server.api.anthropic.message_request import MessageRequest, message_request
 from qwen35_gguf.server.json_body import read_object
-from qwen35_gguf.server.request_limits import check_messages, check_options
+from qwen35_gguf.server.request_limits import check_messages, check_options, check_size
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import event
 
@@ -24,15 +24,17 @@ from qwen35_gguf.server.streaming import event
 def routes(service: Service) -> list[Route]:
     """Return the routes of this API."""
 
-    def checked(body: dict[str, Any], *, counting: bool = False) -> MessageRequest:
-        wanted = message_request(body, counting=counting)
+    async def checked(body: dict[str, Any], *, counting: bool = False) -> MessageRequest:
+        check_size("tools", body.get("tools"), service.settings.limits)  # before each is tried
+        # A large schema takes seconds to try.
+        wanted = await asyncio.to_thread(message_request, body, counting=counting)
         check_messages(wanted.messages, service.settings.limits)
         check_options(wanted.options, service.settings.limits)
         return wanted
 
     async def create(request: Request) -> Response:
         body = await read_object(request, service.settings)
-        wanted = checked(body)
+        wanted = await checked(body)
         options, shown = scoped(request, wanted.options), wanted.show_thinking
         async with exchange(service, request, body.get("model")) as asked:
             chat = asked.model.chat
@@ -45,7 +47,7 @@ def routes(service: Service) -> list[Route]:
 
     async def count(request: Request) -> Response:
         body = await read_object(request, service.settings)
-        wanted = checked(body, counting=True)
+        wanted = await checked(body, counting=True)
         async with exchange(service, request, body.get("model")) as asked:
             with (await asked.model.load()).texts() as texts:  # images are decoded beside the loop
                 tokens = await asyncio.to_thread(texts.count, wanted.messages, wanted.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from qwen35_gguf.server.api.responses.response_request import ResponseRequest, r
 from qwen35_gguf.server.api.responses.response_store import ResponseStore, StoredResponse
 from qwen35_gguf.server.api_error import api_error
 from qwen35_gguf.server.json_body import read_object
-from qwen35_gguf.server.request_limits import check_messages, check_options
+from qwen35_gguf.server.request_limits import check_messages, check_options, check_size
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import event
 
@@ -29,7 +30,8 @@ def routes(service: Service) -> list[Route]:
 
     async def create(request: Request) -> Response:
         body = await read_object(request, service.settings)
-        wanted = response_request(body)
+        check_size("tools", body.get("tools"), service.settings.limits)  # before each is tried
+        wanted = await asyncio.to_thread(response_request, body)  # a large schema takes seconds to try
         options, scope = scoped(request, wanted.options), requests_scope(request)
         items = [*_earlier(store, wanted, scope), *wanted.items]
         messages = library_messages(wanted.instructions, items)
