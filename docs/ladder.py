@@ -15,12 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from model_sizes import SPECS, sparse_checkpoint
 
 from qwen35_gguf.convert.plan_files import ConversionOptions, PlannedFile, plan_conversion
 from qwen35_gguf.quant import imatrix
-from qwen35_gguf.quant.imatrix import Imatrix
 from qwen35_gguf.quant.rounding.round_rows import TYPES
 
 # Presets and built-in recipes. Of a preset and the recipe in its place, the one that diverges less on the demo model.
@@ -47,7 +45,7 @@ def main() -> None:
     print(f"| Model | {' | '.join(titles)} |")
     print(f"|---|{'--:|' * len(RUNGS)}")
     for name in options.sizes or SPECS:
-        cells = (f"{rung.bits:.2f} bits, {gigabytes(rung.size)}, {rung.rounded:.0%}" for rung in rungs(name))
+        cells = (f"{rung.bits:.2f} bits, {gigabytes(rung.size)}, {100 * rung.rounded:.0f} %" for rung in rungs(name))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
@@ -58,20 +56,11 @@ def rungs(name: str) -> Iterator[Rung]:
         options = ConversionOptions(checkpoint, "Q2_K", Path(scratch, "out"), vision=False)
         (text,) = plan_conversion(options).files
         importance = Path(scratch, "imatrix.gguf")
-        imatrix.write(even(text), importance)
+        # IQ2_XS has to have one.
+        imatrix.write(imatrix.even((info.name, info.shape) for info in text.infos), importance)
         for quant, recipe in RUNGS:
             (text,) = plan_conversion(replace(options, quant=quant, recipe=recipe, imatrix=importance)).files
             yield rung_of(text)
-
-
-def even(file: PlannedFile) -> Imatrix:
-    """Make an importance matrix in which all columns count alike: IQ2_XS has to have one."""
-    found = Imatrix(datasets=["none"], chunks=1)
-    for info in file.infos:
-        if len(info.shape) > 1:
-            matrices = info.shape[0] if len(info.shape) > 2 else 1
-            found.add(info.name, np.ones((matrices, info.shape[-1])), np.ones(matrices))
-    return found
 
 
 def rung_of(file: PlannedFile) -> Rung:

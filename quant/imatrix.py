@@ -29,6 +29,7 @@ TYPE = "general.type"
 DATASETS, CHUNKS, CHUNK_SIZE = "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 UINT32 = GGUFValueType.UINT32
 SUMS, COUNTS = ".in_sum2", ".counts"
+LARGEST_SUM, MOST_CHUNKS = float(np.finfo(np.float32).max), 1 << 32  # below which chunks are
 LONGEST_NAME, MOST_ENTRIES = 4096, 1 << 20  # limits for a .dat file, which has no other check
 
 
@@ -135,7 +136,7 @@ def read(path: str | Path) -> Imatrix:
     except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError, GgufError) as error:
         raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error}); make it again") from None
     for count in (found.chunks, found.chunk_size):
-        if not 0 <= count < 1 << 32:
+        if not 0 <= count < MOST_CHUNKS:
             raise ImatrixError(f"{path}: is damaged (a count of {count:,}); make it again")
     for name, entry in found.entries.items():
         for values in (entry.sums, entry.counts):
@@ -226,11 +227,26 @@ def write(imatrix: Imatrix, path: Path) -> None:
     write_gguf(path, metadata, tensors)
 
 
+def even(weights: Iterable[tuple[str, tuple[int, ...]]]) -> Imatrix:
+    """Make an importance matrix in which all columns count alike, for types that have to have one.
+
+    Args:
+        weights: names and shapes, (rows, columns) or (experts, rows, columns); vectors are left out.
+
+    """
+    found = Imatrix(datasets=["none"], chunks=1)
+    for name, shape in weights:
+        if len(shape) > 1:
+            matrices = shape[0] if len(shape) > 2 else 1
+            found.add(name, np.ones((matrices, shape[-1])), np.ones(matrices))
+    return found
+
+
 def merge(several: Iterable[Imatrix]) -> Imatrix:
     """Add up the importance matrices of one model over several texts.
 
     Raises:
-        ImatrixError: their tensors differ in shape.
+        ImatrixError: their tensors differ in shape, or the sums are larger than a file can hold.
 
     """
     total = Imatrix()
@@ -245,4 +261,7 @@ def merge(several: Iterable[Imatrix]) -> Imatrix:
                     f"{one.path}: {name} has another shape than in the other files; they are of two models"
                 )
             total.add(name, entry.sums, entry.counts)
+    values = (values for entry in total.entries.values() for values in (entry.sums, entry.counts))
+    if total.chunks >= MOST_CHUNKS or any(found.max(initial=0.0) > LARGEST_SUM for found in values):
+        raise ImatrixError("importance matrices: their sums are larger than a file can hold; merge fewer of them")
     return total

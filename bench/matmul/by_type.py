@@ -67,8 +67,6 @@ def main() -> None:
 
 def flat_importance(checkpoint: Path) -> list[str]:
     """Write an importance matrix of all ones beside the checkpoint, once; return the arguments that name it."""
-    import numpy as np
-
     from qwen35_gguf.evaluation.collect_imatrix import weight_names
     from qwen35_gguf.gguf_file.reader import read_header
     from qwen35_gguf.quant import imatrix
@@ -77,13 +75,9 @@ def flat_importance(checkpoint: Path) -> list[str]:
     if not file.exists():
         model = convert_checkpoint(checkpoint, "Q4_0")
         header = read_header(model)
-        names, flat = set(weight_names(header)), imatrix.Imatrix(chunks=1)
-        for tensor in header.tensors:
-            if tensor.name in names and len(tensor.shape) > 1:
-                matrices = tensor.shape[0] if len(tensor.shape) == 3 else 1
-                flat.add(tensor.name, np.ones((matrices, tensor.shape[-1])), np.ones(matrices))
+        names = set(weight_names(header))
+        imatrix.write(imatrix.even((one.name, one.shape) for one in header.tensors if one.name in names), file)
         model.unlink()
-        imatrix.write(flat, file)
     return ["--imatrix", str(file)]
 
 

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from qwen35_gguf.commands.controls import shown
 from qwen35_gguf.commands.option_names import as_typed
 from qwen35_gguf.errors import Qwen35Error
 
@@ -57,6 +58,10 @@ class _CommandError(click.ClickException):
     """Shown by click as `Error: message`."""
 
     exit_code = USER_ERROR
+
+    def format_message(self) -> str:
+        """Return the message as a terminal may show it."""
+        return shown(super().format_message(), err=True)
 
 
 def reports_errors(callback: Callable[P, R]) -> Callable[P, R]:

@@ -10,12 +10,14 @@ import json
 import logging
 import math
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 from rich.console import Console
 
+from qwen35_gguf.commands.controls import EscapedStream, shown
 from qwen35_gguf.commands.option_names import as_typed
 
 _JSON, _QUIET = f"{__name__}.json", f"{__name__}.quiet"
@@ -50,7 +52,7 @@ def _is(key: str, ctx: click.Context | None) -> bool:
 def echo(text: object = "", *, newline: bool = True) -> None:
     """Print a line of the result for people."""
     if not is_json():
-        click.echo(_bytes_of(str(text)), nl=newline)
+        click.echo(_bytes_of(shown(str(text))), nl=newline)
 
 
 def _bytes_of(text: str) -> str | bytes:
@@ -71,7 +73,7 @@ def advise(text: str) -> None:
 def note(text: str) -> None:
     """Print a note on stderr."""
     if not is_quiet():
-        click.echo(text, err=True)
+        click.echo(shown(text, err=True), err=True)
 
 
 _ESCAPED = re.compile(r"[^\ud800-\udc7f\udd00-\udfff]*")  # what stands for bytes of a name, and other characters
@@ -117,4 +119,6 @@ def _plain(value: Any) -> Any:
 
 def console(**attributes: Any) -> Console:
     """Return a console on stdout for tables and charts; it is silent where JSON is wanted."""
+    if sys.stdout.isatty():
+        attributes["file"] = EscapedStream(sys.stdout)
     return Console(quiet=is_json(), **attributes)

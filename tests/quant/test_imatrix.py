@@ -166,3 +166,18 @@ def test_a_matrix_of_another_model_is_refused(checkpoint: Factory, tmp_path: Pat
 def test_a_type_that_needs_importance_is_refused_without(checkpoint: Factory, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match="give one with --imatrix"):
         hf_to_gguf.convert(checkpoint(), "IQ2_M", tmp_path, vision=False)
+
+
+@pytest.mark.parametrize("grown", ["chunks", "sums", "counts"])
+def test_sums_that_no_file_holds_are_not_merged(tmp_path: Path, grown: str) -> None:
+    found = made()
+    if grown == "chunks":
+        found.chunks = 2**32 - 1
+    else:
+        getattr(next(iter(found.entries.values())), grown)[...] = np.finfo(np.float32).max
+    paths = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for path in paths:
+        imatrix.write(found, path)
+    with pytest.raises(ImatrixError, match="larger than a file can hold"):
+        imatrix.merge([imatrix.read(path) for path in paths])
+    assert imatrix.merge([imatrix.read(paths[0])]).chunks == found.chunks

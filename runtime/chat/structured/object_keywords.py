@@ -12,6 +12,11 @@ from qwen35_gguf.runtime.chat.structured.schema_walk import Rewrite, Schema, Wal
 IN_PLACE = ("allOf", "anyOf", "oneOf", "$ref", "dependentSchemas", "dependencies")
 
 
+# Patterns of names in a schema: llguidance takes time that grows with the fourth power of their number in one object,
+# and `allOf` makes one object of several.
+MAX_PATTERNS = 128
+
+
 def _named(walk: Walk, value: Any, path: str, keyword: str) -> dict[str, Schema]:
     if not isinstance(value, dict):
         raise walk.error(path, keyword, "is not an object", "give schemas by name")
@@ -28,10 +33,18 @@ def _properties(walk: Walk, _given: Any, value: Any, path: str, made: dict[str, 
 
 def _pattern_properties(walk: Walk, _given: Any, value: Any, path: str, made: dict[str, Any]) -> list[Schema]:
     found = _named(walk, value, path, "patternProperties")
+    _count_patterns(walk, len(found), path, "patternProperties")
     made["patternProperties"] = {
         check_pattern(walk, key, path, "patternProperties"): inner for key, inner in found.items()
     }
     return []
+
+
+def _count_patterns(walk: Walk, more: int, path: str, keyword: str) -> None:
+    walk.name_patterns += more
+    if walk.name_patterns > MAX_PATTERNS:
+        why = f"makes more than {MAX_PATTERNS} patterns of names in the schema, which take too long"
+        raise walk.error(path, keyword, why, "use fewer, or properties")
 
 
 def _additional_properties(walk: Walk, _given: Any, value: Any, path: str, made: dict[str, Any]) -> list[Schema]:
@@ -65,8 +78,10 @@ def _property_names(walk: Walk, given: Mapping[str, Any], value: Any, path: str,
     if names is not None and len(rest) == 1:
         made["properties"] = {name: others for name in names if isinstance(name, str)}
     elif set(rest) == {"pattern"}:
+        _count_patterns(walk, 1, path, "propertyNames")
         made["patternProperties"] = {rest["pattern"]: others}
     elif rest and set(rest) <= {"minLength", "maxLength"}:
+        _count_patterns(walk, 1, path, "propertyNames")
         length = f"{{{rest.get('minLength', 0)},{rest.get('maxLength', '')}}}"
         made["patternProperties"] = {rf"^[\s\S]{length}$": others}
     elif allowed is False:

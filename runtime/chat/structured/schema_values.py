@@ -35,8 +35,10 @@ def check_values(walk: Walk, value: Any, path: str, keyword: str) -> Any:
 
 
 def _is_exact(value: float) -> bool:
+    if not MIN_NUMBER <= abs(value) <= MAX_EXACT:  # a larger one may be none of float's
+        return value == 0
     digits = repr(float(value)).strip("-0.").replace(".", "")
-    return value == 0 or (MIN_NUMBER <= abs(value) <= MAX_EXACT and len(digits) <= 15 and "e" not in digits)
+    return len(digits) <= 15 and "e" not in digits
 
 
 def check_text(walk: Walk, text: str, path: str, keyword: str) -> str:

@@ -59,6 +59,7 @@ class Walk:
 
     Attributes:
         result: what is made.
+        name_patterns: how many patterns of names there were so far.
 
     """
 
@@ -73,6 +74,7 @@ class Walk:
 
         """
         self.result = CheckedSchema()
+        self.name_patterns = 0
         self._root, self._where, self._keywords = root, where, keywords
         self._names: dict[str, str] = {}  # of definitions, by path
         self._anchors: dict[str, str] | None = None

@@ -7,9 +7,10 @@ types JSON.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ IMPLIED = {
     "array": {"items", "prefixItems", "minItems", "maxItems"},
 }
 MAX_REFERENCES = 16
+MAX_VISITS = 4096  # of schemas, for one parameter
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _parameter(rule: str, checked: CheckedSchema, schema: Schema, where: str) ->
     terminals: list[str] = []
     choices: list[str] = []
     try:
-        alternatives = _alternatives(checked, schema)
+        alternatives = _alternatives(checked, schema, itertools.count())
     except GrammarError as error:
         raise ToolError(f'{where}: {error}, or give the function "strict": false') from None
     for kind, inner in alternatives:
@@ -185,25 +187,36 @@ def _parameter(rule: str, checked: CheckedSchema, schema: Schema, where: str) ->
     return rules
 
 
-def _alternatives(checked: CheckedSchema, schema: Schema, depth: int = 0) -> list[tuple[str, str]]:
+def _visit(visits: Iterator[int]) -> None:
+    """Count a schema: some alternatives that refer to others with as many soon are more than can be looked at."""
+    if next(visits) > MAX_VISITS:
+        raise GrammarError("its schemas have too many alternatives; simplify them")
+
+
+def _alternatives(
+    checked: CheckedSchema, schema: Schema, visits: Iterator[int], depth: int = 0
+) -> list[tuple[str, str]]:
     """Split a schema into ways to write it: as text that matches an expression, as literals, as JSON."""
+    _visit(visits)
     if isinstance(schema, bool):
         return [("text", f"/{ANY_TEXT}/")] if schema else []
     if depth < MAX_REFERENCES:
         if set(schema) == {"$ref"}:
-            return _alternatives(checked, checked.definitions[schema["$ref"].rpartition("/")[2]], depth + 1)
+            inner = checked.definitions[schema["$ref"].rpartition("/")[2]]
+            return _alternatives(checked, inner, visits, depth + 1)
         if set(schema) == {"anyOf"} or set(schema) == {"oneOf"}:
             branches = schema.get("anyOf") or schema["oneOf"]
-            return [found for branch in branches for found in _alternatives(checked, branch, depth + 1)]
+            return [found for branch in branches for found in _alternatives(checked, branch, visits, depth + 1)]
         if set(schema) == {"allOf"} and len(schema["allOf"]) == 1:
-            return _alternatives(checked, schema["allOf"][0], depth + 1)
+            return _alternatives(checked, schema["allOf"][0], visits, depth + 1)
     if "enum" in schema or "const" in schema:
         return _members(checked, schema)
     kinds = schema.get("type")
     if isinstance(kinds, list):
-        return [found for kind in kinds for found in _alternatives(checked, {**schema, "type": kind}, depth + 1)]
+        several = ({**schema, "type": kind} for kind in kinds)
+        return [found for one in several for found in _alternatives(checked, one, visits, depth + 1)]
     if kinds == "string":
-        return [("text", _expression(checked, schema))]
+        return [("text", _expression(checked, schema, visits))]
     if kinds in SPELLED:
         return [("literal", " | ".join(_quoted(text) for value in SPELLED[kinds] for text in SPELLINGS[value]))]
     if kinds is None:
@@ -259,8 +272,9 @@ def _members(checked: CheckedSchema, schema: Mapping[str, Any]) -> list[tuple[st
     return [*found, ("json", json.dumps(json_document(checked, {"enum": others})))] if others else found
 
 
-def _expression(checked: CheckedSchema, schema: Schema, depth: int = 0) -> str:
+def _expression(checked: CheckedSchema, schema: Schema, visits: Iterator[int], depth: int = 0) -> str:
     """Return the regular expressions that a text matches."""
+    _visit(visits)
     if isinstance(schema, bool) or depth > MAX_REFERENCES:
         raise GrammarError("its schemas cannot be combined for a text; simplify them")
     parts = []
@@ -269,9 +283,9 @@ def _expression(checked: CheckedSchema, schema: Schema, depth: int = 0) -> str:
     if "minLength" in schema or "maxLength" in schema:
         parts.append(rf"/[\s\S]{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}/")
     for inner in schema.get("allOf", ()):
-        parts.append(_expression(checked, inner, depth + 1))
+        parts.append(_expression(checked, inner, visits, depth + 1))
     if "$ref" in schema:
-        parts.append(_expression(checked, checked.definitions[schema["$ref"].rpartition("/")[2]], depth + 1))
+        parts.append(_expression(checked, checked.definitions[schema["$ref"].rpartition("/")[2]], visits, depth + 1))
     if unknown := sorted({"anyOf", "oneOf", "enum", "const"} & set(schema)):
         raise GrammarError(f"{unknown[0]} beside other keywords is not supported for a text; use one of them")
     return " & ".join(parts) or f"/{ANY_TEXT}/"

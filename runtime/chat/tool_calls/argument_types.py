@@ -89,25 +89,31 @@ def _dereference(schema: Any, root: Any) -> Mapping[str, Any]:
     return {}
 
 
-def _kinds(schema: Mapping[str, Any], root: Any, depth: int = 0) -> set[str]:
-    """Return all JSON types that a schema allows at its top; none if it does not restrict them."""
+def _kinds(schema: Mapping[str, Any], root: Any, known: dict[int, set[str]] | None = None, depth: int = 0) -> set[str]:
+    """Return all JSON types that a schema allows at its top; none if it does not restrict them.
+
+    `known` has those of schemas that were looked at: some that refer to others several times soon are too many.
+    """
+    known = {} if known is None else known
+    if id(schema) in known:
+        return known[id(schema)]
     kind = schema.get("type")
-    kinds = (
-        {kind}
-        if isinstance(kind, str)
-        else {k for k in kind if isinstance(k, str)}
-        if isinstance(kind, list)
-        else set()
-    )
+    kinds = {kind} if isinstance(kind, str) else {k for k in _list(kind) if isinstance(k, str)}
+    if schema:  # an empty one may be made for a reference that leads nowhere, and its number be another's later
+        known[id(schema)] = kinds
     if schema.get("nullable") is True:
         kinds.add("null")
     if depth < _MAX_REFERENCES:
         for key in ("anyOf", "oneOf", "allOf"):
-            for part in schema.get(key) or ():
-                kinds |= _kinds(_dereference(part, root), root, depth + 1)
+            for part in _list(schema.get(key)):
+                kinds |= _kinds(_dereference(part, root), root, known, depth + 1)
     if not kinds:
-        kinds = {"object"} if "properties" in schema else {"array"} if "items" in schema else set()
+        kinds |= {"object"} if "properties" in schema else {"array"} if "items" in schema else set()
     return kinds
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _as(kind: str, text: str) -> tuple[bool, Any]:
@@ -127,10 +133,15 @@ def _as(kind: str, text: str) -> tuple[bool, Any]:
             return value.is_integer(), int(value) if value.is_integer() else None
         return math.isfinite(value), value
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         return False, None
     return isinstance(value, dict if kind == "object" else list), value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
 
 
 def _refuse(name: str) -> Any:

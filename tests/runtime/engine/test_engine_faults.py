@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from inputs import scheduled
+from inputs.scheduled import GREEDY, finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.errors import ClosedError, ModelError, QueueFullError
@@ -21,12 +23,11 @@ from qwen35_gguf.runtime.engine.forest.live_sequence import LiveSequence
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
 from qwen35_gguf.runtime.engine.job import Job, Outcome, Run
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
-from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
+from qwen35_gguf.runtime.engine.sampling import Sampler
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
 
 pytestmark = pytest.mark.unit
 
-GREEDY = Sampling(temperature=0.0)
 MODEL = MockModel()
 
 
@@ -41,19 +42,14 @@ def scheduler(**options: Any) -> Scheduler:
     return Scheduler(MODEL, spec, **options)  # type: ignore[arg-type]
 
 
-class Asked:
-    """A greedy request, and what came of it."""
+class Asked(scheduled.Asked):
+    """A request that is added when it is made."""
+
+    run: Run
 
     def __init__(self, to: Scheduler, prompt: list[Any], limit: int = 12, **options: Any) -> None:
-        self.prompt, self.limit, self.wanted = prompt, limit, True
-        self.tokens: list[int] = []
-        self.results: list[Outcome | Exception] = []
-        given = {"done": self.results.append, "wants": lambda: self.wanted, **options}
-        self.run = to.add(Job(prompt, Sampler(MODEL, GREEDY, 0), limit, self.take, **given))  # type: ignore[arg-type]
-
-    def take(self, token: int) -> Sequence[int]:
-        self.tokens.append(token)
-        return ()
+        super().__init__(prompt, limit)
+        self.add(to, **options)
 
     def is_right(self) -> bool:
         return isinstance(self.results[0], Outcome) and self.tokens == MODEL.greedy(self.prompt, self.limit)
@@ -61,13 +57,6 @@ class Asked:
 
 def prompt(seed: int, length: int = 20) -> list[int]:
     return [2, *(3 + (seed * 7 + at) % 40 for at in range(length - 1))]
-
-
-def finish(one: Scheduler) -> None:
-    for _ in range(5000):
-        if not one.step() and not one.waits and not one._runs:
-            return
-    raise AssertionError("it does not end")
 
 
 def failing_once(function: Any, error: Exception, *, after: bool = False, only: Any = lambda *_: True) -> Any:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from inputs import scheduled
+from inputs.scheduled import finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine import prompts
-from qwen35_gguf.runtime.engine.job import Job, Outcome
-from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
 from qwen35_gguf.runtime.llama.batch import Part
 
@@ -32,22 +32,17 @@ def _mock(monkeypatch: pytest.MonkeyPatch) -> None:
     mock_llama.use_mock(monkeypatch)
 
 
-class Asked:
+class Asked(scheduled.Asked):
     """A question behind the system prompt, its answer, and the calls that there were before that."""
 
     def __init__(self, on: Scheduler, calls: list[Any], length: int, count: int = 6) -> None:
-        self.prompt = [*SYSTEM, START, *(3 + (length * 7 + i) % 40 for i in range(length)), *HEADER]
-        self.tokens: list[int] = []
-        self.results: list[Outcome | Exception] = []
-        self.began = 0
+        super().__init__([*SYSTEM, START, *(3 + (length * 7 + i) % 40 for i in range(length)), *HEADER], count)
+        self.calls, self.began = calls, 0
+        self.add(on)
 
-        def take(token: int) -> tuple[()]:
-            self.began = self.began or len(calls)
-            self.tokens.append(token)
-            return ()
-
-        sampler = Sampler(on.model, Sampling(temperature=0.0), 0)
-        on.add(Job(self.prompt, sampler, count, take, self.results.append))
+    def take(self, token: int) -> Sequence[int] | None:
+        self.began = self.began or len(self.calls)
+        return super().take(token)
 
     @property
     def right(self) -> bool:
@@ -73,13 +68,6 @@ def one(calls: list[list[int]], request: pytest.FixtureRequest) -> Iterator[Sche
 
         made.main.evaluate_parts = counted  # type: ignore[method-assign]
         yield made
-
-
-def finish(on: Scheduler) -> None:
-    for _ in range(10_000):
-        if not on.step() and not on.waits and not on._runs:
-            return
-    raise AssertionError("it does not end")
 
 
 def test_prompts_that_come_together_begin_their_answers_with_one_call(one: Scheduler, calls: list[list[int]]) -> None:

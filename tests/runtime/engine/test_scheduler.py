@@ -6,17 +6,18 @@ The mock is strict where llama.cpp is silent: see oracles/mock_llama.py. test_si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inputs import scheduled
+from inputs.scheduled import GREEDY, finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.job import Job, Outcome, Run
+from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.media_chunk import MediaChunk
 from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
@@ -24,7 +25,6 @@ from qwen35_gguf.runtime.engine.scheduler import Scheduler
 pytestmark = pytest.mark.unit
 
 START = 2  # begins a message
-GREEDY = Sampling(temperature=0.0)
 RANDOM = Sampling(temperature=1.0)
 
 
@@ -43,34 +43,12 @@ def message(length: int, seed: int = 0) -> list[int]:
     return [START, *(3 + (seed * 7 + i * (1 + seed % 5)) % 40 for i in range(length - 1))]
 
 
-@dataclass
-class Asked:
-    """A request and what came of it."""
-
-    prompt: list[Any]
-    limit: int = 10
-    sampling: Sampling = GREEDY
-    seed: int = 0
-    wanted: bool = True
-    tokens: list[int] = field(default_factory=list)
-    results: list[Outcome | Exception] = field(default_factory=list)
-
-    def add(self, to: Scheduler, **options: Any) -> Run:
-        sampler = Sampler(to.model, self.sampling, self.seed)
-        job = Job(
-            self.prompt, sampler, self.limit, self.take, self.results.append, wants=lambda: self.wanted, **options
-        )
-        return to.add(job)
+class Asked(scheduled.Asked):
+    """A request that ends with the model's ending."""
 
     def take(self, token: int) -> Sequence[int] | None:
         self.tokens.append(token)
         return None if token == mock_llama.ENDING else ()
-
-    @property
-    def outcome(self) -> Outcome:
-        (result,) = self.results
-        assert isinstance(result, Outcome)
-        return result
 
     def expected(self, model: MockModel) -> list[int]:
         items: list[int] = []
@@ -78,13 +56,6 @@ class Asked:
             items += [mock_llama.media_item(item.key)] * item.n_cells if isinstance(item, MediaChunk) else [item]
         found = model.greedy(items, self.limit)
         return found[: found.index(mock_llama.ENDING) + 1] if mock_llama.ENDING in found else found
-
-
-def finish(one: Scheduler, most: int = 10_000) -> None:
-    for _ in range(most):
-        if not one.step() and not one.waits and not one._runs:
-            return
-    raise AssertionError("it does not end")
 
 
 @pytest.mark.parametrize("draft", [0, 2])

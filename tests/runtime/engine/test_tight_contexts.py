@@ -6,8 +6,8 @@ What each says is what it says alone, up to the end of its context; no cell is m
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inputs import scheduled
+from inputs.scheduled import finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.runtime.calls.call import Cancelled
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.forest.prefix_cache import SequenceState
 from qwen35_gguf.runtime.engine.forest.state_store import StateStore
-from qwen35_gguf.runtime.engine.job import Job, Outcome, Run
-from qwen35_gguf.runtime.engine.sampling import Sampler, Sampling
+from qwen35_gguf.runtime.engine.job import Outcome
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
 
 pytestmark = pytest.mark.unit
@@ -44,35 +45,15 @@ def scheduler(model: MockModel, *, parallel: int = 2, n_batch: int = 8, **option
 
 
 @dataclass
-class Asked:
-    """A request: a prompt, its limit, after how many tokens others are added, how often it pauses, when it is ended."""
+class Asked(scheduled.Asked):
+    """A request: after how many tokens others are added, how often it pauses, when it is ended."""
 
-    prompt: list[int]
-    limit: int
     adds: int = -1
     pauses: bool = False
     ends_at: int = -1  # step
     depth: Any = None
-    tokens: list[int] = field(default_factory=list)
-    results: list[Outcome | Exception] = field(default_factory=list)
-    wanted: bool = True
-    run: Run | None = None
 
-    def add(self, to: Scheduler) -> None:
-        sampler = Sampler(to.model, Sampling(temperature=0.0), 0)
-        self.run = to.add(
-            Job(
-                self.prompt,
-                sampler,
-                self.limit,
-                self.take,
-                self.results.append,
-                wants=lambda: self.wanted,
-                depth=self.depth,
-            )
-        )
-
-    def take(self, token: int) -> Sequence[int]:
+    def take(self, token: int) -> Sequence[int] | None:
         self.tokens.append(token)
         self.wanted = not self.pauses or len(self.tokens) % 3 > 0
         return ADDED if len(self.tokens) == self.adds else ()
@@ -87,15 +68,16 @@ class Asked:
         return said
 
 
-def finish(one: Scheduler, asked: Sequence[Asked] = ()) -> None:
-    for number in range(5000):
+def disturbed(one: Scheduler, asked: Sequence[Asked]) -> Callable[[int], None]:
+    """End requests, and wake those that paused."""
+
+    def before(number: int) -> None:
         for each in asked:
             if each.run is not None and number == each.ends_at:
                 one.end(each.run, Cancelled())
             each.wanted = each.wanted or number % 2 == 1
-        if not one.step() and not one.waits and not one._runs:
-            return
-    raise AssertionError("it does not end")
+
+    return before
 
 
 def two_messages(shared: int, own: int, seed: int) -> list[int]:
@@ -112,10 +94,10 @@ requests = st.builds(
     Asked,
     prompts,
     st.integers(0, N_CTX + 5),
-    st.integers(-1, 12),
-    st.booleans(),
-    st.one_of(st.just(-1), st.integers(0, 40)),
-    st.sampled_from([None, 0, 1]),
+    adds=st.integers(-1, 12),
+    pauses=st.booleans(),
+    ends_at=st.one_of(st.just(-1), st.integers(0, 40)),
+    depth=st.sampled_from([None, 0, 1]),
 )
 
 
@@ -140,8 +122,8 @@ def test_any_requests_in_a_small_context(
                 for each in asked:
                     if each.depth is not None and draft == 0:
                         each.depth = None
-                    each.add(one)
-                finish(one, asked)
+                    each.add(one, depth=each.depth)
+                finish(one, disturbed(one, asked))
                 for each in asked:
                     (result,) = each.results
                     said = each.expected(model)

@@ -17,6 +17,7 @@ from oracles.random_answers import sample, text_of
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.chat.structured.answer_form import answer_form, answer_mask
 from qwen35_gguf.runtime.chat.structured.json_schema import ANNOTATIONS, KEYWORDS, REFUSED, check
+from qwen35_gguf.runtime.chat.structured.object_keywords import MAX_PATTERNS
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars, byte_matcher, json_grammar
 
 CHECKER = jsonschema.Draft202012Validator.FORMAT_CHECKER
@@ -88,6 +89,8 @@ def test_a_keyword_with_a_value_of_a_wrong_type_is_refused(keyword: str) -> None
         ({"type": "integer", "minimum": -(2**63)}, "minimum at # .*out of range"),
         ({"const": 2**63}, "const at # has the number"),
         ({"enum": [1e300]}, "enum at # has the number"),
+        ({"enum": [10**400]}, "enum at # has the number"),
+        ({"const": {"a": [-(10**400)]}}, "const at # has the number"),
         ({"enum": ["\ud800"]}, "enum at # has half of a surrogate pair"),
         ({"type": "number", "multipleOf": 0.1}, "multipleOf at # is 0.1"),
         ({"type": "object", "minProperties": 3}, "minProperties at # 3"),
@@ -112,6 +115,25 @@ def test_a_schema_that_is_nested_without_end_is_refused() -> None:
         schema = {"items": schema}
     with pytest.raises(GrammarError, match="nested too deeply"):
         check(schema)
+
+
+def name_patterns(first: int, count: int) -> dict[str, Any]:
+    return {"patternProperties": {f"^a{number}(b|c)*$": {"type": "null"} for number in range(first, first + count)}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        name_patterns(0, MAX_PATTERNS + 1),
+        {"allOf": [name_patterns(0, MAX_PATTERNS // 2), name_patterns(500, MAX_PATTERNS // 2 + 1)]},
+        {"items": name_patterns(0, MAX_PATTERNS), "additionalProperties": {"propertyNames": {"pattern": "^x"}}},
+    ],
+    ids=["one object", "allOf", "two objects"],
+)
+def test_so_many_patterns_of_names_that_they_take_long_are_refused(schema: Any) -> None:
+    with pytest.raises(GrammarError, match="patternProperties|propertyNames at .* more than 128 patterns"):
+        check(schema)
+    assert accepts(name_patterns(0, MAX_PATTERNS), '{"a127bcb": null}')
 
 
 def accepts(schema: Any, text: str) -> bool:

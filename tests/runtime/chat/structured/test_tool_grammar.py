@@ -15,7 +15,7 @@ from qwen35_gguf.errors import ToolError
 from qwen35_gguf.runtime.chat.output_parser import ReplyParser
 from qwen35_gguf.runtime.chat.structured.answer_form import answer_form, answer_mask, call_form
 from qwen35_gguf.runtime.chat.structured.token_grammars import TokenGrammars, byte_matcher, lark_grammar
-from qwen35_gguf.runtime.chat.structured.tool_grammar import calls_rules
+from qwen35_gguf.runtime.chat.structured.tool_grammar import calls_rules, tool_grammar
 from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 
 PARAMETERS = {
@@ -202,3 +202,12 @@ def test_none_and_no_tools_restrict_nothing() -> None:
         call_form(None, "required", None)
     with pytest.raises(ToolError, match="parallel_tool_calls"):
         call_form(TOOLS, "auto", "yes")
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf", "allOf"])
+@pytest.mark.parametrize("last", [{"type": "string"}, False, {"type": "string", "maxLength": 3}], ids=str)
+def test_alternatives_of_alternatives_are_too_many(keyword: str, last: Any) -> None:
+    wide = {f"d{n}": {keyword: [{"$ref": f"#/$defs/d{n + 1}"}] * 40} for n in range(7)}
+    parameters = {"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": {**wide, "d7": last}}
+    with pytest.raises(ToolError):
+        tool_grammar(check_tools([{"name": "f", "parameters": {"type": "object", **parameters}}]))

@@ -93,3 +93,25 @@ def test_a_value_that_is_certainly_text_stays_text(text: str, schema: Any, data:
     if is_text(begun, schema, ROOT):
         assert json.dumps(convert(text, schema, ROOT)) == json.dumps(text)
         assert is_text(text, schema, ROOT)
+
+
+def test_alternatives_of_alternatives_are_looked_at_once() -> None:
+    wide = {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 40} for n in range(7)}
+    root = {"$defs": {**wide, "d7": {"type": "integer"}}}
+    assert convert("3", {"$ref": "#/$defs/d0"}, root) == 3
+    assert convert("x", {"$ref": "#/$defs/d0"}, root) == "x"
+    assert not is_text("3", {"allOf": [{"$ref": "#/$defs/d0"}]}, root)
+    around = {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"oneOf": [{"$ref": "#/$defs/a"}]}, {"type": "null"}]}}}
+    assert convert("null", {"$ref": "#/$defs/a"}, around) is None
+
+
+@pytest.mark.parametrize("value", [5, True, "text", {"type": "integer"}, None])
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf", "allOf", "type", "enum"])
+def test_schemas_that_are_none_leave_text(keyword: str, value: object) -> None:
+    assert convert("text", {keyword: value}) == "text"
+
+
+@pytest.mark.parametrize("text", ["[1e999]", '{"a": -1e999}', "1e999"])
+def test_numbers_beyond_all_bounds_are_no_json(text: str) -> None:
+    assert convert(text, None) == text
+    assert convert(text, {"type": ["number", "array", "object"]}) == text
