@@ -1,6 +1,9 @@
 """What commands print: lines for people or JSON on stdout, notes on stderr, by `--json` and `--quiet`.
 
 A command prints its result both ways, `echo` for people and `emit` for programs; one of them prints nothing.
+
+A text may come from a download (a name in SHA256SUMS, a value of a header) or from a model: on a terminal its control
+characters are shown, and not obeyed; colours pass. Elsewhere texts are written as they are.
 """
 
 from __future__ import annotations
@@ -12,12 +15,11 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
 
-from qwen35_gguf.commands.controls import EscapedStream, shown
 from qwen35_gguf.commands.option_names import as_typed
 
 _JSON, _QUIET = f"{__name__}.json", f"{__name__}.quiet"
@@ -122,3 +124,36 @@ def console(**attributes: Any) -> Console:
     if sys.stdout.isatty():
         attributes["file"] = EscapedStream(sys.stdout)
     return Console(quiet=is_json(), **attributes)
+
+
+# ---- what texts of files and models do to a terminal ---------------------------------------------------------------
+
+# Control characters but for ends of lines and tabs, and an escape that does not begin a colour.
+_CONTROLS = re.compile(r"\x1b(?!\[[0-9;]*m)|\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+
+
+def escaped(text: str) -> str:
+    r"""Return a text with control characters as they are written in Python: \x1b."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def shown(text: str, *, err: bool = False) -> str:
+    """Return a text for stdout, or for stderr: with control characters escaped if that is a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    return escaped(text) if stream is not None and stream.isatty() else text
+
+
+class EscapedStream:
+    """A terminal's stream whose texts are escaped; everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Take the stream."""
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text; return the number of its characters."""
+        self._stream.write(escaped(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

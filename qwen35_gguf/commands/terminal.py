@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import click
 
-from qwen35_gguf.commands import controls, output
+from qwen35_gguf.commands import output
 from qwen35_gguf.runtime.chat.openai_types import CallDelta, ChatCompletionChunk, Message, Timings, join_calls
 
 LONG_PROMPT = 1024  # tokens to evaluate from which on progress is shown
@@ -47,13 +47,13 @@ def show(chunks: Iterable[ChatCompletionChunk]) -> tuple[Message, Timings | None
             if delta.reasoning_content:
                 reasoning.append(delta.reasoning_content)
                 if thought:
-                    click.secho(controls.shown(delta.reasoning_content, err=True), nl=False, err=True, dim=True)
+                    click.secho(output.shown(delta.reasoning_content, err=True), nl=False, err=True, dim=True)
             if thought and (delta.content or delta.tool_calls) and reasoning and not content and not calls:
                 click.echo("\n", err=True)
             if delta.content:
                 content.append(delta.content)
                 if shown:
-                    click.echo(controls.shown(delta.content), nl=False)
+                    click.echo(output.shown(delta.content), nl=False)
             calls += delta.tool_calls or []
             timings = chunk.timings
     except KeyboardInterrupt:

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
-from qwen35_gguf.commands.controls import shown
 from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_file
@@ -99,7 +98,7 @@ def _converse(conversation: _Conversation, generation: GenerateOptions, ask: Ask
             elif line.strip():
                 _ask(ask, conversation, line, generation)
         except Qwen35Error as error:  # of this message; the conversation continues
-            click.echo(shown(f"Error: {' '.join(str(error).splitlines())}", err=True), err=True)
+            click.echo(output.shown(f"Error: {' '.join(str(error).splitlines())}", err=True), err=True)
 
 
 def _read() -> str | None:

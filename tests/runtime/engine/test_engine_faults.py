@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from inputs import scheduled
-from inputs.scheduled import GREEDY, finish
+from inputs.scheduling import asked as scheduled
+from inputs.scheduling.asked import GREEDY, finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.errors import ClosedError, ModelError, QueueFullError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from inputs import scheduled
-from inputs.scheduled import finish
+from inputs.scheduling import asked as scheduled
+from inputs.scheduling.asked import finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.errors import ModelError

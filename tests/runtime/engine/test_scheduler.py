@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inputs import scheduled
-from inputs.scheduled import GREEDY, finish
+from inputs.scheduling import asked as scheduled
+from inputs.scheduling.asked import GREEDY, finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.runtime.context_spec import ContextSpec

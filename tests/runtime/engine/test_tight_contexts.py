@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inputs import scheduled
-from inputs.scheduled import finish
+from inputs.scheduling import asked as scheduled
+from inputs.scheduling.asked import finish
 from oracles import mock_llama
 from oracles.mock_llama import MockModel
 from qwen35_gguf.runtime.calls.call import Cancelled

@@ -52,7 +52,7 @@ class Asked:
 
     @property
     def outcome(self) -> Outcome:
-        """The result, which is no error."""
+        """The result, which must be an outcome."""
         (result,) = self.results
         assert isinstance(result, Outcome)
         return result
