@@ -2,7 +2,8 @@
 
 .venv/bin/python bench/rounding/plot.py [--out bench/results]
 
-Writes rounding.svg and rounding.png of the first table, the tiny model's, and rounding-wide of the second.
+Writes rounding.svg and rounding.png of the first table, the tiny model's, and rounding-wide of the second. Bars are the
+standard error of the ratio to importance alone, over chunks of the same text.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from qwen35_gguf.evaluation.size_plot import Point, draw
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "quality.md"
 FIRST = "| Preset | bits per weight | importance alone |"
+RATIO = re.compile(r"(\d\.\d+) ± (\d\.\d+)")
 PLOTS = {"rounding": "tiny model", "rounding-wide": "wide model"}
 
 
@@ -38,13 +40,14 @@ def tables(page: str) -> Iterator[list[str]]:
 
 
 def points(table: list[str]) -> Iterator[Point]:
-    """Yield a point for each file of a table; columns of ratios are left out."""
+    """Yield a point for each file of a table, with the error of the ratio that follows it, if any."""
     titles, _, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in table)
     for row in rows:
-        for title, cell in zip(titles[2:], row[2:], strict=True):
+        for title, cell, following in zip(titles[2:], row[2:], [*row[3:], ""], strict=True):
             if re.fullmatch(r"\d\.\d{5}", cell):
-                value = float(cell)
-                yield Point(row[0], float(row[1]), value, value, value, title)
+                value, ratio = float(cell), RATIO.fullmatch(following)
+                error = value * float(ratio[2]) / float(ratio[1]) if ratio else 0.0
+                yield Point(row[0], float(row[1]), value, value - error, value + error, title)
 
 
 if __name__ == "__main__":

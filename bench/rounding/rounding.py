@@ -4,7 +4,8 @@
     [--kinds block,full,full-alike,sequential] [--plot bench/results/rounding] [--shapes 0.8B]
 
 All files have the same importance matrix; it and the moments are collected on calibration.txt of the checkpoint's
-folder, divergence is measured on evaluation.txt, or on another `--text`. `sequential` collects moments after quantized
+folder, divergence is measured on evaluation.txt, or on another `--text`. Each ratio to importance alone stands with its
+standard error over chunks, which knows that both saw the same text. `sequential` collects moments after quantized
 layers, for each preset; with `-alike` all tokens count alike, with `-fixed` all inputs are shrunk by 40 %. `--chunk
 4096` measures at depth. With `--folder` the files are kept, for bench/rounding/texts.py.
 
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
 from qwen35_gguf.convert import hf_to_gguf
-from qwen35_gguf.evaluation import collect_moments, kl_divergence, sequential_moments, size_plot
+from qwen35_gguf.evaluation import collect_moments, kl_divergence, logits_file, sequential_moments, size_plot
 from qwen35_gguf.evaluation.collect_imatrix import weight_names
 from qwen35_gguf.evaluation.kl_divergence import bits_per_weight
 from qwen35_gguf.evaluation.size_plot import Point
@@ -37,6 +39,8 @@ from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.input_sums import HALVES, InputSums
 from qwen35_gguf.quant.rounding.moments import Moments
 from qwen35_gguf.quant.rounding.round_rows import prepare, round_rows
+
+Floats = npt.NDArray[np.float64]
 
 PRESETS = ("Q2_K", "Q3_K_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 CHUNK = 256
@@ -109,10 +113,9 @@ def main() -> None:
             out = folder / "files" / f"{quant}-{kind}"
             return hf_to_gguf.convert(options.checkpoint, quant, out, **options_of_all, **rounding)[0]
 
-        def divergence(file: Path, kind: str) -> float:
-            mean = kl_divergence.evaluate(file, base, threads=options.threads).mean
-            points.append(Point(quant, bits_per_weight(file), mean.value, mean.low, mean.high, kind))
-            return mean.value
+        def divergence(file: Path) -> Floats:
+            found = kl_divergence.compared(file, base, threads=options.threads).divergences
+            return found.reshape(-1, logits_file.scored(options.chunk)).mean(axis=1)
 
         def moments_for(kind: str, plain: Path) -> Moments:
             if kind != SEQUENTIAL:
@@ -122,16 +125,30 @@ def main() -> None:
 
         for quant in options.presets.split(","):
             plain = converted(quant, "importance")
-            alone = divergence(plain, "importance")
-            row = [f"| {quant} | {bits_per_weight(plain):.2f} | {alone:.5f}"]
+            alone, bits = divergence(plain), bits_per_weight(plain)
+            points.append(Point(quant, bits, *[float(alone.mean())] * 3, "importance"))
+            row = [f"| {quant} | {bits:.2f} | {alone.mean():.5f}"]
             for kind in kinds:
                 found = moments_for(kind, plain)
                 file = converted(quant, kind, rounding=kind.partition("-")[0], moments=found.path)
-                value = divergence(file, kind)
-                row.append(f"{value:.5f} | {value / alone:.2f}")
+                chunks = divergence(file)
+                ratio, error = paired_ratio(chunks, alone)
+                value = float(chunks.mean())
+                points.append(
+                    Point(quant, bits, value, *(value * (1 + side * error / ratio) for side in (-1, 1)), kind)
+                )
+                row.append(f"{value:.5f} | {ratio:.3f} ± {error:.3f}")
             print(" | ".join(row), "|", flush=True)
     if options.plot:
         size_plot.draw(points, options.plot, "Rounding by second moments: size against KL divergence")
+
+
+def paired_ratio(values: Floats, alone: Floats) -> tuple[float, float]:
+    """Return the ratio of two means over the same chunks, and its standard error (of a ratio estimator)."""
+    ratio = float(values.mean() / alone.mean())
+    count = len(values)
+    spread = np.sqrt(np.square(values - ratio * alone).sum() / max(1, count * (count - 1)))
+    return ratio, float(spread / alone.mean())
 
 
 def split_text(text: Path, folder: Path) -> tuple[Path, Path]:

@@ -123,6 +123,11 @@ def evaluate(model: Path, reference: Path, *, threads: int = 1, advance: Advance
         ModelError: the model cannot be loaded or evaluated.
 
     """
+    return compared(model, reference, threads=threads, advance=advance).figures()
+
+
+def compared(model: Path, reference: Path, *, threads: int = 1, advance: Advance = _quiet) -> Accumulator:
+    """Compare as `evaluate` does; return every row, chunk by chunk, of which each has as many."""
     header = logits_file.read_header(reference)
     read_model(model)
     found = Accumulator()
@@ -135,7 +140,7 @@ def evaluate(model: Path, reference: Path, *, threads: int = 1, advance: Advance
         for number in range(len(header.tokens)):
             add_chunk(found, context, header, reference, number, threads)
             advance(number + 1, len(header.tokens))
-    return found.figures()
+    return found
 
 
 def add_chunk(
