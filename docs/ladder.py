@@ -67,9 +67,7 @@ def rung_of(file: PlannedFile) -> Rung:
     """Describe a planned file."""
     size = sum(info.nbytes for info in file.infos)
     weights = sum(info.n_weights for info in file.infos)
-    # An embedding that is not the output matrix as well is looked up only: no inputs meet it, so it has no moments.
-    looked_up = "token_embd.weight" if any(info.name == "output.weight" for info in file.infos) else ""
-    rounded = sum(info.n_weights for info in file.infos if info.type in TYPES and info.name != looked_up)
+    rounded = sum(info.n_weights for info in file.infos if info.type in TYPES)
     return Rung(8 * size / weights, size, rounded / weights)
 
 

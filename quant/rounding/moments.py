@@ -3,7 +3,8 @@
 A GGUF file of its own: for each input `NAME.moments`, F32, (matrices, columns, columns) or (matrices, blocks, 256, 256)
 whose last block is filled up with zeros; `NAME.in_sum2` and `NAME.counts`, F32, are those of an importance matrix,
 which counts all tokens alike, where moments may weigh them. Matmuls that read one input share its moments, under the
-name of the first. Sums add up: those of two texts are the sums of each.
+name of the first. Sums add up: those of two texts are the sums of each. An embedding that is looked up only has what
+the readers of its rows make of errors in them, in the same form (evaluation/sums/embedding_moments.py).
 
 Moments of a model that is quantized up to each input (sequential_moments.py) also have `WEIGHT.shift`, BF16: what is
 added to a weight tensor before it is rounded, so that it makes up for what the quantized layers before it do to inputs;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from qwen35_gguf.evaluation.collect_imatrix import (
     watch_inputs,
     weight_names,
 )
+from qwen35_gguf.evaluation.sums import embedding_moments
 from qwen35_gguf.evaluation.sums.half_moments import shrinking_of
 from qwen35_gguf.evaluation.sums.moment_sums import SECOND_HALF, Halves, whole_entry
 from qwen35_gguf.evaluation.texts.tokenized import Split
@@ -34,7 +36,7 @@ from qwen35_gguf.gguf_file.reader import map_data, tensor_data
 from qwen35_gguf.quant import tensor_types
 from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.input_sums import HALVES
-from qwen35_gguf.quant.rounding.moments import Kind, Moments, Provenance
+from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.planning import memory
@@ -156,15 +158,29 @@ def collect_loaded(
     read = {name: one for one, group in zip(map(files.read, parts), groups, strict=True) for name in group}
     halves = {name: (one.entry(name), one.entry(name + SECOND_HALF)) for name, one in read.items()}
     chosen = {name: shrinking_of(header, *both, how.threads) for name, both in halves.items()}
+    shapes_of_all = {name: (shape, widths[name]) for group in groups for name, shape in group.items()}
+    embedding = _embedding(model, header, text, how)
+    for entry in embedding:
+        shapes_of_all[entry.name] = entry.sums.shape, widths[entry.name]
+        chosen[entry.name] = embedding_moments.SHRINKING
     files.write(
         out,
         replace(provenance, chunks=text.chunks),
-        {name: (shape, widths[name]) for group in groups for name, shape in group.items()},
-        (whole_entry(name, *both) for name, both in halves.items()),
+        shapes_of_all,
+        chain((whole_entry(name, *both) for name, both in halves.items()), embedding),
         shrinkings={name: value for name, value in chosen.items() if value is not None},
     )
     discard(*parts, *([] if how.keep_effects else [measured]))
     return files.read(out)
+
+
+def _embedding(model: Model, header: GgufHeader, text: Text, how: How) -> list[Entry]:
+    """Return the moments of an embedding that is looked up only, if there is one whose moments are wanted."""
+    name = embedding_moments.EMBEDDING
+    if not (embedding_moments.is_looked_up_only(header) and how.wanted(name)):
+        return []
+    ids = text.ids[: text.chunk * text.chunks]
+    return [embedding_moments.collect(model, header, ids, text.chunk, how.kind, how.threads)]
 
 
 def effects_file(out: Path) -> Path:

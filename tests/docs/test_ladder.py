@@ -23,9 +23,8 @@ def ladder() -> ModuleType:
 
 
 @pytest.mark.slow
-def test_each_rung_is_larger_and_rounding_reaches_all_but_the_embedding_of_k_quants(ladder: ModuleType) -> None:
+def test_each_rung_is_larger_and_rounding_reaches_all_weights_of_k_quants(ladder: ModuleType) -> None:
     found = list(ladder.rungs("9B"))
     assert [rung.size for rung in found] == sorted(rung.size for rung in found)
     assert 2.5 < found[0].bits < 3 < found[1].bits < 3.5 < found[-1].bits < 6.6
-    embedding = 248_320 * 4096 / 9.2e9  # looked up only; all weights are about as many
-    assert all(abs(1 - embedding - rung.rounded) < 0.01 for rung in found[1:])
+    assert all(rung.rounded > 0.999 for rung in found[1:])

@@ -102,15 +102,16 @@ class Sums:
             wide = wide[-len(weights) :] * np.sqrt(weights)[:, None]
             experts = None if experts is None else experts[-len(weights) :]
         if experts is None:
-            _add_products(sums[0], wide)
+            add_products(sums[0], wide)
             return
         for number in range(len(sums)):
             own = wide[experts == number]
             if len(own):
-                _add_products(sums[number], own)
+                add_products(sums[number], own)
 
 
-def _add_products(sums: Float, rows: Float) -> None:
+def add_products(sums: Float, rows: Float) -> None:
+    """Add rows^T rows, (columns, columns), or its blocks of 256 columns, to sums of that shape."""
     if sums.ndim == 2:
         sums += rows.T @ rows
         return
