@@ -212,8 +212,9 @@ def test_sums_of_two_texts_add_up(files_of_tiny: Path, tmp_path: Path) -> None:
 def test_shrinkings_are_chosen_by_the_halves_of_the_text(files_of_tiny: Path, tmp_path: Path) -> None:
     ids = random_ids()
     two, one = (collected(files_of_tiny, ids, tmp_path / f"{chunks}.gguf", "block", chunks=chunks) for chunks in (2, 1))
-    assert {two.shrinking(name) for name in two.names} <= set(np.float32(held_out.SHRINKINGS).tolist())
-    assert {one.shrinking(name) for name in one.names} == {None}  # nothing is held out
+    names = [name for name in two.names if name != "token_embd.weight"]  # which is of weights, not of a text
+    assert {two.shrinking(name) for name in names} <= set(np.float32(held_out.SHRINKINGS).tolist())
+    assert {one.shrinking(name) for name in names} == {None}  # nothing is held out
     merge_moments.join([two, one], tmp_path / "joined.gguf")
     joined = files.read(tmp_path / "joined.gguf")
     assert all(joined.shrinking(name) == two.shrinking(name) for name in two.names)
