@@ -132,7 +132,8 @@ def read(path: str | Path) -> Imatrix:
     except OSError as error:
         raise ImatrixError(f"{path}: {error.strerror or error}; name a file made by `qwen35 imatrix`") from None
     try:
-        found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(data)
+        with np.errstate(invalid="ignore"):  # some NaN are noticed where they are converted; all are refused below
+            found = _read_gguf(path) if data[:4] == b"GGUF" else _read_dat(data)
     except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error, TypeError, GgufError) as error:
         raise ImatrixError(f"{path}: is damaged, or not an importance matrix ({error}); make it again") from None
     for count in (found.chunks, found.chunk_size):
