@@ -36,7 +36,8 @@ def main() -> None:
     print(f"{options.target}, ns for 256 weights\n| | " + " | ".join(map(str, COLUMNS)) + " | GEMV |")
     print("|---" * (len(COLUMNS) + 2) + "|")
     for name in options.formats.split(","):
-        packed, x = weights(name, options.rows), np.random.default_rng(1).standard_normal((max(COLUMNS), K)).astype(np.float32)
+        packed = weights(name, options.rows)
+        x = np.random.default_rng(1).standard_normal((max(COLUMNS), K)).astype(np.float32)
         best, few = dict.fromkeys(COLUMNS, float("inf")), dict.fromkeys(COLUMNS, float("inf"))
         for _ in range(options.rounds):
             for columns in COLUMNS:

@@ -231,3 +231,10 @@ def test_doctor_says_what_is_installed() -> None:
         assert any(file.stem in result.output for file in patches)
     else:
         assert "engine-stock" in CliRunner().invoke(cli.main, ["doctor", "--json"]).output
+
+
+def test_the_package_is_a_program_as_well() -> None:
+    command = [sys.executable, "-m", "qwen35_gguf", "--version"]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"qwen35, version {__version__}\n"
+    )
