@@ -15,12 +15,14 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-from rich.console import Console
 
 from qwen35_gguf.commands.option_names import as_typed
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _JSON, _QUIET = f"{__name__}.json", f"{__name__}.quiet"
 INDENT = 1
@@ -121,6 +123,8 @@ def _plain(value: Any) -> Any:
 
 def console(**attributes: Any) -> Console:
     """Return a console on stdout for tables and charts; it is silent where JSON is wanted."""
+    from rich.console import Console  # not needed for --help and errors
+
     if sys.stdout.isatty():
         attributes["file"] = EscapedStream(sys.stdout)
     return Console(quiet=is_json(), **attributes)
