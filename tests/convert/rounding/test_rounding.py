@@ -111,12 +111,13 @@ def test_damaged_moments_are_refused(moments: Moments, tmp_path: Path, damage: f
 SHIFTED = "blk.3.ffn_up.weight"
 
 
-def shifted_by(value: float, moments: Moments, path: Path) -> Path:
+def shifted_by(shift: float, moments: Moments, path: Path) -> Path:
     """Write moments as if of a model that is quantized up to each input, with a shift of one tensor."""
     shape = (moments.sums("blk.3.ffn_down.weight").shape[-1], moments.sums("blk.3.ffn_gate.weight").shape[-1])
     provenance = replace(moments.provenance, types=((SHIFTED, "Q4_K"),))
-    shifts = {SHIFTED: np.full(shape, value, ml_dtypes.bfloat16)}
-    files.write(path, provenance, files.widths_of(moments), map(moments.entry, moments.names), shifts)
+    shifts = {SHIFTED: np.full(shape, shift, ml_dtypes.bfloat16)}
+    shrinkings = {name: value for name in moments.names if (value := moments.shrinking(name)) is not None}
+    files.write(path, provenance, files.widths_of(moments), map(moments.entry, moments.names), shifts, shrinkings)
     return path
 
 
