@@ -188,7 +188,7 @@ def test_everything_goes_to_a_gpu_that_holds_it(headers: dict[str, GgufHeader]) 
         assert {placement.device for placement in plan.placements} == {"CUDA0"}
         assert plan.n_gpu_layers == header.require_hparam("block_count") + 1
         assert plan.overrides == ()
-        assert set(plan.usage[0].parts) <= {"embedding", "compute", "MTP compute", "logits", "vocabulary"}
+        assert set(plan.usage[0].parts) <= {"embedding", "compute", "MTP compute", "MTP rows", "logits", "vocabulary"}
 
 
 def test_what_is_used_least_stays_on_the_cpu(headers: dict[str, GgufHeader]) -> None:
