@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.errors import ModelError, Qwen35Error, VisionError
-from qwen35_gguf.gguf_file.header import GgufHeader
+from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.shards import read_set
 from qwen35_gguf.runtime.llama.adapters.lora_file import is_adapter
 from qwen35_gguf.runtime.media.vision_encoder import check_mmproj
@@ -48,6 +48,19 @@ def read_model(path: Path) -> GgufHeader:
     if is_head_alone(header):
         raise ModelError(f"{path}: is an MTP head alone; name its model, which finds the head beside it, or with --mtp")
     return header
+
+
+def require_tensor(header: GgufHeader, name: str) -> TensorInfo:
+    """Return a tensor that every text model has.
+
+    Raises:
+        ModelError: this one has none of that name.
+
+    """
+    found = header.tensor(name)
+    if found is None:
+        raise ModelError(f"{header.path}: has no {name}; use a text model")
+    return found
 
 
 def is_head_alone(header: GgufHeader) -> bool:

@@ -134,9 +134,8 @@ def main() -> None:
                 chunks = divergence(file)
                 ratio, error = paired_ratio(chunks, alone)
                 value = float(chunks.mean())
-                points.append(
-                    Point(quant, bits, value, *(value * (1 + side * error / ratio) for side in (-1, 1)), kind)
-                )
+                spread = error * float(alone.mean())
+                points.append(Point(quant, bits, value, value - spread, value + spread, kind))
                 row.append(f"{value:.5f} | {ratio:.3f} ± {error:.3f}")
             print(" | ".join(row), "|", flush=True)
     if options.plot:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.atomic_file import discard
-from qwen35_gguf.errors import ModelError, MomentsError
+from qwen35_gguf.errors import MomentsError
 from qwen35_gguf.evaluation import token_effects
 from qwen35_gguf.evaluation.collect_imatrix import (
     SAVE_EVERY,
@@ -38,7 +38,7 @@ from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.input_sums import HALVES
 from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
-from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.runtime.model_files import read_model, require_tensor
 from qwen35_gguf.runtime.planning import memory
 
 OUTPUT_NORM = "output_norm.weight"
@@ -330,7 +330,5 @@ def check_same_model(moments: Moments, model: Path) -> None:
 
 
 def _fingerprint(header: GgufHeader) -> str:
-    norm = header.tensor(OUTPUT_NORM)
-    if norm is None:
-        raise ModelError(f"{header.path}: has no {OUTPUT_NORM}; use a text model")
+    norm = require_tensor(header, OUTPUT_NORM)
     return files.fingerprint(tensor_data(header, norm, map_data(header)).view("<f4"))

@@ -22,16 +22,17 @@ import numpy.typing as npt
 
 from qwen35_gguf.atomic_file import discard, disk_errors
 from qwen35_gguf.convert.rounding import Rounding
-from qwen35_gguf.errors import ModelError, MomentsError
+from qwen35_gguf.errors import MomentsError
 from qwen35_gguf.evaluation import collect_moments, residual_streams
 from qwen35_gguf.evaluation.collect_imatrix import count_chunks
-from qwen35_gguf.evaluation.collect_moments import How, Text
+from qwen35_gguf.evaluation.collect_moments import OUTPUT_NORM, How, Text
 from qwen35_gguf.evaluation.file_array import new_array
 from qwen35_gguf.evaluation.layer_inputs import LayerInputs
 from qwen35_gguf.evaluation.layer_slice import layer_tensors, write_slice
 from qwen35_gguf.evaluation.quantized_weights import Quantizing, Type, Weight, quantized
 from qwen35_gguf.evaluation.residual_streams import Streams
 from qwen35_gguf.evaluation.sensitivity import originals_of
+from qwen35_gguf.evaluation.sums.embedding_moments import EMBEDDING, OUTPUT
 from qwen35_gguf.evaluation.sums.moment_sums import WRITERS, stream_weights
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.evaluation.token_effects import TokenEffects
@@ -42,7 +43,7 @@ from qwen35_gguf.quant.rounding import moments as files
 from qwen35_gguf.quant.rounding.input_sums import HALVES, InputSums
 from qwen35_gguf.quant.rounding.moments import Entry, Kind, Moments, Provenance
 from qwen35_gguf.quant.rounding.round_rows import TYPES, round_rows
-from qwen35_gguf.runtime.model_files import read_model
+from qwen35_gguf.runtime.model_files import read_model, require_tensor
 from qwen35_gguf.runtime.planning import memory
 
 Float = npt.NDArray[np.float32]
@@ -56,7 +57,6 @@ STAGES = (
     ("ffn_down", "ffn_down_shexp"),
 )
 GATED = frozenset(("ffn_down_shexp",))  # a gate decides how much of their result is added to the stream
-EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "output_norm.weight"
 
 
 @dataclass(frozen=True)
@@ -311,9 +311,7 @@ def _put(run: _Run, loaded: LayerInputs, name: str) -> None:
 
 def _collect_output(run: _Run, streams: Streams, part: Path) -> None:
     """Collect the moments of the output matrix, which reads the stream after the last norm."""
-    norm = run.header.tensor(OUTPUT_NORM)
-    if norm is None:
-        raise ModelError(f"{run.header.path}: has no {OUTPUT_NORM}; use a text model")
+    norm = require_tensor(run.header, OUTPUT_NORM)
     scale = tensor_data(run.header, norm, map_data(run.header)).view(np.float32).reshape(-1)
     epsilon = float(run.header.value(f"{run.header.architecture}.attention.layer_norm_rms_epsilon", 1e-6))
 

@@ -18,14 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qwen35_gguf.errors import ModelError
 from qwen35_gguf.evaluation.collect_imatrix import chunk_contexts, watch_inputs
-from qwen35_gguf.evaluation.sums.moment_sums import LEAST_STREAM, add_products
+from qwen35_gguf.evaluation.sums.moment_sums import add_products, mean_squares
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.reader import map_data, tensor_data
 from qwen35_gguf.quant import kernels
 from qwen35_gguf.quant.rounding.moments import Entry, Kind, stored_shape
 from qwen35_gguf.runtime.llama.model import Model
+from qwen35_gguf.runtime.model_files import require_tensor
 from qwen35_gguf.runtime.planning import memory
 
 Float = npt.NDArray[np.float32]
@@ -109,14 +109,13 @@ class _Sizes:
         """Add tokens."""
         while len(self.found) <= place:
             self.found.append((0.0, 0))
-        squares = np.maximum(np.square(rows, dtype=np.float32).mean(axis=1), LEAST_STREAM)
         total, count = self.found[place]
-        self.found[place] = total + float((1 / squares).sum(dtype=np.float64)), count + len(rows)
+        self.found[place] = total + float((1 / mean_squares(rows)).sum(dtype=np.float64)), count + len(rows)
 
 
 def _rows(header: GgufHeader, ids: Sequence[int]) -> Float:
     """Return rows of the embedding, (ids, hidden)."""
-    tensor = _tensor(header, EMBEDDING)
+    tensor = require_tensor(header, EMBEDDING)
     data = tensor_data(header, tensor, map_data(header))
     return kernels.dequantize(np.ascontiguousarray(data[np.array(ids)]), tensor.type, tensor.shape[-1])
 
@@ -131,7 +130,7 @@ def form(header: GgufHeader, weights: Sequence[float], tokens: int, kind: Kind) 
         kind: the blocks of 256 columns on its diagonal, or all of it.
 
     """
-    hidden = _tensor(header, EMBEDDING).shape[-1]
+    hidden = require_tensor(header, EMBEDDING).shape[-1]
     total = np.zeros(stored_shape(kind, 1, hidden), np.float32)
     used = int(header.value(f"{header.architecture}.expert_used_count", 1))
     for number, weight in enumerate(weights):
@@ -149,7 +148,7 @@ def form(header: GgufHeader, weights: Sequence[float], tokens: int, kind: Kind) 
 
 def _readers(header: GgufHeader, layer: int, norm: str) -> Iterator[Reader]:
     """Yield what reads the stream behind a norm of a layer."""
-    tensor = _tensor(header, f"blk.{layer}.{norm}.weight")
+    tensor = require_tensor(header, f"blk.{layer}.{norm}.weight")
     scale = tensor_data(header, tensor, map_data(header)).view(np.float32).reshape(-1)
     for kind in READERS[norm]:
         found = header.tensor(f"blk.{layer}.{kind}.weight")
@@ -168,10 +167,3 @@ def _products(header: GgufHeader, reader: Reader, shape: tuple[int, ...]) -> tup
         add_products(total, rows)
         trace += float(np.vdot(rows, rows))
     return total, trace
-
-
-def _tensor(header: GgufHeader, name: str) -> TensorInfo:
-    found = header.tensor(name)
-    if found is None:
-        raise ModelError(f"{header.path}: has no {name}; use a text model")
-    return found

@@ -21,8 +21,13 @@ SECOND_HALF = ".second-half"  # ends the names of its entries
 
 def stream_weights(stream: Float) -> Float:
     """Return what tokens count by the size of the residual stream, (tokens, hidden): (tokens,) float32."""
+    return mean_squares(stream) ** -STREAM_POWER
+
+
+def mean_squares(stream: Float) -> Float:
+    """Return the mean squares of the residual stream, (tokens, hidden), none of them zero: (tokens,) float32."""
     squares: Float = np.maximum(np.square(stream).mean(axis=1), LEAST_STREAM)
-    return squares**-STREAM_POWER
+    return squares
 
 
 class Sums:
