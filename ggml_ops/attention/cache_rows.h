@@ -13,7 +13,8 @@ namespace {
 
 using namespace simd;
 
-inline constexpr std::int64_t short_tile = 64;  // positions that small blocks take together
+inline constexpr std::int64_t short_tile = 64;               // positions that small blocks take together
+inline constexpr std::int64_t short_units = short_tile / 2;  // pairs of these
 
 template <class Element>
 struct Plain {

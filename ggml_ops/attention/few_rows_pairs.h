@@ -26,7 +26,6 @@ namespace {
 
 using namespace simd;
 
-inline constexpr std::int64_t short_units = short_tile / 2;
 inline constexpr std::int64_t most_in_group = 32;
 inline constexpr float key_limit = 32767.F;
 // Of every second element of a lane; with the roundings of 64 elements still less than 2^15.

@@ -167,14 +167,14 @@ struct WordRows {
         const std::int64_t first = group * Of::group_bytes;
         for (std::int64_t j = 0, u = 0; j < short_tile; j += lanes) {
             for (const std::int64_t end = j + lanes; j < end; ++j, ++u, to += word_chunk) {
-                ask_for(part_of(next, u, short_tile / 2));
+                ask_for(part_of(next, u, short_units));
                 const std::uint8_t *const a = row(j) + first, *const b = row(j + lanes) + first;
                 const F factor_a = set(of_group[j]), factor_b = set(of_group[j + lanes]);
                 repeat<Of::group / word_chunk>([&](auto c) {
                     F pairs[2];
                     interleave(Of::of(a, c * word_chunk, factor_a), Of::of(b, c * word_chunk, factor_b), pairs);
-                    store(to + c * (short_tile / 2 * word_chunk), pairs[0]);
-                    store(to + c * (short_tile / 2 * word_chunk) + lanes, pairs[1]);
+                    store(to + c * (short_units * word_chunk), pairs[0]);
+                    store(to + c * (short_units * word_chunk) + lanes, pairs[1]);
                 });
             }
         }
