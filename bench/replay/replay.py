@@ -8,8 +8,9 @@ Random weights write nothing of use: so the answers are given. The logit of each
 before it is sampled, at its full cost, and so drafts are accepted as often as they are for a model that gives this
 answer. N-grams draft by the prompt and the answer so far, as they are; of earlier rounds only how often drafts were
 right is known. What the MTP head drafts is computed at its full cost and then replaced: by the right token as often as
-`--head` says, by a wrong one otherwise; the rates of a trained head are not known here. "noise" is an answer of random
-tokens, of which no draft is right: the worst case. `--own-head off` is a file without a head.
+`--head` says, by a wrong one otherwise, or if its row was not read; the rates of a trained head are not known here.
+"noise" is an answer of random tokens, of which no draft is right: the worst case. `--own-head off` is a file without a
+head.
 
 Without drafts (a context of its own, which cannot roll back) and `auto` give the same answer together, step by step in
 turns, so that what else the machine does slows both alike. Of each the seconds of its own steps count, from the first
@@ -258,7 +259,9 @@ def replaced_drafts(answer: Answer, rate: float, n_vocab: int) -> Iterator[None]
     ) -> list[list[int]]:
         drafts = real(drafters, tokens, positions, depth, *rest)
         truth = answer.tokens[positions[0] - first + 1 :][:depth]
-        return [[t if chance.random() < rate else (t + 1) % n_vocab for t in truth][: len(drafts[0])]]
+        read = drafters[0].head.draft_rows or n_vocab
+        right = [chance.random() < rate and token < read for token in truth]
+        return [[t if its else (t + 1) % n_vocab for t, its in zip(truth, right, strict=True)][: len(drafts[0])]]
 
     mtp.draft = draft
     try:

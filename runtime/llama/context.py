@@ -17,7 +17,15 @@ from qwen35_gguf.runtime.context_spec import KV_TYPES, ContextSpec
 from qwen35_gguf.runtime.llama.batch import Batch, FloatArray, IntArray, Part
 from qwen35_gguf.runtime.llama.eval_callback import EvalCallback
 from qwen35_gguf.runtime.llama.handle import Handle
-from qwen35_gguf.runtime.llama.library import Closing, clear_messages, extension_library, library, reason, set_fields
+from qwen35_gguf.runtime.llama.library import (
+    Closing,
+    clear_messages,
+    draft_rows_setter,
+    extension_library,
+    library,
+    reason,
+    set_fields,
+)
 from qwen35_gguf.runtime.llama.model import Model, count_tensors
 
 ByteArray = npt.NDArray[np.uint8]
@@ -80,6 +88,7 @@ class Context(Closing):
         spec: what it was made with.
         n_ctx: cells.
         n_batch: rows of one call at most.
+        draft_rows: first rows of the output matrix that the MTP head reads; 0: all.
 
     """
 
@@ -141,6 +150,7 @@ class Context(Closing):
             self._ext = extension_library()
             # Of all rows: "masked" gives the head's first rows, not those with logits (llama-context.cpp, decode).
             self._ext.llama_set_embeddings_nextn(self.pointer, True, False)
+        self._set_draft_rows, self.draft_rows = draft_rows_setter() if self.mtp else None, 0
 
     def close(self) -> None:
         """Free it; a second call does nothing."""
@@ -242,6 +252,17 @@ class Context(Closing):
         if not pointer:
             raise ModelError("llama.cpp gives no hidden state of the MTP head")
         return _floats(pointer, self.model.n_embd)
+
+    @property
+    def can_read_fewer_rows(self) -> bool:
+        """Whether the MTP head may read fewer rows than all: if llama.cpp can, and the file does not say how many."""
+        return self._set_draft_rows is not None and self.model.draft_rows == 0
+
+    def read_rows(self, rows: int) -> None:
+        """Let the MTP head read the first rows of the output matrix only; 0: all. Logits of others are -inf then."""
+        if self._set_draft_rows is not None and rows != self.draft_rows:
+            self._set_draft_rows(self.pointer, rows)
+            self.draft_rows = rows
 
     def clear(self) -> None:
         """Empty all sequences."""

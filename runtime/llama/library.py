@@ -149,6 +149,14 @@ def extension_library() -> Any:
     return importlib.import_module(f"{_package()}.llama_cpp_ext")
 
 
+def draft_rows_setter() -> Any:
+    """Return `llama_set_nextn_rows` of patch 0006, which is C++ as what `llama_cpp_ext` has; None without the patch."""
+    function = getattr(extension_library()._lib, "_Z20llama_set_nextn_rowsP13llama_contextj", None)
+    if function is not None:
+        function.argtypes, function.restype = [library().llama_context_p_ctypes, ctypes.c_uint32], None
+    return function
+
+
 def mtmd_library() -> Any:
     """Import llama.cpp's library for images and capture its messages; errors as of `library`."""
     library()

@@ -152,6 +152,7 @@ class Model(Closing):
         rpc: the RPC servers that hold layers of it.
         n_embd: width of the hidden state.
         n_vocab: rows of the output.
+        draft_rows: of these, the first ones that the MTP head reads, as the file has it; 0: all of them.
         has_head: whether an MTP head is loaded.
         vocabulary: of its tokens.
         adapters: that all of its contexts apply.
@@ -202,6 +203,7 @@ class Model(Closing):
         self.vocabulary = Vocabulary(self.vocab)
         self.n_vocab = self.vocabulary.size
         self.has_head = spec.mtp and _number(lib, self.pointer, "nextn_predict_layers") > 0
+        self.draft_rows = _number(lib, self.pointer, "nextn_vocab_size")
 
     def close(self) -> None:
         """Free the weights, after the contexts; a second call does nothing."""

@@ -207,6 +207,12 @@ class MockContext:
         """Return the MTP head's own hidden state of a row."""
         return self._hidden[row]
 
+    can_read_fewer_rows, draft_rows = False, 0
+
+    def read_rows(self, rows: int) -> None:
+        """Read all rows of the output matrix."""
+        assert rows == 0
+
     def wait(self) -> None:
         """Do nothing."""
 

@@ -12,9 +12,11 @@ import pytest
 from oracles import allocator, llama
 from oracles.rpc import free_port, rpc_server
 from qwen35_gguf.convert import hf_to_gguf
+from qwen35_gguf.runtime.context_spec import ContextSpec
+from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
 from qwen35_gguf.runtime.llama.install import installed_runtime
-from qwen35_gguf.runtime.llama.model import offload_fields
+from qwen35_gguf.runtime.llama.model import Model, ModelSpec, offload_fields
 from qwen35_gguf.runtime.planning import offload
 
 ROWS = 700
@@ -71,3 +73,29 @@ def test_the_rows_are_used_where_the_output_matrix_is(tmp_path: Path, monkeypatc
     splits = [line for line in log.splitlines() if line.startswith("## SPLIT")]
     assert any("RPC" in line for line in splits)
     assert not any("weight" in line for line in splits), splits
+
+
+@pytest.mark.parametrize("options", [{"seed": 1}, {"moe": True, "seed": 3}])
+def test_rows_are_set_between_calls(
+    checkpoint: Callable[..., Path], tmp_path: Path, options: dict[str, object]
+) -> None:
+    (gguf,) = hf_to_gguf.convert(checkpoint(**options), "F32", tmp_path, vision=False)
+    hidden = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
+    with Model(gguf, ModelSpec(mtp=True)) as model:
+        hidden = np.resize(hidden, (3, model.n_embd))
+        spec = ContextSpec(n_ctx=64, n_batch=16, n_threads=1, n_outputs=3)
+        with Context(model, spec, hidden=True) as main, Context(model, spec, mtp_of=main) as head:
+            assert head.can_read_fewer_rows
+            assert not main.can_read_fewer_rows
+
+            def logits(rows: int) -> np.ndarray:  # type: ignore[type-arg]
+                head.read_rows(rows)
+                head.clear()
+                head.evaluate([5, 6, 7], 0, outputs=3, embd=hidden)
+                return head.last_logits(3).copy()
+
+            every = logits(0)
+            for rows in (ROWS, 100, 0, ROWS, 10**6):
+                found, read = logits(rows), rows or every.shape[1]
+                np.testing.assert_allclose(found[:, :read], every[:, :read], rtol=1e-5, atol=1e-5)
+                assert np.isneginf(found[:, read:]).all()

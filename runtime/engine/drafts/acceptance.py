@@ -48,7 +48,7 @@ class Rates:
     """The averages of one text.
 
     Attributes:
-        head: of each place of the MTP head's drafts, if those before it are right.
+        head: of each place of the MTP head's drafts, if those before it are right, and it can be right.
         ngrams: of a next token, by source and class of its match.
         agree: how often the head drafts the token that the n-gram does.
         agreed: how often the token is right then.
@@ -89,9 +89,11 @@ class Rates:
             if draft != token:
                 break
 
-    def add_head(self, drafts: Sequence[int], truth: Sequence[int]) -> None:
-        """Learn from what came in place of the head's drafts."""
+    def add_head(self, drafts: Sequence[int], truth: Sequence[int], rows: int = 0) -> None:
+        """Learn from what came in place of the head's drafts, which are among the first `rows` tokens, if not 0."""
         for rate, draft, token in zip(self.head, drafts, truth, strict=False):
+            if rows and token >= rows:  # no draft could be right, whatever the head knows
+                break
             rate.add(draft == token)
             if draft != token:
                 break

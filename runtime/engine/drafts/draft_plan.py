@@ -129,7 +129,8 @@ class Planner:
         """Return the plan of the next step: the best one, and sometimes another, to see whether that is better.
 
         Others are one draft more or less; and a draft of the head where it does not draft, which is compared with what
-        comes. What that costs, as if nothing of it were right, must fit into a small part of the time.
+        comes, or verified as well. What that costs, as if nothing of it were right, must fit into a small part of the
+        time.
         """
         best, self._rate = best_plan(self.costs, answers)
         self._rest = REST if best == Plan(0) else 0
@@ -143,6 +144,8 @@ class Planner:
             others.append(Plan(best.depth + 1, best.head + 1))
         elif best.depth < min(self.costs.max_depth, max((len(each.ngrams) for each in answers), default=0)):
             others.append(Plan(best.depth + 1, best.head))
+        elif able and best == Plan(0):
+            others.append(Plan(1, 1))  # what verifying costs was measured at load only
         if best.depth > 1:
             others.append(Plan(best.depth - 1, min(best.head, best.depth - 1)))
         if not others:

@@ -11,6 +11,7 @@ from qwen35_gguf.runtime.engine.drafts import mtp
 from qwen35_gguf.runtime.engine.drafts.acceptance import Rates
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth, depth_limit
 from qwen35_gguf.runtime.engine.drafts.draft_plan import Plan, Planner, expected
+from qwen35_gguf.runtime.engine.drafts.draft_rows import ALL, RowCosts, choose_rows, row_counts
 from qwen35_gguf.runtime.engine.drafts.drafted_text import DraftedText
 from qwen35_gguf.runtime.engine.drafts.mtp import Choose, Drafter
 from qwen35_gguf.runtime.engine.drafts.ngrams import ANSWER_TOKENS, Item, add_answer
@@ -20,6 +21,7 @@ from qwen35_gguf.runtime.engine.scope import scope_of
 from qwen35_gguf.runtime.llama.context import Context
 
 SCOPES = 64  # whose earlier answers are remembered
+KEEP_ROWS = 16  # drafts at least between two choices of the rows that they read
 
 
 @dataclass
@@ -89,6 +91,8 @@ class Drafting:
         self.forget()
         self._seconds: list[float] = []  # of 1, 2, ... tokens in a call
         self._draft_seconds = 0.0
+        self._row_costs: RowCosts | None = None  # None: drafts read all rows
+        self._rows, self._keep_rows = ALL, 0
         self._planners: dict[int, Planner] = {}
 
     def forget(self) -> None:
@@ -103,10 +107,13 @@ class Drafting:
     def measure(self, main: Context, drafter: Drafter | None) -> None:
         """Measure the costs of steps, on contexts that are empty."""
         self._seconds, self._draft_seconds = mtp.measure_costs(main, drafter, self._limit, main.spec.n_seq)
+        if drafter is not None:
+            self._row_costs = mtp.measure_row_costs(main, drafter)
 
     def begin(self, items: Sequence[Item]) -> DraftedText:
         """Begin an answer to a prompt."""
-        return DraftedText(items, self._answers_for(items), self._rates.copy())
+        counts = row_counts(self._row_costs.n_vocab) if self._row_costs is not None else ()
+        return DraftedText(items, self._answers_for(items), self._rates.copy(), counts)
 
     def over(self, text: DraftedText, items: Sequence[Item], n_prompt: int) -> None:
         """Learn from an answer that is over, for others."""
@@ -141,6 +148,7 @@ class Drafting:
             return None
         plan = Plan(0)
         if planner is not None and automatic:
+            self._choose_rows(planner.costs, automatic)
             plan = planner.next([each.text.chances(self._limit if each.can_ask_head() else 0) for each in automatic])
         plans = [(each, plan) for each in automatic]
         plans += [(each, _fixed(each, each.depth)) for each in answers if isinstance(each.depth, int) and each.depth]
@@ -163,6 +171,20 @@ class Drafting:
         head = max((len(each.text.guess) for each in answers), default=0)
         return Step(planner, Plan(depths.pop(), head), seconds)
 
+    def _choose_rows(self, costs: StepCosts, answers: Sequence[Draftable]) -> None:
+        """Let the head's drafts read the rows that pay in these texts."""
+        asked = [each for each in answers if each.can_ask_head()]
+        if self._row_costs is None or not asked:
+            return
+        if self._keep_rows == 0:
+            texts = [(each.text.rates.of_head(), each.text.covered) for each in asked]
+            self._rows = choose_rows(self._rows, costs, self._row_costs, texts)
+            self._keep_rows = KEEP_ROWS
+        self._keep_rows -= 1
+        costs.share = self._row_costs.of(self._rows)
+        for each in answers:
+            each.text.rows = self._rows
+
     def _ask_head(self, plans: Sequence[tuple[Draftable, Plan]]) -> None:
         wanted: dict[int, list[Draftable]] = {}
         for each, plan in plans:
@@ -171,6 +193,7 @@ class Drafting:
                 wanted.setdefault(count, []).append(each)
         for count, group in wanted.items():
             heads = [each.head for each in group if each.head is not None]
+            heads[0].head.read_rows(self._rows)
             tokens, positions = [each.known[0] for each in group], [each.pos for each in group]
             found = mtp.draft(heads, tokens, positions, count, [each.choose for each in group])
             for each, drafts in zip(group, found, strict=True):
@@ -203,5 +226,5 @@ def _chosen(answer: Draftable, depth: int, head: int) -> list[int]:
     if head < depth and guess[0] == ngrams[0]:
         return ngrams
     rates = text.ngram_rates()
-    better = expected(rates, len(guess))[len(guess)] > expected(text.rates.of_head(), len(guess))[len(guess)]
+    better = expected(rates, len(guess))[len(guess)] > expected(text.head_rates(), len(guess))[len(guess)]
     return ngrams if better else guess

@@ -16,15 +16,21 @@ class StepCosts:
 
     Attributes:
         verify: of 1, 2, ... tokens of the main model for each answer in one call.
-        draft: of one token of the MTP head for each answer.
+        draft_of_all_rows: of one token of the MTP head for each answer, with all rows of the output matrix.
+        share: of that, what a draft takes with the rows that it reads now.
 
     """
 
     def __init__(self, verify: Sequence[float], draft: float) -> None:
         """Take a first measurement; a step of more tokens is assumed to cost no less."""
         self.verify = [float(cost) for cost in np.maximum.accumulate(np.asarray(verify, np.float64))]
-        self.draft = draft
+        self.draft_of_all_rows, self.share = draft, 1.0
         self._age = [STALE] * len(self.verify)
+
+    @property
+    def draft(self) -> float:
+        """Seconds of one token of the MTP head for each answer."""
+        return self.draft_of_all_rows * self.share
 
     @property
     def max_depth(self) -> int:
@@ -51,7 +57,7 @@ class StepCosts:
             self.verify[other] = min(self.verify[other], self.verify[depth])
         self._age[depth] = 0
         if head:
-            self.draft += _change(self.draft, draft_seconds / head)
+            self.draft_of_all_rows += _change(self.draft_of_all_rows, draft_seconds / head / self.share)
 
 
 def _change(known: float, seen: float) -> float:
