@@ -30,7 +30,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant.divergence import log_softmax
 from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, speed_up
-from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context, measure_costs
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context, measure_costs, measure_row_costs
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
 from qwen35_gguf.runtime.llama.model import Model
@@ -200,7 +200,7 @@ class _Loaded:
             return np.array([log_softmax(context.logits(len(ids) - rows + i), np.float64) for i in range(rows)])
 
     def _drafting(self) -> float:
-        """Return the most that drafts gain, when all of them are right."""
+        """Return the most that drafts gain: when all of them are right, and read the fewest rows."""
         if not self.settings.draft:
             return 1.0
         has_head = self.model.has_head
@@ -208,7 +208,10 @@ class _Loaded:
         try:
             if has_head:
                 with head_context(self.model, main) as head:
-                    verify, draft = measure_costs(main, Drafter(head, self.model.n_embd), MAX_DEPTH)
+                    drafter = Drafter(head, self.model.n_embd)
+                    verify, draft = measure_costs(main, drafter, MAX_DEPTH)
+                    fewest = measure_row_costs(main, drafter)
+                    draft *= 1.0 if fewest is None else fewest.share
             else:
                 verify, draft = measure_costs(main, None, MAX_DEPTH)
         finally:
