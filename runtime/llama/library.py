@@ -150,8 +150,8 @@ def extension_library() -> Any:
 
 
 def draft_rows_setter() -> Any:
-    """Return `llama_set_nextn_rows` of patch 0006, which is C++ as what `llama_cpp_ext` has; None without the patch."""
-    function = getattr(extension_library()._lib, "_Z20llama_set_nextn_rowsP13llama_contextj", None)
+    """Return `llama_set_nextn_rows` of patch 0006, which the bindings do not know; None without the patch."""
+    function = getattr(extension_library()._lib, "llama_set_nextn_rows", None)
     if function is not None:
         function.argtypes, function.restype = [library().llama_context_p_ctypes, ctypes.c_uint32], None
     return function
