@@ -50,13 +50,14 @@ class InputSums:
         Args:
             exact: inputs of the model as it is, (tokens, columns).
             found: inputs after quantized layers.
-            weights: what each token counts, (tokens,).
+            weights: what each token counts, (tokens,), not negative.
             stream: by how much the stream is less than that of the model as it is, (tokens, rows).
             half: of the text, 0 or 1.
 
         """
         weighted = found * weights[:, None]
-        self._h[half] += found.T @ weighted
+        root = found * np.sqrt(weights)[:, None]
+        self._h[half] += root.T @ root  # of one array with itself: numpy computes half of it
         self._d[half] += (exact - found).T @ weighted
         if stream is not None:
             self._e[half] += stream.T @ weighted
