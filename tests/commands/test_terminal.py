@@ -59,9 +59,9 @@ def test_a_terminal_shows_control_characters(hostile: str) -> None:
     found = on_a_terminal(f"I think {hostile}.", f"Well, {hostile}!")
     escaped = ascii(hostile)[1:-1]
     assert f"Well, {escaped}!" in found
-    assert f"I think {escaped}." in found.replace("\x1b[2m", "").replace("\x1b[0m", "")
-    rest = found.replace("\x1b[2m", "").replace("\x1b[0m", "").replace("\r\n", "")  # dimmed, as reasoning is
-    assert rest.isprintable()
+    not_dimmed = found.replace("\x1b[2m", "").replace("\x1b[0m", "")  # as reasoning is
+    assert f"I think {escaped}." in not_dimmed
+    assert not_dimmed.replace("\r\n", "").isprintable()
 
 
 def test_a_terminal_shows_lines_tabs_and_other_scripts() -> None:

@@ -80,9 +80,8 @@ def test_rows_are_set_between_calls(
     checkpoint: Callable[..., Path], tmp_path: Path, options: dict[str, object]
 ) -> None:
     (gguf,) = hf_to_gguf.convert(checkpoint(**options), "F32", tmp_path, vision=False)
-    hidden = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
     with Model(gguf, ModelSpec(mtp=True)) as model:
-        hidden = np.resize(hidden, (3, model.n_embd))
+        hidden = np.random.default_rng(1).standard_normal((3, model.n_embd)).astype(np.float32)
         spec = ContextSpec(n_ctx=64, n_batch=16, n_threads=1, n_outputs=3)
         with Context(model, spec, hidden=True) as main, Context(model, spec, mtp_of=main) as head:
             assert head.can_read_fewer_rows

@@ -26,22 +26,23 @@ class Rate:
     Attributes:
         value: from 0 to 1.
         weight: observations that it stands for.
+        memory: observations that it covers at most.
 
     """
 
-    __slots__ = ("value", "weight")
+    __slots__ = ("memory", "value", "weight")
 
-    def __init__(self, value: float, weight: float = PRIOR_WEIGHT) -> None:
-        self.value, self.weight = value, weight
+    def __init__(self, value: float, weight: float = PRIOR_WEIGHT, memory: float = MEMORY) -> None:
+        self.value, self.weight, self.memory = value, weight, memory
 
     def add(self, hit: bool) -> None:
         """Take an observation."""
-        self.weight = min(self.weight + 1.0, MEMORY)
+        self.weight = min(self.weight + 1.0, self.memory)
         self.value += (hit - self.value) / self.weight
 
     def copy(self) -> Rate:
         """Return where another text begins."""
-        return Rate(self.value, min(self.weight, NEW_TEXT))
+        return Rate(self.value, min(self.weight, NEW_TEXT), self.memory)
 
 
 class Rates:

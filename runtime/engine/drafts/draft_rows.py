@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from qwen35_gguf.runtime.engine.drafts.acceptance import Rate
+from qwen35_gguf.runtime.engine.drafts.draft_depth import step_seconds
 from qwen35_gguf.runtime.engine.drafts.draft_plan import expected
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 
@@ -51,30 +53,24 @@ def row_counts(n_vocab: int) -> list[int]:
 
 
 class Coverage:
-    """Which share of a text's tokens is among the first rows: moving averages.
+    """Which share of a text's tokens is among the first rows: a moving average for each number of them."""
 
-    Attributes:
-        counts: numbers of first rows.
-        shares: the average of each.
-
-    """
-
-    __slots__ = ("_weight", "counts", "shares")
+    __slots__ = ("_shares",)
 
     def __init__(self, counts: Sequence[int]) -> None:
-        self.counts, self.shares = tuple(counts), [1.0] * len(counts)
-        self._weight = 0.0
+        """Begin without tokens, which any rows cover."""
+        self._shares = {count: Rate(1.0, 0.0, MEMORY) for count in counts}
 
     def add(self, tokens: Iterable[int]) -> None:
         """Take tokens of the text."""
         for token in tokens:
-            self._weight = min(self._weight + 1.0, MEMORY)
-            for i, count in enumerate(self.counts):
-                self.shares[i] += ((token < count) - self.shares[i]) / self._weight
+            for count, share in self._shares.items():
+                share.add(token < count)
 
     def of(self, rows: int) -> float:
         """Return the share of tokens among the first rows."""
-        return self.shares[self.counts.index(rows)] if rows in self.counts else 1.0
+        share = self._shares.get(rows)
+        return 1.0 if share is None else share.value
 
 
 def choose_rows(
@@ -94,10 +90,9 @@ def choose_rows(
         rates = [[rate * coverage.of(rows) for rate in head] for head, coverage in texts]
         tokens = [expected(each, costs.max_depth) for each in rates]
         one = costs.draft_of_all_rows * row_costs.of(rows)
-        return max(
-            (sum(each[depth] for each in tokens) / (costs.verify[depth] + depth * one))
-            for depth in range(1, costs.max_depth + 1)
-        )
+        depths = range(1, costs.max_depth + 1)
+        return max(sum(each[depth] for each in tokens) / step_seconds(costs.verify, one, depth) for depth in depths)
 
-    best = max((ALL, *row_counts(row_costs.n_vocab)), key=speed)
-    return best if speed(best) > BETTER * speed(current) else current
+    speeds = {rows: speed(rows) for rows in (ALL, *row_counts(row_costs.n_vocab))}
+    best = max(speeds, key=speeds.__getitem__)
+    return best if speeds[best] > BETTER * speeds[current] else current

@@ -21,7 +21,7 @@ from qwen35_gguf.runtime.engine.scope import scope_of
 from qwen35_gguf.runtime.llama.context import Context
 
 SCOPES = 64  # whose earlier answers are remembered
-KEEP_ROWS = 16  # drafts at least between two choices of the rows that they read
+KEEP_ROWS = 16  # planned steps from one choice of the rows that drafts read to the next
 
 
 @dataclass
