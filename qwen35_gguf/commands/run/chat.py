@@ -21,7 +21,7 @@ from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import Qwen35Error, UnitError
 from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
-from qwen35_gguf.server.client import RemoteModel
+from qwen35_gguf.server.client.remote_model import RemoteModel
 from qwen35_gguf.units import parse_length
 
 HELP = """\

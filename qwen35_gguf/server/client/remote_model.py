@@ -9,27 +9,20 @@ import json
 import mimetypes
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from qwen35_gguf.errors import MediaError, ServerError
-from qwen35_gguf.runtime.chat.openai_types import (
-    CallDelta,
-    ChatCompletionChunk,
-    ChunkChoice,
-    Delta,
-    FunctionDelta,
-    Message,
-    Timings,
-)
+from qwen35_gguf.json_file import JsonObject
+from qwen35_gguf.runtime.chat.openai_types import ChatCompletionChunk, Message
 from qwen35_gguf.runtime.engine.sampling import LIMITS
 from qwen35_gguf.runtime.options import GenerateOptions
+from qwen35_gguf.server.client import remote_answer
 
 TIMEOUT = 600.0  # seconds without a sign of life
 _ADDRESS = re.compile(r"(?:data:|https?://)", re.IGNORECASE)
-_PROGRESS = re.compile(rb": prompt (\d+)/(\d+)")
+_PROGRESS = re.compile(rb": prompt (\d{1,18})/(\d{1,18})\s")
 
 
 class RemoteModel:
@@ -47,15 +40,19 @@ class RemoteModel:
             ServerError: the URL is malformed, or no server answers there.
 
         """
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port that is none, or half an IPv6 address
+            usable = False
+        if not usable or re.search(r"[\x00-\x20\x7f]", parts.netloc):
             raise ServerError(f"{url}: is not the URL of a server; give one like http://localhost:8080")
         self._place, self._base = parts, parts.path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {api_key}"} if api_key else {}
         )
         with self._answer("GET", "/v1/models") as response:
-            known = [one["id"] for one in self._json(response)["data"]]
+            known = remote_answer.model_names(remote_answer.read_body(response, parts.netloc))
         if name is None and not known:
             raise ServerError(f"{url}: serves no model")
         self.name = known[0] if name is None else name
@@ -90,12 +87,12 @@ class RemoteModel:
         given = {name: value for name, value in body.items() if value is not None}
         with self._answer("POST", "/v1/chat/completions", json.dumps(given)) as response:
             for data in self._events(response, on_progress):
-                yield _chunk(data)
+                yield remote_answer.chunk_of(data)
 
     def _events(
         self, response: http.client.HTTPResponse, on_progress: Callable[[int, int], None]
-    ) -> Iterator[dict[str, Any]]:
-        for line in response:
+    ) -> Iterator[JsonObject]:
+        for line in remote_answer.read_lines(response, self._place.netloc):
             if found := _PROGRESS.match(line):
                 on_progress(int(found[1]), int(found[2]))
             if not line.startswith(b"data:"):
@@ -103,10 +100,7 @@ class RemoteModel:
             text = line.removeprefix(b"data:").strip()
             if text == b"[DONE]":
                 return
-            data = json.loads(text)
-            if "error" in data:
-                raise ServerError(f"{self.name}: {data['error'].get('message')}")
-            yield data
+            yield remote_answer.read_event(text, self._place.netloc)
         raise ServerError(f"{self._place.netloc}: the answer broke off; ask again")
 
     @contextlib.contextmanager
@@ -115,23 +109,19 @@ class RemoteModel:
         connection = kind(self._place.hostname or "", self._place.port, timeout=TIMEOUT)
         try:
             connection.request(method, self._base + path, body, self._headers)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise ServerError(f"{self._place.netloc}: answers {response.status}: {self._reason(response)}")
-            yield response
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            with connection.getresponse() as response:  # it outlives a connection that the server closes
+                if response.status != 200:
+                    raise ServerError(f"{self._place.netloc}: answers {response.status}: {self._reason(response)}")
+                yield response
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ServerError(f"{self._place.netloc}: does not answer ({error}); check the URL") from None
         finally:
             connection.close()
 
-    @staticmethod
-    def _json(response: http.client.HTTPResponse) -> Any:
-        return json.loads(response.read())
-
     def _reason(self, response: http.client.HTTPResponse) -> str:
         try:
-            return str(self._json(response)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
+            return remote_answer.error_message(remote_answer.read_body(response, self._place.netloc))
+        except ServerError:
             return response.reason
 
 
@@ -157,24 +147,3 @@ def _data_uri(path: Path) -> str:
     except OSError as error:
         raise MediaError(f"{path}: cannot be read ({error.strerror or error}); name another file") from None
     return f"data:{mimetypes.guess_type(path.name)[0] or 'application/octet-stream'};base64,{data}"
-
-
-def _chunk(data: Mapping[str, Any]) -> ChatCompletionChunk:
-    choices = [
-        ChunkChoice(_delta(choice.get("delta") or {}), choice.get("finish_reason")) for choice in data["choices"]
-    ]
-    given = data.get("timings")
-    known = {field.name for field in fields(Timings)}
-    timings = None if not given else Timings(**{name: value for name, value in given.items() if name in known})
-    return ChatCompletionChunk(data["model"], choices, data["id"], data["created"], timings=timings)
-
-
-def _delta(given: Mapping[str, Any]) -> Delta:
-    calls = [_call(one) for one in given.get("tool_calls") or ()]
-    return Delta(given.get("content"), given.get("reasoning_content"), calls or None, given.get("role"))
-
-
-def _call(given: Mapping[str, Any]) -> CallDelta:
-    function = given.get("function") or {}
-    piece = FunctionDelta(function.get("arguments") or "", function.get("name"))
-    return CallDelta(given.get("index", 0), piece, given.get("id"), given.get("type"))

@@ -1,0 +1,1 @@
+"""Ask servers for chats: ours, or others with the API of OpenAI."""
