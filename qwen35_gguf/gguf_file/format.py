@@ -13,6 +13,7 @@ HEADER_BYTES = 24  # magic, version, tensor count, entry count
 ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
+MAX_ELEMENTS = 1 << 56  # of a tensor: NumPy holds shapes of up to 2^63 bytes, also of arrays without any
 MAX_COUNT = 1 << 20  # tensors or entries: far above any model
 MAX_NAME_BYTES = 65535  # of a key
 MAX_TENSOR_NAME_BYTES = 255  # llama.cpp takes up to 63

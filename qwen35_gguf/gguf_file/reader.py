@@ -25,6 +25,7 @@ from qwen35_gguf.gguf_file.format import (
     MAGIC,
     MAX_COUNT,
     MAX_DIMENSIONS,
+    MAX_ELEMENTS,
     MAX_NAME_BYTES,
     MAX_TENSOR_NAME_BYTES,
     MAX_VALUE_BYTES,
@@ -239,4 +240,6 @@ class _Parser:
         type_ = GGMLQuantizationType(number)
         if shape and shape[-1] % GGML_QUANT_SIZES[type_][0]:
             raise ValueError(f"{printable(name)} has rows of {shape[-1]:,}, which are not whole blocks of {type_.name}")
+        if 0 in shape and math.prod(filter(None, shape)) > MAX_ELEMENTS:  # else the file would be too short
+            raise ValueError(f"{printable(name)} has no elements, and a dimension of {max(shape):,}")
         return TensorInfo(name, shape, type_, offset)

@@ -214,6 +214,8 @@ def tensor(dimensions: list[int], type_: int = 0, offset: int = 0) -> bytes:
         (tensor([32], type_=9999), r"t has the type 9999"),
         (tensor([33], type_=8), r"rows of 33, which are not whole blocks of Q8_0"),
         (tensor([1 << 62, 1 << 62, 1 << 62]), r"is truncated"),
+        (tensor([0, 1 << 63]), r"t has no elements, and a dimension of 9,223,372,036,854,775,808"),
+        (tensor([1 << 60, 1 << 60, 0]), r"t has no elements"),
         (tensor([32], offset=(1 << 64) - 32), r"is truncated"),
         (tensor([32], offset=LARGE - 128), r"is truncated"),
         (MAGIC + b"\0\0\0\3" + bytes(16), r"it is big-endian"),
