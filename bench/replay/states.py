@@ -2,10 +2,11 @@
 
 .venv/bin/python bench/replay/states.py [--model FILE] [--tokens 2000] [--every 250] [--generated]
 
-A text (of the packaged ones, or sampled from the model) is evaluated four times: with exact states, and with all states
+A text (of the packaged ones, or sampled from the model) is evaluated with exact states, and with all states
 of the delta nets replaced every N tokens by what a copy as F16 or Q8_0 gives back, and by Q8_0 whose rounding errors
-are passed on to the next values (error feedback). So the errors of all restores are in the last one. Printed are the
-bytes of a copy and the mean and largest Kullback-Leibler divergence of a token, in nats.
+are passed on to the next values (error feedback). So the errors of all restores are in the last one. A control changes
+the last bit of each value: what it costs is the model's own rounding. Printed are the bytes of a copy and the mean and
+largest Kullback-Leibler divergence of a token, in nats.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def report(model: Model, options: argparse.Namespace) -> None:
         "f16": lambda state: unpack(pack(state, "f16"), "f16"),
         "q8_0": lambda state: unpack(pack(state, "q8_0"), "q8_0"),
         "q8_0, error feedback": fed_back,
+        "f32, last bit changed": last_bit_changed,
     }
     with Context(model, spec) as exact:
         tokens = generated(model, exact, options.tokens) if options.generated else model.tokenize(TEXT.read_text())
@@ -81,7 +83,7 @@ def report(model: Model, options: argparse.Namespace) -> None:
         state = exact.state(partial=True)
         print(f"{len(tokens):,} tokens, a copy restored every {options.every}; f32: {state.nbytes:,} bytes")
         for name, context in others.items():
-            size = pack(state, "f16" if name == "f16" else "q8_0").nbytes
+            size = state.nbytes if name.startswith("f32") else pack(state, name.partition(",")[0]).nbytes
             after = np.array(losses[name][options.every :])
             print(f"{name:<22}{size:>12,} bytes  mean {after.mean():.2e}  largest {after.max():.2e}")
             context.close()
@@ -89,9 +91,7 @@ def report(model: Model, options: argparse.Namespace) -> None:
 
 def fed_back(state: Array) -> Array:
     """Round to Q8_0, and add the error of each value to the next one of its block before that is rounded."""
-    start, count, size = state_packing._matrices(state)
-    found = state.copy()
-    layers = found[start:].reshape(count, 12 + size)
+    found, layers = layers_of(state)
     blocks = np.ascontiguousarray(layers[:, 12:]).view(np.float32).reshape(-1, BLOCK)
     scales = np.abs(blocks).max(axis=1) / 127
     scales[scales == 0] = 1
@@ -101,8 +101,23 @@ def fed_back(state: Array) -> Array:
         wanted = blocks[:, column] + error
         rounded[:, column] = np.clip(np.rint(wanted / scales), -127, 127) * scales
         error = wanted - rounded[:, column]
-    layers[:, 12:] = rounded.reshape(count, size // 4).view(np.uint8)
+    layers[:, 12:] = rounded.reshape(len(layers), -1).view(np.uint8)
     return found
+
+
+def last_bit_changed(state: Array) -> Array:
+    """Make each value the next larger one."""
+    found, layers = layers_of(state)
+    values = np.ascontiguousarray(layers[:, 12:]).view(np.float32)
+    layers[:, 12:] = np.nextafter(values, np.float32(np.inf)).view(np.uint8)
+    return found
+
+
+def layers_of(state: Array) -> tuple[Array, Array]:
+    """Return a copy of a state, and a view of its delta nets: (layers, 12 bytes before the values of each, in F32)."""
+    start, count, size = state_packing._matrices(state)
+    found = state.copy()
+    return found, found[start:].reshape(count, 12 + size)
 
 
 def generated(model: Model, context: Context, count: int) -> list[int]:
