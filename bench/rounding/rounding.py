@@ -187,7 +187,7 @@ def time_input(kind: str, columns: int, rows: int, threads: int) -> tuple[float,
     seconds = text = 0.0
     if kind == SEQUENTIAL:
         x = random.normal(size=(512, columns)).astype(np.float32)
-        sums = InputSums(columns, rows if rows == STREAM_ROWS.get(columns) else 0)
+        sums = InputSums(columns, weights if rows == STREAM_ROWS.get(columns) else None)
         stream = x[:, :1].repeat(rows, axis=1) if rows == STREAM_ROWS.get(columns) else None
         started = time.perf_counter()
         for half in range(HALVES):

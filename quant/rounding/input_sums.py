@@ -4,13 +4,16 @@ With x the input of a matmul in the model as it is, z the one after quantized la
 residual streams that its result is added to (0 for what writes elsewhere), the weights whose matmul with z
 comes nearest to W x + e are
 
-    W + (W D + E) (H + damping)^-1,  H = sum z z^T,  D = sum (x - z) z^T,  E = sum e z^T.
+    W + C (H + damping)^-1,  H = sum z z^T,  C = sum (W (x - z) + e) z^T.
 
-They are what is rounded by H. (GPTAQ, Li et al. 2025, has D; Qronos, Zhang et al. 2025, a correction of this kind.)
+They are what is rounded by H. (GPTAQ, Li et al. 2025, has D = sum (x - z) z^T; Qronos, Zhang et al. 2025, a correction
+of this kind.) What writes into the stream has fewer rows than columns: C costs less than D there. Of an input that
+many weights read, D is summed, and C is W D.
 
 The damping is chosen for each tensor by cross-validation: the sums of half the chunks give the shift, those of the
-other half tell how near it comes. Where none comes nearer than the weights as they are, they stay. So is how much
-moments are shrunk off the diagonal, for each input.
+other half tell how near it comes. Some rows and columns stand for all: how much of a shift is chance depends little on
+which they are. Where none comes nearer than the weights as they are, they stay. So is how much moments are shrunk off
+the diagonal, for each input.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
-from qwen35_gguf.quant.rounding.held_out import choose_shrinking, sample, steps
+from qwen35_gguf.quant.rounding.definite_solve import solve_definite
+from qwen35_gguf.quant.rounding.held_out import WIDEST, choose_shrinking, sample, steps
 from qwen35_gguf.quant.rounding.moments import BLOCK, Entry, Kind, stored_shape
 from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare
 
@@ -38,10 +42,11 @@ COMPARED = 256  # rows of each tensor that they are compared on
 class InputSums:
     """The sums of one input over either half of a text, see the top of this file, and the squares of its columns."""
 
-    def __init__(self, columns: int, rows: int) -> None:
-        """Begin with zeros; `rows` of the weights that write into the stream, 0: they write elsewhere."""
-        self._h, self._d = (np.zeros((HALVES, columns, columns), np.float32) for _ in range(2))
-        self._e = np.zeros((HALVES, rows, columns), np.float32)
+    def __init__(self, columns: int, writer: Float | None = None) -> None:
+        """Begin with zeros; `writer`: the weights (rows, columns) of what writes into the stream, the only reader."""
+        self._h = np.zeros((HALVES, columns, columns), np.float32)
+        self._writer = writer
+        self._d = np.zeros((HALVES, columns if writer is None else len(writer), columns), np.float32)  # D, or C
         self.squares, self.tokens = np.zeros(columns, np.float64), 0
 
     def add(self, exact: Float, found: Float, weights: Float, stream: Float | None, half: int) -> None:
@@ -51,16 +56,18 @@ class InputSums:
             exact: inputs of the model as it is, (tokens, columns).
             found: inputs after quantized layers.
             weights: what each token counts, (tokens,), not negative.
-            stream: by how much the stream is less than that of the model as it is, (tokens, rows).
+            stream: by how much the stream is less than that of the model as it is, (tokens, rows); of a writer only.
             half: of the text, 0 or 1.
 
         """
-        weighted = found * weights[:, None]
         root = found * np.sqrt(weights)[:, None]
         self._h[half] += root.T @ root  # of one array with itself: numpy computes half of it
-        self._d[half] += (exact - found).T @ weighted
-        if stream is not None:
-            self._e[half] += stream.T @ weighted
+        wanted = exact - found
+        if self._writer is not None:
+            wanted = wanted @ self._writer.T
+            if stream is not None:
+                wanted += stream
+        self._d[half] += wanted.T @ (found * weights[:, None])
         self.squares += np.einsum("ij,ij->j", found, found)
         self.tokens += len(found)
 
@@ -103,40 +110,53 @@ class InputSums:
     def shifts(self, weights: Mapping[str, Float]) -> dict[str, Array]:
         """Return what is to be added to the weights that read this input: each (rows, columns), bfloat16."""
         stacked = np.concatenate(list(weights.values()))
-        wanted = stacked @ self._d
-        if self._e.shape[1]:
-            wanted += self._e
         owners = np.repeat(np.arange(len(weights)), [len(rows) for rows in weights.values()])
-        compared = np.concatenate(
-            [
-                np.flatnonzero(owners == number)[:: steps(len(rows), COMPARED)]
-                for number, rows in enumerate(weights.values())
-            ]
-        )
-        errors = np.stack([self._held_out(wanted[:, compared], damping, owners[compared]) for damping in DAMPINGS])
-        best = errors.argmin(axis=0)
+        dampings = self._dampings(stacked, owners)
         shift = np.zeros_like(stacked)
-        for number, damping in enumerate(DAMPINGS):
-            rows = np.isin(owners, np.flatnonzero((best == number) & (errors[number] < 0)))
-            if rows.any():
-                shift[rows] = _solve(self._h.sum(axis=0), damping, wanted[:, rows].sum(axis=0))
+        for damping in sorted({one for one in dampings if one is not None}):
+            rows = np.isin(owners, [number for number, own in enumerate(dampings) if own == damping])
+            d = self._d.sum(axis=0)
+            wanted = stacked[rows] @ d if self._writer is None else d[rows]
+            shift[rows] = _solve(self._h.sum(axis=0), damping, wanted)
         ends = np.cumsum([len(rows) for rows in weights.values()])[:-1]
         parts = np.split(shift.astype(ml_dtypes.bfloat16), ends)
         return dict(zip(weights, parts, strict=True))
 
-    def _held_out(self, wanted: Float, damping: float, owners: Array) -> Array:
-        """Return by how much the error of each tensor on either half changes by the shift that the other half gives."""
-        total = np.zeros(int(owners.max()) + 1)
-        for half in range(HALVES):
-            shift = _solve(self._h[half], damping, wanted[half])
-            change = shift @ self._h[1 - half] - 2 * wanted[1 - half]
-            total += np.bincount(owners, np.einsum("ij,ij->i", shift, change))
-        return total
+    def _dampings(self, stacked: Float, owners: Array) -> list[float | None]:
+        """Choose the damping of each tensor by the shifts of some rows in some columns; None: it is not shifted."""
+        tensors = [np.flatnonzero(owners == number) for number in range(int(owners.max()) + 1)]
+        rows = np.concatenate([own[:: steps(len(own), COMPARED)] for own in tensors])
+        columns = slice(None, None, steps(len(self._h[0]), WIDEST))
+        moments = np.ascontiguousarray(self._h[:, columns, columns])
+        if self._writer is None:
+            wanted = np.stack([stacked[rows] @ np.ascontiguousarray(half[:, columns]) for half in self._d])
+        else:
+            wanted = np.ascontiguousarray(self._d[:, rows, columns])
+        errors = np.stack([_held_out(moments, wanted, damping, owners[rows]) for damping in DAMPINGS])
+        best = errors.argmin(axis=0)
+        return [DAMPINGS[choice] if errors[choice, number] < 0 else None for number, choice in enumerate(best)]
+
+
+def _held_out(moments: Float, wanted: Float, damping: float, owners: Array) -> Array:
+    """Return by how much the error of each tensor on either half changes by the shift that the other half gives.
+
+    Args:
+        moments: of both halves, (2, columns, columns).
+        wanted: C of both halves, (2, rows, columns).
+        damping: see DAMPINGS.
+        owners: number of the tensor of each row.
+
+    """
+    total = np.zeros(int(owners.max()) + 1)
+    for half in range(HALVES):
+        shift = _solve(moments[half], damping, wanted[half])
+        change = shift @ moments[1 - half] - 2 * wanted[1 - half]
+        total += np.bincount(owners, np.einsum("ij,ij->i", shift, change))
+    return total
 
 
 def _solve(moments: Float, damping: float, wanted: Float) -> Float:
     """Return wanted (moments + damping)^-1."""
     damped = moments.astype(np.float64)
     damped[np.diag_indices(len(damped))] += max(damping * float(np.diagonal(damped).mean()), 1e-30)
-    found: Float = np.linalg.solve(damped, wanted.T.astype(np.float64)).T.astype(np.float32)
-    return found
+    return solve_definite(damped, wanted.astype(np.float64)).astype(np.float32)

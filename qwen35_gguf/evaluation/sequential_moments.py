@@ -257,7 +257,7 @@ def _sum_inputs(run: _Run, loaded: LayerInputs, name: str, exact: _Exact, stream
     kind = name.split(".")[2]
     writes, last = kind in WRITERS, kind.startswith("ffn")
     adds = writes and kind not in GATED
-    sums = InputSums(run.originals[name].shape[-1], run.originals[name].shape[-2] if adds else 0)
+    sums = InputSums(run.originals[name].shape[-1], run.originals[name].astype(np.float32) if adds else None)
     for chunk in run.chunks():
         found, middle = loaded.evaluate(streams.found[chunk], [name], streams=1 if adds and last else 0)
         weights, difference = run.counts(chunk), None
@@ -319,7 +319,7 @@ def _collect_output(run: _Run, streams: Streams, part: Path) -> None:
         found: Float = rows / np.sqrt(np.square(rows).mean(axis=1, keepdims=True) + np.float32(epsilon)) * scale
         return found
 
-    sums = InputSums(len(scale), 0)
+    sums = InputSums(len(scale))
     for chunk in run.chunks():
         weights = run.counts(chunk, output=True)
         sums.add(normed(streams.exact[chunk]), normed(streams.found[chunk]), weights, None, run.half(chunk))

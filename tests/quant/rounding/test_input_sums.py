@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
 
+from qwen35_gguf.quant.rounding import input_sums
 from qwen35_gguf.quant.rounding.input_sums import InputSums
 
 COLUMNS, ROWS, CHUNK, CHUNKS = 48, 32, 200, 20
 
 
-def sums(exact: np.ndarray, found: np.ndarray, stream: np.ndarray | None = None) -> InputSums:
-    made = InputSums(exact.shape[1], 0 if stream is None else stream.shape[1])
+def sums(
+    exact: np.ndarray, found: np.ndarray, stream: np.ndarray | None = None, writer: np.ndarray | None = None
+) -> InputSums:
+    made = InputSums(exact.shape[1], writer)
     for number, start in enumerate(range(0, len(exact), CHUNK)):
         own = slice(start, start + CHUNK)
         part = None if stream is None else stream[own]
@@ -39,7 +42,7 @@ def test_a_known_change_of_the_input_is_made_up_for() -> None:
 def test_a_difference_of_the_stream_is_made_up_for_where_the_input_tells_it() -> None:
     found, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     stream = found @ normal(2, COLUMNS, ROWS) + normal(3, CHUNK * CHUNKS, ROWS)
-    shift = sums(found, found, stream).shifts({"w": weights})["w"].astype(np.float32)
+    shift = sums(found, found, stream, weights).shifts({"w": weights})["w"].astype(np.float32)
     new = normal(4, CHUNK, COLUMNS)
     np.testing.assert_allclose(new @ shift.T, new @ normal(2, COLUMNS, ROWS), atol=1)
 
@@ -48,9 +51,28 @@ def test_a_difference_of_the_stream_is_made_up_for_where_the_input_tells_it() ->
 def test_weights_stay_where_nothing_is_known_of_the_error() -> None:
     found, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
     stream = normal(2, CHUNK * CHUNKS, ROWS)
-    shift = sums(found, found, stream).shifts({"w": weights})["w"].astype(np.float32)
+    shift = sums(found, found, stream, weights).shifts({"w": weights})["w"].astype(np.float32)
     assert np.square(shift).mean() < 1e-4  # a quarter of 1 / (CHUNK * CHUNKS), which chance alone would give
     np.testing.assert_array_equal(sums(found, found).shifts({"w": weights})["w"].astype(np.float32), 0)
+
+
+@pytest.mark.unit
+def test_a_writer_is_shifted_as_what_many_weights_read() -> None:
+    exact, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
+    found = exact + 0.1 * exact[:, ::-1]
+    one, other = (sums(exact, found, writer=w).shifts({"w": weights})["w"].astype(np.float32) for w in (None, weights))
+    np.testing.assert_allclose(one, other, rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.unit
+def test_the_damping_is_chosen_by_some_columns_and_all_are_shifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, weights = normal(0, CHUNK * CHUNKS, COLUMNS), normal(1, ROWS, COLUMNS)
+    found = exact + 0.1 * exact[:, ::-1]
+    shifts = []
+    for widest in (COLUMNS, COLUMNS // 3):
+        monkeypatch.setattr(input_sums, "WIDEST", widest)
+        shifts.append(sums(exact, found).shifts({"w": weights})["w"].astype(np.float32))
+    np.testing.assert_array_equal(*shifts)
 
 
 @pytest.mark.unit
