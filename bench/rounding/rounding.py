@@ -52,7 +52,7 @@ SHAPES = {
     "9B": ((4096, 12288 + 2 * 12288), (4096, 4096), (12288, 4096)),
 }
 LAYERS = {"0.8B": 24, "9B": 32}
-STREAM_ROWS = {2048: 1024, 3584: 1024}  # of 0.8B's matrices that write into the residual stream, by columns
+WRITTEN = {2048: 1024, 3584: 1024, 4096: 4096, 12288: 4096}  # rows of what writes into the stream, by columns
 TOKENS = 25_000  # of a text whose sums are timed
 
 
@@ -173,44 +173,55 @@ def time_shapes(size: str, kinds: list[str], threads: int) -> None:
         timed = [time_input(kind, columns, rows, threads) for columns, rows in SHAPES[size]]
         total, text = (sum(seconds) for seconds in zip(*timed, strict=True))
         layers = LAYERS[size]
-        print(f"{size} {kind}: {total:.1f} s a layer, {total * layers / 60:.1f} minutes in all", end="")
-        print(f", and {text * layers / 60:.1f} for the sums of {TOKENS} tokens" if text else "", flush=True)
+        print(f"{size} {kind}: {total[0]:.1f} s a layer, {minutes(total * layers)} in all", end="")
+        of_text = f", and {minutes(text * layers)} for the sums of {TOKENS} tokens"
+        print(of_text if kind == SEQUENTIAL else "", flush=True)
 
 
-def time_input(kind: str, columns: int, rows: int, threads: int) -> tuple[float, float]:
+def clocks() -> Floats:
+    """Return the time, and that of the processors, which depends less on what else runs: seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def minutes(seconds: Floats) -> str:
+    """Say by what `clocks` differ."""
+    return f"{seconds[0] / 60:.1f} minutes ({seconds[1] / 60:.1f} of a processor)"
+
+
+def time_input(kind: str, columns: int, rows: int, threads: int) -> tuple[Floats, Floats]:
     """Return the seconds that an input of a layer takes, and those of its sums over TOKENS tokens (sequential).
 
     Of `sequential` these are sums, shifts, the choice of the shrinking and rounding; not the evaluation of the layer.
     """
     random = np.random.default_rng(0)
     weights = random.normal(size=(rows if kind == SEQUENTIAL else SLICE, columns)).astype(np.float32)
-    seconds = text = 0.0
+    seconds, text = np.zeros(2), np.zeros(2)
     if kind == SEQUENTIAL:
         x = random.normal(size=(512, columns)).astype(np.float32)
-        sums = InputSums(columns, weights if rows == STREAM_ROWS.get(columns) else None)
-        stream = x[:, :1].repeat(rows, axis=1) if rows == STREAM_ROWS.get(columns) else None
-        started = time.perf_counter()
+        sums = InputSums(columns, weights if rows == WRITTEN.get(columns) else None)
+        stream = x[:, :1].repeat(rows, axis=1) if rows == WRITTEN.get(columns) else None
+        started = clocks()
         for half in range(HALVES):
             sums.add(x, x + 0.1 * x[::-1], np.ones(len(x), np.float32), stream, half)
-        text = (time.perf_counter() - started) * TOKENS / (HALVES * len(x))
-        started = time.perf_counter()
+        text = (clocks() - started) * TOKENS / (HALVES * len(x))
+        started = clocks()
         shifted = weights + sums.shifts({"w": weights})["w"].astype(np.float32)
         sums.shrinking({"w": shifted}, {"w": Type.Q4_K}, "full", threads)
         (one,) = sums.prepared("full", 0.2, threads)
-        seconds = time.perf_counter() - started
+        seconds = clocks() - started
     else:
         width = 256 if kind == "block" else columns
         x = random.normal(size=(512, width)).astype(np.float32)
         moments = x.T @ x / len(x) + np.eye(width, dtype=np.float32)
-        started = time.perf_counter()
+        started = clocks()
         one = prepare(moments, threads)
-        seconds = (time.perf_counter() - started) * columns / width
+        seconds = (clocks() - started) * columns / width
     inputs = [one] * (columns // len(one.matrix))
-    best = float("inf")
+    best = np.full(2, np.inf)
     for _ in range(2):  # the first time memory is new
-        started = time.perf_counter()
+        started = clocks()
         round_rows(weights[:SLICE], Type.Q4_K, inputs, threads=threads)
-        best = min(best, time.perf_counter() - started)
+        best = np.minimum(best, clocks() - started)
     return seconds + best * rows / SLICE, text
 
 
