@@ -15,7 +15,7 @@ from pathlib import Path
 from qwen35_gguf.atomic_file import check_space
 from qwen35_gguf.errors import GgufError, HubError, MemoryLimitError, VisionError
 from qwen35_gguf.hub.client import Repository, cached_file, download, read_repository
-from qwen35_gguf.hub.model_files import ModelFiles, Quant, candidates, find_quant, model_files
+from qwen35_gguf.hub.model_files import MOST_LISTED, ModelFiles, Quant, candidates, find_quant, listed, model_files
 from qwen35_gguf.hub.names import HubName, parse_name
 from qwen35_gguf.hub.remote_header import copy_headers
 from qwen35_gguf.runtime.loading import place, plan_load
@@ -25,6 +25,7 @@ from qwen35_gguf.runtime.options import LoadOptions
 from qwen35_gguf.runtime.planning.memory import architecture_of, has_mtp
 from qwen35_gguf.units import format_size
 
+MOST_TRIED = 200  # models, encoders or MTP heads of a repository whose headers are read to choose one
 BESIDE = "mmproj-"  # what the runtime finds by itself in the folder of a model
 
 
@@ -117,6 +118,10 @@ def _best(
     known = candidates(files.quants)
     if not known:
         find_quant(name, [])  # raises
+    if len(known) > MOST_TRIED:
+        raise HubError(
+            f"{name.repo}: has {len(known):,} models; use {name.at_revision}:QUANT with one of {listed(known)}"
+        )
     here = [one for one in known if all(cached_file(repository, file) for file in one.files)]
     refused: MemoryLimitError | None = None
     for quant in [*here, *(one for one in known if one not in here)]:
@@ -127,14 +132,14 @@ def _best(
         except MemoryLimitError as error:
             refused = error
             continue
-        others = ", ".join(one.label for one in known if one is not quant)
+        others = listed(one for one in known if one is not quant) if len(known) > 1 else ""
         why = "the best that is here already" if quant in here else "the best"
         why += " and fits this machine" if quant in here and fits else " that fits this machine" if fits else ""
         return quant, f"{name.repo}: {quant}, {why}" + (
             f"; {name.at_revision}:QUANT takes another: {others}" if others else ""
         )
     assert refused is not None
-    raise MemoryLimitError(f"{name.repo}: none of {', '.join(map(str, known))} fits: {refused}")
+    raise MemoryLimitError(f"{name.repo}: none of {', '.join(map(str, known[:MOST_LISTED]))} fits: {refused}")
 
 
 def _headers(
@@ -146,7 +151,7 @@ def _headers(
 
     def copied(paths: Sequence[str]) -> dict[Path | None, str]:
         found: dict[Path | None, str] = {}
-        for file in paths:
+        for file in paths[:MOST_TRIED]:
             with suppress(GgufError):  # an error only for those who need that one
                 found[copy_headers(repository, [file], folder)[0]] = file
         return found

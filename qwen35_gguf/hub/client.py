@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from qwen35_gguf.errors import HubError
 
 NOT_CACHED = "not in the cache, and "
+MOST_FILES = 100_000  # the Hub itself advises against more
+LONGEST_NAME = 255  # bytes of a file's or a folder's, which is what file systems hold
+LARGEST_FILE = 1 << 60  # bytes
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,33 @@ def read_repository(repo: str, revision: str | None = None) -> Repository:
         }
         reason = str(error).removeprefix(f"{repo}: ").removeprefix(NOT_CACHED).partition(";")[0]
         return Repository(repo, snapshot.name, files, snapshot, reason, revision)
-    sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
-    return Repository(repo, str(found.sha), sizes, revision=revision)
+    return Repository(repo, str(found.sha), _sizes(repo, found.siblings or ()), revision=revision)
+
+
+def _sizes(repo: str, listed: Iterable[Any]) -> dict[str, int]:
+    """Return the bytes of each file that a cache can hold; a server may send names and sizes of any kind."""
+    sizes: dict[str, int] = {}
+    for file in listed:
+        name, size = file.rfilename, file.size or 0
+        if not isinstance(name, str) or type(size) is not int or not 0 <= size <= LARGEST_FILE:
+            raise HubError(f"{repo}: the Hub lists a file without a name or size; try again later")
+        if len(sizes) == MOST_FILES:
+            raise HubError(f"{repo}: has more than {MOST_FILES:,} files; download the model, and name its path")
+        if _can_be_stored(name):
+            sizes[name] = size
+    return sizes
+
+
+def _can_be_stored(name: str) -> bool:
+    """Tell whether a path stays within its repository's folder, and is one that a file can have."""
+    parts = PurePosixPath(name).parts
+    return (
+        bool(parts)
+        and not name.startswith("/")
+        and ".." not in parts
+        and name.isprintable()  # neither line ends nor halves of surrogate pairs
+        and all(len(part.encode()) <= LONGEST_NAME for part in parts)
+    )
 
 
 def cached_snapshot(repo: str, revision: str | None = None) -> Path | None:

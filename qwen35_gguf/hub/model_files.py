@@ -28,6 +28,7 @@ HEAD = re.compile(r"(?:^|[-._])(no-?mtp|mtp)(?=[-._]|$)", re.IGNORECASE)
 ENCODER, IMATRIX, HEAD_ALONE = "mmproj", "imatrix", "mtp-"
 
 Head = Literal["named", "unknown", "without"]
+MOST_LISTED = 40  # names in a message
 PREFERRED: tuple[Head, ...] = ("named", "unknown", "without")  # of files of one quant
 
 
@@ -170,5 +171,7 @@ def candidates(quants: Iterable[Quant]) -> list[Quant]:
 
 
 def listed(quants: Iterable[Quant]) -> str:
-    """Name quants for a message."""
-    return ", ".join(dict.fromkeys(one.label for one in quants if not one.missing)) or "none, all are incomplete"
+    """Name quants for a message, as many as can be read."""
+    names = list(dict.fromkeys(one.label for one in quants if not one.missing))
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(printable(name) for name in names[:MOST_LISTED]) + more or "none, all are incomplete"

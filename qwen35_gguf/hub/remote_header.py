@@ -6,8 +6,10 @@ other file. Sources: RFC 9110 (range requests), huggingface_hub's `http_stream_b
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.errors import HubError
@@ -16,7 +18,8 @@ from qwen35_gguf.hub.client import Repository, cached_file, hub_errors
 
 FIRST = 1 << 18  # bytes of the first request; the header of a model with the vocabulary of Qwen3.5 has about 11 MB
 LARGEST = 1 << 28  # no header is longer
-FAILURES = 3  # requests in a row that bring nothing
+FAILURES = 3  # requests in a row that bring next to nothing
+LEAST = 1 << 10  # bytes; with fewer for each request a server could keep us for ever
 PARTIAL = 206  # HTTP status
 
 
@@ -26,7 +29,7 @@ def copy_headers(repository: Repository, files: Sequence[str], folder: Path) -> 
     Args:
         repository: of the files.
         files: their paths in it.
-        folder: where they go, without the folders of the repository.
+        folder: where they go; those of one folder of the repository are in one folder.
 
     Returns:
         Their paths.
@@ -37,12 +40,22 @@ def copy_headers(repository: Repository, files: Sequence[str], folder: Path) -> 
         OutputError: the folder cannot be written.
 
     """
-    return [_copy_header(repository, file, folder / Path(file).name) for file in files]
+    return [_copy_header(repository, file, folder / _place(file)) for file in files]
+
+
+def _place(file: str) -> Path:
+    """Return where a file goes; files of one name may be in several folders, whose own names may be long."""
+    path = PurePosixPath(file)
+    if len(path.parts) == 1:
+        return Path(path)
+    return Path(hashlib.sha256(str(path.parent).encode()).hexdigest()[:16], path.name)
 
 
 def _copy_header(repository: Repository, file: str, path: Path) -> Path:
     if path.exists():
         return path
+    with disk_errors(path):
+        path.parent.mkdir(exist_ok=True)
     if (here := cached_file(repository, file)) is not None:
         with disk_errors(path):
             path.symlink_to(here.absolute())
@@ -80,8 +93,8 @@ def _read_until(repository: Repository, file: str, data: bytes, stop: int) -> by
         with hub_errors(repository.id, instead="file"):
             more, broken = _read_range(repository, file, len(data), stop)
             data += more
-            failures = 0 if more else failures + 1
-            if failures >= FAILURES:
+            failures = 0 if len(more) >= LEAST else failures + 1
+            if failures >= FAILURES and len(data) < stop:
                 raise broken or HubError(
                     f"{repository.id}: {file} ends after {len(data):,} bytes; try again later, or choose another file"
                 )
@@ -104,6 +117,8 @@ def _read_range(repository: Repository, file: str, start: int, stop: int) -> tup
     with http_stream_backoff("GET", url, headers=headers, timeout=timeout) as answer:
         hf_raise_for_status(answer)
         skipped = 0 if answer.status_code == PARTIAL else start  # the whole file, where ranges are not known
+        if not skipped and start and _first_byte(answer.headers.get("Content-Range", "")) != start:
+            raise HubError(f"{repository.id}: other bytes of {file} came than were asked for; try again later")
         try:
             for part in answer.iter_bytes():
                 got += part
@@ -112,3 +127,9 @@ def _read_range(repository: Repository, file: str, start: int, stop: int) -> tup
         except Exception as error:  # not out of the block, which would request it again
             broken = error
     return bytes(got[skipped : skipped + stop - start]), broken
+
+
+def _first_byte(content_range: str) -> int | None:
+    """Read where an answer with a part of a file begins (RFC 9110, section 14.4)."""
+    found = re.match(r"bytes (\d{1,19})-", content_range, re.ASCII)
+    return int(found[1]) if found else None
