@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from qwen35_gguf.errors import MomentsError
+from qwen35_gguf.quant.imatrix import LARGEST_SUM, MOST_CHUNKS
 from qwen35_gguf.quant.rounding.moments import Entry, Moments, widths_of, write
+
+TOO_LARGE = "moments: their sums are larger than a file can hold; merge fewer of them"
 
 
 def join(several: Sequence[Moments], path: Path) -> None:
     """Write the sums of moments of one model over several texts, or over parts of one.
 
     Raises:
-        MomentsError: they are of different models, or of different kinds.
+        MomentsError: they are of different models, or of different kinds, or sums are larger than a file can hold.
         OutputError: the file cannot be written.
 
     """
@@ -39,21 +42,21 @@ def join(several: Sequence[Moments], path: Path) -> None:
             raise MomentsError(f"{name}: has another shape in one of the files; give moments of one model")
     datasets = tuple(dict.fromkeys(name for one in several for name in one.provenance.datasets))
     texts = hashlib.sha256("".join(sorted(one.provenance.text for one in several)).encode()).hexdigest()
-    total = replace(
-        first.provenance, datasets=datasets, text=texts, chunks=sum(one.provenance.chunks for one in several)
-    )
+    chunks = sum(one.provenance.chunks for one in several)
+    if chunks >= MOST_CHUNKS:
+        raise MomentsError(TOO_LARGE)
+    total = replace(first.provenance, datasets=datasets, text=texts, chunks=chunks)
 
     def entries() -> Iterator[Entry]:
         for name in first.names:
-            total_sums, total_squares, total_counts = (
-                np.array(first.sums(name)),
-                first.squares(name),
-                first.counts(name),
-            )
-            for one in several[1:]:
-                total_sums = total_sums + one.sums(name)
-                total_squares, total_counts = total_squares + one.squares(name), total_counts + one.counts(name)
-            yield Entry(name, total_sums, total_squares, total_counts)
+            sums, squares, counts = np.array(first.sums(name)), first.squares(name), first.counts(name)
+            with np.errstate(over="ignore"):
+                for one in several[1:]:
+                    sums += one.sums(name)
+                    squares, counts = squares + one.squares(name), counts + one.counts(name)
+            if any(np.abs(added).max(initial=0.0) > LARGEST_SUM for added in (sums, squares, counts)):
+                raise MomentsError(TOO_LARGE)
+            yield Entry(name, sums, squares, counts)
 
     write(path, total, widths_of(first), entries(), shrinkings=_mean_shrinkings(several))
 
