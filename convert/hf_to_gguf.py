@@ -11,6 +11,7 @@ Also runs as a script with the arguments of `qwen35 convert`.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import sys
 from collections import deque
@@ -84,11 +85,11 @@ def convert(
         adapter_scales: one for each adapter; by default 1.
         rounding: by second moments, block or full; None: each block alone.
         moments: for `rounding`, made by `qwen35 imatrix --moments`.
-        force: replace existing files.
+        force: replace existing files. A vision encoder that is there with the same bytes is kept without it.
         jobs: threads; 0 for one per core.
 
     Returns:
-        The files written: text first, then mmproj if there is one.
+        The files: text first, then mmproj if there is one.
 
     Raises:
         Qwen35Error: one line about what is wrong, where, and what to do. No file is left behind.
@@ -119,9 +120,36 @@ def convert(
     return [file.path for file in conversion.files]
 
 
-def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> None:
-    """Write the planned files; all of them appear under their names at the end, or none does."""
-    write_files(conversion.checkpoint, conversion.files, force=force, jobs=jobs)
+def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> list[Path]:
+    """Write the planned files; all of them appear under their names at the end, or none does.
+
+    Returns:
+        What was there already and stays: the vision encoder, which all quantizations of a model share.
+
+    Raises:
+        Qwen35Error: as `write_files`.
+
+    """
+    text, *others = conversion.files
+    kept = [] if force or text.path.exists() else [file for file in others if _is_there(conversion, file, jobs)]
+    write_files(conversion.checkpoint, [file for file in conversion.files if file not in kept], force=force, jobs=jobs)
+    return [file.path for file in kept]
+
+
+def _is_there(conversion: Conversion, file: PlannedFile, jobs: int) -> bool:
+    """Make a file beside the existing one of its name, and compare; the name alone says nothing of the weights."""
+    if not file.path.is_file():
+        return False
+    with ExitStack() as stack:
+        stream = stack.enter_context(GGUFStream(file.path, file.infos, force=True))
+        with progress.progress(file.nbytes, file.path.name) as advance:
+            _write(conversion.checkpoint, [(file, stream)], _start_threads(stack, jobs), None, advance)
+        stream.finish()
+        if filecmp.cmp(stream.part, file.path, shallow=False):
+            return True
+    raise OutputError(
+        f"{file.path}: exists already with other bytes; use --force to replace it, or -o for another directory"
+    )
 
 
 def write_files(

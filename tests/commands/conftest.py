@@ -17,6 +17,7 @@ from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.evaluation import collect_imatrix, kl_divergence, sensitivity
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.quant.search import solve
+from qwen35_gguf.release import metadata_edit  # noqa: F401 (before `no_work`, whose substitutes it would keep)
 
 
 @pytest.fixture(scope="module")

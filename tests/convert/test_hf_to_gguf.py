@@ -174,6 +174,32 @@ def test_an_existing_file_is_kept_without_force(checkpoint: Factory, tmp_path: P
 
 
 @pytest.mark.unit
+def test_a_second_quantization_keeps_the_vision_encoder_of_the_first(checkpoint: Factory, tmp_path: Path) -> None:
+    _, mmproj = hf_to_gguf.convert(checkpoint(), "Q8_0", tmp_path)
+    before = mmproj.stat()
+    text, again = hf_to_gguf.convert(checkpoint(), "Q4_K_M", tmp_path)
+    assert text.is_file()
+    assert again == mmproj
+    assert (mmproj.stat().st_ino, mmproj.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.unit
+def test_a_vision_encoder_of_other_weights_is_not_kept(checkpoint: Factory, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    text, mmproj = hf_to_gguf.convert(checkpoint(), "Q8_0", out)
+    other = bytearray(mmproj.read_bytes())
+    other[-40] ^= 1  # a weight of the last tensor: name, size and header are the same
+    mmproj.write_bytes(other)
+    with pytest.raises(OutputError, match="mmproj-.*: exists already with other bytes; use --force"):
+        hf_to_gguf.convert(checkpoint(), "Q4_K_M", out)
+    assert mmproj.read_bytes() == other
+    assert sorted(out.iterdir()) == sorted([text, mmproj])
+    hf_to_gguf.convert(checkpoint(), "Q4_K_M", out, force=True)
+    assert mmproj.read_bytes() != other
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["layers.0.mlp.gate_proj.weight", "norm.weight", "visual.pos_embed.weight"])
 def test_non_finite_weights_are_named(checkpoint: Factory, tmp_path: Path, value: float, name: str) -> None:

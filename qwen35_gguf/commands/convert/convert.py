@@ -87,13 +87,14 @@ def command(
         print_plan(conversion, jobs, tensors=verbose)
         return
     inputs = [Path(one) for one in (options["imatrix"], options["moments"], options["recipe"]) if one]
-    for file in conversion.files:
-        check_output(file.path, inputs=inputs, force=force)
-    hf_to_gguf.run(conversion, force=force, jobs=jobs)
+    for number, file in enumerate(conversion.files):  # a vision encoder may be there, of another quantization
+        check_output(file.path, inputs=inputs, force=force or number > 0)
+    kept = hf_to_gguf.run(conversion, force=force, jobs=jobs)
     made = []
     for file in conversion.files:
         size, bits = file.path.stat().st_size, 8 * file.nbytes / file.parameters
-        output.echo(f"{file.path}  {format_file_size(size)}  {bits:.2f} bits per weight")
+        was_there = "  (was there already)" if file.path in kept else ""
+        output.echo(f"{file.path}  {format_file_size(size)}  {bits:.2f} bits per weight{was_there}")
         made.append({"file": str(file.path), "bytes": size, "bits_per_weight": bits})
     output.advise(f"Run it: qwen35 run {shlex.quote(str(conversion.files[0].path))} 'Hello'")
     output.emit({"files": made, "notes": list(conversion.notes)})
@@ -102,8 +103,7 @@ def command(
 def print_plan(conversion: hf_to_gguf.Conversion, jobs: int, *, tensors: bool) -> None:
     """Print each file's types with their tensors and bytes, or every tensor; then the totals."""
     console = output.console()
-    if not console.is_terminal:
-        console.width = 220 if tensors else 120
+    console.width = max(console.width, 220 if tensors else 120)  # columns that are cut off tell nothing
     for file in conversion.files:
         console.print(_every_tensor(conversion, file) if tensors else _by_type(file))
         bits = 8 * file.nbytes / file.parameters
