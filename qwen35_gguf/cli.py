@@ -12,6 +12,7 @@ from qwen35_gguf.address_space import require_imports
 from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.errors import repeated_interrupts, reports_errors
 from qwen35_gguf.commands.first_contact.welcome import welcome
+from qwen35_gguf.commands.foreign_names import command_advice
 
 
 class LazyGroup(click.Group):
@@ -25,6 +26,15 @@ class LazyGroup(click.Group):
         """Import a subcommand; None if there is none of that name, which click reports."""
         require_imports()
         return discover.load(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand; of an unknown one say what is meant, if that can be told."""
+        name = args[0]
+        if not (ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)):
+            raise click.UsageError(f"No such command '{name}'{command_advice(name, self.list_commands(ctx))}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; errors and Ctrl-C are reported already while it is being imported."""

@@ -13,6 +13,7 @@ import click
 from qwen35_gguf import progress
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.errors import reports_errors
+from qwen35_gguf.commands.foreign_names import advised
 from qwen35_gguf.commands.option_names import TYPED, typed_spelling
 
 COMMON = ("--json", "--quiet")
@@ -30,7 +31,11 @@ class Verb(click.Command):
         """Parse the arguments; an option that takes one value is refused the second time."""
         ctx.meta[TYPED] = (*ctx.meta.get(TYPED, ()), *args)
         _refuse_repeated(self, ctx, list(args))
-        return super().parse_args(ctx, args)
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise advised(error, typed, self) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, silent if it is called with --quiet."""

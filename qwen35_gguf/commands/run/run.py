@@ -58,7 +58,7 @@ def command(
         raise click.UsageError("--raw takes no --image, --video, --system or --json-schema")
     ctx = click.get_current_context()
     if prompt is None and not is_terminal():
-        raise click.UsageError("Missing argument 'PROMPT'.", ctx)
+        raise click.UsageError("Missing argument 'PROMPT'; - reads it from stdin", ctx)
     note_without_effect(ctx)
     if raw:
         given.refuse(
