@@ -54,11 +54,22 @@ export QWEN35_PROMPT := $(value PROMPT)
 .PHONY: help convert run serve runtime llama.cpp wheels test test-all test-unit test-lowest test-newest fuzz sanitize sanitize-model lint docs hooks bench-convert bench-quant bench-ops bench-runtime bench-wheel bench-types bench-chat bench-batch bench-busy bench-pictures bench-depth bench-structured bench-serve bench-gpu clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { \
+	  line = sprintf("  make %-16s", $$1); \
+	  count = split($$2, words, " "); \
+	  for (i = 1; i <= count; i++) { \
+	    if (length(line " " words[i]) > 80) { print line; line = sprintf("%23s", "") } \
+	    line = line " " words[i]; \
+	  } \
+	  print line \
+	}' Makefile
 	@echo
-	@echo '  make convert QUANT=Q4_K_M MODEL=Qwen/Qwen3.5-9B OUT=models   (MODEL may be a directory; FORCE=1 replaces files)'
-	@echo '  make run PROMPT="Hello" MODEL_FILE=models/NAME.gguf          (without MODEL_FILE: the last one converted)'
-	@echo '  make runtime CUDA=86         (for NVIDIA GPUs of that architecture; STOCK=1: without patches; CMAKE_ARGS are passed on)'
+	@echo '  make convert QUANT=Q4_K_M MODEL=Qwen/Qwen3.5-9B OUT=models'
+	@echo '      MODEL may be a directory; FORCE=1 replaces files'
+	@echo '  make run PROMPT="Hello" MODEL_FILE=models/NAME.gguf'
+	@echo '      without MODEL_FILE: the last one converted'
+	@echo '  make runtime CUDA=86'
+	@echo '      for NVIDIA GPUs of that architecture; STOCK=1: no patches; CMAKE_ARGS counts'
 
 convert: $(VENV)/.runtime  ## convert MODEL (without it: the tiny model in examples/) to GGUF files in OUT
 ifeq ($(strip $(MODEL)),)
@@ -76,7 +87,7 @@ run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last,
 	echo "$$file" >&2; \
 	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT" $(if $(IMAGE),--image '$(IMAGE)')
 
-serve: $(VENV)/.server  ## serve the models in OUT on PORT (without any: the demo), or MODEL_FILE
+serve: $(VENV)/.runtime  ## serve the models in OUT on PORT (without any: the demo), or MODEL_FILE
 	@if [ -z '$(MODEL_FILE)' ] && ! ls '$(OUT)'/*.gguf >/dev/null 2>&1; then \
 	  echo 'No GGUF file in $(OUT): converting $(DEMO), which knows little but says it well.' >&2; \
 	  '$(BIN)/qwen35' convert '$(DEMO)' -q '$(QUANT)' -o '$(OUT)' --quiet; \
@@ -212,16 +223,12 @@ $(VENV)/.llama: $(PATCHES) | $(BIN)/python$(EXE)
 
 # One stamp for each set of extras.
 $(VENV)/.runtime: $(SOURCES) $(VENV)/.llama
-	'$(BIN)/python' -m pip install --quiet -e '.[llama-cpp,vision,examples]'
-	@touch '$@'
-
-$(VENV)/.server: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[http,llama-cpp,vision,examples]'
-	@touch '$(VENV)/.runtime' '$@'
+	@touch '$@'
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[dev]'
-	@touch '$(VENV)/.runtime' '$(VENV)/.server' '$(VENV)/.unit' '$@'  # .dev contains all of them
+	@touch '$(VENV)/.runtime' '$(VENV)/.unit' '$@'  # .dev contains all of them
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	'$(BIN)/python' -m pip install --quiet -e '.[dev,fuzz]'

@@ -85,7 +85,9 @@ def command_line() -> Iterator[str]:
             yield from ("", f"### qwen35 {item.verb}", "", item.help)
             yield from ("", "```text", *help_of(command, f"qwen35 {item.verb}"), "```")
             for name, inner in sorted(command.commands.items()) if isinstance(command, click.Group) else ():
-                yield from ("", "```text", *help_of(inner, f"qwen35 {item.verb} FILE {name}"), "```")
+                arguments = [(one.name or "").upper() for one in command.params if isinstance(one, click.Argument)]
+                typed = " ".join(("qwen35", item.verb, *arguments, name))
+                yield from ("", "```text", *help_of(inner, typed), "```")
 
 
 def help_of(command: click.Command, name: str) -> list[str]:

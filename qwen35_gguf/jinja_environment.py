@@ -30,7 +30,7 @@ def jinja_environment() -> ImmutableSandboxedEnvironment:
         import jinja2.ext
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError:
-        message = "jinja2 is needed for chat templates; install it with pip install 'qwen35-gguf[runtime]'"
+        message = "jinja2 is needed for chat templates; install it with pip install jinja2"
         raise MissingDependencyError(message) from None
 
     class Generation(jinja2.ext.Extension):

@@ -50,7 +50,7 @@ def _pieces(path: Path, size: int) -> tuple[TokenList, dict[int, float]]:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
         raise MissingDependencyError(
-            f"{path} is a SentencePiece model; install its reader: pip install 'qwen35-gguf[sentencepiece]'"
+            f"{path} is a SentencePiece model; install its reader: pip install sentencepiece"
         ) from None
     pieces = SentencePieceProcessor()
     try:

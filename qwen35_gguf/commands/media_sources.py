@@ -34,9 +34,7 @@ def check_media(images: Sequence[str], videos: Sequence[str], model: Path, mmpro
     """
     for kind, sources in (("image", images), ("video", videos)):
         if sources and importlib.util.find_spec(PACKAGES[kind]) is None:
-            raise MissingDependencyError(
-                f"{PACKAGES[kind]} is needed for a {kind}; install it: pip install 'qwen35-gguf[vision]'"
-            )
+            raise MissingDependencyError(f"{PACKAGES[kind]} is needed for a {kind}; install it: pip install av pillow")
         for source in sources:
             check_file(source, kind)
     if images or videos:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from typing import Any
 
 from gguf import GGUFValueType
 
@@ -14,10 +16,26 @@ WIDTH = 100  # characters
 
 def shorten(entry: KeyValue) -> str:
     """Write a value on one line; of a long array the first elements, of a long text the beginning."""
-    value = entry.value
+    value = plain(entry)
     if entry.type == GGUFValueType.ARRAY and entry.count > LONG_ARRAY:
         return _truncate(f"{entry.count:,}: {json.dumps(value[:FIRST], ensure_ascii=False)[:-1]}, ...")
     return _truncate(json.dumps(value, ensure_ascii=False))
+
+
+def plain(entry: KeyValue) -> Any:
+    """Return a value for JSON; a float32 has as few digits as tell it from others: 0.95, not 0.949999988079071."""
+    return _shortest(entry.value) if entry.type == GGUFValueType.FLOAT32 else entry.value
+
+
+def _shortest(value: float) -> float:
+    for digits in range(1, 9):
+        short = float(f"{value:.{digits}g}")
+        try:
+            if struct.pack("<f", short) == struct.pack("<f", value):
+                return short
+        except OverflowError:  # rounded up beyond the largest float32
+            continue
+    return value
 
 
 def _truncate(text: str) -> str:

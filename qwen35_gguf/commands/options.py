@@ -48,7 +48,7 @@ LOADING = [
         help="Of recurrent states in memory: twice as many fit as f16, three times as many as q8_0.",
     ),
     click.option("--state-bytes", type=SIZE, help="What that folder may take; by default 8 GB."),
-    click.option("--max-pixels", type=tokens(65536), help="Reduce larger images to N pixels."),
+    click.option("--max-pixels", type=tokens(65536), metavar="PIXELS", help="Reduce larger images to N pixels."),
     click.option("--fps", type=click.FloatRange(min=0.01), help="Frames to sample from each second of a video."),
     click.option("--allow-private", is_flag=True, help="Load media from private addresses and file:// URLs, too."),
 ]
@@ -210,7 +210,7 @@ def load(options: LoadOptions) -> Qwen35:
         output.note(STOCK_NOTE)
     model = Qwen35(options)
     if model.tuned:
-        output.note(f"{model.tuned} (--no-profile: not)")
+        output.note(f"{model.tuned} (--no-profile: without)")
     if model.offload.devices:
         output.note(str(model.offload))
     return model

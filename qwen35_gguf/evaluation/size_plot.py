@@ -11,7 +11,7 @@ from typing import Any
 from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.errors import MissingDependencyError
 
-MISSING = "matplotlib is needed for the plot; install it: pip install 'qwen35-gguf[plot]'"
+MISSING = "matplotlib is needed for the plot; install it: pip install matplotlib"
 LABEL_OFFSET, LABEL_SIZE, MARKER, POINTS_PER_INCH = (4, 5), 8, 5, 72  # points
 # Where a label may be: which side of it is at its point, and how far away, in points.
 PLACES = (

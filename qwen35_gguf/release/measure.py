@@ -51,7 +51,7 @@ def measure(
     """
     threads = jobs or default_threads()
     logits = scratch / "reference.logits"
-    say(f"measuring {len(names)} files against {reference.name}")
+    say(f"measuring {len(names)} {'file' if len(names) == 1 else 'files'} against {reference.name}")
     kl_divergence.save_reference(reference, splitter(text, EVALUATION), logits, chunk=CHUNK, threads=threads)
     for name in names:
         found = kl_divergence.evaluate(states.parts_of(folder, name)[0], logits, threads=threads)

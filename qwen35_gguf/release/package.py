@@ -147,7 +147,7 @@ def _make(plan: ReleasePlan, folder: Path, state: State, options: PackageOptions
         if isinstance(reference, Path):
             kl_divergence.check_vocabularies([file.parts[0] for file in plan.models if file.parts], reference)
         if not plotting_installed():
-            say("note: the card gets no plot: matplotlib is not installed (pip install 'qwen35-gguf[plot]')")
+            say("note: the card gets no plot: matplotlib is not installed (pip install matplotlib)")
     with (
         _begun(folder, plan, state),
         tempfile.TemporaryDirectory(dir=folder.resolve().parent, prefix=".qwen35-reference-") as name,

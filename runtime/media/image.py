@@ -178,7 +178,7 @@ def _decode(data: bytes, name: str) -> Any:
         from PIL import Image as PilImage
         from PIL import ImageOps, UnidentifiedImageError
     except ImportError:
-        message = "Pillow is needed for images; install it with pip install 'qwen35-gguf[vision]'"
+        message = "Pillow is needed for images; install it with pip install pillow"
         raise MissingDependencyError(message) from None
 
     PilImage.init()

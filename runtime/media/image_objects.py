@@ -101,7 +101,7 @@ def _from_array(source: Any, limits: MediaLimits) -> Image:
     try:
         from PIL import Image as PilImage
     except ImportError:
-        message = "Pillow is needed for images; install it with pip install 'qwen35-gguf[vision]'"
+        message = "Pillow is needed for images; install it with pip install pillow"
         raise MissingDependencyError(message) from None
     check_size(pixels.shape[1], pixels.shape[0], "pixels")
     return _sized(PilImage.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels), limits)

@@ -208,7 +208,7 @@ def _opened(source: Source, name: str, limits: MediaLimits) -> Iterator[tuple[An
         import av
         import PIL  # noqa: F401  # PyAV makes its images
     except ImportError:
-        message = "PyAV and Pillow are needed for videos; install them with pip install 'qwen35-gguf[vision]'"
+        message = "PyAV and Pillow are needed for videos; install them with pip install av pillow"
         raise MissingDependencyError(message) from None
 
     path = local_path(source, limits)

@@ -48,8 +48,9 @@ class Profile:
     created: str
 
     def __str__(self) -> str:
-        changed = ", ".join(f"{key} {value}" for key, value in asdict(self.settings).items() if value != ())
-        return f"tuned for {self.goal} on {self.created}: {changed}"
+        default = asdict(Settings.default())
+        changed = [f"{key} {value}" for key, value in asdict(self.settings).items() if value != default[key]]
+        return f"tuned for {self.goal} on {self.created}: {', '.join(changed) or 'the defaults are the fastest'}"
 
 
 def hardware(devices: Sequence[Device] = ()) -> str:

@@ -45,6 +45,12 @@ def test_thinking_is_switched(files: list[Path]) -> None:
     assert "/think: give nothing, on, off or a number" in result.stderr
 
 
+def test_the_first_switch_ends_the_thinking_that_the_template_begins(files: list[Path]) -> None:
+    result = talk(files[0], "one", "/think", "two", "/think")
+    assert result.stderr.count("thinking off\n") == 1
+    assert result.stderr.index("thinking off\n") < result.stderr.index("thinking on\n")
+
+
 def test_a_line_goes_on_after_a_backslash(files: list[Path]) -> None:
     assert "user: one\ntwo\nassistant" in talk(files[0], "one\\", "two", "/history").stdout
 

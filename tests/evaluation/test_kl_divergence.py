@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from oracles import llama
 from qwen35_gguf.cli import main
+from qwen35_gguf.commands.quality.evaluate import show
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.errors import LogitsError, TextError
 from qwen35_gguf.evaluation import kl_divergence, logits_file
@@ -92,6 +95,13 @@ def test_the_command_prints_draws_and_keeps(pair: tuple[Path, Path], tmp_path: P
     assert {"base", "plot.png", "plot.svg", "text.txt"} == {p.name for p in tmp_path.iterdir()}
     assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert b"Q3_K_M" in (tmp_path / "plot.svg").read_bytes()
+
+    narrow = io.StringIO()
+    show(Console(file=narrow, width=80), [(pair[1], kl_divergence.evaluate(pair[1], kept))])
+    lines = narrow.getvalue().splitlines()
+    assert pair[1].name in lines[0]
+    assert any(line.startswith("  KL divergence: mean ") for line in lines)
+    assert max(map(len, lines)) <= 80
 
     again = CliRunner().invoke(main, ["evaluate", str(pair[1]), "--reference", str(kept), "--json"])
     model = json.loads(again.stdout)["models"][0]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
 from qwen35_gguf.commands import output
-from qwen35_gguf.commands.metadata_text import shorten
+from qwen35_gguf.commands.metadata_text import plain, shorten
 from qwen35_gguf.commands.verb import VerbGroup
 from qwen35_gguf.errors import MetadataError
 from qwen35_gguf.gguf_file import header_change
@@ -45,9 +46,9 @@ def get(file: Path, key: str) -> None:
     entry = read_header(file).find(key)
     if entry is None:
         raise MetadataError(f"{file}: has no {key}; `qwen35 metadata FILE` lists what it has")
-    value = entry.value
+    value = plain(entry)
     text = value if entry.type == STRING else json.dumps(value, ensure_ascii=False)
-    output.echo(text, newline=entry.type != STRING)
+    output.echo(text, newline=entry.type != STRING or sys.stdout.isatty())
     output.emit({"key": key, "type": _kind(entry), "value": value})
 
 

@@ -102,7 +102,8 @@ def command(
     records = [record(file, divergence) for file, divergence in found]
     if found:
         console = output.console()
-        console.width = max(console.width, 132)  # a wrapped table is hard to read
+        if not console.is_terminal:
+            console.width = max(console.width, 132)
         show(console, found)
     output.emit({"reference": str(reference), "models": records, "files": [str(path) for path in made]})
     if plot:
@@ -128,7 +129,10 @@ def point(one: dict[str, Any]) -> Point:
 
 
 def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
-    """Print the table; ± is half of the 95 % confidence interval."""
+    """Print the table, or where it is wider than the terminal a paragraph for each file.
+
+    ± is half of the 95 % confidence interval.
+    """
     table = Table(box=None, pad_edge=False)
     for name in ("", "size", "bits", "perplexity", "ratio", "mean KLD", "median", "99.9 %", "same top"):
         table.add_column(name, justify="left" if not name else "right")
@@ -141,11 +145,15 @@ def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
             _both(one.perplexity, 3),
             f"{math.exp(ratio.value):.4f}",
             _both(one.mean, 5),
-            f"{one.median.value:.5f}",
+            _number(one.median.value, 5),
             f"{one.p999.value:.4f}",
             f"{_both(one.same_top, 2, 100)} %",
         )
-    console.print(table)
+    if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+        console.print(table)
+    else:
+        for file, one in found:
+            console.print(_paragraph(file, one), highlight=False, soft_wrap=True)
     one = found[0][1]
     console.print(
         f"{one.tokens} tokens; perplexity of the reference {_both(one.reference_perplexity, 3)}; "
@@ -154,6 +162,23 @@ def show(console: Console, found: list[tuple[Path, Divergence]]) -> None:
     )
 
 
+def _paragraph(file: Path, one: Divergence) -> str:
+    size, bits = format_file_size(file.stat().st_size), kl_divergence.bits_per_weight(file)
+    return (
+        f"{file.name}  {size}, {bits:.2f} bits per weight\n"
+        f"  perplexity {_both(one.perplexity, 3)}, ratio {math.exp(one.log_ratio.value):.4f}\n"
+        f"  KL divergence: mean {_both(one.mean, 5)}, median {_number(one.median.value, 5)}, "
+        f"99.9 % {one.p999.value:.4f}\n"
+        f"  same top token {_both(one.same_top, 2, 100)} %"
+    )
+
+
 def _both(figure: Figure, digits: int, scale: float = 1) -> str:
     half = (figure.high - figure.low) / 2
-    return f"{scale * figure.value:,.{digits}f} ± {scale * half:.{digits}f}"
+    return f"{_number(scale * figure.value, digits)} ± {_number(scale * half, digits)}"
+
+
+def _number(value: float, digits: int) -> str:
+    """Write a number; one that rounds to zero has no sign."""
+    text = f"{value:,.{digits}f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text

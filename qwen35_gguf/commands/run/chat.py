@@ -49,6 +49,13 @@ class _Conversation:
     images: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
 
+    def thinks(self) -> bool:
+        """Tell whether the model thinks; by default it is up to its template, which the last answer shows."""
+        if self.thinking is not None:
+            return self.thinking
+        answers = [message for message in self.messages if not isinstance(message, dict)]
+        return bool(answers and answers[-1].reasoning_content)
+
     def reset(self) -> None:
         """Begin again, with the same system message."""
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
@@ -164,7 +171,7 @@ def _unquoted(text: str) -> str:
 
 def _think(rest: str, conversation: _Conversation) -> None:
     if rest in ("", "on", "off"):
-        conversation.thinking = not conversation.thinking if not rest else rest == "on"
+        conversation.thinking = not conversation.thinks() if not rest else rest == "on"
         conversation.budget = None
     elif length := _length(rest):
         conversation.thinking, conversation.budget = True, length

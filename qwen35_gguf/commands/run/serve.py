@@ -27,7 +27,7 @@ from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.options import LoadOptions
 from qwen35_gguf.server.lines_to_copy import KEY_NOTE, LinesToCopy, address_of, key_word
 
-NEEDED = "starlette and uvicorn are needed to serve; install them with pip install 'qwen35-gguf[server]'"
+NEEDED = "packages are missing to serve; install them with pip install starlette uvicorn markdown-it-py pygments"
 
 
 @click.command("serve", cls=Verb)

@@ -111,7 +111,7 @@ def command(
             deadline=time.monotonic() + budget,
             max_divergence=max_divergence,
             effect=trials.effect,
-            on_race=lambda race: console.print(line(race), highlight=False),
+            on_race=lambda race: console.print(line(race), highlight=False, soft_wrap=True),
         )
     if result.best.problem:
         raise ModelError(f"{file}: the fastest settings no longer work ({result.best.problem}); tune again")
@@ -142,7 +142,7 @@ def line(race: Race) -> str:
     verdict = "accepted" if race.won else "rejected"
     return (
         f"  {race.changed} {value}: prefill {found.prefill:,.0f}, decode {found.decode:,.1f} tokens/s{cost}, "
-        f"{race.ratio or 0:.2f} times the best: {verdict}"
+        f"ratio {race.ratio or 0:.2f}: {verdict}"
     )
 
 

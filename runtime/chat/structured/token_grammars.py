@@ -25,7 +25,7 @@ def _llguidance() -> Any:
     try:
         import llguidance
     except ImportError:
-        message = "llguidance is needed for grammars; install it with pip install 'qwen35-gguf[runtime]'"
+        message = "llguidance is needed for grammars; install it with pip install llguidance"
         raise MissingDependencyError(message) from None
     return llguidance
 
