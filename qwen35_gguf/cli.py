@@ -12,7 +12,7 @@ from qwen35_gguf.address_space import require_imports
 from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.errors import repeated_interrupts, reports_errors
 from qwen35_gguf.commands.first_contact.welcome import welcome
-from qwen35_gguf.commands.foreign_names import command_advice
+from qwen35_gguf.commands.names.foreign_names import command_advice
 
 
 class LazyGroup(click.Group):

@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from qwen35_gguf.commands.option_names import as_typed
+from qwen35_gguf.commands.names.option_names import as_typed
 from qwen35_gguf.commands.output import shown
 from qwen35_gguf.errors import Qwen35Error
 

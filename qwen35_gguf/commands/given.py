@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import click
 from click.core import ParameterSource
 
-from qwen35_gguf.commands.option_names import TYPED, typed_spelling
+from qwen35_gguf.commands.names.option_names import TYPED, typed_spelling
 
 
 def is_given(ctx: click.Context, name: str) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from qwen35_gguf.commands.option_names import as_typed
+from qwen35_gguf.commands.names.option_names import as_typed
 
 if TYPE_CHECKING:
     from rich.console import Console

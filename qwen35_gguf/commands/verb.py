@@ -13,8 +13,8 @@ import click
 from qwen35_gguf import progress
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.errors import reports_errors
-from qwen35_gguf.commands.foreign_names import advised
-from qwen35_gguf.commands.option_names import TYPED, typed_spelling
+from qwen35_gguf.commands.names.foreign_names import advised
+from qwen35_gguf.commands.names.option_names import TYPED, typed_spelling
 
 COMMON = ("--json", "--quiet")
 

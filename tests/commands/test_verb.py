@@ -17,7 +17,7 @@ from oracles.paths import ROOT, TINY
 from qwen35_gguf import progress
 from qwen35_gguf.cli import main
 from qwen35_gguf.commands import discover, output
-from qwen35_gguf.commands.option_names import as_typed, typed_spelling
+from qwen35_gguf.commands.names.option_names import as_typed, typed_spelling
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.doctor.finding import Finding

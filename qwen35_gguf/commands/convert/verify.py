@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 
 from qwen35_gguf.commands import output
-from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.conversion_options import adapter_options
+from qwen35_gguf.commands.names.aliases import renamed_option
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hub, verify
 from qwen35_gguf.errors import MissingDependencyError, ModelError

@@ -10,7 +10,7 @@ import click
 
 from qwen35_gguf.atomic_file import check_output, write_text
 from qwen35_gguf.commands import output
-from qwen35_gguf.commands.aliases import renamed_option
+from qwen35_gguf.commands.names.aliases import renamed_option
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.quant import presets

@@ -9,8 +9,8 @@ import click
 
 from qwen35_gguf import progress
 from qwen35_gguf.commands import given, output
-from qwen35_gguf.commands.aliases import renamed_option
 from qwen35_gguf.commands.conversion_options import adapter_options, rounding_options
+from qwen35_gguf.commands.names.aliases import renamed_option
 from qwen35_gguf.commands.parameter_types import SIZE
 from qwen35_gguf.commands.text_option import texts_option
 from qwen35_gguf.commands.verb import Verb

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from qwen35_gguf.cli import main
 from qwen35_gguf.commands import discover
-from qwen35_gguf.commands.aliases import RenamedOption, renamed_option
+from qwen35_gguf.commands.names.aliases import RenamedOption, renamed_option
 
 pytestmark = pytest.mark.unit
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from qwen35_gguf.cli import main
 from qwen35_gguf.commands import discover
-from qwen35_gguf.commands.foreign_names import COMMANDS, OPTIONS
+from qwen35_gguf.commands.names.foreign_names import COMMANDS, OPTIONS
 
 
 def refused(*arguments: str) -> str:
