@@ -85,7 +85,7 @@ def convert(
         adapter_scales: one for each adapter; by default 1.
         rounding: by second moments, block or full; None: each block alone.
         moments: for `rounding`, made by `qwen35 imatrix --moments`.
-        force: replace existing files. A vision encoder that is there with the same bytes is kept without it.
+        force: replace existing files. An existing vision encoder with the same bytes is kept without it.
         jobs: threads; 0 for one per core.
 
     Returns:
@@ -137,7 +137,7 @@ def run(conversion: Conversion, *, force: bool = False, jobs: int = 0) -> list[P
 
 
 def _is_there(conversion: Conversion, file: PlannedFile, jobs: int) -> bool:
-    """Make a file beside the existing one of its name, and compare; the name alone says nothing of the weights."""
+    """Make a file beside the existing one of its name, and compare; the name alone does not identify the weights."""
     if not file.path.is_file():
         return False
     with ExitStack() as stack:

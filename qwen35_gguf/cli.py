@@ -30,7 +30,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the subcommand; of an unknown one say what is meant, if that can be told."""
+        """Find the subcommand; of an unknown one say what is probably meant."""
         name = args[0]
         if not (ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)):
             raise click.UsageError(f"No such command '{name}'{command_advice(name, self.list_commands(ctx))}", ctx)

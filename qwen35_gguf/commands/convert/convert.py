@@ -103,7 +103,7 @@ def command(
 def print_plan(conversion: hf_to_gguf.Conversion, jobs: int, *, tensors: bool) -> None:
     """Print each file's types with their tensors and bytes, or every tensor; then the totals."""
     console = output.console()
-    console.width = max(console.width, 220 if tensors else 120)  # columns that are cut off tell nothing
+    console.width = max(console.width, 220 if tensors else 120)  # every column whole
     for file in conversion.files:
         console.print(_every_tensor(conversion, file) if tensors else _by_type(file))
         bits = 8 * file.nbytes / file.parameters
