@@ -71,7 +71,7 @@ help:  ## list the targets
 	@echo '  make runtime CUDA=86'
 	@echo '      for NVIDIA GPUs of that architecture; STOCK=1: no patches; CMAKE_ARGS counts'
 
-convert: $(VENV)/.runtime  ## convert MODEL (without it: the tiny model in examples/) to GGUF files in OUT
+convert: $(VENV)/.run  ## convert MODEL (without it: the tiny model in examples/) to GGUF files in OUT
 ifeq ($(strip $(MODEL)),)
 	@echo 'No MODEL given: converting $(DEMO), which knows little but says it well.'
 	@'$(BIN)/qwen35' convert '$(DEMO)' -q '$(QUANT)' -o '$(OUT)' --force
@@ -80,21 +80,21 @@ else
 	@'$(BIN)/qwen35' convert '$(MODEL)' -q '$(QUANT)' -o '$(OUT)' $(if $(filter-out 0,$(FORCE)),--force) $(if $(JOBS),--jobs '$(JOBS)')
 endif
 
-run: $(VENV)/.runtime  ## generate text for PROMPT with the file converted last, or with MODEL_FILE
+run: $(VENV)/.run  ## generate text for PROMPT with the file converted last, or with MODEL_FILE
 	@file='$(MODEL_FILE)'; \
 	if [ -z "$$file" ]; then file=$$(ls -t '$(OUT)'/*.gguf 2>/dev/null | grep -v '/mmproj-[^/]*$$' | head -n 1); fi; \
 	if [ -z "$$file" ]; then echo 'No GGUF file in $(OUT): run make convert first, or name one with MODEL_FILE=' >&2; exit 2; fi; \
 	echo "$$file" >&2; \
 	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT" $(if $(IMAGE),--image '$(IMAGE)')
 
-serve: $(VENV)/.runtime  ## serve the models in OUT on PORT (without any: the demo), or MODEL_FILE
+serve: $(VENV)/.run  ## serve the models in OUT on PORT (without any: the demo), or MODEL_FILE
 	@if [ -z '$(MODEL_FILE)' ] && ! ls '$(OUT)'/*.gguf >/dev/null 2>&1; then \
 	  echo 'No GGUF file in $(OUT): converting $(DEMO), which knows little but says it well.' >&2; \
 	  '$(BIN)/qwen35' convert '$(DEMO)' -q '$(QUANT)' -o '$(OUT)' --quiet; \
 	fi
 	@'$(BIN)/qwen35' serve '$(or $(MODEL_FILE),$(OUT))' --port '$(PORT)'
 
-runtime: $(VENV)/.runtime  ## build llama-cpp-python with the patches and install it
+runtime: $(VENV)/.run  ## build llama-cpp-python with the patches and install it
 ifneq ($(strip $(BUILD_FLAGS)),)
 	'$(BIN)/python' patches/build.py $(BUILD_FLAGS)
 endif
@@ -134,7 +134,7 @@ test-newest:  ## run the unit tests with the newest dependencies that there are
 fuzz: $(VENV)/.fuzz  ## look for inputs that the parsers do not refuse as they must, for MINUTES in all; TARGETS names some
 	'$(BIN)/python' tests/fuzz/run.py --minutes '$(MINUTES)' $(TARGETS)
 
-sanitize-model: $(VENV)/.runtime  ## evaluate the demo model with a ggml that has ASan, UBSan, TSan; TARGETS=native: for this processor
+sanitize-model: $(VENV)/.run  ## evaluate the demo model with a ggml that has ASan, UBSan, TSan; TARGETS=native: for this processor
 	'$(BIN)/python' tests/faults/sanitize_model.py $(KINDS) $(if $(TARGETS),--targets '$(TARGETS)')
 
 sanitize:  ## run the kernels with random inputs under ASan, UBSan, TSan and valgrind; TARGETS=native: those of this processor
@@ -222,13 +222,13 @@ $(VENV)/.llama: $(PATCHES) | $(BIN)/python$(EXE)
 	@touch '$@'
 
 # One stamp for each set of extras.
-$(VENV)/.runtime: $(SOURCES) $(VENV)/.llama
+$(VENV)/.run: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[http,llama-cpp,vision,examples]'
 	@touch '$@'
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.llama
 	'$(BIN)/python' -m pip install --quiet -e '.[dev]'
-	@touch '$(VENV)/.runtime' '$(VENV)/.unit' '$@'  # .dev contains all of them
+	@touch '$(VENV)/.run' '$(VENV)/.unit' '$@'  # .dev contains all of them
 
 $(VENV)/.fuzz: $(VENV)/.dev
 	'$(BIN)/python' -m pip install --quiet -e '.[dev,fuzz]'
