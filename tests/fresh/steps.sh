@@ -49,7 +49,6 @@ else
   rm -rf .venv
   step 'make runtime' make runtime
   PATH=/srv/clone/.venv/bin:$PATH
-  step 'make what the server needs' make .venv/.server
   du -sm .venv | sed 's/^/MB: /'
   demo=/srv/clone/examples/tiny-qwen3.5
 fi
