@@ -15,6 +15,7 @@ from qwen35_gguf.atomic_file import check_folder, check_output
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.conversion_options import adapter_options, rounding_options
 from qwen35_gguf.commands.first_contact import completion
+from qwen35_gguf.commands.models_folder import MODELS_FOLDER
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.gguf_file.header import TensorInfo
@@ -35,7 +36,7 @@ from qwen35_gguf.units import format_file_size
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("models"),
+    default=MODELS_FOLDER,
     show_default=True,
     help="Directory of the files.",
 )

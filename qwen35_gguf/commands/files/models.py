@@ -10,13 +10,13 @@ import click
 
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.first_contact import completion
+from qwen35_gguf.commands.models_folder import MODELS_FOLDER
 from qwen35_gguf.commands.verb import VerbGroup
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.hub.names import parse_name
 from qwen35_gguf.hub.stored_models import StoredModel, in_cache, in_folder, remove
 from qwen35_gguf.units import format_file_size, format_size
 
-DEFAULT = Path("models")  # of `qwen35 convert`
 DAY = 86400
 AGES = ((365 * DAY, "year"), (30 * DAY, "month"), (7 * DAY, "week"), (DAY, "day"), (3600, "hour"), (60, "minute"))
 
@@ -25,7 +25,7 @@ AGES = ((365 * DAY, "year"), (30 * DAY, "month"), (7 * DAY, "week"), (DAY, "day"
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
-    default=DEFAULT,
+    default=MODELS_FOLDER,
     show_default=True,
     help="Of converted models.",
 )

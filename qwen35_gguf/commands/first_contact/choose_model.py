@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import output
+from qwen35_gguf.commands.models_folder import MODELS_FOLDER
 from qwen35_gguf.doctor.engine import Engine, find_engine
 from qwen35_gguf.hub.stored_models import StoredModel, in_cache, in_folder
 from qwen35_gguf.offers.fitting_sizes import CONTEXT, SizeOffer, fitting_sizes, recommended
@@ -18,7 +19,6 @@ from qwen35_gguf.runtime.planning.available_memory import available_bytes
 from qwen35_gguf.runtime.planning.plan import Machine
 from qwen35_gguf.units import format_file_size, format_size
 
-FOLDER = Path("models")  # of `qwen35 convert`
 SHOWN = 20
 
 
@@ -58,7 +58,7 @@ def is_terminal() -> bool:
 
 def stored() -> list[StoredModel]:
     """List the text models of this machine, the one that was used last first."""
-    found = [model for model in (*in_folder(FOLDER), *in_cache()) if model.kind == "model"]
+    found = [model for model in (*in_folder(MODELS_FOLDER), *in_cache()) if model.kind == "model"]
     return sorted(found, key=lambda model: -model.last_use)[:SHOWN]
 
 
@@ -82,7 +82,7 @@ def _command(model: StoredModel, verb: str) -> str:
 
 def _show_sizes(sizes: Sequence[SizeOffer], engine: Engine, verb: str) -> None:
     free = format_size(available_bytes())
-    output.note(f"No model is in {FOLDER} or in the cache of the Hub.")
+    output.note(f"No model is in {MODELS_FOLDER} or in the cache of the Hub.")
     if not sizes:
         output.note(f"No size of Qwen3.5 fits into the {free} of memory that are available; close other programs")
         return

@@ -10,9 +10,8 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
+from qwen35_gguf.commands.models_folder import MODELS_FOLDER
 from qwen35_gguf.errors import Qwen35Error
-
-FOLDER = Path("models")
 
 
 def models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -32,7 +31,7 @@ def _names() -> list[str]:
     from qwen35_gguf.hub.stored_models import in_cache, in_folder
 
     try:
-        found = [*in_folder(Path()), *in_folder(FOLDER), *in_cache()]
+        found = [*in_folder(Path()), *in_folder(MODELS_FOLDER), *in_cache()]
     except (Qwen35Error, OSError):
         return []
     return list(dict.fromkeys(model.name for model in found if model.kind == "model"))

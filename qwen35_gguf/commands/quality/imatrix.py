@@ -109,7 +109,8 @@ def command(
         "threads": threads or default_threads(),
     }
     with reserved(out), progress.steps() as bar:
-        advance = progress.counted(bar, f"{file.name}, chunks")
+        passes = "chunks" if moments is None else "steps"  # each chunk is evaluated several times
+        advance = progress.counted(bar, f"{file.name}, {passes}")
         if moments is None:
             found = collect_imatrix.collect(file, split, out, advance=advance, **how)
         else:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from qwen35_gguf.commands import given, output
+from qwen35_gguf.commands.errors import INTERRUPTED
 from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.first_contact.choose_model import ask_prompt, is_terminal
 from qwen35_gguf.commands.hub_argument import at_hand
@@ -21,8 +22,6 @@ from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.chat.openai_types import Timings
 from qwen35_gguf.runtime.model import Qwen35
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
-
-INTERRUPTED = 130
 
 
 @click.command("run", cls=Verb)
