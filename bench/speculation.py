@@ -20,6 +20,7 @@ from pathlib import Path
 from qwen35_gguf.runtime.context_spec import ContextSpec
 from qwen35_gguf.runtime.engine.drafts import mtp
 from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, Depth, best_depth, speed_up
+from qwen35_gguf.runtime.engine.drafts.measured_costs import measure_costs
 from qwen35_gguf.runtime.engine.job import Job, Outcome
 from qwen35_gguf.runtime.engine.sampling import RAW, Sampler, choose
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
@@ -55,9 +56,9 @@ def report(name: str, model: Model, off: Scheduler, auto: Scheduler, options: ar
     """Measure and print."""
     drafter = auto.forest.sequences[0].drafter
     assert drafter is not None
-    measured = [mtp.measure_costs(auto.main, drafter, MAX_DEPTH) for _ in range(5)]
-    verify = [statistics.median(steps) for steps in zip(*(steps for steps, _ in measured), strict=True)]
-    draft = statistics.median(draft for _, draft in measured)
+    measured = [measure_costs(auto.main, drafter, MAX_DEPTH) for _ in range(5)]
+    verify = [statistics.median(steps) for steps in zip(*(each.verify for each in measured), strict=True)]
+    draft = statistics.median(each.draft for each in measured)
     steps = ", ".join(f"{1e3 * seconds:.1f}" for seconds in verify)
     print(f"{name}, {options.threads} threads: steps of 1 to 5 tokens {steps} ms, a draft {1e3 * draft:.1f} ms")
     known, _ = generate(model, off, 0, options.tokens)

@@ -20,8 +20,8 @@ from stage import ALL, MIB, Results, Setup, in_use, prefill, spec, whole
 
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.runtime.context_spec import MemoryRequest
-from qwen35_gguf.runtime.engine.drafts import mtp
 from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, Depth
+from qwen35_gguf.runtime.engine.drafts.measured_costs import measure_costs
 from qwen35_gguf.runtime.engine.scheduler import Scheduler
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import CPU, Offload
@@ -154,8 +154,8 @@ def draft_rows(setup: Setup, results: Results, model: Model, label: str, expecte
     with Scheduler(model, spec(N_CTX, setup.threads), draft=MAX_DEPTH) as engine:
         drafter = engine.forest.sequences[0].drafter
         assert drafter is not None
-        mtp.measure_costs(engine.main, drafter, MAX_DEPTH)
-        steps, draft = mtp.measure_costs(engine.main, drafter, MAX_DEPTH)
+        measure_costs(engine.main, drafter, MAX_DEPTH)
+        steps, draft, _ = measure_costs(engine.main, drafter, MAX_DEPTH)
         depths: list[Depth] = [1, 2, 4]
         for depth in depths:
             generate(model, engine, depth, 16)

@@ -30,7 +30,8 @@ from qwen35_gguf.gguf_file.header import GgufHeader
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.quant.divergence import log_softmax
 from qwen35_gguf.runtime.engine.drafts.draft_depth import MAX_DEPTH, speed_up
-from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context, measure_costs, measure_row_costs
+from qwen35_gguf.runtime.engine.drafts.measured_costs import measure_costs
+from qwen35_gguf.runtime.engine.drafts.mtp import Drafter, head_context
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.devices import CPU, Device, Offload
 from qwen35_gguf.runtime.llama.model import Model
@@ -209,13 +210,12 @@ class _Loaded:
             if has_head:
                 with head_context(self.model, main) as head:
                     drafter = Drafter(head, self.model.n_embd)
-                    verify, draft = measure_costs(main, drafter, MAX_DEPTH)
-                    fewest = measure_row_costs(main, drafter)
-                    draft *= 1.0 if fewest is None else fewest.share
+                    verify, draft, rows = measure_costs(main, drafter, MAX_DEPTH)
             else:
-                verify, draft = measure_costs(main, None, MAX_DEPTH)
+                verify, draft, rows = measure_costs(main, None, MAX_DEPTH)
         finally:
             main.close()
+        draft *= 1.0 if rows is None else rows.share
         return max(speed_up(verify, draft, [1.0] * MAX_DEPTH, depth) for depth in range(1 + MAX_DEPTH))
 
 

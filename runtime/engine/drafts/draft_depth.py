@@ -15,16 +15,17 @@ def depth_limit(depth: Depth) -> int:
     return MAX_DEPTH if depth == "auto" else depth
 
 
-def expected_tokens(acceptance: Sequence[float], depth: int) -> float:
-    """Return the mean number of tokens that a step with `depth` drafts gives.
+def expected_tokens(acceptance: Sequence[float], depth: int) -> list[float]:
+    """Return the mean number of tokens that steps with 0, 1, ... `depth` drafts give.
 
-    `acceptance[i]` is the probability that draft i is accepted if those before it are.
+    `acceptance[i]` is the probability that draft i is accepted if those before it are; drafts that are missing in it
+    are wrong.
     """
-    total = part = 1.0
-    for probability in acceptance[:depth]:
-        part *= probability
-        total += part
-    return total
+    found, part = [1.0], 1.0
+    for place in range(depth):
+        part *= acceptance[place] if place < len(acceptance) else 0.0
+        found.append(found[-1] + part)
+    return found
 
 
 def step_seconds(verify: Sequence[float], draft: float, depth: int) -> float:
@@ -34,7 +35,7 @@ def step_seconds(verify: Sequence[float], draft: float, depth: int) -> float:
 
 def speed_up(verify: Sequence[float], draft: float, acceptance: Sequence[float], depth: int) -> float:
     """Return the tokens/s with drafts over those without."""
-    return expected_tokens(acceptance, depth) * verify[0] / step_seconds(verify, draft, depth)
+    return expected_tokens(acceptance, depth)[depth] * verify[0] / step_seconds(verify, draft, depth)
 
 
 def best_depth(verify: Sequence[float], draft: float, acceptance: Sequence[float]) -> int:

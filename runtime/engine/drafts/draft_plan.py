@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwen35_gguf.runtime.engine.drafts.draft_depth import expected_tokens
 from qwen35_gguf.runtime.engine.drafts.step_costs import OUTLIER, StepCosts
 
 PROBING, IDLE_PROBING = 0.005, 0.002  # of the time may be spent on other plans than the best, and than no drafts
@@ -48,15 +49,6 @@ class Chances:
     agreed: float = 0.0
 
 
-def expected(rates: Sequence[float], depth: int) -> list[float]:
-    """Return the mean number of tokens of steps with 0, 1, ... `depth` drafts; drafts that are missing are wrong."""
-    found, part = [1.0], 1.0
-    for place in range(depth):
-        part *= rates[place] if place < len(rates) else 0.0
-        found.append(found[-1] + part)
-    return found
-
-
 def best_plan(costs: StepCosts, answers: Sequence[Chances]) -> tuple[Plan, float]:
     """Choose the plan with the most tokens/s, and return it with them; of equal ones the smallest.
 
@@ -66,8 +58,8 @@ def best_plan(costs: StepCosts, answers: Sequence[Chances]) -> tuple[Plan, float
 
     """
     deepest = costs.max_depth
-    ngrams = [expected(each.ngrams, deepest) for each in answers]
-    heads = [expected(each.head, deepest) for each in answers]
+    ngrams = [expected_tokens(each.ngrams, deepest) for each in answers]
+    heads = [expected_tokens(each.head, deepest) for each in answers]
     able = any(each.head for each in answers)
     most = max((len(each.ngrams) for each in answers), default=0)
     plan, rate = Plan(0), len(answers) / costs.verify[0]
@@ -90,7 +82,7 @@ def _chained(costs: StepCosts, answer: Chances, depth: int) -> float:
     """Return the tokens/s where the head drafts a token, and n-grams the rest if theirs is the same."""
     agree = answer.agree
     alone = max(0.0, answer.head[0] - agree * answer.agreed)  # right, and not what the n-gram drafted
-    together = expected([answer.agreed, *answer.ngrams[1:]], depth)[depth]
+    together = expected_tokens([answer.agreed, *answer.ngrams[1:]], depth)[depth]
     tokens = agree * together + (1 - agree) + alone
     return tokens / (costs.draft + agree * costs.verify[depth] + (1 - agree) * costs.verify[1])
 

@@ -9,47 +9,14 @@ same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from qwen35_gguf.runtime.engine.drafts.acceptance import Rate
-from qwen35_gguf.runtime.engine.drafts.draft_depth import step_seconds
-from qwen35_gguf.runtime.engine.drafts.draft_plan import expected
+from qwen35_gguf.runtime.engine.drafts.draft_depth import expected_tokens, step_seconds
+from qwen35_gguf.runtime.engine.drafts.row_costs import ALL, RowCosts, row_counts
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 
-ALL = 0  # rows
-PARTS = (16, 8, 4)  # of the vocabulary
 MEMORY = 64.0  # tokens that an average covers
 BETTER = 1.02  # how much faster others must be: the graph is built anew for them
-
-
-@dataclass(frozen=True)
-class RowCosts:
-    """What a draft costs by its rows, which is a line through two measurements.
-
-    Attributes:
-        n_vocab: all rows.
-        share: the seconds of a draft with `few_rows` over those of one with all rows.
-
-    """
-
-    n_vocab: int
-    share: float
-
-    @property
-    def few_rows(self) -> int:
-        """The fewest rows that a draft may read."""
-        return row_counts(self.n_vocab)[0]
-
-    def of(self, rows: int) -> float:
-        """Return the seconds of a draft with some of the rows over those of one with all of them."""
-        if rows == ALL:
-            return 1.0
-        return self.share + (1.0 - self.share) * (rows - self.few_rows) / (self.n_vocab - self.few_rows)
-
-
-def row_counts(n_vocab: int) -> list[int]:
-    """Return the numbers of first rows to choose from beside all of them."""
-    return [n_vocab // part for part in PARTS]
 
 
 class Coverage:
@@ -88,7 +55,7 @@ def choose_rows(
 
     def speed(rows: int) -> float:
         rates = [[rate * coverage.of(rows) for rate in head] for head, coverage in texts]
-        tokens = [expected(each, costs.max_depth) for each in rates]
+        tokens = [expected_tokens(each, costs.max_depth) for each in rates]
         one = costs.draft_of_all_rows * row_costs.of(rows)
         depths = range(1, costs.max_depth + 1)
         return max(sum(each[depth] for each in tokens) / step_seconds(costs.verify, one, depth) for depth in depths)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from qwen35_gguf.runtime.engine.drafts.acceptance import Rates
 from qwen35_gguf.runtime.engine.drafts.draft_plan import Chances
-from qwen35_gguf.runtime.engine.drafts.draft_rows import ALL, Coverage
+from qwen35_gguf.runtime.engine.drafts.draft_rows import Coverage
 from qwen35_gguf.runtime.engine.drafts.ngrams import Item, Match, NgramDrafter
+from qwen35_gguf.runtime.engine.drafts.row_costs import RowsRead
 from qwen35_gguf.runtime.engine.drafts.token_index import TokenIndex
 
 LOOK_BACK = 256  # tokens of the prompt that tell which rows its answer needs
@@ -21,12 +22,11 @@ class DraftedText:
         match: what n-grams draft for the next step.
         guess: what the MTP head drafts for it.
         covered: how many tokens are among the first rows of the output matrix.
-        rows: of these that the head's drafts read.
 
     """
 
     def __init__(
-        self, items: Sequence[Item], answers: TokenIndex | None, rates: Rates, row_counts: Sequence[int] = ()
+        self, items: Sequence[Item], answers: TokenIndex | None, rates: Rates, rows: RowsRead | None = None
     ) -> None:
         """Begin.
 
@@ -34,13 +34,14 @@ class DraftedText:
             items: of the prompt.
             answers: earlier ones; None: n-grams draft nothing.
             rates: of earlier texts.
-            row_counts: numbers of first rows that drafts may read.
+            rows: that the head's drafts read, as they change; None: all.
 
         """
         self.rates = rates
         self.match: Match | None = None
         self.guess: list[int] = []
-        self.covered, self.rows = Coverage(row_counts), ALL
+        self._rows = rows or RowsRead()
+        self.covered = Coverage(self._rows.choices)
         self.covered.add(item for item in items[-LOOK_BACK:] if isinstance(item, int))
         self._seen = len(items)
         self._ngrams = NgramDrafter(items, answers) if answers is not None else None
@@ -65,7 +66,7 @@ class DraftedText:
 
     def head_rates(self) -> list[float]:
         """Return how often the places of the head's drafts are expected to be right."""
-        share = self.covered.of(self.rows)
+        share = self.covered.of(self._rows.count)
         return [rate * share for rate in self.rates.of_head()]
 
     def ngram_rates(self) -> list[float]:
@@ -81,7 +82,7 @@ class DraftedText:
         if match is not None:
             rates.add_match(match.source, match.length, match.tokens, truth)
         if guess:
-            rates.add_head(guess, truth, self.rows)
+            rates.add_head(guess, truth, self._rows.count)
         if match is not None and guess:
             same = match.tokens[0] == guess[0]
             rates.agree.add(same)

@@ -7,14 +7,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qwen35_gguf.runtime.engine.drafts import mtp
+from qwen35_gguf.runtime.engine.drafts import measured_costs, mtp
 from qwen35_gguf.runtime.engine.drafts.acceptance import Rates
-from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth, depth_limit
-from qwen35_gguf.runtime.engine.drafts.draft_plan import Plan, Planner, expected
-from qwen35_gguf.runtime.engine.drafts.draft_rows import ALL, RowCosts, choose_rows, row_counts
+from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth, depth_limit, expected_tokens
+from qwen35_gguf.runtime.engine.drafts.draft_plan import Plan, Planner
+from qwen35_gguf.runtime.engine.drafts.draft_rows import choose_rows
 from qwen35_gguf.runtime.engine.drafts.drafted_text import DraftedText
 from qwen35_gguf.runtime.engine.drafts.mtp import Choose, Drafter
 from qwen35_gguf.runtime.engine.drafts.ngrams import ANSWER_TOKENS, Item, add_answer
+from qwen35_gguf.runtime.engine.drafts.row_costs import RowsRead
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 from qwen35_gguf.runtime.engine.drafts.token_index import TokenIndex
 from qwen35_gguf.runtime.engine.scope import scope_of
@@ -91,8 +92,7 @@ class Drafting:
         self.forget()
         self._seconds: list[float] = []  # of 1, 2, ... tokens in a call
         self._draft_seconds = 0.0
-        self._row_costs: RowCosts | None = None  # None: drafts read all rows
-        self._rows, self._keep_rows = ALL, 0
+        self._rows, self._keep_rows = RowsRead(), 0
         self._planners: dict[int, Planner] = {}
 
     def forget(self) -> None:
@@ -106,14 +106,12 @@ class Drafting:
 
     def measure(self, main: Context, drafter: Drafter | None) -> None:
         """Measure the costs of steps, on contexts that are empty."""
-        self._seconds, self._draft_seconds = mtp.measure_costs(main, drafter, self._limit, main.spec.n_seq)
-        if drafter is not None:
-            self._row_costs = mtp.measure_row_costs(main, drafter)
+        costs = measured_costs.measure_costs(main, drafter, self._limit, main.spec.n_seq)
+        self._seconds, self._draft_seconds, self._rows.costs = costs
 
     def begin(self, items: Sequence[Item]) -> DraftedText:
         """Begin an answer to a prompt."""
-        counts = row_counts(self._row_costs.n_vocab) if self._row_costs is not None else ()
-        return DraftedText(items, self._answers_for(items), self._rates.copy(), counts)
+        return DraftedText(items, self._answers_for(items), self._rates.copy(), self._rows)
 
     def over(self, text: DraftedText, items: Sequence[Item], n_prompt: int) -> None:
         """Learn from an answer that is over, for others."""
@@ -174,16 +172,13 @@ class Drafting:
     def _choose_rows(self, costs: StepCosts, answers: Sequence[Draftable]) -> None:
         """Let the head's drafts read the rows that pay in these texts."""
         asked = [each for each in answers if each.can_ask_head()]
-        if self._row_costs is None or not asked:
+        if self._rows.costs is None or not asked:
             return
         if self._keep_rows == 0:
             texts = [(each.text.rates.of_head(), each.text.covered) for each in asked]
-            self._rows = choose_rows(self._rows, costs, self._row_costs, texts)
+            self._rows.count = choose_rows(self._rows.count, costs, self._rows.costs, texts)
             self._keep_rows = KEEP_ROWS
         self._keep_rows -= 1
-        costs.share = self._row_costs.of(self._rows)
-        for each in answers:
-            each.text.rows = self._rows
 
     def _ask_head(self, plans: Sequence[tuple[Draftable, Plan]]) -> None:
         wanted: dict[int, list[Draftable]] = {}
@@ -193,7 +188,7 @@ class Drafting:
                 wanted.setdefault(count, []).append(each)
         for count, group in wanted.items():
             heads = [each.head for each in group if each.head is not None]
-            heads[0].head.read_rows(self._rows)
+            heads[0].head.read_rows(self._rows.count)
             tokens, positions = [each.known[0] for each in group], [each.pos for each in group]
             found = mtp.draft(heads, tokens, positions, count, [each.choose for each in group])
             for each, drafts in zip(group, found, strict=True):
@@ -205,7 +200,7 @@ class Drafting:
             return None
         if count not in self._planners:
             costs = [self._seconds[(1 + depth) * count - 1] for depth in range(1 + self._limit)]
-            self._planners[count] = Planner(StepCosts(costs, self._draft_seconds))
+            self._planners[count] = Planner(StepCosts(costs, self._draft_seconds, self._rows))
         return self._planners[count]
 
 
@@ -213,7 +208,7 @@ def _fixed(answer: Draftable, depth: int) -> Plan:
     """Let n-grams draft where they are expected to be right at least as often as the head."""
     depth = min(depth, answer.most)
     chances = answer.text.chances(depth if answer.can_ask_head() else 0)
-    better = expected(chances.ngrams, depth)[depth] >= expected(chances.head, depth)[depth]
+    better = expected_tokens(chances.ngrams, depth)[depth] >= expected_tokens(chances.head, depth)[depth]
     return Plan(depth) if chances.ngrams and better else Plan(depth, depth)
 
 
@@ -226,5 +221,5 @@ def _chosen(answer: Draftable, depth: int, head: int) -> list[int]:
     if head < depth and guess[0] == ngrams[0]:
         return ngrams
     rates = text.ngram_rates()
-    better = expected(rates, len(guess))[len(guess)] > expected(text.head_rates(), len(guess))[len(guess)]
+    better = expected_tokens(rates, len(guess))[len(guess)] > expected_tokens(text.head_rates(), len(guess))[len(guess)]
     return ngrams if better else guess

@@ -9,20 +9,15 @@ tokens are chosen with the random numbers with which the sampler will choose, so
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from qwen35_gguf.runtime.context_spec import WAITING_ROWS
-from qwen35_gguf.runtime.engine.drafts.draft_rows import ALL, RowCosts, row_counts
 from qwen35_gguf.runtime.llama.batch import FloatArray, Part
 from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.model import Model
-
-REPEATS, LONG = 6, 0.05  # of what is timed, and seconds after which two times are enough
 
 
 @dataclass
@@ -184,76 +179,3 @@ def draft(
     for i in active:
         drafters[i].end(positions[i], depth)
     return found
-
-
-def measure_costs(main: Context, drafter: Drafter | None, max_depth: int, n_seq: int = 1) -> tuple[list[float], float]:
-    """Time steps of some tokens and a draft, on empty contexts, which are empty afterwards.
-
-    The fewest, two, and the most tokens of one sequence, and the most of all of them are timed, and the best of several
-    times counts; the others are interpolated. Each is timed once more after all others, since a machine that was busy
-    for a while would make some of them look dear beside the others.
-
-    Returns:
-        Seconds for 1, 2, ... (1 + max_depth) * n_seq tokens in one call, and those of a draft; 0 without a drafter.
-
-    """
-    most = (1 + max_depth) * n_seq
-
-    def step(size: int) -> None:
-        main.evaluate([0] * size, 0, outputs=min(size, 1 + max_depth))
-        main.logits(-1)
-
-    sizes = sorted({1, 2, 1 + max_depth, most})
-    best = dict.fromkeys(sizes, float("inf"))
-    once = float("inf") if drafter is not None else 0.0
-    for repeats in (REPEATS, 1):
-        for size in sizes:
-            best[size] = min(best[size], _seconds(main.clear, partial(step, size), repeats))
-        if drafter is not None:
-            once = min(once, _draft_seconds(drafter, most, repeats))
-    main.clear()
-    return [float(x) for x in np.interp(np.arange(most) + 1, sizes, [best[size] for size in sizes])], once
-
-
-def measure_row_costs(main: Context, drafter: Drafter) -> RowCosts | None:
-    """Time drafts with few and with all rows of the output matrix, on empty contexts, which are empty afterwards.
-
-    None where the installed llama.cpp reads all rows.
-    """
-    head, n_vocab = drafter.head, main.model.n_vocab
-    if not head.can_read_fewer_rows:
-        return None
-    few = row_counts(n_vocab)[0]
-    seconds = dict.fromkeys((few, ALL), float("inf"))
-    for rows in (few, ALL, few, ALL):
-        head.read_rows(rows)
-        seconds[rows] = min(seconds[rows], _draft_seconds(drafter, 1, REPEATS))
-    return RowCosts(n_vocab, min(1.0, min(seconds.values()) / seconds[ALL]))
-
-
-def _draft_seconds(drafter: Drafter, pos: int, repeats: int) -> float:
-    hidden = np.ones((pos, drafter.head.model.n_embd), np.float32)
-
-    def begin() -> None:
-        drafter.clear()
-        drafter.sync([0] * pos, 0, hidden)
-
-    once = _seconds(begin, lambda: draft([drafter], [0], [pos], 1), repeats)
-    drafter.clear()
-    return once
-
-
-def _seconds(prepare: Callable[[], object], work: Callable[[], object], repeats: int) -> float:
-    """Return the best of 2 times, and of more if they are short: a GPU replays the third call of a kind and later ones.
-
-    What it replays costs half as much, or less, in a small model.
-    """
-    best, begun = float("inf"), time.perf_counter()
-    for number in range(repeats):
-        if number > 1 and time.perf_counter() - begun > LONG:
-            break
-        prepare()
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
-    return best

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qwen35_gguf.runtime.engine.drafts.row_costs import RowsRead
+
 WEIGHT = 0.1  # of a new measurement
 OUTLIER = 2.0  # a step that takes more than this many times as long was interrupted
 STALE = 30  # steps after which a cost follows that of the other depths
@@ -17,20 +19,26 @@ class StepCosts:
     Attributes:
         verify: of 1, 2, ... tokens of the main model for each answer in one call.
         draft_of_all_rows: of one token of the MTP head for each answer, with all rows of the output matrix.
-        share: of that, what a draft takes with the rows that it reads now.
 
     """
 
-    def __init__(self, verify: Sequence[float], draft: float) -> None:
-        """Take a first measurement; a step of more tokens is assumed to cost no less."""
+    def __init__(self, verify: Sequence[float], draft: float, rows: RowsRead | None = None) -> None:
+        """Take a first measurement; a step of more tokens is assumed to cost no less.
+
+        Args:
+            verify: see the attributes.
+            draft: of one token of the MTP head, with all rows of the output matrix.
+            rows: that drafts read, as they change; None: all.
+
+        """
         self.verify = [float(cost) for cost in np.maximum.accumulate(np.asarray(verify, np.float64))]
-        self.draft_of_all_rows, self.share = draft, 1.0
+        self.draft_of_all_rows, self._rows = draft, rows or RowsRead()
         self._age = [STALE] * len(self.verify)
 
     @property
     def draft(self) -> float:
         """Seconds of one token of the MTP head for each answer."""
-        return self.draft_of_all_rows * self.share
+        return self.draft_of_all_rows * self._rows.share
 
     @property
     def max_depth(self) -> int:
@@ -57,7 +65,7 @@ class StepCosts:
             self.verify[other] = min(self.verify[other], self.verify[depth])
         self._age[depth] = 0
         if head:
-            self.draft_of_all_rows += _change(self.draft_of_all_rows, draft_seconds / head / self.share)
+            self.draft_of_all_rows += _change(self.draft_of_all_rows, draft_seconds / head / self._rows.share)
 
 
 def _change(known: float, seen: float) -> float:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen35_gguf.runtime.engine.drafts.acceptance import Rates
-from qwen35_gguf.runtime.engine.drafts.draft_depth import speed_up
-from qwen35_gguf.runtime.engine.drafts.draft_plan import Chances, Plan, Planner, best_plan, expected
+from qwen35_gguf.runtime.engine.drafts.draft_depth import expected_tokens, speed_up
+from qwen35_gguf.runtime.engine.drafts.draft_plan import Chances, Plan, Planner, best_plan
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 
 pytestmark = pytest.mark.unit
@@ -108,8 +108,8 @@ def test_the_best_plan_is_the_fastest(
     plan, rate = best_plan(costs, [Chances(ngrams, head)] * count)
     assert rate >= count / verify[0]
     for depth in range(5):
-        assert rate >= (1 - 1e-9) * count * expected(ngrams, 4)[depth] / verify[depth]
-        assert rate >= (1 - 1e-9) * count * expected(head, 4)[depth] / (verify[depth] + depth * draft)
+        assert rate >= (1 - 1e-9) * count * expected_tokens(ngrams, 4)[depth] / verify[depth]
+        assert rate >= (1 - 1e-9) * count * expected_tokens(head, 4)[depth] / (verify[depth] + depth * draft)
     assert plan.head in (0, plan.depth, 1)
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from qwen35_gguf.runtime.engine.drafts.acceptance import Rates
 from qwen35_gguf.runtime.engine.drafts.draft_depth import best_depth, speed_up
-from qwen35_gguf.runtime.engine.drafts.draft_rows import ALL, BETTER, Coverage, RowCosts, choose_rows, row_counts
+from qwen35_gguf.runtime.engine.drafts.draft_rows import BETTER, Coverage, choose_rows
 from qwen35_gguf.runtime.engine.drafts.drafted_text import DraftedText
+from qwen35_gguf.runtime.engine.drafts.row_costs import ALL, RowCosts, RowsRead, row_counts
 from qwen35_gguf.runtime.engine.drafts.step_costs import StepCosts
 
 pytestmark = pytest.mark.unit
@@ -106,17 +107,17 @@ def test_a_token_that_no_draft_can_be_says_nothing_of_the_head() -> None:
 
 
 def test_chances_count_what_is_not_covered() -> None:
-    text = DraftedText([3, 200_000] * 50, None, Rates.begin(4), row_counts(N_VOCAB))
+    rows = RowsRead(ALL, RowCosts(N_VOCAB, 0.2))
+    text = DraftedText([3, 200_000] * 50, None, Rates.begin(4), rows)
     every = text.chances(4).head
-    text.rows = N_VOCAB // 8
+    rows.count = N_VOCAB // 8
     assert text.chances(4).head == pytest.approx([rate / 2 for rate in every], rel=0.01)
     text.look_up([3, 200_000] * 50 + [4] * 64 * 5, [4], 4)
     assert text.chances(4).head == pytest.approx(every, rel=0.02)
 
 
 def test_a_draft_of_fewer_rows_costs_its_share() -> None:
-    costs = StepCosts(VERIFY, DRAFT)
-    costs.share = 0.2
+    costs = StepCosts(VERIFY, DRAFT, RowsRead(N_VOCAB // 16, RowCosts(N_VOCAB, 0.2)))
     assert costs.seconds(2, 2) == pytest.approx(VERIFY[2] + 2 * DRAFT * 0.2)
     costs.record(2, 2, VERIFY[2], 2 * DRAFT * 0.2)
     assert costs.draft_of_all_rows == pytest.approx(DRAFT)

@@ -10,9 +10,10 @@ from inputs.one_request import OneRequest
 from oracles.paths import TINY
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.runtime.context_spec import ContextSpec
-from qwen35_gguf.runtime.engine.drafts import mtp
-from qwen35_gguf.runtime.engine.drafts.draft_rows import ALL, RowCosts, row_counts
+from qwen35_gguf.runtime.engine.drafts import measured_costs, mtp
+from qwen35_gguf.runtime.engine.drafts.row_costs import ALL, RowCosts, row_counts
 from qwen35_gguf.runtime.engine.sampling import THINKING, Sampler, Sampling
+from qwen35_gguf.runtime.llama.context import Context
 from qwen35_gguf.runtime.llama.install import installed_runtime
 from qwen35_gguf.runtime.llama.model import Model, ModelSpec
 
@@ -33,8 +34,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answer(demo: Path, settings: Sampling, draft: int | str, monkeypatch: pytest.MonkeyPatch, share: float) -> tuple:  # type: ignore[type-arg]
     """The tokens of an answer, and the rows that its drafts read, where a draft costs `share` with the fewest rows."""
     seconds = [each / 1000 for each in MILLISECONDS]
-    monkeypatch.setattr(mtp, "measure_costs", lambda *_: (seconds, 0.010))
-    monkeypatch.setattr(mtp, "measure_row_costs", lambda main, _: RowCosts(main.model.n_vocab, share))
+
+    def measured(main: Context, *_: object) -> measured_costs.MeasuredCosts:
+        return measured_costs.MeasuredCosts(seconds, 0.010, RowCosts(main.model.n_vocab, share))
+
+    monkeypatch.setattr(measured_costs, "measure_costs", measured)
     read: list[int] = []
     real = mtp.draft
 
