@@ -13,7 +13,6 @@ its third repetition, and later if one token in a hundred differs.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -88,19 +87,3 @@ class LoopDetector:
             self._counts[gram] = left
         else:
             del self._counts[gram]
-
-
-def find_loop(tokens: Iterable[int], rule: LoopRule) -> int | None:
-    """Return after how many tokens a text is a loop; None if it never is."""
-    detector = LoopDetector(rule)
-    return next((number for number, token in enumerate(tokens, 1) if detector.add(token)), None)
-
-
-def largest_share(tokens: Iterable[int], rule: LoopRule) -> float:
-    """Return the largest share of a window of a text that is covered."""
-    detector = LoopDetector(rule)
-    largest = 0.0
-    for token in tokens:
-        detector.add(token)
-        largest = max(largest, detector.share)
-    return largest

@@ -7,7 +7,7 @@ import json
 import random
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles.paths import ROOT
-from qwen35_gguf.runtime.chat.loop_detector import ANSWER, THINKING, LoopDetector, LoopRule, find_loop, largest_share
+from qwen35_gguf.runtime.chat.loop_detector import ANSWER, THINKING, LoopDetector, LoopRule
 
 pytestmark = pytest.mark.unit
 
 KINDS = (".py", ".md", ".h", ".cpp", ".txt", ".yaml", ".toml", ".json", ".patch", ".svg")
 SMALL = LoopRule(32, share=0.9, length=3, seen=1, history=64)
+
+
+def find_loop(tokens: Iterable[int], rule: LoopRule) -> int | None:
+    """Return after how many tokens a text is a loop; None if it never is."""
+    detector = LoopDetector(rule)
+    return next((number for number, token in enumerate(tokens, 1) if detector.add(token)), None)
+
+
+def largest_share(tokens: Iterable[int], rule: LoopRule) -> float:
+    """Return the largest share of a window of a text that is covered."""
+    detector = LoopDetector(rule)
+    largest = 0.0
+    for token in tokens:
+        detector.add(token)
+        largest = max(largest, detector.share)
+    return largest
 
 
 @pytest.fixture(scope="module")
