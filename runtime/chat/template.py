@@ -40,7 +40,7 @@ def check_messages(messages: Any) -> list[dict[str, Any]]:
 
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
-        raise MessageError('messages: is not a list of messages; give [{"role": "user", "content": "..."}]')
+        raise MessageError('messages: is not a list of at least one message; give [{"role": "user", "content": "..."}]')
     checked = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
