@@ -57,10 +57,12 @@ def measure_costs(main: Context, drafter: Drafter | None, max_depth: int, n_seq:
     for repeats in (REPEATS, 1):
         for size in sizes:
             best[size] = min(best[size], _seconds(main.clear, partial(step, size), repeats))
-        for rows in drafts if drafter is not None else ():
+        if drafter is None:
+            continue
+        for rows, known in drafts.items():
             drafter.head.read_rows(rows)
             # The first call with other rows makes the graph anew: one call would time that.
-            drafts[rows] = min(drafts[rows], _draft_seconds(drafter, most, REPEATS))
+            drafts[rows] = min(known, _draft_seconds(drafter, most, REPEATS))
     main.clear()
     verify = [float(x) for x in np.interp(np.arange(most) + 1, sizes, [best[size] for size in sizes])]
     if not drafts:
