@@ -58,7 +58,8 @@ class Kind(Generic[T_co]):
         return None
 
 
-def _is_whole(value: Any, least: int, most: int = LARGEST_COUNT) -> bool:
+def is_whole(value: Any, least: int, most: int = LARGEST_COUNT) -> bool:
+    """Tell whether a value of JSON is a whole number from `least` to `most`; true is none."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
@@ -75,8 +76,8 @@ TEXT = Kind[str]("a text", lambda value: isinstance(value, str))
 FLAG = Kind[bool]("true or false", lambda value: isinstance(value, bool))
 NUMBER = Kind[float]("a number", _is_number)
 POSITIVE = Kind[float]("a positive number", lambda value: _is_number(value) and value > 0)
-COUNT = Kind[int]("a count (0 or more)", lambda value: _is_whole(value, 0))
-SIZE = Kind[int]("a size (1 or more)", lambda value: _is_whole(value, 1))
+COUNT = Kind[int]("a count (0 or more)", lambda value: is_whole(value, 0))
+SIZE = Kind[int]("a size (1 or more)", lambda value: is_whole(value, 1))
 OBJECT = Kind[dict[str, Any]]("an object", lambda value: isinstance(value, dict))
 LIST = Kind[list[Any]]("a list", lambda value: isinstance(value, list))
 ANY = Kind[Any]("anything", lambda _value: True)
@@ -84,7 +85,7 @@ ANY = Kind[Any]("anything", lambda _value: True)
 
 def at_most(largest: int, least: int = 1) -> Kind[int]:
     """Return the kind of the whole numbers from `least` to `largest`."""
-    return Kind(f"a whole number from {least:,} to {largest:,}", lambda value: _is_whole(value, least, largest))
+    return Kind(f"a whole number from {least:,} to {largest:,}", lambda value: is_whole(value, least, largest))
 
 
 def list_of(kind: Kind[T]) -> Kind[list[T]]:

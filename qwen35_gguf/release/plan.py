@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from gguf import GGUFValueType
 
 from qwen35_gguf import __version__
 from qwen35_gguf.convert import plan_files
 from qwen35_gguf.convert.checkpoint import Checkpoint
+from qwen35_gguf.convert.front_matter import read_front_matter
 from qwen35_gguf.convert.plan_files import PlannedFile, Source
 from qwen35_gguf.convert.rounding import DIGEST_KEY as ROUNDING_KEY
 from qwen35_gguf.convert.rounding import FILE_KEY
@@ -309,26 +309,14 @@ def _metadata(files: list[ReleaseFile] | tuple[ReleaseFile, ...], key: str) -> s
 
 
 def _origin(opened: OpenedCheckpoint, name: str) -> Origin:
-    directory = opened.source.checkpoint.directory
-    front = front_matter(directory / "README.md")
-    languages = front.get("language") or ()
+    front = read_front_matter(opened.source.checkpoint.directory)
+    languages = front.get("language", ())
     return Origin(
         name=name,
-        license=str(front.get("license") or ""),
+        license=front.get("license", ""),
         base_model=opened.source.repo or "",
-        languages=(languages,) if isinstance(languages, str) else tuple(map(str, languages)),
+        languages=(languages,) if isinstance(languages, str) else tuple(languages),
     )
-
-
-def front_matter(path: Path) -> dict[str, Any]:
-    """Read the YAML at the beginning of a model card; {} where there is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        head = text.split("---")[1] if text.startswith("---") else ""
-        data = yaml.safe_load(head)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, IndexError):
-        return {}
-    return data if isinstance(data, dict) else {}
 
 
 def headers_sha256(checkpoint: Checkpoint) -> str:

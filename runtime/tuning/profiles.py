@@ -16,6 +16,7 @@ from typing import Any
 from qwen35_gguf.atomic_file import atomic_file
 from qwen35_gguf.cache_dir import profile_dir
 from qwen35_gguf.errors import OutputError
+from qwen35_gguf.json_file import is_whole
 from qwen35_gguf.runtime.context_spec import KV_TYPES
 from qwen35_gguf.runtime.llama.devices import Device
 from qwen35_gguf.runtime.llama.install import installed_runtime
@@ -144,7 +145,7 @@ def _settings(record: dict[str, Any], devices: int) -> Settings:
         if known[name] == "int" or (name == "gpu_layers" and value != "auto"):
             least = 0 if name in ("gpu_layers", "host_feed_forward") else 1
             most = LARGEST[name] if devices or name != "gpu_layers" else 0
-            if not _is_count(value, least, most):
+            if not is_whole(value, least, most):
                 raise ValueError(f"{name} is {value!r}")
     if record["kv_type"] not in KV_TYPES:
         raise ValueError(f"kv_type is {record['kv_type']!r}")
@@ -154,10 +155,6 @@ def _settings(record: dict[str, Any], devices: int) -> Settings:
 
 
 def _is_split(value: Any, devices: int) -> bool:
-    if not isinstance(value, list) or not all(_is_count(share, 0, LARGEST_SHARE) for share in value):
+    if not isinstance(value, list) or not all(is_whole(share, 0, LARGEST_SHARE) for share in value):
         return False
     return not value or (len(value) == devices and any(value))
-
-
-def _is_count(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
