@@ -28,7 +28,7 @@ def plain(entry: KeyValue) -> Any:
 
 
 def _shortest(value: float) -> float:
-    for digits in range(1, 9):
+    for digits in range(1, 10):
         short = float(f"{value:.{digits}g}")
         try:
             if struct.pack("<f", short) == struct.pack("<f", value):
