@@ -72,7 +72,7 @@ ollama create {tag} -f Modelfile
 ```
 
 ```python
-from qwen35_gguf.runtime import Qwen35
+from qwen35_gguf import Qwen35
 
 print(Qwen35("{first}").chat([{{"role": "user", "content": "Hello"}}]).choices[0].message.content)
 ```
