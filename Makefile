@@ -82,7 +82,7 @@ endif
 
 run: $(VENV)/.run  ## generate text for PROMPT with the file converted last, or with MODEL_FILE
 	@file='$(MODEL_FILE)'; \
-	if [ -z "$$file" ]; then file=$$(ls -t '$(OUT)'/*.gguf 2>/dev/null | grep -v '/mmproj-[^/]*$$' | head -n 1); fi; \
+	if [ -z "$$file" ]; then file=$$(ls -t '$(OUT)'/*.gguf 2>/dev/null | grep -Ev '/((mmproj|mtp)-[^/]*|[^/]*(imatrix|moments|LoRA)[^/]*)$$' | head -n 1); fi; \
 	if [ -z "$$file" ]; then echo 'No GGUF file in $(OUT): run make convert first, or name one with MODEL_FILE=' >&2; exit 2; fi; \
 	echo "$$file" >&2; \
 	'$(BIN)/qwen35' run "$$file" "$$QWEN35_PROMPT" $(if $(IMAGE),--image '$(IMAGE)')

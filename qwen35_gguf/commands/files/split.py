@@ -25,9 +25,12 @@ def command(file: Path, out: Path, max_shard_size: int, force: bool) -> None:
     total = sum(tensor.nbytes for tensor in read_header(file).tensors)
     with progress.progress(total, file.name) as advance:
         paths = shards.split(file, out, max_shard_size, force=force, advance=advance)
-    for path in paths:
-        size = path.stat().st_size
+    sizes = [path.stat().st_size for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
         output.echo(f"{path}  {format_file_size(size)}")
-        if size > max_shard_size:
-            output.note(f"note: {path.name} is larger than --max-shard-size: a tensor is never split")
-    output.emit({"files": [{"file": str(path), "bytes": path.stat().st_size} for path in paths]})
+    if count := sum(size > max_shard_size for size in sizes):
+        output.note(
+            f"note: {count} of {len(sizes)} files are larger than --max-shard-size, up to "
+            f"{format_file_size(max(sizes))}: a tensor is never split"
+        )
+    output.emit({"files": [{"file": str(path), "bytes": size} for path, size in zip(paths, sizes, strict=True)]})
