@@ -109,30 +109,28 @@ class InputSums:
 
     def shifts(self, weights: Mapping[str, Float]) -> dict[str, Array]:
         """Return what is to be added to the weights that read this input: each (rows, columns), bfloat16."""
-        stacked = np.concatenate(list(weights.values()))
-        owners = np.repeat(np.arange(len(weights)), [len(rows) for rows in weights.values()])
-        dampings = self._dampings(stacked, owners)
-        shift = np.zeros_like(stacked)
-        for damping in sorted({one for one in dampings if one is not None}):
-            rows = np.isin(owners, [number for number, own in enumerate(dampings) if own == damping])
-            d = self._d.sum(axis=0)
-            wanted = stacked[rows] @ d if self._writer is None else d[rows]
-            shift[rows] = _solve(self._h.sum(axis=0), damping, wanted)
-        ends = np.cumsum([len(rows) for rows in weights.values()])[:-1]
-        parts = np.split(shift.astype(ml_dtypes.bfloat16), ends)
-        return dict(zip(weights, parts, strict=True))
+        chosen = self._dampings(weights)
+        return {name: self._shift(rows, damping) for (name, rows), damping in zip(weights.items(), chosen, strict=True)}
 
-    def _dampings(self, stacked: Float, owners: Array) -> list[float | None]:
+    def _shift(self, rows: Float, damping: float | None) -> Array:
+        """Return the shift of one tensor, which its own solve keeps small in memory; None: zeros."""
+        if damping is None:
+            return np.zeros(rows.shape, ml_dtypes.bfloat16)
+        d = self._d.sum(axis=0)
+        return _solve(self._h.sum(axis=0), damping, rows @ d if self._writer is None else d).astype(ml_dtypes.bfloat16)
+
+    def _dampings(self, weights: Mapping[str, Float]) -> list[float | None]:
         """Choose the damping of each tensor by the shifts of some rows in some columns; None: it is not shifted."""
-        tensors = [np.flatnonzero(owners == number) for number in range(int(owners.max()) + 1)]
-        rows = np.concatenate([own[:: steps(len(own), COMPARED)] for own in tensors])
+        sampled = [slice(None, None, steps(len(rows), COMPARED)) for rows in weights.values()]
+        rows = [whole[own] for whole, own in zip(weights.values(), sampled, strict=True)]
+        owners = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
         columns = slice(None, None, steps(len(self._h[0]), WIDEST))
         moments = np.ascontiguousarray(self._h[:, columns, columns])
         if self._writer is None:
-            wanted = np.stack([stacked[rows] @ np.ascontiguousarray(half[:, columns]) for half in self._d])
+            wanted = np.stack([np.concatenate(rows) @ np.ascontiguousarray(half[:, columns]) for half in self._d])
         else:
-            wanted = np.ascontiguousarray(self._d[:, rows, columns])
-        errors = np.stack([_held_out(moments, wanted, damping, owners[rows]) for damping in DAMPINGS])
+            wanted = np.ascontiguousarray(self._d[:, sampled[0], columns])
+        errors = np.stack([_held_out(moments, wanted, damping, owners) for damping in DAMPINGS])
         best = errors.argmin(axis=0)
         return [DAMPINGS[choice] if errors[choice, number] < 0 else None for number, choice in enumerate(best)]
 
