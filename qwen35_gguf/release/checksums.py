@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from qwen35_gguf.atomic_file import disk_errors, pending_file
 from qwen35_gguf.errors import ChecksumError, OutputError
+from qwen35_gguf.json_file import printable
 
 LIST = "SHA256SUMS"
 LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
@@ -112,7 +113,7 @@ def read_list(folder: Path) -> dict[str, str]:
         name = PurePosixPath(found["name"])
         if name.is_absolute() or ".." in name.parts:
             raise ChecksumError(
-                f"{path}: line {number} names {found['name']}, outside of the folder; download it again"
+                f"{path}: line {number} names {printable(found['name'])}, outside of the folder; download it again"
             )
         expected[found["name"]] = found["digest"].lower()
     if not expected:

@@ -68,6 +68,7 @@ def test_what_changed_is_named(folder: Path) -> None:
         (b"\xff\xfe", "cannot be read"),
         (f"{hashlib.sha256().hexdigest()}  ../a\n".encode(), "outside of the folder"),
         (f"{hashlib.sha256().hexdigest()}  /etc/passwd\n".encode(), "outside of the folder"),
+        (f"{hashlib.sha256().hexdigest()}  /{'x' * 3000}\n".encode(), r"x\.\.\., outside of the folder"),
     ],
 )
 def test_a_damaged_list_is_refused(folder: Path, content: bytes, message: str) -> None:
