@@ -39,15 +39,24 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+# Without matrices of experts so large that their float32 copies take hours: their types and kernels are in the others.
+NO_LARGE_ONES = "^(?!.*(m=4096|k=2048|m=2880|k=2880|m=2048))"
+
+
 @pytest.mark.parametrize(
-    ("operation", "least"),
-    [("GATED_DELTA_NET", 30), ("SSM_CONV", 10), ("FLASH_ATTN_EXT", 1000), ("MUL_MAT", 500), ("MUL_MAT_ID", 100)],
+    ("operation", "least", "choice"),
+    [
+        ("GATED_DELTA_NET", 30, []),
+        ("SSM_CONV", 10, []),
+        ("FLASH_ATTN_EXT", 5000, []),
+        ("MUL_MAT", 1000, []),
+        ("MUL_MAT_ID", 900, ["-p", NO_LARGE_ONES]),
+    ],
 )
-def test_an_operation_is_that_of_ggml(program: Path, operation: str, least: int) -> None:
+def test_an_operation_is_that_of_ggml(program: Path, operation: str, least: int, choice: list[str]) -> None:
     """`least` keeps a run that selects nothing from passing."""
-    done = subprocess.run(
-        [program, "test", "-b", "CPU", "-o", operation], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command = [program, "test", "-b", "CPU", "-o", operation, *choice]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     failed = [line for line in done.stdout.splitlines() if "FAIL" in line]
     assert done.returncode == 0, "\n".join(failed[-20:])
     found = re.search(r"(\d+)/(\d+) tests passed", done.stdout)

@@ -119,7 +119,8 @@ def name_seeds() -> list[bytes]:
     ]
 
 
-UNSAFE = re.compile(r"<script|<iframe|<img|\son\w+=\"|(?:href|src)=\"(?!https?:|mailto:)", re.IGNORECASE)
+# A link without an address, `[x]()`, leads to the page itself.
+UNSAFE = re.compile(r"<script|<iframe|<img|\son\w+=\"|(?:href|src)=\"(?!https?:|mailto:|\")", re.IGNORECASE)
 
 
 def render(data: bytes) -> None:
