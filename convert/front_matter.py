@@ -14,6 +14,7 @@ import yaml
 from gguf import Metadata
 
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.json_file import LARGEST_COUNT
 
 # Entries that may be lists; of any other entry a list becomes one text.
 LISTS = frozenset({"tags", "pipeline_tag", "language", "languages", "datasets", "dataset", "base_model", "base_models"})
@@ -49,7 +50,9 @@ def _readable(key: str, value: Any) -> str | list[str] | None:
 def _text(key: str, value: Any) -> str | None:
     if isinstance(value, bool):
         return "no" if key.startswith("language") and not value else None
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+    if isinstance(value, int):
+        return str(value) if abs(value) <= LARGEST_COUNT else None  # Python writes numbers of 4,300 digits at most
+    if isinstance(value, float) and math.isfinite(value):
         return str(value)
     if isinstance(value, str):
         return value.encode("utf-8", "ignore").decode()

@@ -9,6 +9,7 @@ from qwen35_gguf.errors import UnitError
 
 MEMORY_LIMIT = 1 << 50  # a petabyte: no machine has more memory
 DAY = 86400.0
+LONGEST = 1 << 62  # tokens
 
 _SIZE = re.compile(r"\s*(?P<number>\d+\.?\d*|\.\d+)\s*(?P<unit>(?:[kmgt]i?)?)b?\s*", re.IGNORECASE | re.ASCII)
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -64,7 +65,7 @@ def parse_length(text: str) -> int:
     length = (
         Decimal(found["number"].replace(",", "").replace("_", "")) * _LENGTHS[found["unit"].lower()] if found else 0
     )
-    if found is None or length != int(length):
+    if found is None or length > LONGEST or length != int(length):
         raise UnitError(f"{text!r} is not a length; write it as 4096, 32k or 1M")
     return int(length)
 

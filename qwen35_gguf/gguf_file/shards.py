@@ -25,6 +25,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo, contiguous, enc
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.writer import copy_bytes
+from qwen35_gguf.json_file import shown
 
 NO, TOTAL, COUNT = "split.no", "split.tensors.count", "split.count"
 SPLIT_KEYS = (NO, TOTAL, COUNT)
@@ -47,6 +48,7 @@ def read_set(first: Path) -> list[GgufHeader]:
 
     """
     header = read_header(first)
+    _check_keys(header)
     count = header.value(COUNT, 0)
     if count <= 1 and not SHARD_NAME.fullmatch(first.name):
         return [header]
@@ -59,16 +61,27 @@ def read_set(first: Path) -> list[GgufHeader]:
         )
     if header.find(COUNT) is None:
         raise GgufError(f"{first}: is named like a shard, but has no {COUNT}; rename it")
-    count = int(name["count"])
+    count, number = int(name["count"]), int(name["number"])
+    if not 1 <= number <= count:
+        raise GgufError(f"{first}: is named like shard {number} of {count}, which there cannot be; rename it")
     shards: list[GgufHeader] = []
     for index in range(count):
         path = shard_path(first.parent, name["prefix"], index, count)
         if not path.is_file():
             raise GgufError(f"{path}: is missing; put all {count} shards into one folder")
         shards.append(read_header(path))
+        _check_keys(shards[-1])
         _check_shard(shards[-1], shards[0], index, count)
     _check_tensors(shards)
     return shards
+
+
+def _check_keys(header: GgufHeader) -> None:
+    """Refuse keys of shards that are not counts: whoever made the file decides about their types."""
+    for key in SPLIT_KEYS:
+        value = header.value(key, 0)
+        if type(value) is not int or not 0 <= value < 1 << 31:
+            raise GgufError(f"{header.path}: {key} is {shown(value)}, which is not a count; download it again")
 
 
 def _check_shard(shard: GgufHeader, first: GgufHeader, index: int, count: int) -> None:
@@ -124,6 +137,7 @@ def split(
 
     """
     header = read_header(file)
+    _check_keys(header)
     if header.value(COUNT, 0) > 1:
         raise GgufError(f"{file}: is a shard itself; merge its set first with `qwen35 merge`")
     groups = _groups(header, max_bytes)

@@ -20,6 +20,7 @@ from qwen35_gguf.json_file import printable
 LIST = "SHA256SUMS"
 LINE = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 PIECE = 4 << 20
+LARGEST_LIST = 64 << 20  # bytes
 
 Advance = Callable[[int], None]
 
@@ -98,6 +99,10 @@ def read_list(folder: Path) -> dict[str, str]:
     """
     path = folder / LIST
     try:
+        if path.exists() and not path.is_file():
+            raise ChecksumError(f"{path}: is not a file; download it again")
+        if path.stat().st_size > LARGEST_LIST:
+            raise ChecksumError(f"{path}: is larger than {LARGEST_LIST >> 20} MiB; download it again")
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise ChecksumError(f"{path}: is missing; download it, or make it with `qwen35 checksum --write`") from None
@@ -115,7 +120,8 @@ def read_list(folder: Path) -> dict[str, str]:
             raise ChecksumError(
                 f"{path}: line {number} names {printable(found['name'])}, outside of the folder; download it again"
             )
-        expected[found["name"]] = found["digest"].lower()
+        if expected.setdefault(found["name"], found["digest"].lower()) != found["digest"].lower():
+            raise ChecksumError(f"{path}: has two checksums of {printable(found['name'])}; download it again")
     if not expected:
         raise ChecksumError(f"{path}: is empty; download it again")
     return expected

@@ -73,6 +73,8 @@ def content(plan: ReleasePlan, state: State) -> bytes:
 
 def is_record(path: Path) -> bool:
     """Whether a file is a `recipe.json` of this project, of any version."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -116,3 +116,9 @@ def test_a_fault_does_not_log_what_was_sent(
     assert SECRET not in answer.body.decode()
     assert any("RuntimeError" in line for line in logged)
     check(logged, texts=False)
+
+
+def test_methods_that_clients_make_up(server: LiveServer, logged: list[str]) -> None:
+    assert server.ask("A" * 60_000, "/health").status == 405
+    assert any("(other) /health 405" in line for line in logged)
+    assert max(map(len, logged)) < 200

@@ -46,6 +46,8 @@ def test_values(type_: object, text: str, value: object) -> None:
         (["plan", "x", "--vram", "9999999TB"], "'--vram': '9999999TB' is not a size from 1 byte to 1,024 TiB"),
         (["recipe", "x", "-o", "y", "--target-size", "0"], "'--target-size': '0' is not a size from 1 byte"),
         (["tune", "x", "--budget", "2d"], "'--budget': '2d' is not a duration; write"),
+        (["plan", "x", "--ctx", "9" * 5000], "is not a length; write"),
+        (["plan", "x", "--batch", "9" * 30], "is not a length; write"),
         (["tune", "x", "--rpc", "nowhere"], "'--rpc'"),
         (["run", "x", "--gpu-layers", "-2"], "'--gpu-layers': '-2' is not a whole number"),
         (["sensitivity", "x", "-o", "y", "--types", "Q4_K,Q9"], "'--types': 'Q9' is not a type of weights"),

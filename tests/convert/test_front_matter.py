@@ -44,3 +44,14 @@ def test_no_card_and_a_broken_one(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(b"---\nname: \xff\n---\n")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_front_matter(tmp_path)
+
+
+def test_numbers_that_python_does_not_write_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\nversion: 0x{'f' * 5000}\nname: a\n---\n")
+    assert read_front_matter(tmp_path) == {"name": "a"}
+
+
+def test_what_refers_to_itself_is_left_out(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60)), "language: [en, *a59]"]
+    (tmp_path / "README.md").write_text("\n".join(["---", *lines, "---", ""]))
+    assert read_front_matter(tmp_path)["language"] == ["en"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -97,3 +98,26 @@ def test_command(folder: Path) -> None:
     assert "a.gguf: differs" in bad.stdout
     assert "new.txt is not in SHA256SUMS" in bad.stderr
     assert run(checksum.command, [str(folder / "absent")]).exit_code == 2
+
+
+def test_two_checksums_of_one_file(folder: Path) -> None:
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  a.gguf\n{'1' * 64}  a.gguf\n")
+    with pytest.raises(ChecksumError, match=r"two checksums of a\.gguf"):
+        checksums.verify(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_list_that_does_not_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "SHA256SUMS"
+    os.mkfifo(path)
+    with pytest.raises(ChecksumError, match="is not a file"):
+        checksums.verify(folder)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ChecksumError, match="is not a file"):
+        checksums.verify(folder)
+    path.unlink()
+    path.write_bytes(b"x" * 100)
+    monkeypatch.setattr(checksums, "LARGEST_LIST", 99)
+    with pytest.raises(ChecksumError, match="is larger than"):
+        checksums.verify(folder)
