@@ -13,6 +13,7 @@ from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.errors import repeated_interrupts, reports_errors
 from qwen35_gguf.commands.first_contact.welcome import welcome
 from qwen35_gguf.commands.names.foreign_names import command_advice
+from qwen35_gguf.commands.output import escaped, replace_what_stdout_cannot_encode
 
 
 class LazyGroup(click.Group):
@@ -33,7 +34,8 @@ class LazyGroup(click.Group):
         """Find the subcommand; of an unknown one say what is probably meant."""
         name = args[0]
         if not (ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)):
-            raise click.UsageError(f"No such command '{name}'{command_advice(name, self.list_commands(ctx))}", ctx)
+            advice = command_advice(name, self.list_commands(ctx))
+            raise click.UsageError(f"No such command '{escaped(name)}'{advice}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -46,6 +48,7 @@ class LazyGroup(click.Group):
 
     def make_context(self, *args: Any, **keywords: Any) -> click.Context:
         """Read the command line; Ctrl-C is reported as later on."""
+        replace_what_stdout_cannot_encode()
         return reports_errors(super().make_context)(*args, **keywords)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -9,6 +9,7 @@ characters are shown, and not obeyed; colours pass. Elsewhere texts are written 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import math
@@ -51,6 +52,12 @@ def is_quiet(ctx: click.Context | None = None) -> bool:
 def _is(key: str, ctx: click.Context | None) -> bool:
     ctx = ctx or click.get_current_context(silent=True)
     return bool(ctx and ctx.meta.get(key))
+
+
+def replace_what_stdout_cannot_encode() -> None:
+    """Let stdout write "?" for characters that its encoding does not have, as in pipes on Windows; else it fails."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() not in ("utf-8", "utf8"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def echo(text: object = "", *, newline: bool = True) -> None:
@@ -133,7 +140,8 @@ def console(**attributes: Any) -> Console:
 # ---- what texts of files and models do to a terminal ---------------------------------------------------------------
 
 # Control characters but for ends of lines and tabs, and an escape that does not begin a colour.
-_CONTROLS = re.compile(r"\x1b(?!\[[0-9;]*m)|\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+# Half a pair of surrogates stands for a byte of a name that is not UTF-8, 0x9b for one, which begins sequences as well.
+_CONTROLS = re.compile(r"\x1b(?!\[[0-9;]*m)|\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def escaped(text: str) -> str:

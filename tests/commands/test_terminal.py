@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,8 +41,15 @@ def command(reasoning: str, content: str) -> list[str]:
 
 def on_a_terminal(reasoning: str, content: str) -> str:
     """What a terminal gets that is stdout and stderr."""
+    code, found = shown_by(command(reasoning, content))
+    assert code == 0, found
+    return found.decode()
+
+
+def shown_by(arguments: Sequence[str]) -> tuple[int, bytes]:
+    """Exit code of a program, and what its terminal gets."""
     ours, theirs = pty.openpty()
-    child = subprocess.Popen(command(reasoning, content), stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL)
+    child = subprocess.Popen(arguments, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL)
     os.close(theirs)
     found = b""
     try:
@@ -50,8 +59,7 @@ def on_a_terminal(reasoning: str, content: str) -> str:
         pass
     finally:
         os.close(ours)
-    assert child.wait(60) == 0, found
-    return found.decode()
+    return child.wait(60), found
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=ascii)
@@ -75,6 +83,40 @@ def test_a_pipe_gets_the_text_as_it_is(hostile: str, tmp_path: Path) -> None:
         done = subprocess.run(command(hostile, hostile), stdout=out, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out").read_bytes().decode() == f"{hostile}\n"
+
+
+BYTES = (
+    *(each.encode() for each in HOSTILE),
+    b"\xff\xfe",  # no UTF-8
+    b"\x9b31m",  # begins a sequence where a terminal has eight bits
+    b"\xe6\x97",  # the first two of a character's three bytes
+    b"\xed\xa0\x80",  # half a pair of surrogates
+)
+
+
+@pytest.mark.parametrize("verb", ["", "inspect", "lint", "metadata"])
+@pytest.mark.parametrize("hostile", BYTES, ids=ascii)
+def test_a_terminal_shows_names_in_errors(verb: str, hostile: bytes, tmp_path: Path) -> None:
+    """An unknown command, and files that are not GGUF."""
+    name = os.fsdecode(hostile.replace(b"/", b""))
+    if verb:
+        (tmp_path / name).write_bytes(b"x" * 100)
+    arguments = [verb, str(tmp_path / name)] if verb else [name]
+    code, found = shown_by([sys.executable, "-m", "qwen35_gguf", *arguments])
+    assert code in (1, 2)
+    assert b"Traceback" not in found
+    text = re.sub(r"\x1b\[[0-9;]*m", "", found.decode()).replace("\r\n", "")  # colours pass
+    assert text.isprintable(), found
+
+
+def test_a_pipe_of_another_encoding_gets_what_it_can_hold() -> None:
+    """As on Windows: the bars of `inspect` are not in cp1252."""
+    program = "from qwen35_gguf.cli import main; from qwen35_gguf.commands import output; import click\n"
+    program += "@main.command('x')\ndef x(): output.console().print('a\\u2588b'); output.echo('c\\u4e2dd')\n"
+    program += "main.get_command = lambda ctx, name: x\nmain(['x'])"
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a?b\nc?d\n", b"")
 
 
 def test_a_pipe_that_closes_ends_the_answer() -> None:
