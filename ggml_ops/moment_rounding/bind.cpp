@@ -69,17 +69,22 @@ void round_rows(const Input& x, const Output& values, const Output& d, const std
           "there is not one error for each row");
     const moment_rounding::Effort work_effort{std::get<0>(effort), std::get<1>(effort), std::get<2>(effort)};
     std::atomic<std::int64_t> next{0};
+    // As few tiles at a time as give each thread some; the bits do not depend on it.
+    const std::int64_t tiles = (rows + kernels.lanes - 1) / kernels.lanes;
+    const std::int64_t together =
+        std::clamp<std::int64_t>(tiles / std::max(threads, 1), 1, moment_rounding::most_tiles);
+    const std::int64_t some = together * kernels.lanes;
     const auto work = [&] {
-        const auto scratch =
-            simd::aligned_bytes(static_cast<std::size_t>(kernels.scratch_floats(columns, format)) * sizeof(float));
-        for (std::int64_t first = next.fetch_add(kernels.lanes); first < rows; first = next.fetch_add(kernels.lanes)) {
+        const auto floats = static_cast<std::size_t>(together * kernels.scratch_floats(columns, format));
+        const auto scratch = simd::aligned_bytes(floats * sizeof(float));
+        for (std::int64_t first = next.fetch_add(some); first < rows; first = next.fetch_add(some)) {
             const moment_rounding::Rows job{x.data() + first * columns,
                                             values.data() + first * columns,
                                             d.data() + first * blocks,
                                             with_mins ? dmin->data() + first * blocks : nullptr,
                                             scales.data() + first * groups,
                                             with_mins ? mins->data() + first * groups : nullptr,
-                                            std::min<std::int64_t>(kernels.lanes, rows - first),
+                                            std::min<std::int64_t>(some, rows - first),
                                             columns,
                                             moments.data(),
                                             factor.has_value() ? factor->data() : nullptr,
@@ -89,7 +94,7 @@ void round_rows(const Input& x, const Output& values, const Output& d, const std
         }
     };
     nb::gil_scoped_release unlocked;
-    simd::run_in_threads(threads, (rows + kernels.lanes - 1) / kernels.lanes, work);
+    simd::run_in_threads(threads, (rows + some - 1) / some, work);
 }
 
 // Overwrites h, symmetric, with the M of H = M^T D M, mirrored; pivots are at least `floor`.

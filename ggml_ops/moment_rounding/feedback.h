@@ -7,24 +7,31 @@
 namespace moment_rounding::SIMD_TARGET {
 namespace {
 
-// Rounds all columns anew with the present scales; `owed` is scratch of one vector for each column.
-inline void feed_back(const Tile& tile, const Format& format, const float* factor, F* owed) {
-    const std::int64_t n = tile.columns;
-    for (std::int64_t i = 0; i < n; ++i) owed[i] = zero();
+// Rounds columns first..first+count-1 anew with the present scales; leaves their errors in tile.change. What they owe
+// each other and others is in tile.slope.
+inline void feed_back_within(const Tile& tile, const Format& format, const float* factor, std::int64_t first,
+                             std::int64_t count) {
+    for (std::int64_t i = first; i < first + count; ++i) {
+        const F scale = group_scale(tile, format, i / format.group);
+        const F min = group_min(tile, format, i / format.group);
+        const F wanted = tile.w[i] - tile.slope[i];
+        const F value = nearest_level(format, (wanted + min) * inverse_or_zero(scale));
+        tile.value[i] = select(scale == zero(), tile.value[i], value);
+        tile.decoded[i] = tile.value[i] * scale - min;
+        const F error = tile.decoded[i] - tile.w[i];
+        tile.change[i - first] = error;
+        spread_one(error, factor + i * tile.columns + i + 1, first + count - i - 1, tile.slope + i + 1);
+    }
+}
+
+// Rounds all columns anew. The slopes are lost.
+inline void feed_back(Tiles tiles, const Format& format, const float* factor) {
+    const std::int64_t n = tiles.begin()->columns;
+    for (const Tile& tile : tiles) std::fill_n(tile.slope, n, zero());
     for (std::int64_t first = 0; first < n; first += panel) {
         const std::int64_t count = std::min<std::int64_t>(panel, n - first);
-        for (std::int64_t i = first; i < first + count; ++i) {
-            const F scale = group_scale(tile, format, i / format.group);
-            const F min = group_min(tile, format, i / format.group);
-            const F wanted = tile.w[i] - owed[i];
-            const F value = nearest_level(format, (wanted + min) * inverse_or_zero(scale));
-            tile.value[i] = select(scale == zero(), tile.value[i], value);
-            tile.decoded[i] = tile.value[i] * scale - min;
-            const F error = tile.decoded[i] - tile.w[i];
-            tile.change[i - first] = error;
-            spread_one(error, factor + i * n + i + 1, first + count - i - 1, owed + i + 1);
-        }
-        spread(tile.change, factor, n, first, count, first + count, n, owed);
+        for (const Tile& tile : tiles) feed_back_within(tile, format, factor, first, count);
+        spread_all(tiles, factor, n, first, count, first + count, n, &Tile::slope);
     }
 }
 

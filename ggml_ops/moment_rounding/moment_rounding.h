@@ -13,6 +13,7 @@
 namespace moment_rounding {
 
 inline constexpr int panel = 256;       // columns that are rounded before the others hear of it
+inline constexpr int most_tiles = 8;    // of rows, one for each lane, that read the moments together
 inline constexpr int most_levels = 16;  // of a format with uneven levels
 
 // How a format decodes a weight: level(quant) * d * scale - dmin * min.
@@ -56,7 +57,7 @@ struct Target {
     int lanes;
     // Floats of scratch, 64-byte aligned, for one tile of rows.
     std::int64_t (*scratch_floats)(std::int64_t columns, const Format&);
-    // Rounds at most `lanes` rows.
+    // Rounds at most `lanes` * most_tiles rows, with scratch for as many tiles.
     void (*round_rows)(const Rows&, const Format&, const Effort&, float* scratch);
     // Steps of H = M^T D M, M unit lower triangular, from the last column to the first: `update` subtracts from rows
     // first..last-1 what rows from `last` on explain of columns from..to-1, `eliminate` then finishes these rows.

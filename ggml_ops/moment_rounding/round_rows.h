@@ -1,5 +1,5 @@
-// Rounds a tile of rows from its start: feedback if it lowers the error, then sweeps of descent; what is not better
-// than the start in the end is not taken.
+// Rounds tiles of rows from their start: feedback if it lowers the error, then sweeps of descent; what is not better
+// than the start in the end is not taken. Tiles do not depend on each other; together they read the moments once.
 #pragma once
 
 #include "descent.h"
@@ -20,16 +20,17 @@ inline void restore(const Tile& tile, M worse) {
     }
 }
 
-inline void sweep(const Tile& tile, const Format& format, const Effort& effort, const float* moments) {
-    const std::int64_t n = tile.columns;
+inline void sweep(Tiles tiles, const Format& format, const Effort& effort, const float* moments) {
+    const std::int64_t n = tiles.begin()->columns;
     for (std::int64_t first = 0; first < n; first += panel) {
         const std::int64_t count = std::min<std::int64_t>(panel, n - first);
-        std::copy_n(tile.decoded + first, count, tile.kept_decoded);
-        descend(tile, format, effort, {first, count, moments}, tile.change);
-        if (count == n) return;  // no others
-        for (std::int64_t i = 0; i < count; ++i) tile.change[i] = tile.decoded[first + i] - tile.kept_decoded[i];
-        spread(tile.change, moments, n, first, count, 0, first, tile.slope);
-        spread(tile.change, moments, n, first, count, first + count, n, tile.slope);
+        for (const Tile& tile : tiles) {
+            std::copy_n(tile.decoded + first, count, tile.kept_decoded);
+            descend(tile, format, effort, {first, count, moments}, tile.change);
+            for (std::int64_t i = 0; i < count; ++i) tile.change[i] = tile.decoded[first + i] - tile.kept_decoded[i];
+        }
+        spread_all(tiles, moments, n, first, count, 0, first, &Tile::slope);
+        spread_all(tiles, moments, n, first, count, first + count, n, &Tile::slope);
     }
 }
 
@@ -58,29 +59,13 @@ inline void load_rows(const Tile& tile, const Format& format, const Rows& job) {
     }
 }
 
-inline void round_rows(const Rows& job, const Format& format, const Effort& effort, float* scratch) {
-    const Tile tile = tile_in(scratch, job.columns, format);
-    load_rows(tile, format, job);
-    decode(tile, format);
-    const F before = measure(tile, job.moments);
-    if (job.factor != nullptr) {
-        keep(tile);
-        feed_back(tile, format, job.factor, tile.slope);
-        const F error = measure(tile, job.moments);
-        const M worse = !(error < before);
-        if (any(worse)) {
-            restore(tile, worse);
-            measure(tile, job.moments);
-        }
-    }
-    for (int i = 0; i < effort.sweeps; ++i) sweep(tile, format, effort, job.moments);
-    decode(tile, format);
-    const F after = measure(tile, job.moments);
-    scatter(&before, 1, job.rows, 1, job.before);
+// Writes the errors and what the rows are rounded to; those that are not better than before keep their start.
+inline void finish(const Tile& tile, const Format& format, const Rows& job, F before, F after) {
     const M better = after < before;
     const F chosen = select(better, after, before);
+    scatter(&before, 1, job.rows, 1, job.before);
     scatter(&chosen, 1, job.rows, 1, job.after);
-    if (any(!better)) {  // rows that are not better keep their start
+    if (any(!better)) {
         const std::int64_t groups = job.columns / format.group;
         const std::int64_t blocks = job.columns / format.block;
         const auto old = [&](const float* from, std::int64_t stride, std::int64_t count, F* now) {
@@ -96,6 +81,54 @@ inline void round_rows(const Rows& job, const Format& format, const Effort& effo
         }
     }
     store_rows(tile, format, job);
+}
+
+// The rows of tile `number`.
+inline Rows rows_of(const Rows& job, const Format& format, std::int64_t number) {
+    const std::int64_t first = number * lanes;
+    const std::int64_t blocks = job.columns / format.block;
+    const std::int64_t groups = job.columns / format.group;
+    const bool with_mins = format.highest_min > 0;
+    return {job.x + first * job.columns,
+            job.values + first * job.columns,
+            job.d + first * blocks,
+            with_mins ? job.dmin + first * blocks : nullptr,
+            job.scales + first * groups,
+            with_mins ? job.mins + first * groups : nullptr,
+            std::min<std::int64_t>(lanes, job.rows - first),
+            job.columns,
+            job.moments,
+            job.factor,
+            job.before + first,
+            job.after + first};
+}
+
+inline void round_rows(const Rows& job, const Format& format, const Effort& effort, float* scratch) {
+    Tile all[most_tiles];
+    F before[most_tiles], after[most_tiles];
+    const std::int64_t count = (job.rows + lanes - 1) / lanes;
+    for (std::int64_t i = 0; i < count; ++i) {
+        all[i] = tile_in(scratch + i * scratch_floats(job.columns, format), job.columns, format);
+        load_rows(all[i], format, rows_of(job, format, i));
+        decode(all[i], format);
+    }
+    const Tiles tiles(all, static_cast<std::size_t>(count));
+    measure(tiles, job.moments, before);
+    if (job.factor != nullptr) {
+        for (const Tile& tile : tiles) keep(tile);
+        feed_back(tiles, format, job.factor);
+        measure(tiles, job.moments, after);
+        for (std::int64_t i = 0; i < count; ++i) {
+            const M worse = !(after[i] < before[i]);
+            if (!any(worse)) continue;
+            restore(all[i], worse);
+            measure({all + i, 1}, job.moments, after + i);
+        }
+    }
+    for (int i = 0; i < effort.sweeps; ++i) sweep(tiles, format, effort, job.moments);
+    for (const Tile& tile : tiles) decode(tile, format);
+    measure(tiles, job.moments, after);
+    for (std::int64_t i = 0; i < count; ++i) finish(all[i], format, rows_of(job, format, i), before[i], after[i]);
 }
 
 }  // namespace

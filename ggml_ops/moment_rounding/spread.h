@@ -35,18 +35,31 @@ inline void spread_one(F change, const float* row, std::int64_t count, F* out) {
     for (std::int64_t j = 0; j < count; ++j) out[j] = out[j] + change * set(row[j]);
 }
 
-// Computes all slopes anew; returns the error of each lane.
-inline F measure(const Tile& tile, const float* moments) {
-    const std::int64_t n = tile.columns;
-    for (std::int64_t i = 0; i < n; ++i) tile.slope[i] = zero();
+// The same for tiles, from the change of each to `out` of each. Some columns hear of it from all tiles before the next
+// ones do: the part of the matrix that they need stays in the cache meanwhile. The sums are those of `spread`.
+inline void spread_all(Tiles tiles, const float* matrix, std::int64_t n, std::int64_t first, std::int64_t count,
+                       std::int64_t from, std::int64_t to, F* Tile::* out) {
+    constexpr std::int64_t some = 32;
+    for (std::int64_t j = from; j < to; j += some)
+        for (const Tile& tile : tiles)
+            spread(tile.change, matrix, n, first, count, j, std::min(j + some, to), tile.*out);
+}
+
+// Computes all slopes anew; writes the error of each lane of each tile.
+inline void measure(Tiles tiles, const float* moments, F* errors) {
+    for (const Tile& tile : tiles) std::fill_n(tile.slope, tile.columns, zero());
+    const std::int64_t n = tiles.begin()->columns;
     for (std::int64_t first = 0; first < n; first += panel) {
         const std::int64_t count = std::min<std::int64_t>(panel, n - first);
-        for (std::int64_t i = 0; i < count; ++i) tile.change[i] = tile.decoded[first + i] - tile.w[first + i];
-        spread(tile.change, moments, n, first, count, 0, n, tile.slope);
+        for (const Tile& tile : tiles)
+            for (std::int64_t i = 0; i < count; ++i) tile.change[i] = tile.decoded[first + i] - tile.w[first + i];
+        spread_all(tiles, moments, n, first, count, 0, n, &Tile::slope);
     }
-    F error = zero();
-    for (std::int64_t i = 0; i < n; ++i) error = error + (tile.decoded[i] - tile.w[i]) * tile.slope[i];
-    return error;
+    for (const Tile& tile : tiles) {
+        F error = zero();
+        for (std::int64_t i = 0; i < n; ++i) error = error + (tile.decoded[i] - tile.w[i]) * tile.slope[i];
+        *errors++ = error;
+    }
 }
 
 }  // namespace

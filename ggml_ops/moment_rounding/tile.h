@@ -28,6 +28,7 @@ struct Tile {
     F* reach;   // of H with a direction in a panel
     std::int64_t columns;
 };
+using Tiles = Span<const Tile>;
 
 inline std::int64_t scratch_floats(std::int64_t columns, const Format& format) {
     const std::int64_t groups = columns / format.group;
