@@ -64,7 +64,7 @@ def test_messages_of_errors(folder: Path) -> None:
         file.write(f"{'0' * 64}  ../{ATTACK}\n")
     found = printed("checksum", str(folder))
     assert found.startswith("Error: ")
-    assert f"names ../{SHOWN}, outside of the folder" in found
+    assert f"names '../{SHOWN}', outside of the folder" in found
 
 
 def test_values_of_a_header(tmp_path: Path) -> None:
