@@ -13,7 +13,7 @@ from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.errors import repeated_interrupts, reports_errors
 from qwen35_gguf.commands.first_contact.welcome import welcome
 from qwen35_gguf.commands.names.foreign_names import command_advice
-from qwen35_gguf.commands.output import escaped, replace_what_stdout_cannot_encode
+from qwen35_gguf.commands.output import replace_what_stdout_cannot_encode
 
 
 class LazyGroup(click.Group):
@@ -35,7 +35,7 @@ class LazyGroup(click.Group):
         name = args[0]
         if not (ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name)):
             advice = command_advice(name, self.list_commands(ctx))
-            raise click.UsageError(f"No such command '{escaped(name)}'{advice}", ctx)
+            raise click.UsageError(f"No such command '{name}'{advice}", ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

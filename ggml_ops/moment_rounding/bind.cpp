@@ -68,6 +68,12 @@ void round_rows(const Input& x, const Output& values, const Output& d, const std
     check(static_cast<std::int64_t>(before.shape(0)) == rows && static_cast<std::int64_t>(after.shape(0)) == rows,
           "there is not one error for each row");
     const moment_rounding::Effort work_effort{std::get<0>(effort), std::get<1>(effort), std::get<2>(effort)};
+    const moment_rounding::Rows all{x.data(),       values.data(),
+                                    d.data(),       with_mins ? dmin->data() : nullptr,
+                                    scales.data(),  with_mins ? mins->data() : nullptr,
+                                    rows,           columns,
+                                    moments.data(), factor.has_value() ? factor->data() : nullptr,
+                                    before.data(),  after.data()};
     std::atomic<std::int64_t> next{0};
     // As few tiles at a time as give each thread some; the bits do not depend on it.
     const std::int64_t tiles = (rows + kernels.lanes - 1) / kernels.lanes;
@@ -78,18 +84,7 @@ void round_rows(const Input& x, const Output& values, const Output& d, const std
         const auto floats = static_cast<std::size_t>(together * kernels.scratch_floats(columns, format));
         const auto scratch = simd::aligned_bytes(floats * sizeof(float));
         for (std::int64_t first = next.fetch_add(some); first < rows; first = next.fetch_add(some)) {
-            const moment_rounding::Rows job{x.data() + first * columns,
-                                            values.data() + first * columns,
-                                            d.data() + first * blocks,
-                                            with_mins ? dmin->data() + first * blocks : nullptr,
-                                            scales.data() + first * groups,
-                                            with_mins ? mins->data() + first * groups : nullptr,
-                                            std::min<std::int64_t>(some, rows - first),
-                                            columns,
-                                            moments.data(),
-                                            factor.has_value() ? factor->data() : nullptr,
-                                            before.data() + first,
-                                            after.data() + first};
+            const moment_rounding::Rows job = moment_rounding::part_of(all, format, first, some);
             kernels.round_rows(job, format, work_effort, reinterpret_cast<float*>(scratch.get()));
         }
     };

@@ -44,6 +44,25 @@ struct Rows {
     float* after;
 };
 
+// Rows `first` and up to `most` - 1 that follow.
+inline Rows part_of(const Rows& all, const Format& format, std::int64_t first, std::int64_t most) {
+    const std::int64_t blocks = all.columns / format.block;
+    const std::int64_t groups = all.columns / format.group;
+    const bool with_mins = format.highest_min > 0;
+    return {all.x + first * all.columns,
+            all.values + first * all.columns,
+            all.d + first * blocks,
+            with_mins ? all.dmin + first * blocks : nullptr,
+            all.scales + first * groups,
+            with_mins ? all.mins + first * groups : nullptr,
+            most < all.rows - first ? most : all.rows - first,
+            all.columns,
+            all.moments,
+            all.factor,
+            all.before + first,
+            all.after + first};
+}
+
 // How often the steps are repeated.
 struct Effort {
     int sweeps;  // over all panels

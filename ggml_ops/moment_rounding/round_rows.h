@@ -83,33 +83,13 @@ inline void finish(const Tile& tile, const Format& format, const Rows& job, F be
     store_rows(tile, format, job);
 }
 
-// The rows of tile `number`.
-inline Rows rows_of(const Rows& job, const Format& format, std::int64_t number) {
-    const std::int64_t first = number * lanes;
-    const std::int64_t blocks = job.columns / format.block;
-    const std::int64_t groups = job.columns / format.group;
-    const bool with_mins = format.highest_min > 0;
-    return {job.x + first * job.columns,
-            job.values + first * job.columns,
-            job.d + first * blocks,
-            with_mins ? job.dmin + first * blocks : nullptr,
-            job.scales + first * groups,
-            with_mins ? job.mins + first * groups : nullptr,
-            std::min<std::int64_t>(lanes, job.rows - first),
-            job.columns,
-            job.moments,
-            job.factor,
-            job.before + first,
-            job.after + first};
-}
-
 inline void round_rows(const Rows& job, const Format& format, const Effort& effort, float* scratch) {
     Tile all[most_tiles];
     F before[most_tiles], after[most_tiles];
     const std::int64_t count = (job.rows + lanes - 1) / lanes;
     for (std::int64_t i = 0; i < count; ++i) {
         all[i] = tile_in(scratch + i * scratch_floats(job.columns, format), job.columns, format);
-        load_rows(all[i], format, rows_of(job, format, i));
+        load_rows(all[i], format, part_of(job, format, i * lanes, lanes));
         decode(all[i], format);
     }
     const Tiles tiles(all, static_cast<std::size_t>(count));
@@ -128,7 +108,8 @@ inline void round_rows(const Rows& job, const Format& format, const Effort& effo
     for (int i = 0; i < effort.sweeps; ++i) sweep(tiles, format, effort, job.moments);
     for (const Tile& tile : tiles) decode(tile, format);
     measure(tiles, job.moments, after);
-    for (std::int64_t i = 0; i < count; ++i) finish(all[i], format, rows_of(job, format, i), before[i], after[i]);
+    for (std::int64_t i = 0; i < count; ++i)
+        finish(all[i], format, part_of(job, format, i * lanes, lanes), before[i], after[i]);
 }
 
 }  // namespace

@@ -82,6 +82,11 @@ def reports_errors(callback: Callable[P, R]) -> Callable[P, R]:
             named = f"{error.filename}: " if error.filename else ""
             message = " ".join(f"{named}{error.strerror or error}; check the path and permissions".splitlines())
             raise _CommandError(as_typed(message, click.get_current_context(silent=True))) from error
+        except click.UsageError as error:
+            message = error.format_message()
+            if (harmless := shown(message, err=True)) == message:  # it may repeat what was typed
+                raise
+            raise click.UsageError(harmless, error.ctx) from None
         except MemoryError:
             message = "out of memory: an allocation failed; close other programs, or raise the limit (`ulimit -v`)"
             raise _CommandError(message) from None

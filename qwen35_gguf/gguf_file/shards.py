@@ -25,10 +25,11 @@ from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo, contiguous, enc
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.gguf_file.writer import copy_bytes
-from qwen35_gguf.json_file import shown
+from qwen35_gguf.json_file import is_whole, shown
 
 NO, TOTAL, COUNT = "split.no", "split.tensors.count", "split.count"
 SPLIT_KEYS = (NO, TOTAL, COUNT)
+LARGEST_NUMBER = (1 << 31) - 1  # of them
 SHARD_NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 MAX_SHARDS = 65535  # split.count has 16 bits
 
@@ -80,7 +81,7 @@ def _check_keys(header: GgufHeader) -> None:
     """Refuse keys of shards that are not counts: whoever made the file decides about their types."""
     for key in SPLIT_KEYS:
         value = header.value(key, 0)
-        if type(value) is not int or not 0 <= value < 1 << 31:
+        if not is_whole(value, 0, LARGEST_NUMBER):
             raise GgufError(f"{header.path}: {key} is {shown(value)}, which is not a count; download it again")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qwen35_gguf.errors import HubError
+from qwen35_gguf.json_file import is_whole
 
 NOT_CACHED = "not in the cache, and "
 MOST_FILES = 100_000  # the Hub itself advises against more
@@ -77,7 +78,7 @@ def _sizes(repo: str, listed: Iterable[Any]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for file in listed:
         name, size = file.rfilename, file.size or 0
-        if not isinstance(name, str) or type(size) is not int or not 0 <= size <= LARGEST_FILE:
+        if not isinstance(name, str) or not is_whole(size, 0, LARGEST_FILE):
             raise HubError(f"{repo}: the Hub lists a file without a name or size; try again later")
         if len(sizes) == MOST_FILES:
             raise HubError(f"{repo}: has more than {MOST_FILES:,} files; download the model, and name its path")

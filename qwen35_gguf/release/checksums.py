@@ -99,9 +99,10 @@ def read_list(folder: Path) -> dict[str, str]:
     """
     path = folder / LIST
     try:
-        if path.exists() and not path.is_file():
+        size = path.stat().st_size
+        if not path.is_file():  # a pipe would be waited for
             raise ChecksumError(f"{path}: is not a file; download it again")
-        if path.stat().st_size > LARGEST_LIST:
+        if size > LARGEST_LIST:
             raise ChecksumError(f"{path}: is larger than {LARGEST_LIST >> 20} MiB; download it again")
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:

@@ -94,14 +94,16 @@ BYTES = (
 )
 
 
-@pytest.mark.parametrize("verb", ["", "inspect", "lint", "metadata"])
+@pytest.mark.parametrize("verb", ["", "lint --", "inspect", "lint", "metadata"])
 @pytest.mark.parametrize("hostile", BYTES, ids=ascii)
 def test_a_terminal_shows_names_in_errors(verb: str, hostile: bytes, tmp_path: Path) -> None:
-    """An unknown command, and files that are not GGUF."""
+    """An unknown command, an unknown option, and files that are not GGUF."""
     name = os.fsdecode(hostile.replace(b"/", b""))
-    if verb:
+    if verb.isalpha():
         (tmp_path / name).write_bytes(b"x" * 100)
-    arguments = [verb, str(tmp_path / name)] if verb else [name]
+        name = str(tmp_path / name)
+    command, dashes, _ = verb.partition("--")
+    arguments = [*command.split(), dashes + name]
     code, found = shown_by([sys.executable, "-m", "qwen35_gguf", *arguments])
     assert code in (1, 2)
     assert b"Traceback" not in found
