@@ -31,7 +31,10 @@ def raw_prompt(loaded: LoadedModel, text: Any) -> Prompt:
     """
     if isinstance(text, list | tuple):
         check = whole(0, loaded.model.n_vocab - 1)
-        return Prompt([check(f"prompt[{number}]", token) for number, token in enumerate(text)] or _no_prompt())
+        known = range(loaded.model.n_vocab)
+        if any(type(token) is not int or token not in known for token in text):  # there may be a million
+            return Prompt([check(f"prompt[{at}]", one) for at, one in enumerate(text)])
+        return Prompt([*text] or _no_prompt())
     if not isinstance(text, str):
         raise refuse("prompt", text, "a text; use chat for messages")
     return Prompt([*loaded.model.tokenize(text)] or _no_prompt())
@@ -111,9 +114,8 @@ def make_request(
     if depth != loaded_depth and not (isinstance(depth, int) and 0 <= depth <= highest):
         raise MessageError(f"draft: {depth!r} is not 0 to {highest}, for which the model was loaded")
     bias = tuple((options.logit_bias or {}).items())
-    for token, _ in bias:
-        if token >= loaded.model.n_vocab:
-            raise MessageError(f"logit_bias: {token} is not a token; the vocabulary has {loaded.model.n_vocab:,}")
+    if bias and (token := max(bias)[0]) >= loaded.model.n_vocab:
+        raise MessageError(f"logit_bias: {token} is not a token; the vocabulary has {loaded.model.n_vocab:,}")
     return Request(
         prompt=prompt,
         sampling=replace(choose(preset, loaded.metadata, options.sampling), bias=bias),

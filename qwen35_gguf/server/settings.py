@@ -16,20 +16,32 @@ class RequestLimits:
 
     Attributes:
         body_bytes: of the whole body, images included.
+        body_values: commas of a body, those in its texts too: no other thread runs while it is parsed.
+        body_containers: opening brackets, likewise.
+        body_escapes: backslashes, likewise.
+        text_bytes: of all texts of a body, without images.
         messages: of a conversation.
+        parts: of all its messages, texts and images; items of the Responses API.
         media: images and videos of a conversation.
         pixels: to which a larger image is reduced.
         schema_bytes: of the JSON schemas of tools and of the answer, as JSON.
         schema_parts: objects inside of them: compiling takes time that grows with their square.
         grammar_bytes: of a grammar.
         regex_bytes: of a regular expression, in a schema too.
-        choices: `n`.
+        choices: `n`, and prompts of the completions.
+        answers: to all prompts of the completions.
+        biases: entries of `logit_bias`.
         stops: texts of `stop`, which are looked for after each token.
 
     """
 
     body_bytes: int = 64 << 20
+    body_values: int = 1 << 20
+    body_containers: int = 1 << 18
+    body_escapes: int = 1 << 22
+    text_bytes: int = 8 << 20
     messages: int = 4096
+    parts: int = 1 << 14
     media: int = 64
     pixels: int = 4 << 20
     schema_bytes: int = 256 << 10
@@ -37,6 +49,8 @@ class RequestLimits:
     grammar_bytes: int = 64 << 10
     regex_bytes: int = 4096
     choices: int = 16
+    answers: int = 64
+    biases: int = 1 << 16
     stops: int = 64
 
 

@@ -5,6 +5,7 @@ Source of the presets: the model cards of Qwen3.5 ("Best Practices", the general
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 from collections.abc import Mapping, Sequence
@@ -208,8 +209,8 @@ class Sampler(Closing):
         self._mask = mask
         self._waits = after is not None
         self._after = after
-        ids, amounts = zip(*settings.bias, strict=True) if settings.bias else ((), ())
-        self._biased, self._bias = np.array(ids, np.intp), np.array(amounts, np.float32)
+        pairs = np.fromiter(itertools.chain.from_iterable(settings.bias), np.float64).reshape(-1, 2)
+        self._biased, self._bias = pairs[:, 0].astype(np.intp), pairs[:, 1].astype(np.float32)
         self._lead = list(lead) if mask is not None and after is not None else []
         dry = None
         if settings.dry_multiplier > 0:

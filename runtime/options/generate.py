@@ -12,6 +12,7 @@ from qwen35_gguf.runtime.engine.sampling import LIMITS, WHOLE
 from qwen35_gguf.runtime.engine.token_mask import Grammar
 from qwen35_gguf.runtime.field_checks import (
     FOREVER,
+    INT32,
     Check,
     anything,
     check_fields,
@@ -41,15 +42,24 @@ def _sampled(name: str) -> Check:
 
 def _biases(name: str, value: Any) -> dict[int, float]:
     """Check a bias for each of some tokens; in JSON their ids are texts."""
+    if isinstance(value, _Biases):
+        return value
     if not isinstance(value, Mapping):
         raise refuse(name, value, "an object with ids of tokens and numbers")
     bias, index = number(-BIAS, BIAS), whole(0)
-    found = {}
+    found = _Biases()
     for token, amount in value.items():
         digits = isinstance(token, str) and len(token) <= MAX_DIGITS and token.isdecimal() and token.isascii()
         known = int(token) if digits else token
-        found[index(f"{name}: token", known)] = bias(f"{name}[{known}]", amount)
+        if not (type(known) is int and 0 <= known <= INT32):
+            known = index(f"{name}: token", known)
+        good = type(amount) in (int, float) and -BIAS <= amount <= BIAS
+        found[known] = float(amount) if good else bias(f"{name}[{known}]", amount)
     return found
+
+
+class _Biases(dict[int, float]):
+    """Checked ones: options are copied for each answer, and there may be a bias for every token."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from qwen35_gguf.server.api.fields import (
 )
 from qwen35_gguf.server.api_error import bad_request
 from qwen35_gguf.server.effort import thinking_options
-from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.json_body import read_checked
 from qwen35_gguf.server.request_limits import check_messages, check_options
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import event
@@ -58,11 +58,15 @@ REFUSED = {
 def routes(service: Service) -> list[Route]:
     """Return the routes of this API."""
 
-    async def chat(request: Request) -> Response:
-        body = await read_object(request, service.settings)
-        options, streaming = scoped(request, chat_options(body)), flag_of(body, "stream")
+    def checked(body: dict[str, Any]) -> tuple[GenerateOptions, bool]:
         check_messages(body.get("messages"), service.settings.limits)
+        options, streaming = chat_options(body), flag_of(body, "stream")
         check_options(options, service.settings.limits)
+        return options, streaming
+
+    async def chat(request: Request) -> Response:
+        body, (options, streaming) = await read_checked(request, service.settings, checked)
+        options = scoped(request, options)
         async with exchange(service, request, body.get("model")) as asked:
             if not streaming:
                 whole = await asked.whole(asked.model.chat(body["messages"], options))

@@ -31,7 +31,7 @@ from qwen35_gguf.server.api.fields import (
     with_miss,
 )
 from qwen35_gguf.server.api_error import bad_request
-from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.json_body import read_checked
 from qwen35_gguf.server.request_limits import check_options
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.settings import RequestLimits
@@ -88,8 +88,9 @@ def routes(service: Service) -> list[Route]:
     """Return the routes of this API."""
 
     async def completions(request: Request) -> Response:
-        body = await read_object(request, service.settings)
-        wanted = read_request(body, service.settings.limits)
+        body, wanted = await read_checked(
+            request, service.settings, lambda given: read_request(given, service.settings.limits)
+        )
         wanted = replace(wanted, options=scoped(request, wanted.options))
         async with exchange(service, request, body.get("model")) as asked:
             head = Head(asked.name, f"cmpl-{uuid.uuid4().hex[:24]}", int(time.time()))
@@ -125,6 +126,10 @@ def read_request(body: Mapping[str, Any], limits: RequestLimits) -> Wanted:
     made = GenerateOptions.of(None, options, RAW_OPTIONS)
     check_options(made, limits)
     prompts = _prompts(given.get("prompt"), limits)
+    if len(prompts) * n > limits.answers:
+        raise bad_request(
+            f"n: {n} answers to {len(prompts)} prompts are more than {limits.answers}; ask for fewer", "n"
+        )
     return Wanted(prompts, n, flag_of(body, "echo"), made, new_seed(seed_of(given.get("seed"))))
 
 

@@ -6,7 +6,8 @@ Source of the forms: llama.cpp tools/server/README.md; "/metrics" is Prometheus'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -14,13 +15,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwen35_gguf import __version__
+from qwen35_gguf.runtime.options import GenerateOptions
 from qwen35_gguf.server.api.fields import flag_of
 from qwen35_gguf.server.api.openai_chat import chat_options
-from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.json_body import read_checked, read_object
 from qwen35_gguf.server.models import ServedModel
 from qwen35_gguf.server.monitoring.exposition import CONTENT_TYPE
-from qwen35_gguf.server.request_limits import check_messages
+from qwen35_gguf.server.request_limits import check_messages, check_options
 from qwen35_gguf.server.service import Service
+
+PART = 1 << 14  # tokens that are written without a break
 
 
 def routes(service: Service) -> list[Route]:
@@ -39,11 +43,8 @@ def routes(service: Service) -> list[Route]:
         async with models.use(body.get("model")) as taken:
             with (await taken.model.load()).texts() as texts:
                 tokens = await asyncio.to_thread(texts.tokenize, body.get("content"), special=special)
-                found: list[Any] = list(tokens)
-                if with_pieces:
-                    pieces = zip(tokens, await asyncio.to_thread(texts.pieces, tokens), strict=True)
-                    found = [{"id": token, "piece": _text(piece)} for token, piece in pieces]
-        return JSONResponse({"tokens": found})
+                pieces = await asyncio.to_thread(texts.pieces, tokens) if with_pieces else None
+        return Response(await asyncio.to_thread(_tokens_object, tokens, pieces), media_type="application/json")
 
     async def detokenize(request: Request) -> Response:
         body = await read_object(request, settings)
@@ -52,12 +53,16 @@ def routes(service: Service) -> list[Route]:
                 pieces = await asyncio.to_thread(texts.pieces, body.get("tokens"))
                 return JSONResponse({"content": b"".join(pieces).decode(errors="replace")})
 
-    async def apply_template(request: Request) -> Response:
-        body = await read_object(request, settings)
+    def checked(body: dict[str, Any]) -> GenerateOptions:
         check_messages(body.get("messages"), settings.limits)
+        options = chat_options(body)
+        check_options(options, settings.limits)
+        return options
+
+    async def apply_template(request: Request) -> Response:
+        body, options = await read_checked(request, settings, checked)
         async with models.use(body.get("model")) as taken:
             with (await taken.model.load()).texts() as texts:
-                options = chat_options(body)
                 return JSONResponse({"prompt": await asyncio.to_thread(texts.render, body["messages"], options)})
 
     async def props(request: Request) -> Response:
@@ -107,6 +112,18 @@ def _slots(served: ServedModel) -> Iterator[dict[str, Any]]:
             "n_prompt_tokens_processed": slot.evaluated,
             "n_decoded": slot.generated,
         }
+
+
+def _tokens_object(tokens: Sequence[int], pieces: Sequence[bytes] | None) -> bytes:
+    """Return tokens as JSON, a part after the other: between two, other threads take their turn."""
+    parts = []
+    for at in range(0, len(tokens), PART):
+        found: list[Any] = list(tokens[at : at + PART])
+        if pieces is not None:
+            several = zip(found, pieces[at : at + PART], strict=True)
+            found = [{"id": token, "piece": _text(piece)} for token, piece in several]
+        parts.append(json.dumps(found, ensure_ascii=False, separators=(",", ":"))[1:-1])
+    return f'{{"tokens":[{",".join(parts)}]}}'.encode()
 
 
 def _text(piece: bytes) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from qwen35_gguf.errors import GrammarError, ToolError
 from qwen35_gguf.runtime.chat.structured.tool_grammar import tool_grammar
 from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
+from qwen35_gguf.runtime.options import GenerateOptions
 
 
 def function_tool(
@@ -22,23 +23,38 @@ def function_tool(
         name: of the function.
         description: for the model.
         parameters: their JSON schema.
-        strict: True: a schema that cannot be enforced is refused later, by its keyword; else such a schema is only
-            shown to the model.
+        strict: True: a schema that cannot be enforced is refused, by its keyword; else such a schema is only shown to
+            the model. See `with_enforceable`.
 
     """
     function: dict[str, Any] = {"name": name, "parameters": dict(parameters)}
     if description is not None:
         function["description"] = description
-    tool = {"type": "function", "function": function}
-    if not strict and not _enforceable(json.dumps(tool)):
+    if strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def with_enforceable(options: GenerateOptions) -> GenerateOptions:
+    """Return options with tools of `function_tool`, those that are not strict marked where that is needed.
+
+    Trying a schema takes long, so that the sizes of the options are checked before.
+    """
+    return replace(options, tools=[_tried(tool) for tool in options.tools]) if options.tools else options
+
+
+def _tried(tool: dict[str, Any]) -> dict[str, Any]:
+    function = dict(tool["function"])
+    strict = function.pop("strict", False)
+    tried = {**tool, "function": function}
+    if not strict and not _enforceable(tried):
         function["strict"] = False
-    return tool
+    return tried
 
 
-@functools.lru_cache(maxsize=512)
-def _enforceable(tool: str) -> bool:
+def _enforceable(tool: Mapping[str, Any]) -> bool:
     try:
-        tool_grammar(check_tools([json.loads(tool)]))
+        tool_grammar(check_tools([tool]))
     except (GrammarError, ToolError):
         return False
     return True

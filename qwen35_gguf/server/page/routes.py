@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from qwen35_gguf.server.api_error import ApiError, bad_request
-from qwen35_gguf.server.json_body import read_object
+from qwen35_gguf.server.json_body import read_checked
 from qwen35_gguf.server.page.markdown import render
 from qwen35_gguf.server.service import Service
 
@@ -80,7 +80,7 @@ def routes(service: Service) -> list[Route]:
         return _answer(request, found)
 
     async def rendered(request: Request) -> Response:
-        texts = _texts(await read_object(request, service.settings))
+        _, texts = await read_checked(request, service.settings, _texts)
         return JSONResponse(
             {"texts": await run_in_threadpool(_render_all, texts)}, headers={"Cache-Control": "no-store"}
         )

@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from qwen35_gguf.errors import GrammarError, MissingDependencyError
+from qwen35_gguf.runtime.chat.structured.by_digest import ByDigest
 from qwen35_gguf.runtime.chat.structured.schema_walk import CheckedSchema, Schema, shown
 from qwen35_gguf.runtime.llama.vocabulary import Vocabulary
 
@@ -171,6 +172,7 @@ def is_possible(checked: CheckedSchema, schema: Schema) -> bool:
     return not matcher.is_error()
 
 
+@ByDigest
 def is_empty(terminal: str) -> bool:
     """Report whether no text matches a terminal of Lark."""
     grammar = lark_grammar(f"start: TEXT\nTEXT: {terminal}\n")

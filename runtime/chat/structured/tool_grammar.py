@@ -18,6 +18,7 @@ from qwen35_gguf.architecture.tags import END_TOOL_CALL, TOOL_CALL
 from qwen35_gguf.errors import GrammarError, ToolError
 from qwen35_gguf.json_file import printable
 from qwen35_gguf.runtime.chat.structured import json_schema
+from qwen35_gguf.runtime.chat.structured.by_digest import ByDigest
 from qwen35_gguf.runtime.chat.structured.patterns import literal, whole
 from qwen35_gguf.runtime.chat.structured.schema_walk import CheckedSchema, Schema
 from qwen35_gguf.runtime.chat.structured.token_grammars import (
@@ -161,30 +162,44 @@ def _checked(given: Any, where: str) -> CheckedSchema:
 
 def _parameter(rule: str, checked: CheckedSchema, schema: Schema, where: str) -> list[str]:
     """Return the rules of a value with its closing tag."""
-    terminals: list[str] = []
-    choices: list[str] = []
     try:
         alternatives = _alternatives(checked, schema, itertools.count())
     except GrammarError as error:
         raise ToolError(f'{where}: {error}, or give the function "strict": false') from None
+    if not alternatives:
+        raise ToolError(f"{where} cannot have any value; correct its schema")
+    alternatives = [(kind, _ending(inner) if kind == "text" else inner) for kind, inner in alternatives]
+    reason = _reason("\n".join(["start: value", *_value_rules("value", alternatives)]) + "\n")
+    if reason:
+        raise ToolError(f'{where}{reason}, or give the function "strict": false')
+    return _value_rules(rule, alternatives)
+
+
+def _value_rules(rule: str, alternatives: Iterable[tuple[str, str]]) -> list[str]:
+    """Write a rule for a value that is one of some alternatives, and the rules that it needs."""
+    terminals: list[str] = []
+    choices: list[str] = []
     for kind, inner in alternatives:
         if kind == "text":
             terminal = f"{rule.upper()}_{len(terminals)}"
-            terminals.append(f'{terminal}: ({_ending(inner)}) "\\n</parameter>\\n"')
+            terminals.append(f'{terminal}: ({inner}) "\\n</parameter>\\n"')
             choices.append(terminal)
         elif kind == "literal":
             choices.append(f'({inner}) "\\n</parameter>\\n"')
         else:
             choices.append(f'{rule}_json{len(choices)} "\\n</parameter>\\n"')
             terminals.append(f"{choices[-1].split()[0]}: %json {inner}")
-    if not choices:
-        raise ToolError(f"{where} cannot have any value; correct its schema")
-    rules = [f"{rule}: {' | '.join(choices)}", *terminals]
+    return [f"{rule}: {' | '.join(choices)}", *terminals]
+
+
+@ByDigest
+def _reason(rules: str) -> str:
+    """Compile Lark rules; return why they cannot be used, "" if they can."""
     try:
-        byte_matcher(lark_grammar("\n".join([f"start: {rule}", *rules]) + "\n"), where)
+        byte_matcher(lark_grammar(rules), "")
     except GrammarError as error:
-        raise ToolError(f'{error}, or give the function "strict": false') from None
-    return rules
+        return str(error)
+    return ""
 
 
 def _visit(visits: Iterator[int]) -> None:

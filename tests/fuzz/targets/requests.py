@@ -78,6 +78,7 @@ def _read_body(data: bytes) -> None:
     from qwen35_gguf.server.api.openai_completions import read_request
     from qwen35_gguf.server.api.responses.input_items import library_messages
     from qwen35_gguf.server.api.responses.response_request import response_request
+    from qwen35_gguf.server.api.tools import with_enforceable
     from qwen35_gguf.server.request_limits import check_messages, check_options
     from qwen35_gguf.server.settings import RequestLimits
 
@@ -104,7 +105,7 @@ def _read_body(data: bytes) -> None:
     check_options(options, limits)
     template.check_messages(messages)
     if options.tools:
-        check_tools(options.tools)
+        check_tools(options.tools if data[0] % len(readers) < 2 else with_enforceable(options).tools)
 
 
 def _body(data: bytes) -> Mapping[str, Any]:

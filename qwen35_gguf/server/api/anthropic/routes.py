@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -15,8 +17,9 @@ from qwen35_gguf.server.access import scoped
 from qwen35_gguf.server.answering import Progress, exchange
 from qwen35_gguf.server.api.anthropic.message_answer import MessageEvents, message_object
 from qwen35_gguf.server.api.anthropic.message_request import MessageRequest, message_request
-from qwen35_gguf.server.json_body import read_object
-from qwen35_gguf.server.request_limits import check_messages, check_options, check_size
+from qwen35_gguf.server.api.tools import with_enforceable
+from qwen35_gguf.server.json_body import read_checked
+from qwen35_gguf.server.request_limits import check_messages, check_options
 from qwen35_gguf.server.service import Service
 from qwen35_gguf.server.streaming import event
 
@@ -24,17 +27,15 @@ from qwen35_gguf.server.streaming import event
 def routes(service: Service) -> list[Route]:
     """Return the routes of this API."""
 
-    async def checked(body: dict[str, Any], *, counting: bool = False) -> MessageRequest:
-        check_size("tools", body.get("tools"), service.settings.limits)  # before each is tried
-        # A large schema takes seconds to try.
-        wanted = await asyncio.to_thread(message_request, body, counting=counting)
+    def checked(body: dict[str, Any], *, counting: bool = False) -> MessageRequest:
+        check_messages(body.get("messages"), service.settings.limits)  # before each is read
+        wanted = message_request(body, counting=counting)
         check_messages(wanted.messages, service.settings.limits)
-        check_options(wanted.options, service.settings.limits)
-        return wanted
+        check_options(wanted.options, service.settings.limits)  # before each tool is tried
+        return replace(wanted, options=with_enforceable(wanted.options))
 
     async def create(request: Request) -> Response:
-        body = await read_object(request, service.settings)
-        wanted = await checked(body)
+        body, wanted = await read_checked(request, service.settings, checked, slow=True)
         options, shown = scoped(request, wanted.options), wanted.show_thinking
         async with exchange(service, request, body.get("model")) as asked:
             chat = asked.model.chat
@@ -46,8 +47,7 @@ def routes(service: Service) -> list[Route]:
             return await asked.stream(answer, lambda chunks: _encoded(chunks, events, asked.progress))
 
     async def count(request: Request) -> Response:
-        body = await read_object(request, service.settings)
-        wanted = await checked(body, counting=True)
+        body, wanted = await read_checked(request, service.settings, partial(checked, counting=True), slow=True)
         async with exchange(service, request, body.get("model")) as asked:
             with (await asked.model.load()).texts() as texts:  # images are decoded beside the loop
                 tokens = await asyncio.to_thread(texts.count, wanted.messages, wanted.options)
