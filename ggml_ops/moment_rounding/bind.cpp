@@ -81,7 +81,7 @@ void round_rows(const Input& x, const Output& values, const Output& d, const std
         std::clamp<std::int64_t>(tiles / std::max(threads, 1), 1, moment_rounding::most_tiles);
     const std::int64_t some = together * kernels.lanes;
     const auto work = [&] {
-        const auto floats = static_cast<std::size_t>(together * kernels.scratch_floats(columns, format));
+        const auto floats = static_cast<std::size_t>(kernels.scratch_floats(columns, format, together));
         const auto scratch = simd::aligned_bytes(floats * sizeof(float));
         for (std::int64_t first = next.fetch_add(some); first < rows; first = next.fetch_add(some)) {
             const moment_rounding::Rows job = moment_rounding::part_of(all, format, first, some);
@@ -94,7 +94,7 @@ void round_rows(const Input& x, const Output& values, const Output& d, const std
 
 // Overwrites h, symmetric, with the M of H = M^T D M, mirrored; pivots are at least `floor`.
 void factorize(const Output& h, float floor, int threads, const std::string& target) {
-    constexpr std::int64_t panel = 64;
+    constexpr std::int64_t panel = moment_rounding::factor_panel;
     constexpr std::int64_t tile = 256;
     const moment_rounding::Target& kernels = simd::find_target(moment_rounding::targets(), target);
     const auto n = static_cast<std::int64_t>(h.shape(0));

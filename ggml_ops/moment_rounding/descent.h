@@ -2,16 +2,10 @@
 // the error falls by that. A move by `delta` of column i changes the error by 2 delta slope_i + delta^2 H_ii.
 #pragma once
 
-#include "spread.h"
+#include "products.h"
 
 namespace moment_rounding::SIMD_TARGET {
 namespace {
-
-struct Panel {
-    std::int64_t first;
-    std::int64_t count;
-    const float* moments;  // of the whole matrix
-};
 
 // Where a move pays: it changes something, and the error falls.
 inline M pays(F delta, F slope, F curvature) {
@@ -19,43 +13,54 @@ inline M pays(F delta, F slope, F curvature) {
     return gain < zero();
 }
 
-// Moves every quant once; returns whether any moved.
+// Moves every quant once; returns whether any moved. The columns of a strip hear of a move at once, the others after
+// the strip.
 inline bool move_quants(const Tile& tile, const Format& format, const Panel& panel) {
-    bool moved = false;
-    for (std::int64_t i = panel.first; i < panel.first + panel.count; ++i) {
-        const float* row = panel.moments + i * tile.columns;
-        if (!(row[i] > 0)) continue;
-        const F scale = group_scale(tile, format, i / format.group);
-        const F min = group_min(tile, format, i / format.group);
-        const F wanted = tile.decoded[i] - tile.slope[i] / set(row[i]);
-        const F value = nearest_level(format, (wanted + min) * inverse_or_zero(scale));
-        const F decoded = value * scale - min;
-        const F delta = decoded - tile.decoded[i];
-        const M better = pays(delta, tile.slope[i], set(row[i]));
-        if (!any(better)) continue;
-        moved = true;
-        tile.value[i] = select(better, value, tile.value[i]);
-        tile.decoded[i] = select(better, decoded, tile.decoded[i]);
-        spread_one(select(better, delta, zero()), row + panel.first, panel.count, tile.slope + panel.first);
+    bool any_moved = false;
+    for (std::int64_t from = 0; from < panel.count; from += strip) {
+        int moved[strip];
+        std::int64_t count = 0;
+        for (std::int64_t j = from; j < from + strip; ++j) {
+            const float curvature = panel.at(j, j);
+            if (!(curvature > 0)) continue;
+            const std::int64_t i = panel.first + j;
+            const F scale = group_scale(tile, format, i / format.group);
+            const F min = group_min(tile, format, i / format.group);
+            const F wanted = tile.decoded[i] - tile.slope[j] / set(curvature);
+            const F value = nearest_level(format, (wanted + min) * inverse_or_zero(scale));
+            const F decoded = value * scale - min;
+            const F delta = decoded - tile.decoded[i];
+            const M better = pays(delta, tile.slope[j], set(curvature));
+            if (!any(better)) continue;
+            tile.value[i] = select(better, value, tile.value[i]);
+            tile.decoded[i] = select(better, decoded, tile.decoded[i]);
+            tile.change[count] = select(better, delta, zero());
+            moved[count] = static_cast<int>(j);
+            spread(tile.change + count, 1, in_order(j), panel, from, from + strip, tile.slope);
+            ++count;
+        }
+        if (count == 0) continue;
+        any_moved = true;
+        spread(tile.change, count, listed(moved), panel, 0, from, tile.slope);
+        spread(tile.change, count, listed(moved), panel, from + strip, panel.count, tile.slope);
     }
-    return moved;
+    return any_moved;
 }
 
-// The sums over columns first..first+count-1 of direction * slope, and of direction^T H direction. H times the
-// direction is left in tile.reach, for columns from..to-1, which have these columns among them.
+// The sums over `count` columns of a panel, from `first` on, of direction * slope, and of direction^T H direction. H
+// times the direction is left in tile.reach, for columns from..to-1 of the panel, which have these among them.
 struct Line {
     F slope;
     F curvature;
 };
-inline Line along(const Tile& tile, const float* moments, const F* direction, std::int64_t first, std::int64_t count,
+inline Line along(const Tile& tile, const Panel& panel, const F* direction, std::int64_t first, std::int64_t count,
                   std::int64_t from, std::int64_t to) {
-    for (std::int64_t i = 0; i < to - from; ++i) tile.reach[i] = zero();
-    spread(direction, moments, tile.columns, first, count, from, to, tile.reach - from);
-    const F* reach = tile.reach + (first - from);
+    for (std::int64_t i = from; i < to; ++i) tile.reach[i] = zero();
+    spread(direction, count, in_order(first), panel, from, to, tile.reach);
     Line line{zero(), zero()};
     for (std::int64_t i = 0; i < count; ++i) {
         line.slope = line.slope + direction[i] * tile.slope[first + i];
-        line.curvature = line.curvature + direction[i] * reach[i];
+        line.curvature = line.curvature + direction[i] * tile.reach[first + i];
     }
     return line;
 }
@@ -64,24 +69,25 @@ inline F decoded_at(const Tile& tile, const Format& format, std::int64_t i) {
     return tile.value[i] * group_scale(tile, format, i / format.group) - group_min(tile, format, i / format.group);
 }
 
-// Decodes columns first..first+count-1 anew, in the lanes of `better`, and spreads what changed. A direction that is in
+// Decodes `count` columns of a panel anew, in the lanes of `better`, and spreads what changed. A direction that is in
 // tile.change is lost.
 inline void redecode(const Tile& tile, const Format& format, const Panel& panel, std::int64_t first, std::int64_t count,
                      M better) {
+    F* decoded = tile.decoded + panel.first + first;
     for (std::int64_t i = 0; i < count; ++i) {
-        const F decoded = decoded_at(tile, format, first + i);
-        tile.change[i] = select(better, decoded - tile.decoded[first + i], zero());
-        tile.decoded[first + i] = select(better, decoded, tile.decoded[first + i]);
+        const F now = decoded_at(tile, format, panel.first + first + i);
+        tile.change[i] = select(better, now - decoded[i], zero());
+        decoded[i] = select(better, now, decoded[i]);
     }
-    spread(tile.change, panel.moments, tile.columns, first, count, panel.first, panel.first + panel.count, tile.slope);
+    spread(tile.change, count, in_order(first), panel, 0, panel.count, tile.slope);
 }
 
 // Moves the scale of a group, then its min.
 inline void move_group(const Tile& tile, const Format& format, const Panel& panel, std::int64_t group, F* direction) {
-    const std::int64_t first = group * format.group;
-    const std::int64_t block = first / format.block;
+    const std::int64_t first = group * format.group - panel.first;
+    const std::int64_t block = group * format.group / format.block;
     const auto move = [&](F factor, F& number, float lowest, float highest) {
-        const Line line = along(tile, panel.moments, direction, first, format.group, first, first + format.group);
+        const Line line = along(tile, panel, direction, first, format.group, first, first + format.group);
         const F slope = factor * line.slope;
         const F curvature = factor * factor * line.curvature;
         const F step = select(curvature > zero(), -slope / curvature, zero());
@@ -92,11 +98,11 @@ inline void move_group(const Tile& tile, const Format& format, const Panel& pane
         redecode(tile, format, panel, first, format.group, better);
     };
     if (format.lowest_scale < format.highest_scale) {
-        for (int i = 0; i < format.group; ++i) direction[i] = tile.value[first + i];
+        std::copy_n(tile.value + group * format.group, format.group, direction);
         move(tile.d[block], tile.scale[group], format.lowest_scale, format.highest_scale);
     }
     if (format.highest_min > 0) {
-        for (int i = 0; i < format.group; ++i) direction[i] = set(-1.F);
+        std::fill_n(direction, format.group, set(-1.F));
         move(tile.dmin[block], tile.min[group], 0.F, format.highest_min);
     }
 }
@@ -106,8 +112,7 @@ inline void move_group(const Tile& tile, const Format& format, const Panel& pane
 inline void move_block(const Tile& tile, const Format& format, const Panel& panel, std::int64_t block, F* direction) {
     const std::int64_t first = block * format.block;
     const auto move = [&](F& number) {
-        const Line line =
-            along(tile, panel.moments, direction, first, format.block, panel.first, panel.first + panel.count);
+        const Line line = along(tile, panel, direction, first - panel.first, format.block, 0, panel.count);
         const F step = select(line.curvature > zero(), -line.slope / line.curvature, zero());
         const F wanted = from_fp16(to_fp16(number + step));
         const M allowed = (wanted * number > zero()) & (abs(wanted) < set(65536.F));
@@ -116,8 +121,7 @@ inline void move_block(const Tile& tile, const Format& format, const Panel& pane
         const F change = select(better, wanted - number, zero());
         number = select(better, wanted, number);
         for (std::int64_t i = first; i < first + format.block; ++i) tile.decoded[i] = decoded_at(tile, format, i);
-        F* slope = tile.slope + panel.first;
-        for (std::int64_t i = 0; i < panel.count; ++i) slope[i] = slope[i] + change * tile.reach[i];
+        for (std::int64_t i = 0; i < panel.count; ++i) tile.slope[i] = fused(change, tile.reach[i], tile.slope[i]);
     };
     for (int i = 0; i < format.block; ++i)
         direction[i] = tile.value[first + i] * tile.scale[(first + i) / format.group];

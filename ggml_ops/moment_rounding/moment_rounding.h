@@ -1,6 +1,7 @@
 // Rounding rows of weights so that the quadratic error (q - w)^T H (q - w) falls, where H has the second moments of the
 // inputs: error feedback, then descent over quants, scales and mins. A row is in each SIMD lane, and no sum crosses
-// lanes, so that every target and every number of threads gives the same bits. No fused multiply-adds.
+// lanes; multiply-adds are fused, on every target, where they are written so: all targets and all numbers of threads
+// give the same bits.
 //
 // Sources: GPTQ (Frantar et al. 2022) and LDLQ (Chee et al. 2023) for the feedback, coordinate descent as in QuantEase
 // (Behdin et al. 2023). No threads, no allocation, no exceptions here.
@@ -12,9 +13,10 @@
 
 namespace moment_rounding {
 
-inline constexpr int panel = 256;       // columns that are rounded before the others hear of it
-inline constexpr int most_tiles = 8;    // of rows, one for each lane, that read the moments together
-inline constexpr int most_levels = 16;  // of a format with uneven levels
+inline constexpr int panel = 256;        // columns that are rounded before the others hear of it
+inline constexpr int most_tiles = 8;     // of rows, one for each lane, that read the moments together
+inline constexpr int factor_panel = 64;  // rows of the factor that are finished together
+inline constexpr int most_levels = 16;   // of a format with uneven levels
 
 // How a format decodes a weight: level(quant) * d * scale - dmin * min.
 struct Format {
@@ -74,9 +76,9 @@ struct Target {
     const char* name;
     bool (*supported)();
     int lanes;
-    // Floats of scratch, 64-byte aligned, for one tile of rows.
-    std::int64_t (*scratch_floats)(std::int64_t columns, const Format&);
-    // Rounds at most `lanes` * most_tiles rows, with scratch for as many tiles.
+    // Floats of scratch, 64-byte aligned, for tiles of `lanes` rows.
+    std::int64_t (*scratch_floats)(std::int64_t columns, const Format&, std::int64_t tiles);
+    // Rounds at most `lanes` * most_tiles rows, with scratch for their tiles.
     void (*round_rows)(const Rows&, const Format&, const Effort&, float* scratch);
     // Steps of H = M^T D M, M unit lower triangular, from the last column to the first: `update` subtracts from rows
     // first..last-1 what rows from `last` on explain of columns from..to-1, `eliminate` then finishes these rows.

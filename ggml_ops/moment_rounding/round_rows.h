@@ -20,17 +20,24 @@ inline void restore(const Tile& tile, M worse) {
     }
 }
 
-inline void sweep(Tiles tiles, const Format& format, const Effort& effort, const float* moments) {
+// Descends in each panel with what it hears of all others; writes the error of each lane of each tile afterwards, which
+// each panel adds with the columns before it, whose moves are done.
+inline void sweep(Tiles tiles, const Shared& shared, const Format& format, const Effort& effort, const float* moments,
+                  F* errors) {
     const std::int64_t n = tiles.begin()->columns;
+    std::fill_n(errors, tiles.size(), zero());
     for (std::int64_t first = 0; first < n; first += panel) {
         const std::int64_t count = std::min<std::int64_t>(panel, n - first);
-        for (const Tile& tile : tiles) {
-            std::copy_n(tile.decoded + first, count, tile.kept_decoded);
-            descend(tile, format, effort, {first, count, moments}, tile.change);
-            for (std::int64_t i = 0; i < count; ++i) tile.change[i] = tile.decoded[first + i] - tile.kept_decoded[i];
+        for (const Tile& tile : tiles) std::fill_n(tile.slope, count, zero());
+        hear(tiles, shared, moments, n, first, count, 0, first);
+        for (const Tile& tile : tiles) std::copy_n(tile.slope, count, tile.below);
+        hear(tiles, shared, moments, n, first, count, first, n);
+        const Panel own = panel_of(shared, moments, n, first, count);
+        for (std::size_t i = 0; i < tiles.size(); ++i) {
+            const Tile& tile = tiles.begin()[i];
+            descend(tile, format, effort, own, tile.change);
+            errors[i] = errors[i] + error_of(tile, own);
         }
-        spread_all(tiles, moments, n, first, count, 0, first, &Tile::slope);
-        spread_all(tiles, moments, n, first, count, first + count, n, &Tile::slope);
     }
 }
 
@@ -69,8 +76,8 @@ inline void finish(const Tile& tile, const Format& format, const Rows& job, F be
         const std::int64_t groups = job.columns / format.group;
         const std::int64_t blocks = job.columns / format.block;
         const auto old = [&](const float* from, std::int64_t stride, std::int64_t count, F* now) {
-            gather(from, stride, job.rows, count, tile.slope);
-            for (std::int64_t i = 0; i < count; ++i) now[i] = select(better, now[i], tile.slope[i]);
+            gather(from, stride, job.rows, count, tile.kept_value);
+            for (std::int64_t i = 0; i < count; ++i) now[i] = select(better, now[i], tile.kept_value[i]);
         };
         old(job.values, job.columns, job.columns, tile.value);
         old(job.d, blocks, blocks, tile.d);
@@ -87,27 +94,28 @@ inline void round_rows(const Rows& job, const Format& format, const Effort& effo
     Tile all[most_tiles];
     F before[most_tiles], after[most_tiles];
     const std::int64_t count = (job.rows + lanes - 1) / lanes;
+    const Shared shared{scratch, scratch + panel * panel};
     for (std::int64_t i = 0; i < count; ++i) {
-        all[i] = tile_in(scratch + i * scratch_floats(job.columns, format), job.columns, format);
+        float* own = shared.far + panel * some + i * tile_floats(job.columns, format);
+        all[i] = tile_in(own, job.columns, format);
         load_rows(all[i], format, part_of(job, format, i * lanes, lanes));
         decode(all[i], format);
     }
     const Tiles tiles(all, static_cast<std::size_t>(count));
-    measure(tiles, job.moments, before);
+    measure(tiles, shared, job.moments, before);
+    std::copy_n(before, count, after);
     if (job.factor != nullptr) {
         for (const Tile& tile : tiles) keep(tile);
-        feed_back(tiles, format, job.factor);
-        measure(tiles, job.moments, after);
+        feed_back(tiles, shared, format, job.factor);
+        measure(tiles, shared, job.moments, after);
         for (std::int64_t i = 0; i < count; ++i) {
             const M worse = !(after[i] < before[i]);
             if (!any(worse)) continue;
             restore(all[i], worse);
-            measure({all + i, 1}, job.moments, after + i);
+            after[i] = select(worse, before[i], after[i]);
         }
     }
-    for (int i = 0; i < effort.sweeps; ++i) sweep(tiles, format, effort, job.moments);
-    for (const Tile& tile : tiles) decode(tile, format);
-    measure(tiles, job.moments, after);
+    for (int i = 0; i < effort.sweeps; ++i) sweep(tiles, shared, format, effort, job.moments, after);
     for (std::int64_t i = 0; i < count; ++i)
         finish(all[i], format, part_of(job, format, i * lanes, lanes), before[i], after[i]);
 }

@@ -14,26 +14,41 @@ namespace {
 using namespace simd;
 
 struct Tile {
-    F* w;        // weights
-    F* value;    // levels of the quants
-    F* decoded;  // what the weights become
-    F* slope;    // H (decoded - w), half the gradient of the error
-    F* scale;    // of groups, whole numbers
+    F* w;           // weights
+    F* value;       // levels of the quants
+    F* decoded;     // what the weights become
+    F* kept_value;  // a copy of the quants and of what they decode to
+    F* kept_decoded;
+    F* scale;  // of groups, whole numbers
     F* min;
     F* d;  // of blocks
     F* dmin;
-    F* kept_value;  // a copy of the quants and of what they decode to
-    F* kept_decoded;
-    F* change;  // of a panel
-    F* reach;   // of H with a direction in a panel
+    F* slope;  // of a panel: H (decoded - w), half the gradient of the error
+    F* below;  // the part of it that comes from the columns before the panel
+    F* change;
+    F* reach;  // of H with a direction
     std::int64_t columns;
 };
 using Tiles = Span<const Tile>;
 
-inline std::int64_t scratch_floats(std::int64_t columns, const Format& format) {
+// A matrix in parts of `width` columns, so that a kernel reads it from one end to the other.
+inline constexpr int width = 6;   // of columns that tiles read two at a time
+inline constexpr int strip = 16;  // columns of a panel that hear of each other's moves at once
+inline constexpr int some = 96;   // columns that are packed at a time: they stay in the second-level cache
+
+// What the tiles of a thread share.
+struct Shared {
+    float* near;  // a panel's own part of the matrix, packed
+    float* far;   // `some` columns of a panel's rows
+};
+
+inline std::int64_t tile_floats(std::int64_t columns, const Format& format) {
     const std::int64_t groups = columns / format.group;
     const std::int64_t blocks = columns / format.block;
-    return (6 * columns + 4 * groups + 4 * blocks + 2 * panel + 2 * (groups + blocks)) * lanes;
+    return (5 * columns + 2 * groups + 2 * blocks + 3 * panel + (panel + width)) * lanes;
+}
+inline std::int64_t scratch_floats(std::int64_t columns, const Format& format, std::int64_t tiles) {
+    return panel * panel + panel * some + tiles * tile_floats(columns, format);
 }
 
 inline Tile tile_in(float* scratch, std::int64_t columns, const Format& format) {
@@ -47,14 +62,14 @@ inline Tile tile_in(float* scratch, std::int64_t columns, const Format& format) 
     const std::int64_t groups = columns / format.group;
     const std::int64_t blocks = columns / format.block;
     Tile tile{};
-    for (F** columnwise : {&tile.w, &tile.value, &tile.decoded, &tile.slope, &tile.kept_value, &tile.kept_decoded})
+    for (F** columnwise : {&tile.w, &tile.value, &tile.decoded, &tile.kept_value, &tile.kept_decoded})
         *columnwise = take(columns);
     tile.scale = take(groups);
     tile.min = take(groups);
     tile.d = take(blocks);
     tile.dmin = take(blocks);
-    tile.change = take(panel);
-    tile.reach = take(panel);
+    for (F** of_panel : {&tile.below, &tile.change, &tile.reach}) *of_panel = take(panel);
+    tile.slope = take(panel + width);  // whole parts of `width` are written
     tile.columns = columns;
     return tile;
 }

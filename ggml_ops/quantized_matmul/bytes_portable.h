@@ -38,7 +38,7 @@ void arrange(B (&)[64]) {}
 
 inline float total(F a) { return a.v; }
 inline std::int32_t total(I a) { return a.v; }
-inline I rounded(F a) { return {static_cast<std::int32_t>(std::nearbyint(a.v))}; }
+inline I rounded(F a) { return truncate({std::nearbyint(a.v)}); }
 inline void store_narrow(std::int8_t* p, I a) { *p = static_cast<std::int8_t>(a.v); }
 
 // 16 bytes: the first 16 of 32 weights in the low nibbles and the others in the high ones; table of 16 values.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qwen35_gguf.ggml_ops.reference.rounding import F32, Array
+from qwen35_gguf.ggml_ops.reference.rounding import F32, Array, fused
 
 PANEL = 256
 
@@ -46,13 +46,14 @@ class Rows:
 
 
 class Rounding:
-    """The steps for one matrix of rows; `decoded` and `slope`, H (decoded - x), follow every move."""
+    """The steps for one matrix of rows; `decoded` and, in a panel, `slope`, H (decoded - x), follow every move."""
 
     def __init__(self, rows: Rows, shape: Shape, moments: Array) -> None:
         """Begin with given quants."""
         self.rows, self.shape, self.moments = rows, shape, moments
         self.columns = rows.x.shape[1]
         self.decoded = self.decode(slice(0, self.columns))
+        self.slope = np.zeros_like(self.decoded)
 
     def scale(self, group: int) -> Array:
         """Return the scale of a group, (rows,)."""
@@ -86,33 +87,47 @@ class Rounding:
     def spread(self, change: Array, first: int, to: slice, out: Array, matrix: Array) -> None:
         """Add matrix[to, first...] change to out[:, to], one column of the change after the other."""
         for i in range(change.shape[1]):
-            out[:, to] += change[:, i, None] * matrix[None, to, first + i]
+            out[:, to] = fused(change[:, i, None], matrix[None, to, first + i], out[:, to])
+
+    def hear(self, panel: slice, columns: slice, matrix: Array) -> Array:
+        """Return what the errors of columns mean for a panel, (rows, columns), zero in others."""
+        heard = np.zeros_like(self.decoded)
+        off = self.decoded - self.rows.x
+        self.spread(off[:, columns], columns.start, panel, heard, matrix)
+        return heard
+
+    def panels(self) -> list[slice]:
+        """Return the columns of each panel."""
+        return [slice(first, min(first + PANEL, self.columns)) for first in range(0, self.columns, PANEL)]
+
+    def error_of(self, panel: slice) -> Array:
+        """Return the error of a panel's columns, with each other and, twice, with those before it: (rows,)."""
+        off = self.decoded - self.rows.x
+        below = self.hear(panel, slice(0, panel.start), self.moments)
+        own = self.hear(panel, panel, self.moments)
+        error = np.zeros(len(off), F32)
+        for i in range(panel.start, panel.stop):
+            error = error + off[:, i] * ((below[:, i] + below[:, i]) + own[:, i])
+        return error
 
     def measure(self) -> Array:
-        """Compute all slopes anew; return the error of each row."""
-        self.slope = np.zeros_like(self.decoded)
-        off = self.decoded - self.rows.x
-        for first in range(0, self.columns, PANEL):
-            self.spread(off[:, first : first + PANEL], first, slice(0, self.columns), self.slope, self.moments)
-        error = np.zeros(len(off), F32)
-        for i in range(self.columns):
-            error = error + off[:, i] * self.slope[:, i]
+        """Return the error of each row."""
+        error = np.zeros(len(self.decoded), F32)
+        for panel in self.panels():
+            error = error + self.error_of(panel)
         return error
 
     def feed_back(self, factor: Array) -> None:
         """Round each column from what the columns before it leave over."""
-        owed = np.zeros_like(self.decoded)
-        for first in range(0, self.columns, PANEL):
-            last = min(first + PANEL, self.columns)
-            for i in range(first, last):
+        for panel in self.panels():
+            owed = self.hear(panel, slice(0, panel.start), factor)
+            for i in range(panel.start, panel.stop):
                 scale, least = self.scale(i // self.shape.group), self.min(i // self.shape.group)
                 value = self.nearest((self.rows.x[:, i] - owed[:, i] + least) * inverse_or_zero(scale))
                 self.rows.values[:, i] = np.where(scale == 0, self.rows.values[:, i], value)
                 self.decoded[:, i] = self.rows.values[:, i] * scale - least
-                off = self.decoded[:, i] - self.rows.x[:, i]
-                owed[:, i + 1 : last] += off[:, None] * factor[i, i + 1 : last]
-            off = self.decoded[:, first:last] - self.rows.x[:, first:last]
-            self.spread(off, first, slice(last, self.columns), owed, factor)
+                off = self.decoded[:, i : i + 1] - self.rows.x[:, i : i + 1]
+                self.spread(off, i, slice(i + 1, panel.stop), owed, factor)
 
     def move_quants(self, panel: slice) -> bool:
         """Move every quant of a panel to its best value; tell whether any moved."""
@@ -131,19 +146,19 @@ class Rounding:
             change = np.where(better, decoded - self.decoded[:, i], F32(0))
             self.rows.values[:, i] = np.where(better, value, self.rows.values[:, i])
             self.decoded[:, i] = np.where(better, decoded, self.decoded[:, i])
-            self.slope[:, panel] += change[:, None] * self.moments[i, panel]
+            self.spread(change[:, None], i, panel, self.slope, self.moments)
         return moved
 
     def along(self, direction: Array, first: int) -> tuple[Array, Array]:
         """Return the slope and the curvature in a direction, of columns from `first` on."""
+        columns = slice(first, first + direction.shape[1])
+        reach = np.zeros_like(self.decoded)
+        self.spread(direction, first, columns, reach, self.moments)
         slope: Array = np.zeros(len(direction), F32)
         curvature: Array = np.zeros(len(direction), F32)
         for i in range(direction.shape[1]):
-            total: Array = np.zeros(len(direction), F32)
-            for j in range(direction.shape[1]):
-                total = total + direction[:, j] * self.moments[first + i, first + j]
             slope = slope + direction[:, i] * self.slope[:, first + i]
-            curvature = curvature + direction[:, i] * total
+            curvature = curvature + direction[:, i] * reach[:, first + i]
         return slope, curvature
 
     def redecode(self, panel: slice, columns: range, better: Array) -> None:
@@ -152,7 +167,7 @@ class Rounding:
             decoded = self.decode(slice(i, i + 1))[:, 0]
             change = np.where(better, decoded - self.decoded[:, i], F32(0))
             self.decoded[:, i] = np.where(better, decoded, self.decoded[:, i])
-            self.slope[:, panel] += change[:, None] * self.moments[i, panel]
+            self.spread(change[:, None], i, panel, self.slope, self.moments)
 
     def move_group(self, panel: slice, group: int) -> None:
         """Move the scale of a group, then its min."""
@@ -189,8 +204,12 @@ class Rounding:
             allowed = (wanted * number[:, block] > 0) & (np.abs(wanted) < F32(65536))
             better = pays(wanted - number[:, block], slope, curvature) & allowed
             if better.any():
+                change = np.where(better, wanted - number[:, block], F32(0))
                 number[:, block] = np.where(better, wanted, number[:, block])
-                self.redecode(panel, columns, better)
+                self.decoded[:, columns.start : columns.stop] = self.decode(slice(columns.start, columns.stop))
+                reach = np.zeros_like(self.decoded)
+                self.spread(direction, first, panel, reach, self.moments)
+                self.slope[:, panel] = fused(change[:, None], reach[:, panel], self.slope[:, panel])
 
         move(self.rows.values[:, columns.start : columns.stop] * self.rows.scales[:, groups], self.rows.d)
         if self.rows.dmin is not None and self.rows.mins is not None:
@@ -247,16 +266,10 @@ def round_rows(
             worse = ~(state.measure() < before)[:, None]
             state.rows.values = np.where(worse, values, state.rows.values)
             state.decoded = np.where(worse, decoded, state.decoded)
-            state.measure()
         for _ in range(effort[0]):
-            for first in range(0, state.columns, PANEL):
-                panel = slice(first, min(first + PANEL, state.columns))
-                old = state.decoded[:, panel].copy()
+            for panel in state.panels():
+                state.slope = state.hear(panel, slice(0, state.columns), moments)
                 state.descend(panel, *effort[1:])
-                change = state.decoded[:, panel] - old
-                for other in (slice(0, panel.start), slice(panel.stop, state.columns)):
-                    state.spread(change, first, other, state.slope, moments)
-        state.decoded = state.decode(slice(0, state.columns))
         after = state.measure()
     better = (after < before)[:, None]
     made = state.rows

@@ -1,7 +1,9 @@
-// Single FP16 and BF16 values. Internal linkage, as in the vector headers: every target has its own copy, compiled with
-// its own flags, so that the linker cannot merge one that uses instructions that another processor lacks.
+// Single values: FP16, BF16, and a fused multiply-add. Internal linkage, as in the vector headers: every target has its
+// own copy, compiled with its own flags, so that the linker cannot merge one that uses instructions that another
+// processor lacks.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -46,6 +48,23 @@ inline std::uint16_t float_to_fp16(float f) {
     }
     const std::uint32_t odd = magnitude >> 13 & 1U;
     return static_cast<std::uint16_t>(sign | ((magnitude + 0xFFFU + odd - 0x38000000U) >> 13));
+}
+
+// a * b + c, rounded once, whether the processor can do it or not. The product of two floats is exact in double. Their
+// sum with c is rounded to odd there: to the neighbour whose last bit is set, so that rounding it again to float, which
+// has 29 bits less, gives what rounding once does (Boldo and Melquiond 2008).
+inline float fused(float a, float b, float c) {
+#if defined(__FP_FAST_FMAF)
+    return std::fma(a, b, c);
+#else
+    const double product = static_cast<double>(a) * b;
+    const double total = product + c;
+    const double other = total - product;
+    const double lost = (product - (total - other)) + (c - other);  // of the sum, exactly (Knuth's two-sum)
+    auto odd = bit_cast<std::uint64_t>(total);
+    if (lost != 0 && std::isfinite(total) && (odd & 1U) == 0) odd += (lost > 0) == (total > 0) ? 1U : ~std::uint64_t{0};
+    return static_cast<float>(bit_cast<double>(odd));
+#endif
 }
 
 }  // namespace

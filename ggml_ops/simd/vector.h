@@ -6,7 +6,8 @@
 // Without them, as in an editor, the portable one is taken. The headers define F (floats), I (32-bit integers) and M (a
 // mask), with `lanes` elements:
 //   + - * / sqrt abs      as IEEE 754 says; never contracted to a fused multiply-add (-ffp-contract=off)
-//   fma                   a * b + c in one instruction, where it is asked for
+//   fma                   a * b + c in one instruction where there is one
+//   fused                 a * b + c rounded once, everywhere
 //   min max               a < b ? a : b and a > b ? a : b, which differs from IEEE 754 for zeros of two signs
 //   select(m, a, b)       m ? a : b
 //   round_even            to an integer, ties to even, for |a| <= 2^22

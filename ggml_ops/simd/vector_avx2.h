@@ -130,6 +130,7 @@ inline float largest(F a) {
 #if defined(__FMA__)
 // a * b + c, rounded once.
 inline F fma(F a, F b, F c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline F fused(F a, F b, F c) { return fma(a, b, c); }
 #endif
 
 }  // namespace

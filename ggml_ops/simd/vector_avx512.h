@@ -117,6 +117,7 @@ inline F look_up(const float (&t)[32], I index) {
 
 // a * b + c, rounded once.
 inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F fused(F a, F b, F c) { return fma(a, b, c); }
 
 // The sums of the elements of each of four vectors.
 inline void sums(const F (&v)[4], float (&total)[4]) {

@@ -110,6 +110,7 @@ inline F look_up(const float (&t)[32], I) { return set(t[0]); }
 
 // a * b + c, rounded once.
 inline F fma(F a, F b, F c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+inline F fused(F a, F b, F c) { return fma(a, b, c); }
 
 // The sums of the elements of each of four vectors.
 inline void sums(const F (&v)[4], float (&total)[4]) {

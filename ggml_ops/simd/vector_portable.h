@@ -94,6 +94,7 @@ inline F look_up(const float (&t)[32], I index) { return {t[index.v & 31]}; }
 
 // a * b + c. Rounded twice: a fused one is a slow function where the processor has none.
 inline F fma(F a, F b, F c) { return {a.v * b.v + c.v}; }
+inline F fused(F a, F b, F c) { return {simd::fused(a.v, b.v, c.v)}; }
 
 // The sums of the elements of each of four vectors.
 inline void sums(const F (&v)[4], float (&total)[4]) {

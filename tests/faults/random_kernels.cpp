@@ -268,7 +268,7 @@ void round_rows(Input& in) {
         const Block<float> scale(rows * groups), min(rows * groups), before(rows), after(rows);
         for (std::int64_t i = 0; i < d.count(); ++i) d[i] = dmin[i] = 0.5f;
         for (std::int64_t i = 0; i < scale.count(); ++i) scale[i] = min[i] = 1;
-        const Block<float> scratch(target->scratch_floats(columns, format), 64);
+        const Block<float> scratch(target->scratch_floats(columns, format, 1), 64);
         target->round_rows(
             {x.get(), values.get(), d.get(), mins ? dmin.get() : nullptr, scale.get(), mins ? min.get() : nullptr, rows,
              columns, moments.get(), feedback ? factor.get() : nullptr, before.get(), after.get()},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Type
@@ -10,6 +12,7 @@ from gguf import dequantize
 from qwen35_gguf.errors import QuantizationError
 from qwen35_gguf.ggml_ops import _native, target, targets
 from qwen35_gguf.ggml_ops.reference import moment_rounding as twin
+from qwen35_gguf.ggml_ops.reference.rounding import fused
 from qwen35_gguf.quant import kernels
 from qwen35_gguf.quant.rounding.fields import LAYOUTS, unpack
 from qwen35_gguf.quant.rounding.round_rows import InputMoments, prepare, round_rows
@@ -78,12 +81,28 @@ def test_the_kernel_takes_the_steps_of_its_twin(type_: Type) -> None:
     shaped = [None if part is None else part.reshape(len(x), -1) for part in parts]
     block = x.shape[1] // shaped[1].shape[1]
     shape = twin.Shape(block, layout.group, *layout.quants, *layout.scales, layout.most_min, layout.levels)
-    expected, _before, after = twin.round_rows(twin.Rows(x, *shaped), shape, moments.matrix, moments.factor, (2, 2, 4))
-    made = unpack(round_rows(x, type_, [moments], importance).data, type_)
+    expected, before, after = twin.round_rows(twin.Rows(x, *shaped), shape, moments.matrix, moments.factor, (2, 2, 4))
+    rounded = round_rows(x, type_, [moments], importance)
+    made = unpack(rounded.data, type_)
     assert (made.values.reshape(len(x), -1) == expected.values).all()
     assert (made.d.reshape(len(x), -1) == expected.d).all()
     assert (made.scales.reshape(len(x), -1) == expected.scales).all()
-    assert (after >= 0).all()
+    assert (rounded.before == before).all()
+    assert (rounded.after == after).all()
+
+
+def test_a_fused_multiply_add_is_rounded_once() -> None:
+    """The oracle computes with whole numbers, and rounds a fraction to float32 by itself."""
+    random = np.random.default_rng(0)
+    a, b, c = (random.normal(size=4000).astype(np.float32) for _ in range(3))
+    c *= np.exp2(random.integers(-60, 60, 4000)).astype(np.float32)
+    c[:1000] = -(a[:1000] * b[:1000])  # what rounding the product loses remains
+    made = fused(a, b, c)
+    exact = [Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)) for x, y, z in zip(a, b, c, strict=True)]
+    for one, wanted in zip(made, exact, strict=True):
+        below, above = np.nextafter(one, np.float32(-np.inf)), np.nextafter(one, np.float32(np.inf))
+        off = abs(Fraction(float(one)) - wanted)
+        assert off <= min(abs(Fraction(float(below)) - wanted), abs(Fraction(float(above)) - wanted))
 
 
 @pytest.mark.parametrize("columns", [1, 5, 64, 65, 300])
