@@ -2,7 +2,7 @@
 // the error falls by that. A move by `delta` of column i changes the error by 2 delta slope_i + delta^2 H_ii.
 #pragma once
 
-#include "products.h"
+#include "matmul.h"
 
 namespace moment_rounding::SIMD_TARGET {
 namespace {
@@ -13,8 +13,8 @@ inline M pays(F delta, F slope, F curvature) {
     return gain < zero();
 }
 
-// Moves every quant once; returns whether any moved. The columns of a strip hear of a move at once, the others after
-// the strip.
+// Moves every quant once; returns whether any moved. The columns of a strip hear of a move immediately, the others
+// after the strip.
 inline bool move_quants(const Tile& tile, const Format& format, const Panel& panel) {
     bool any_moved = false;
     for (std::int64_t from = 0; from < panel.count; from += strip) {

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "products.h"
+#include "matmul.h"
 
 namespace moment_rounding::SIMD_TARGET {
 namespace {

@@ -2,7 +2,7 @@
 // column i is rounded from w_i - sum over j < i of M_ij e_j. The factor's matrix has M below its diagonal, mirrored.
 #pragma once
 
-#include "products.h"
+#include "matmul.h"
 
 namespace moment_rounding::SIMD_TARGET {
 namespace {

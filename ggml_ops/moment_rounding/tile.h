@@ -33,7 +33,7 @@ using Tiles = Span<const Tile>;
 
 // A matrix in parts of `width` columns, so that a kernel reads it from one end to the other.
 inline constexpr int width = 6;   // of columns that tiles read two at a time
-inline constexpr int strip = 16;  // columns of a panel that hear of each other's moves at once
+inline constexpr int strip = 16;  // columns of a panel that hear of each other's moves immediately
 inline constexpr int some = 96;   // columns that are packed at a time: they stay in the second-level cache
 
 // What the tiles of a thread share.

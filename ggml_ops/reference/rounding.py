@@ -92,14 +92,14 @@ def fp32(x: Array) -> Array:
 def fused(a: Array, b: Array, c: Array) -> Array:
     """Return a * b + c of float32, rounded once.
 
-    The product is exact in float64. Its sum with c is rounded to odd there, so that rounding it to float32 gives what
+    a * b is exact in float64. Its sum with c is rounded to odd there, so that rounding it to float32 gives what
     rounding once does (Boldo and Melquiond 2008).
     """
-    product = np.multiply(a, b, dtype=np.float64)
+    exact = np.multiply(a, b, dtype=np.float64)
     wide = np.asarray(c, np.float64)
-    total = product + wide
-    other = total - product
-    lost = (product - (total - other)) + (wide - other)
+    total = exact + wide
+    other = total - exact
+    lost = (exact - (total - other)) + (wide - other)
     bits = total.view(np.int64)
     towards = np.where((lost > 0) == (total > 0), 1, -1)
     odd = np.where((lost != 0) & np.isfinite(total) & (bits & 1 == 0), bits + towards, bits)

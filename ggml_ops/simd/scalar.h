@@ -50,17 +50,17 @@ inline std::uint16_t float_to_fp16(float f) {
     return static_cast<std::uint16_t>(sign | ((magnitude + 0xFFFU + odd - 0x38000000U) >> 13));
 }
 
-// a * b + c, rounded once, whether the processor can do it or not. The product of two floats is exact in double. Their
-// sum with c is rounded to odd there: to the neighbour whose last bit is set, so that rounding it again to float, which
+// a * b + c, rounded once, whether the processor can do it or not. a * b is exact in double. Its sum with
+// c is rounded to odd there: to the neighbour whose last bit is set, so that rounding it again to float, which
 // has 29 bits less, gives what rounding once does (Boldo and Melquiond 2008).
 inline float fused(float a, float b, float c) {
 #if defined(__FP_FAST_FMAF)
     return std::fma(a, b, c);
 #else
-    const double product = static_cast<double>(a) * b;
-    const double total = product + c;
-    const double other = total - product;
-    const double lost = (product - (total - other)) + (c - other);  // of the sum, exactly (Knuth's two-sum)
+    const double exact = static_cast<double>(a) * b;
+    const double total = exact + c;
+    const double other = total - exact;
+    const double lost = (exact - (total - other)) + (c - other);  // of the sum, exactly (Knuth's two-sum)
     auto odd = bit_cast<std::uint64_t>(total);
     if (lost != 0 && std::isfinite(total) && (odd & 1U) == 0) odd += (lost > 0) == (total > 0) ? 1U : ~std::uint64_t{0};
     return static_cast<float>(bit_cast<double>(odd));

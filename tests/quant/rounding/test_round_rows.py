@@ -96,7 +96,7 @@ def test_a_fused_multiply_add_is_rounded_once() -> None:
     random = np.random.default_rng(0)
     a, b, c = (random.normal(size=4000).astype(np.float32) for _ in range(3))
     c *= np.exp2(random.integers(-60, 60, 4000)).astype(np.float32)
-    c[:1000] = -(a[:1000] * b[:1000])  # what rounding the product loses remains
+    c[:1000] = -(a[:1000] * b[:1000])  # what rounding a * b loses remains
     made = fused(a, b, c)
     exact = [Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)) for x, y, z in zip(a, b, c, strict=True)]
     for one, wanted in zip(made, exact, strict=True):

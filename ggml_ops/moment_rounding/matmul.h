@@ -1,4 +1,4 @@
-// Products of a symmetric matrix with what columns changed by, which is where the time goes. Each sum adds one product
+// Matmuls of a symmetric matrix with what columns changed by, which is where the time goes. Each sum adds one term
 // after the other, in the order of the columns, whatever is packed or read together.
 #pragma once
 
@@ -37,7 +37,7 @@ inline auto listed(const int* rows) {
 }
 
 // Copies rows, `stride` apart, in parts of `Width` columns: to[part][row][Width]; the last part ends with zeros. Rows
-// lie on pages of their own, which the processor does not foresee.
+// are on pages of their own, which the processor does not foresee.
 template <int Width>
 inline void pack(const float* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, float* to) {
     for (std::int64_t row = 0; row < rows; ++row, from += stride) {
@@ -62,7 +62,7 @@ inline void hear_part(const Tile* tile, const float* packed, std::int64_t rows, 
     repeat<width>([&](auto r) { repeat<Count>([&](auto t) { tile[t].slope[j + r] = sum[r][t]; }); });
 }
 
-// Columns first..first+count-1, a panel, hear of the errors of columns from..to-1 of the same rows: the products are
+// Columns first..first+count-1, a panel, hear of the errors of columns from..to-1 of the same rows: the sums are
 // added to tile.slope. The matrix is symmetric, `n` wide. What is packed serves all tiles.
 inline void hear(Tiles tiles, const Shared& shared, const float* matrix, std::int64_t n, std::int64_t first,
                  std::int64_t count, std::int64_t from, std::int64_t to) {
