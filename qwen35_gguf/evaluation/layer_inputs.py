@@ -6,6 +6,7 @@ everything that was asked for is there.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,11 +34,17 @@ class Enough(Exception):  # noqa: N818 (no error: it ends an evaluation)
 
 
 class _Watch:
-    """Keeps the inputs of some matmuls, and the residual stream after something was added to it."""
+    """Keeps the inputs of some matmuls, and the residual stream after something was added to it.
+
+    Whose input a node is shows only at the matmul, when that is computed. By the names of the nodes, which all
+    evaluations have alike, the next one ends before it.
+    """
 
     def __init__(self) -> None:
         self.inputs: dict[str, Float] = {}
         self.streams: list[Float] = []
+        self._nodes: dict[str, set[int]] = {}  # the addresses of the nodes of each name
+        self._readers: dict[str, str] = {}  # the matmul that reads the only node of a name
         self._wanted: frozenset[str] = frozenset()
         self._count = 0
         self.callback = EvalCallback(self._is_wanted, self._take)
@@ -47,18 +54,34 @@ class _Watch:
         self._wanted, self._count = wanted, streams
 
     def _is_wanted(self, kind: str, node: Any) -> bool:
+        name = node.name.decode()
+        self._nodes.setdefault(name, set()).add(ctypes.addressof(node))
+        if self._readers.get(name) in self._missing():
+            return True
         if kind == "ADD":
             return is_residual(kind, node)
-        return kind == "MUL_MAT" and node.src[0].contents.name.decode() in self._wanted
+        return kind == "MUL_MAT" and node.src[0].contents.name.decode() in self._missing()
 
     def _take(self, kind: str, node: Any) -> None:
-        if kind == "ADD":
+        reader = self._readers.get(node.name.decode())
+        if reader in self._missing():
+            self._keep(reader, node)
+        elif kind == "ADD":
             self.streams.append(view(node, np.float32)[0, 0].copy())
         else:
-            rows = view(node.src[1].contents, np.float32)
-            self.inputs[node.src[0].contents.name.decode()] = rows.reshape(-1, rows.shape[-1]).copy()
+            weight, rows = (node.src[number].contents for number in range(2))
+            self._keep(weight.name.decode(), rows)
+            if len(self._nodes.get(rows.name.decode(), ())) == 1:
+                self._readers[rows.name.decode()] = weight.name.decode()
         if len(self.streams) >= self._count and len(self.inputs) == len(self._wanted):
             raise Enough
+
+    def _missing(self) -> frozenset[str]:
+        return self._wanted - self.inputs.keys()
+
+    def _keep(self, name: str, node: Any) -> None:
+        rows = view(node, np.float32)
+        self.inputs[name] = rows.reshape(-1, rows.shape[-1]).copy()
 
 
 class LayerInputs:

@@ -56,10 +56,30 @@ def test_layers_alone_compute_what_the_model_computes(reference: Path, tmp_path:
         writes = next(name for name in layer_tensors(header, layer) if name.endswith("ffn_down.weight"))
         with LayerInputs(tmp_path / "layer.gguf", [writes], 64, 1) as loaded:
             inputs, found = loaded.evaluate(stream, [writes], streams=2)
+            sooner, _ = loaded.evaluate(stream, [writes])  # the graph is known
+        np.testing.assert_array_equal(sooner[writes], inputs[writes])
         assert inputs[writes].shape == (64, 256)
         np.testing.assert_array_equal(found[0], streams[f"attn_residual-{layer}"])
         np.testing.assert_array_equal(found[1], streams[f"l_out-{layer}"])
         stream = streams[f"l_out-{layer}"]
+
+
+@pytest.mark.parametrize("options", [None, {"moe": True, "mtp": False}, {"tied": False, "mtp": False}])
+def test_without_quantized_layers_moments_are_those_of_the_model(
+    reference: Path, checkpoint: Callable[..., Path], tmp_path: Path, options: dict[str, Any] | None
+) -> None:
+    model = (
+        reference if options is None else hf_to_gguf.convert(checkpoint(**options), "F32", tmp_path, vision=False)[0]
+    )
+    how: dict[str, Any] = {"kind": "full", "dataset": "c", "chunk": 64, "chunks": 4, "effects": False}
+    split = splitter(TINY / "calibration.txt", "c")
+    expected = collect_moments.collect(model, split, tmp_path / "expected.gguf", **how)
+    found = sequential_moments.collect(model, split, tmp_path / "found.gguf", {}, **how)
+    assert set(found.names) == set(expected.names)
+    assert not found.shifted
+    for name in found.names:
+        sums, wanted = found.sums(name), expected.sums(name)
+        assert np.linalg.norm(sums - wanted) < 1e-4 * np.linalg.norm(wanted), name
 
 
 @pytest.mark.slow
