@@ -36,6 +36,7 @@ Array = npt.NDArray[Any]
 
 HALVES = 2
 DAMPINGS = (0.003, 0.03, 0.3, 3.0)  # of the mean of the diagonal of H; those that are compared
+PANEL = 512  # columns of H that are summed in one matmul, as far as they are above its diagonal
 COMPARED = 256  # rows of each tensor that they are compared on
 
 
@@ -44,7 +45,8 @@ class InputSums:
 
     def __init__(self, columns: int, writer: Float | None = None) -> None:
         """Begin with zeros; `writer`: the weights (rows, columns) of what writes into the stream, the only reader."""
-        self._h = np.zeros((HALVES, columns, columns), np.float32)
+        self._upper = np.zeros((HALVES, columns, columns), np.float32)  # H; what is left of the blocks is stale
+        self._whole = True  # nothing is stale
         self._writer = writer
         self._d = np.zeros((HALVES, columns if writer is None else len(writer), columns), np.float32)  # D, or C
         self.squares, self.tokens = np.zeros(columns, np.float64), 0
@@ -60,16 +62,30 @@ class InputSums:
             half: of the text, 0 or 1.
 
         """
-        root = found * np.sqrt(weights)[:, None]
-        self._h[half] += root.T @ root  # of one array with itself: numpy computes half of it
+        roots = np.sqrt(weights)[:, None]
+        counted = found * roots
+        for start in range(0, counted.shape[1], PANEL):
+            self._upper[half, start : start + PANEL, start:] += counted[:, start : start + PANEL].T @ counted[:, start:]
+        self._whole = False
         wanted = exact - found
         if self._writer is not None:
             wanted = wanted @ self._writer.T
             if stream is not None:
                 wanted += stream
-        self._d[half] += wanted.T @ (found * weights[:, None])
+        wanted *= roots
+        self._d[half] += wanted.T @ counted
         self.squares += np.einsum("ij,ij->j", found, found)
         self.tokens += len(found)
+
+    @property
+    def _h(self) -> Float:
+        """H of both halves."""
+        if not self._whole:
+            for half in self._upper:
+                for start in range(0, len(half), PANEL):
+                    half[start + PANEL :, start : start + PANEL] = half[start : start + PANEL, start + PANEL :].T
+            self._whole = True
+        return self._upper
 
     def entry(self, name: str, kind: Kind) -> Entry:
         """Return the sums as a file has them."""
@@ -109,15 +125,18 @@ class InputSums:
 
     def shifts(self, weights: Mapping[str, Float]) -> dict[str, Array]:
         """Return what is to be added to the weights that read this input: each (rows, columns), bfloat16."""
-        chosen = self._dampings(weights)
-        return {name: self._shift(rows, damping) for (name, rows), damping in zip(weights.items(), chosen, strict=True)}
-
-    def _shift(self, rows: Float, damping: float | None) -> Array:
-        """Return the shift of one tensor, which its own solve keeps small in memory; None: zeros."""
-        if damping is None:
-            return np.zeros(rows.shape, ml_dtypes.bfloat16)
-        d = self._d.sum(axis=0)
-        return _solve(self._h.sum(axis=0), damping, rows @ d if self._writer is None else d).astype(ml_dtypes.bfloat16)
+        chosen = dict(zip(weights, self._dampings(weights), strict=True))
+        found: dict[str, Array] = {}
+        for damping in dict.fromkeys(chosen.values()):
+            own = {name: rows for name, rows in weights.items() if chosen[name] == damping}
+            if damping is None:
+                found |= {name: np.zeros(rows.shape, ml_dtypes.bfloat16) for name, rows in own.items()}
+                continue
+            # Of D, which may have fewer rows than the weights, the solution is the same for all of them.
+            solved = _solve(self._h.sum(axis=0), damping, self._d.sum(axis=0))
+            for name, rows in own.items():
+                found[name] = (solved if self._writer is not None else rows @ solved).astype(ml_dtypes.bfloat16)
+        return {name: found[name] for name in weights}
 
     def _dampings(self, weights: Mapping[str, Float]) -> list[float | None]:
         """Choose the damping of each tensor by the shifts of some rows in some columns; None: it is not shifted."""

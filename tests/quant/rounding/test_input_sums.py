@@ -8,6 +8,7 @@ from gguf import GGMLQuantizationType as Type
 
 from qwen35_gguf.quant.rounding import input_sums
 from qwen35_gguf.quant.rounding.input_sums import InputSums
+from qwen35_gguf.quant.rounding.moments import Kind
 
 COLUMNS, ROWS, CHUNK, CHUNKS = 48, 32, 200, 20
 
@@ -110,3 +111,21 @@ def test_moments_of_little_text_are_shrunk_more_than_those_of_much() -> None:
 def made_of(tokens: int, mix: np.ndarray) -> InputSums:
     exact = normal(6, tokens, 256) @ mix
     return sums(exact, exact)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["full", "block"])
+def test_moments_are_the_sum_of_the_products_of_all_tokens(monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+    monkeypatch.setattr(input_sums, "PANEL", 128)
+    found, counts = normal(0, 300, 320), np.random.default_rng(1).random(300).astype(np.float32)
+    made = InputSums(320)
+    for half in range(2):
+        own = slice(half * 150, half * 150 + 150)
+        made.add(found[own], found[own], counts[own], None, half)
+    whole = (found * counts[:, None]).astype(np.float64).T @ found
+    sums = made.entry("x", kind).sums[0]
+    if kind == "full":
+        np.testing.assert_allclose(sums, whole, rtol=1e-4, atol=1e-3)
+    else:
+        np.testing.assert_allclose(sums[0], whole[:256, :256], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(sums[1, :64, :64], whole[256:, 256:], rtol=1e-4, atol=1e-3)
