@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.errors import CheckpointError
+from qwen35_gguf.inner_path import is_inside
 from qwen35_gguf.json_file import OBJECT, TEXT, JsonObject, map_of, printable, read_json
 
 SINGLE = "model.safetensors"
@@ -126,7 +127,7 @@ def _indexed(directory: Path, name: str, parts: Parts) -> WeightFiles:
 
 
 def _check_inside(path: Path, key: str, name: str) -> None:
-    if not name or Path(name).name != name or "\\" in name or ":" in name or name in (".", ".."):
+    if not is_inside(name, nested=False):
         raise CheckpointError(
             f"{path}: {key} names {name!r}, which points outside the directory; do not trust this checkpoint"
         )

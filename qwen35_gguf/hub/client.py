@@ -10,15 +10,15 @@ import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from qwen35_gguf.errors import HubError
+from qwen35_gguf.inner_path import can_be_stored
 from qwen35_gguf.json_file import is_whole
 
 NOT_CACHED = "not in the cache, and "
 MOST_FILES = 100_000  # the Hub itself advises against more
-LONGEST_NAME = 255  # bytes of a file's or a folder's, which is what file systems hold
 LARGEST_FILE = 1 << 60  # bytes
 
 
@@ -82,21 +82,9 @@ def _sizes(repo: str, listed: Iterable[Any]) -> dict[str, int]:
             raise HubError(f"{repo}: the Hub lists a file without a name or size; try again later")
         if len(sizes) == MOST_FILES:
             raise HubError(f"{repo}: has more than {MOST_FILES:,} files; download the model, and name its path")
-        if _can_be_stored(name):
+        if can_be_stored(name):
             sizes[name] = size
     return sizes
-
-
-def _can_be_stored(name: str) -> bool:
-    """Tell whether a path stays within its repository's folder, and is one that a file can have."""
-    parts = PurePosixPath(name).parts
-    return (
-        bool(parts)
-        and not name.startswith("/")
-        and ".." not in parts
-        and name.isprintable()  # neither line ends nor halves of surrogate pairs
-        and all(len(part.encode()) <= LONGEST_NAME for part in parts)
-    )
 
 
 def cached_snapshot(repo: str, revision: str | None = None) -> Path | None:

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from qwen35_gguf.atomic_file import disk_errors, pending_file
 from qwen35_gguf.errors import ChecksumError, OutputError
+from qwen35_gguf.inner_path import is_inside
 from qwen35_gguf.json_file import printable
 
 LIST = "SHA256SUMS"
@@ -116,8 +117,7 @@ def read_list(folder: Path) -> dict[str, str]:
         found = LINE.fullmatch(line.removesuffix("\r"))
         if found is None:
             raise ChecksumError(f"{path}: line {number} is not a checksum and a name; download it again")
-        name = PurePosixPath(found["name"])
-        if name.is_absolute() or ".." in name.parts:
+        if not is_inside(found["name"]):
             raise ChecksumError(
                 f"{path}: line {number} names {printable(found['name'])}, outside of the folder; download it again"
             )
