@@ -1,4 +1,4 @@
-"""Names of files that others wrote, in lists, indexes and repositories: do they stay within their folder?"""
+"""Tell whether names of files that others wrote, in lists, indexes and repositories, stay within their folder."""
 
 from __future__ import annotations
 

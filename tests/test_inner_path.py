@@ -13,8 +13,8 @@ from qwen35_gguf.inner_path import can_be_stored, is_inside
 pytestmark = pytest.mark.unit
 
 OUTSIDE = [
-    "", ".", "..", "/", "/etc/passwd", "//host/share", "../a", "a/..", "a/../b", "a/../../b", "./..", r"..\a", r"a\..\b",
-    r"\a", r"\\host\share\a", "C:", "C:a", "C:/a", r"C:\a", "c:..", r"\\?\C:\a", r"\\.\pipe\a",
+    "", ".", "..", "/", "/etc/passwd", "//host/share", "../a", "a/..", "a/../b", "a/../../b", "./..", r"..\a",
+    r"a\..\b", r"\a", r"\\host\share\a", "C:", "C:a", "C:/a", r"C:\a", "c:..", r"\\?\C:\a", r"\\.\pipe\a",
 ]  # fmt: skip
 INSIDE = ["a", "a.gguf", "a/b", "./a", "...", "a..b", "..a", "a..", ".a", "é/😀", " a", "a b/c", "ab:c", "-a"]
 

@@ -5,6 +5,7 @@ A command is made with `@click.command("name", cls=Verb)`, a group of commands w
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -33,7 +34,9 @@ class Verb(click.Command):
         _refuse_repeated(self, ctx, list(args))
         typed = list(args)
         try:
-            return super().parse_args(ctx, args)
+            left = super().parse_args(ctx, args)
+            _refuse_infinite(self, ctx)
+            return left
         except click.UsageError as error:
             raise advised(error, typed, self) from None
 
@@ -67,6 +70,20 @@ def _common_options() -> list[click.Option]:
             help="No progress, notes or advice: results and errors only.",
         ),
     ]
+
+
+def _refuse_infinite(command: click.Command, ctx: click.Context) -> None:
+    """Refuse nan and infinities, which click's ranges accept.
+
+    Raises:
+        click.BadParameter: with the name of the option.
+
+    """
+    for param in command.params:
+        given = ctx.params.get(param.name or "")
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise click.BadParameter(f"{value} is not a number that can be used.", ctx, param)
 
 
 def _refuse_repeated(command: click.Command, ctx: click.Context, args: list[str]) -> None:
