@@ -88,8 +88,9 @@ def check_options(options: GenerateOptions, limits: RequestLimits) -> None:
     if len(options.logit_bias or ()) > limits.biases:
         raise _too_large("logit_bias", f"{len(options.logit_bias or ()):,} entries are more than {limits.biases:,}")
     form = options.response_format if isinstance(options.response_format, Mapping) else {}
-    for name, value in (("tools", options.tools), ("response_format", form), ("grammar", options.grammar)):
-        check_size(name, value, limits)
+    for name in ("tools", "tool_choice", "grammar"):
+        check_size(name, getattr(options, name), limits)
+    check_size("response_format", form, limits)
 
 
 def check_size(name: str, value: Any, limits: RequestLimits) -> None:

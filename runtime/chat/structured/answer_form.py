@@ -10,6 +10,7 @@ from typing import Any
 
 from qwen35_gguf.architecture.tags import TOOL_CALL
 from qwen35_gguf.errors import GrammarError, MessageError, ToolError
+from qwen35_gguf.json_file import printable
 from qwen35_gguf.runtime.chat.structured import gbnf, json_schema, patterns, tool_grammar
 from qwen35_gguf.runtime.chat.structured.answer_types import AnswerType, python_type, schema_type
 from qwen35_gguf.runtime.chat.structured.masks import GrammarMask, TriggeredMask
@@ -148,7 +149,7 @@ def call_form(tools: Sequence[Mapping[str, Any]] | None, tool_choice: Any, paral
     known = [tool["function"]["name"] for tool in tools or ()]
     free = tool_choice in (None, "auto", "none")
     if not (free or (must and known and name in (None, *known))):
-        raise ToolError(f"tool_choice: {str(tool_choice)[:80]} is not auto, none, required or one of the tools")
+        raise ToolError(f"tool_choice: {printable(str(tool_choice))} is not auto, none, required or one of the tools")
     if not tools or tool_choice == "none":
         return None
     return CallForm(tool_grammar.tool_grammar(tools, name), must, parallel is not False)
