@@ -6,6 +6,7 @@ quant_config.py), ModelOpt (torch/export/convert_hf_config.py), GPTQModel (quant
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ ALIASES = {
 }
 # What the layouts that GPTQ's and AWQ's libraries write are called; others are made for one kind of GPU.
 GPTQ_LAYOUTS = {"gptq": 1, "gptq_v2": 0}
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 AWQ_LAYOUTS = ("gemm", "gemv", "exllama", "ipex")
 
 
@@ -218,7 +220,7 @@ def _pair(section: JsonObject, key: str) -> tuple[int, int] | None:
     if found is None:
         return None
     if isinstance(found, str):
-        found = [int(part) for part in found.split("x") if part.isdecimal() and int(part)]
+        found = [int(part) for part in found.split("x") if _NUMBER.fullmatch(part)]
     if len(found) != 2:
         raise section.mistake(key, "rows and columns of a block")
     return found[0], found[1]

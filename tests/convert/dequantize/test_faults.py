@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from inputs import quantized, saved_tensors
 from qwen35_gguf.convert import hf_to_gguf
 from qwen35_gguf.convert.checkpoint import open_checkpoint
+from qwen35_gguf.convert.dequantize.methods import find_method
 from qwen35_gguf.errors import CheckpointError, Qwen35Error
 
 pytestmark = pytest.mark.unit
@@ -212,6 +213,14 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a mode of MLX": ({"group_size": 64, "bits": 4, "mode": "mxfp8"}, "mode is .mxfp8.; must be one of affine"),
 }
+
+
+@pytest.mark.parametrize("text", ["9" * 5000 + "x1", "1x" + "9" * 5000, "9" * 30 + "x1", "1x0", "1", "", "x", "1x1x1"])
+def test_blocks_in_a_text_that_are_no_blocks(text: str) -> None:
+    section = {"quant_method": "fp8", "weight_block_size": text}
+    with pytest.raises(CheckpointError, match="weight_block_size is .*; must be rows and columns") as caught:
+        find_method({"quantization_config": section}, Path("x"))
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(("config", "message"), METHODS.values(), ids=METHODS.keys())

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 from fuzz.target import Target, as_file, as_text, scratch
@@ -27,6 +28,27 @@ EXTRA = {
     "chat_template.json": {"chat_template": "{{ messages }}"},
     "processor_config.json": {"image_processor": {"image_mean": [0.5, 0.5, 0.5]}, "processor_class": "x"},
 }
+
+# A description of each method as its library writes it: shortened, with what its reader looks at.
+QUANTIZED: tuple[dict[str, Any], ...] = (
+    {"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": ["lm_head"]},
+    {"quant_method": "fp8", "weight_block_size": "128x128", "ignored_layers": []},
+    {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "checkpoint_format": "gptq_v2",
+     "dynamic": {"-:mlp": {}, "+:attn": {"bits": 8, "group_size": 64}}},
+    {"quant_method": "auto-round", "packing_format": "auto_round:auto_awq", "bits": 4, "group_size": -1},
+    {"quant_method": "awq", "w_bit": 4, "q_group_size": 128, "version": "GEMV", "modules_to_not_convert": None},
+    {"load_in_4bit": True, "llm_int8_skip_modules": ["lm_head"]},
+    {"config_groups": {"g": {"weights": {"num_bits": 4, "group_size": 32, "symmetric": False,
+                                         "block_structure": [128, 128]}}}, "ignore": ["lm_head"]},
+    {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]},
+    {"quant_method": "mxfp4"}, {"quant_method": "hqq"}, {"weight_block_size": [1]}, {"a": 1},
+)  # fmt: skip
+ROPE: tuple[dict[str, Any], ...] = (
+    {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 4096, "truncate": True,
+     "beta_fast": 32, "beta_slow": 1, "attention_factor": 1.1, "mscale": 1, "mscale_all_dim": 0},
+    {"type": "linear", "factor": 2, "rope_theta": 1e4, "mrope_section": [11, 11, 10]},
+    {"type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.3, "mrope_interleaved": False},
+)  # fmt: skip
 
 
 def _example() -> ModuleType:
@@ -67,8 +89,17 @@ def read_checkpoint(data: bytes) -> None:
 
 
 def checkpoint_seeds() -> list[bytes]:
-    """Each file that is small."""
-    return [name.encode() + MARK + content for name, content in checkpoint().items() if len(content) < 4000]
+    """Each file that is small, and configurations with each method of quantization and kind of rotary positions."""
+    seeds = [name.encode() + MARK + content for name, content in checkpoint().items() if len(content) < 4000]
+    config = json.loads(checkpoint()["config.json"])
+    changes: list[dict[str, Any]] = [{"quantization_config": one} for one in QUANTIZED]
+    changes += [{"quantization": {"group_size": 64, "bits": 4, "lm_head": False, "a": {"bits": 8, "mode": "mxfp4"}}}]
+    changes += [{"transformers_weights": name} for name in ("model.safetensors.index.json", "../a", "absent")]
+    seeds += [b"config.json" + MARK + json.dumps(config | one).encode() for one in changes]
+    for rope in ROPE:
+        text = config.get("text_config", config) | {"rope_scaling": rope}
+        seeds.append(b"config.json" + MARK + json.dumps(config | {"text_config": text}).encode())
+    return seeds
 
 
 def read_any(data: bytes) -> None:

@@ -18,6 +18,17 @@ from qwen35_gguf.runtime.chat.tool_calls.checks import check_tools
 
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
+TYPED = {
+    "type": "object",
+    "$defs": {"d": {"enum": ["x", True, None, 1.5]}, "e": {"$ref": "#/$defs/e"}},
+    "properties": {
+        "a": {}, "i": {"type": "integer"}, "n": {"type": ["number", "null"]},
+        "b": {"type": "boolean", "nullable": True},
+        "o": {"properties": {}}, "l": {"items": {}}, "d": {"$ref": "#/$defs/d"}, "c": {"const": {"x": 1}},
+        "u": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/d"}, {"type": "string"}]}, "e": {"$ref": "#/$defs/e"},
+    },
+}  # fmt: skip
+TYPED_TOOL = {"type": "function", "function": {"name": "g", "parameters": TYPED}}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 TURNS = [
     {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": PIXEL}}]},
@@ -137,7 +148,7 @@ def parse_answer(data: bytes) -> None:
     tags = dict(enumerate(TAGS)) if len(data) % 2 else {}
     messages = []
     for pieces in (1, 1 + len(spoken) // 3):
-        parser = ReplyParser(tags, inside=bool(len(data) & 2), tools=[TOOL], stop=("STOP",))
+        parser = ReplyParser(tags, inside=bool(len(data) & 2), tools=[TOOL, TYPED_TOOL], stop=("STOP",))
         cuts = sorted({0, len(spoken), *(chance.randrange(len(spoken) + 1) for _ in range(pieces - 1))})
         for start, stop in itertools.pairwise(cuts):
             _speak(parser, spoken[start:stop], tags)
@@ -167,7 +178,15 @@ def answer_seeds() -> list[bytes]:
         f"Well.\n</think>\n\nOK {call}\n{call} STOP".encode(),
         f"<think>x</think>y{call}".encode(),
         call[:50].encode(),
+        _typed_call(i="12", n="1.5e3", b="True", o='{"a": 1}', l="[1, 2]", d="None", c='{"x": 1}', u="7", e="x"),
+        _typed_call(i="3.0", n="null", b="yes", o="[1]", l="{", d="1.5", c="{'x': 1}", u="seven", a='{"a": [1e999]}'),
+        _typed_call(i="9" * 400, n="nan", b=" false ", o='{"a": NaN}', l="", d="x", a="[1"),
     ]
+
+
+def _typed_call(**values: str) -> bytes:
+    parameters = "".join(f"<parameter={name}>\n{text}\n</parameter>\n" for name, text in values.items())
+    return f"<tool_call>\n<function=g>\n{parameters}</function>\n</tool_call>".encode()
 
 
 API = "qwen35_gguf.server.api"
@@ -199,7 +218,17 @@ TARGETS = (
             "qwen35_gguf.runtime.chat.output_parser",
             "qwen35_gguf.runtime.chat.tags",
         ),
-        (*TAGS, "<function=f>", "</function>", "<parameter=a>", "</parameter>", "<function=", ">", "STOP"),
+        (
+            *TAGS,
+            "<function=f>",
+            "<function=g>",
+            "</function>",
+            "<parameter=a>",
+            "</parameter>",
+            "<function=",
+            ">",
+            "STOP",
+        ),
         longest=2048,
     ),
 )
