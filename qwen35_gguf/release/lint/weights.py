@@ -1,8 +1,6 @@
 """Whether every number in a file is finite, without dequantizing it.
 
-A block of quantized weights is a few scales and small integers: it is finite if its scales are, so only these are
-checked. The files are mapped, and read from front to back in slabs whose pages are released.
-Source of the layouts: llama.cpp ggml/src/ggml-common.h, and ggml_validate_row_data for what counts.
+The files are mapped, and read from front to back in slabs whose pages are released.
 """
 
 from __future__ import annotations
@@ -11,19 +9,16 @@ import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 
 from qwen35_gguf.errors import GgufError
+from qwen35_gguf.gguf_file.finite_blocks import TESTED, not_finite
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Stored, Subject
 
-Bytes = npt.NDArray[np.uint8]
-Test = Callable[[Bytes], npt.NDArray[np.bool_]]
 Advance = Callable[[int], None]
 
 SLAB = 32 << 20
@@ -36,59 +31,6 @@ class Problem:
 
     index: int
     count: int
-
-
-def _exponent_full(blocks: Bytes, *, at: int, mask: int, dtype: str) -> npt.NDArray[np.bool_]:
-    """Return in which blocks the float at byte `at` is infinite or NaN; blocks is (n, bytes), the result (n,)."""
-    width = np.dtype(dtype).itemsize
-    bits = np.ascontiguousarray(blocks[:, at : at + width]).view(dtype)[:, 0]
-    return np.asarray((bits & mask) == mask)
-
-
-def _fp16(*offsets: int) -> tuple[Test, ...]:
-    """Test the fp16 at each of these offsets."""
-    return tuple(partial(_exponent_full, at=at, mask=0x7C00, dtype="<u2") for at in offsets)
-
-
-def _iq1_m(blocks: Bytes) -> npt.NDArray[np.bool_]:
-    """Test its scale, which is spread over the high nibbles of four words at byte 48."""
-    words = np.ascontiguousarray(blocks[:, 48:56]).view("<u2")
-    bits = (words[:, 0] >> 12) | ((words[:, 1] >> 8) & 0xF0) | ((words[:, 2] >> 4) & 0xF00) | (words[:, 3] & 0xF000)
-    return np.asarray((bits & 0x7C00) == 0x7C00)
-
-
-def _e8m0(blocks: Bytes) -> npt.NDArray[np.bool_]:
-    return np.asarray(blocks[:, 0] == 0xFF)
-
-
-TESTS: dict[Type, tuple[Test, ...]] = {
-    Type.F32: (partial(_exponent_full, at=0, mask=0x7F800000, dtype="<u4"),),
-    Type.F64: (partial(_exponent_full, at=0, mask=0x7FF << 52, dtype="<u8"),),
-    Type.F16: _fp16(0),
-    Type.BF16: (partial(_exponent_full, at=0, mask=0x7F80, dtype="<u2"),),
-    Type.Q4_0: _fp16(0),
-    Type.Q4_1: _fp16(0, 2),
-    Type.Q5_0: _fp16(0),
-    Type.Q5_1: _fp16(0, 2),
-    Type.Q8_0: _fp16(0),
-    Type.Q2_K: _fp16(80, 82),  # after 16 scales and 64 bytes of weights
-    Type.Q3_K: _fp16(108),  # after 32 + 64 bytes of weights and 12 of scales
-    Type.Q4_K: _fp16(0, 2),
-    Type.Q5_K: _fp16(0, 2),
-    Type.Q6_K: _fp16(208),  # after 128 + 64 bytes of weights and 16 scales
-    Type.IQ2_XXS: _fp16(0),
-    Type.IQ2_XS: _fp16(0),
-    Type.IQ2_S: _fp16(0),
-    Type.IQ3_XXS: _fp16(0),
-    Type.IQ3_S: _fp16(0),
-    Type.IQ1_S: _fp16(0),
-    Type.IQ1_M: (_iq1_m,),
-    Type.IQ4_NL: _fp16(0),
-    Type.IQ4_XS: _fp16(0),
-    Type.TQ1_0: _fp16(52),  # after 48 + 4 bytes of weights
-    Type.TQ2_0: _fp16(64),  # after 64 bytes of weights
-    Type.MXFP4: (_e8m0,),
-}
 
 
 def finite(subject: Subject, jobs: int = 0, advance: Advance = lambda _: None) -> Iterator[Diagnostic]:
@@ -106,7 +48,7 @@ def finite(subject: Subject, jobs: int = 0, advance: Advance = lambda _: None) -
                 with ThreadPoolExecutor(jobs or None, thread_name_prefix="finite") as pool:
                     for stored in tensors:
                         type_ = stored.tensor.type
-                        if type_ not in TESTS:
+                        if type_ not in TESTED:
                             untested.add(type_.name)
                             continue
                         problem = _scan(data, stored, pool, advance)
@@ -143,10 +85,7 @@ def _count(data: mmap.mmap, start: int, length: int, type_: Type) -> tuple[int, 
     """Return the first block that is not finite, and the number of them."""
     block = GGML_QUANT_SIZES[type_][1]
     blocks: Any = np.frombuffer(data, np.uint8, length, start).reshape(-1, block)
-    bad = np.zeros(len(blocks), np.bool_)
-    for test in TESTS[type_]:
-        bad |= test(blocks)
-    found = np.flatnonzero(bad)
+    found = np.flatnonzero(not_finite(blocks, type_))
     del blocks  # the map cannot be closed while a view of it exists
     _release(data, start, length)
     return (int(found[0]) if found.size else -1), int(found.size)

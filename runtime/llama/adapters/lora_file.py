@@ -1,6 +1,7 @@
-"""The file of a GGUF LoRA: checked from its header, alone and against that of a model.
+"""The file of a GGUF LoRA: its header is checked, alone and against that of a model, and that its numbers are finite.
 
-llama.cpp aborts where a shape does not fit a matmul, so every pair of factors is compared with the model before.
+llama.cpp aborts where a shape does not fit a matmul, so every pair of factors is compared with the model before. Rows
+with NaN that are rounded to 8 bits become numbers, so that logits would not show it.
 
 Source: llama.cpp src/llama-adapter.cpp (`llama_adapter_lora_init_impl`), src/llama-graph.cpp (`build_lora_mm`).
 """
@@ -10,11 +11,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from gguf import GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from qwen35_gguf.errors import AdapterError, Qwen35Error
+from qwen35_gguf.errors import AdapterError, GgufError, Qwen35Error
+from qwen35_gguf.gguf_file.finite_blocks import not_finite
 from qwen35_gguf.gguf_file.header import GgufHeader
-from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 
 ADAPTER = "adapter"  # general.type
 LORA_A, LORA_B = ".lora_a", ".lora_b"
@@ -32,7 +34,7 @@ def check_adapter(path: Path, model: GgufHeader) -> GgufHeader:
     """Return the header of an adapter that fits a model.
 
     Raises:
-        AdapterError: the file is missing or damaged, not a LoRA, or for another model.
+        AdapterError: the file is missing or damaged, not a LoRA, for another model, or has NaN or infinite numbers.
 
     """
     if (path / "adapter_config.json").is_file():
@@ -47,6 +49,7 @@ def check_adapter(path: Path, model: GgufHeader) -> GgufHeader:
             f"{path}: is for {header.architecture}, but {model.path.name} is {model.architecture}; use one for that"
         )
     _check_pairs(header, model)
+    _check_finite(header)
     return header
 
 
@@ -104,6 +107,20 @@ def _check_pairs(header: GgufHeader, model: GgufHeader) -> None:
                 f"{header.path}: {name} has factors {list(found[name + LORA_A])} and {list(found[name + LORA_B])} for "
                 f"{list(model.shapes[name])} of {model.path.name}; the adapter is for another model"
             )
+
+
+def _check_finite(header: GgufHeader) -> None:
+    try:
+        mapped = map_data(header)
+        for tensor in header.tensors:
+            blocks = tensor_data(header, tensor, mapped).reshape(-1, GGML_QUANT_SIZES[tensor.type][1])
+            if not_finite(blocks, tensor.type).any():
+                raise AdapterError(
+                    f"{header.path}: {tensor.name} has NaN or infinite numbers; its training failed, or the file is "
+                    "damaged"
+                )
+    except GgufError as error:
+        raise AdapterError(str(error)) from None
 
 
 def _fits(name: str, a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, ...]) -> bool:

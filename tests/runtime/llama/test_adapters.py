@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFValueType
+from gguf.quants import quantize
 
 from inputs.adapters import low_rank, write_adapter
 from qwen35_gguf.convert import hf_to_gguf
@@ -73,12 +74,19 @@ def test_saved_states_belong_to_their_adapters(base: Path, files: list[Path], tm
             assert generate(files[0], [(lora, scale)], prompt, state_dir=tmp_path / "states") == text
 
 
-def write_lora(path: Path, tensors: dict[str, tuple[int, ...]], **changes: Any) -> Path:
-    """Write a GGUF LoRA by hand, with zeros; None leaves an entry out."""
+def write_lora(
+    path: Path,
+    tensors: dict[str, tuple[int, ...]],
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+    stored: Sequence[np.ndarray] | None = None,
+    **changes: Any,
+) -> Path:
+    """Write a GGUF LoRA by hand, with zeros unless its bytes are given; None leaves an entry out."""
     known = {"general.architecture": "qwen35", "general.type": "adapter", "adapter.type": "lora"}
     entries = [KeyValue.of(k, v, GGUFValueType.STRING) for k, v in (known | changes).items() if v is not None]
     entries.append(KeyValue.of("adapter.lora.alpha", 8.0, GGUFValueType.FLOAT32))
-    data = [(TensorInfo(n, s, GGMLQuantizationType.F32), np.zeros(s, np.float32)) for n, s in tensors.items()]
+    stored = [np.zeros(shape, np.float32) for shape in tensors.values()] if stored is None else stored
+    data = [(TensorInfo(n, s, kind), rows) for (n, s), rows in zip(tensors.items(), stored, strict=True)]
     write_gguf(path, entries, data)
     return path
 
@@ -110,6 +118,20 @@ def test_refused_by_name(files: list[Path], tmp_path: Path, fault: str) -> None:
         Qwen35(files[0], adapters=[lora])
     assert wanted in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("type_", "number"), [("F32", np.nan), ("F16", np.inf), ("BF16", -np.inf), ("Q8_0", np.nan)])
+def test_numbers_that_are_not_finite_are_refused(files: list[Path], tmp_path: Path, type_: str, number: float) -> None:
+    kind, path = GGMLQuantizationType[type_], tmp_path / "lora.gguf"
+    a, b = (np.zeros(shape, np.float32) for shape in ((32, 256), (256, 32)))
+    stored = [quantize(factor, kind).view(np.uint8).copy() for factor in (a, b)]
+    of_number = GGMLQuantizationType.F16 if type_ == "Q8_0" else kind  # of Q8_0 it is a scale
+    one = quantize(np.full((1, 1), number, np.float32), of_number).view(np.uint8)[0]
+    stored[1][7, : len(one)] = one
+    shapes = dict(zip(O_PROJ, (a.shape, b.shape), strict=True))
+    write_lora(path, shapes, kind=kind, stored=stored)
+    with pytest.raises(AdapterError, match=r"attn_output\.weight\.lora_b has NaN or infinite numbers"):
+        Qwen35(files[0], adapters=[path])
 
 
 def test_embedding_of_a_tied_model_is_refused_instead_of_an_abort(checkpoint: Make, tmp_path: Path) -> None:
