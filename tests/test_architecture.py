@@ -105,6 +105,7 @@ def test_another_model_is_refused() -> None:
     [
         ("block_count", None, r"has no qwen35\.block_count"),
         ("block_count", 1, r"block_count is 1, but nextn_predict_layers is 1"),
+        ("block_count", 2**31, r"block_count is 2,147,483,648, more than 10,000; convert or download it again"),
         ("attention.head_count", "4", r"qwen35\.attention\.head_count is '4', not a count"),
         ("attention.head_count", -1, r"is -1, not a count"),
         ("embedding_length", 0, r"qwen35\.embedding_length is 0"),
@@ -117,6 +118,12 @@ def test_bad_metadata_names_key_and_value(files: list[Path], key: str, value: ob
     metadata[f"qwen35.{key}"] = value
     with pytest.raises(ModelError, match=message):
         Architecture.from_gguf(metadata, shapes, "model.gguf")
+
+
+def test_more_blocks_of_a_vision_encoder_than_any_has_are_refused(checkpoint: Factory, tmp_path: Path) -> None:
+    metadata, _ = gguf_of(hf_to_gguf.convert(checkpoint(), "F32", tmp_path)[1])
+    with pytest.raises(ModelError, match=r"clip\.vision\.block_count is 10,001, more than 10,000"):
+        VisionEncoder.from_gguf(metadata | {"clip.vision.block_count": 10_001}, "mmproj.gguf")
 
 
 def test_numbers_by_layer_count_where_they_are_not_zero(files: list[Path]) -> None:

@@ -33,7 +33,8 @@ MODEL_TYPES = {
 DEFAULT_INTERVAL = 4  # every fourth layer is full attention
 
 # Far above any model's. Names are listed for each layer and each expert, so that a damaged number must not be taken.
-LAYERS = at_most(10_000)
+MOST_LAYERS = 10_000
+LAYERS = at_most(MOST_LAYERS)
 EXPERTS = at_most(100_000)
 
 

@@ -28,9 +28,13 @@ class GgufReader:
             raise ModelError(f"{self.where}: {self.prefix}{key} is {value!r}, not a count; convert it again")
         return value
 
-    def size(self, key: str) -> int:
-        """Return a positive number."""
+    def size(self, key: str, most: int | None = None) -> int:
+        """Return a positive number, no larger than `most`."""
         value = self.count(key)
         if not value:
             raise ModelError(f"{self.where}: {self.prefix}{key} is 0; convert or download it again")
+        if most is not None and value > most:
+            raise ModelError(
+                f"{self.where}: {self.prefix}{key} is {value:,}, more than {most:,}; convert or download it again"
+            )
         return value

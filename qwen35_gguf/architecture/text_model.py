@@ -13,6 +13,7 @@ from qwen35_gguf.architecture.config import (
     FULL,
     LINEAR,
     MOE,
+    MOST_LAYERS,
     Config,
     LayerKind,
     architecture_name,
@@ -221,7 +222,7 @@ class Architecture:
         if name not in (DENSE, MOE):
             raise ModelError(f"{where}: is a GGUF of {name}, not of Qwen3.5; name the text model's file")
         read = GgufReader(metadata, where, f"{name}.")
-        blocks, mtp_blocks = read.size("block_count"), read.count("nextn_predict_layers", 0)
+        blocks, mtp_blocks = read.size("block_count", MOST_LAYERS), read.count("nextn_predict_layers", 0)
         layers = blocks - mtp_blocks
         if layers < 1:
             raise ModelError(

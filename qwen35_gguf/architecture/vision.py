@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qwen35_gguf.architecture.config import LAYERS, Config
+from qwen35_gguf.architecture.config import LAYERS, MOST_LAYERS, Config
 from qwen35_gguf.architecture.metadata import GgufReader
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.json_file import SIZE, JsonObject
@@ -93,7 +93,7 @@ class VisionEncoder:
         read = GgufReader(metadata, where, "clip.vision.")
         patch = read.size("patch_size")
         return cls(
-            depth=read.size("block_count"),
+            depth=read.size("block_count", MOST_LAYERS),
             hidden_size=read.size("embedding_length"),
             intermediate_size=read.size("feed_forward_length"),
             heads=read.size("attention.head_count"),

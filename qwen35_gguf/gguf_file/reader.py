@@ -163,9 +163,13 @@ class _Parser:
         alignment = next((entry.value for entry in entries if entry.key == ALIGNMENT_KEY), DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise ValueError(f"{ALIGNMENT_KEY} is {str(alignment)[:40]}")
-        tensors = tuple(self.tensor() for _ in range(self.plausible(n_tensors, LEAST_TENSOR, MAX_COUNT)))
-        if len({tensor.name for tensor in tensors}) != len(tensors):
-            raise ValueError("a tensor occurs twice")
+        found: dict[str, TensorInfo] = {}
+        for _ in range(self.plausible(n_tensors, LEAST_TENSOR, MAX_COUNT)):
+            tensor = self.tensor()
+            if tensor.name in found:  # now, and not after a million more, as bytes of zeros would be
+                raise ValueError("a tensor occurs twice")
+            found[tensor.name] = tensor
+        tensors = tuple(found.values())
         start = padded(self.at, alignment)
         end = max((tensor.offset + tensor.nbytes for tensor in tensors), default=0)
         if tensors and start + end > self.size:
