@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +41,7 @@ from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
 from qwen35_gguf.json_file import printable
 
+Named = TypeVar("Named", KeyValue, TensorInfo)
 SCALAR_BYTES = {type_: struct.calcsize(f"<{letter}") for type_, letter in SCALARS.items()}
 LEAST_ENTRY, LEAST_TENSOR = 13, 24  # bytes of the shortest entry and tensor description
 
@@ -157,25 +160,28 @@ class _Parser:
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
             raise ValueError("it is big-endian" if swapped in VERSIONS else f"version {version}")
         n_tensors, n_entries = self.uint64(), self.uint64()
-        entries = tuple(self.entry() for _ in range(self.plausible(n_entries, LEAST_ENTRY, MAX_COUNT)))
-        if len({entry.key for entry in entries}) != len(entries):
-            raise ValueError("a key occurs twice")
+        entries = self.several(self.entry, "a key", self.plausible(n_entries, LEAST_ENTRY, MAX_COUNT))
         alignment = next((entry.value for entry in entries if entry.key == ALIGNMENT_KEY), DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise ValueError(f"{ALIGNMENT_KEY} is {str(alignment)[:40]}")
-        found: dict[str, TensorInfo] = {}
-        for _ in range(self.plausible(n_tensors, LEAST_TENSOR, MAX_COUNT)):
-            tensor = self.tensor()
-            if tensor.name in found:  # now, and not after a million more, as bytes of zeros would be
-                raise ValueError("a tensor occurs twice")
-            found[tensor.name] = tensor
-        tensors = tuple(found.values())
+        tensors = self.several(self.tensor, "a tensor", self.plausible(n_tensors, LEAST_TENSOR, MAX_COUNT))
         start = padded(self.at, alignment)
         end = max((tensor.offset + tensor.nbytes for tensor in tensors), default=0)
         if tensors and start + end > self.size:
             found = f"{self.size:,} bytes of {start + end:,}"
             raise GgufError(f"{self.path}: is truncated ({found}); download it again")
         return GgufHeader(self.path, entries, tensors, version, alignment, min(start, self.size), self.size)
+
+    def several(self, read: Callable[[], Named], what: str, count: int) -> tuple[Named, ...]:
+        """Read entries or tensors; a name that occurs twice is refused before all others are read."""
+        found: dict[str, Named] = {}
+        for _ in range(count):
+            one = read()
+            name = one.key if isinstance(one, KeyValue) else one.name
+            if name in found:
+                raise ValueError(f"{what} occurs twice")
+            found[name] = one
+        return tuple(found.values())
 
     def uint32(self) -> int:
         self.at += 4

@@ -38,8 +38,9 @@ class Session:
 
     def one(self, data: bytes) -> None:
         """Try an input; a fault is recorded once for each place."""
-        from fuzz.target import Fault, try_input
+        from fuzz.target import Fault, limit_memory, try_input
 
+        limit_memory()  # anew: what libFuzzer remembers grows, and is no input's fault
         self.tried += 1
         start = time.process_time()
         try:
@@ -74,14 +75,12 @@ def main(name: str, seconds: int, folder: Path, modules: list[str]) -> None:
     with guided or contextlib.nullcontext():
         from fuzz.targets import TARGETS
     from fuzz import corpus, mutation
-    from fuzz.target import limit_memory
 
     target = TARGETS[name]
     session = Session(target, folder)
     for data in corpus.inputs(target):
         (folder / "inputs" / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
         session.one(data)
-    limit_memory()
     if atheris is None:
         _at_random(session, seconds)
         return

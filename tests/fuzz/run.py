@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 KERNELS = "kernels"  # the C++, by libFuzzer, where clang is installed
 BUILD = ROOT / "build" / "fuzz"
+# Each thread's arena reserves 64 MB of addresses, of which a target has few: what runs out must be asked for.
+ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 SLACK = 600  # seconds that a process may take beyond its part: to start, on a busy machine
 
 
@@ -35,7 +38,9 @@ def fuzz(name: str, seconds: int, modules: Sequence[str]) -> dict[str, object] |
         result.unlink(missing_ok=True)  # of a run that was ended
         with (folder / "log.txt").open("ab") as log:
             try:
-                code = subprocess.run(command, stdout=log, stderr=log, timeout=left + SLACK).returncode
+                code = subprocess.run(
+                    command, stdout=log, stderr=log, timeout=left + SLACK, env=os.environ | ENVIRONMENT
+                ).returncode
             except subprocess.TimeoutExpired:
                 code = -1
         if not result.exists():
