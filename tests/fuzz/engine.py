@@ -40,7 +40,7 @@ class Session:
         """Try an input; a fault is recorded once for each place."""
         from fuzz.target import Fault, limit_memory, try_input
 
-        limit_memory()  # anew: what libFuzzer remembers grows, and is no input's fault
+        limit_memory()  # anew: the memory of libFuzzer itself grows
         self.tried += 1
         start = time.process_time()
         try:
