@@ -27,14 +27,9 @@ inline void feed_back_within(const Tile& tile, const Format& format, const Panel
 
 // Rounds all columns anew.
 inline void feed_back(Tiles tiles, const Shared& shared, const Format& format, const float* factor) {
-    const std::int64_t n = tiles.begin()->columns;
-    for (std::int64_t first = 0; first < n; first += panel) {
-        const std::int64_t count = std::min<std::int64_t>(panel, n - first);
-        for (const Tile& tile : tiles) std::fill_n(tile.slope, count, zero());
-        hear(tiles, shared, factor, n, first, count, 0, first);
-        const Panel own = panel_of(shared, factor, n, first, count);
+    each_panel(tiles, shared, factor, [&](const Panel& own) {
         for (const Tile& tile : tiles) feed_back_within(tile, format, own);
-    }
+    });
 }
 
 }  // namespace

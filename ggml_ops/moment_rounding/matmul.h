@@ -127,21 +127,28 @@ inline F error_of(const Tile& tile, const Panel& panel) {
     return error;
 }
 
-// Writes the error of each lane of each tile.
-inline void measure(Tiles tiles, const Shared& shared, const float* moments, F* errors) {
+// Calls work(panel) for one panel after the other; tile.slope has then what it hears from the columns before it.
+template <class Work>
+inline void each_panel(Tiles tiles, const Shared& shared, const float* matrix, const Work& work) {
     const std::int64_t n = tiles.begin()->columns;
-    std::fill_n(errors, tiles.size(), zero());
     for (std::int64_t first = 0; first < n; first += panel) {
         const std::int64_t count = std::min<std::int64_t>(panel, n - first);
         for (const Tile& tile : tiles) std::fill_n(tile.slope, count, zero());
-        hear(tiles, shared, moments, n, first, count, 0, first);
-        const Panel own = panel_of(shared, moments, n, first, count);
+        hear(tiles, shared, matrix, n, first, count, 0, first);
+        work(panel_of(shared, matrix, n, first, count));
+    }
+}
+
+// Writes the error of each lane of each tile.
+inline void measure(Tiles tiles, const Shared& shared, const float* moments, F* errors) {
+    std::fill_n(errors, tiles.size(), zero());
+    each_panel(tiles, shared, moments, [&](const Panel& own) {
         for (std::size_t i = 0; i < tiles.size(); ++i) {
             const Tile& tile = tiles.begin()[i];
-            std::copy_n(tile.slope, count, tile.below);
+            std::copy_n(tile.slope, own.count, tile.below);
             errors[i] = errors[i] + error_of(tile, own);
         }
-    }
+    });
 }
 
 }  // namespace

@@ -26,19 +26,15 @@ inline void sweep(Tiles tiles, const Shared& shared, const Format& format, const
                   F* errors) {
     const std::int64_t n = tiles.begin()->columns;
     std::fill_n(errors, tiles.size(), zero());
-    for (std::int64_t first = 0; first < n; first += panel) {
-        const std::int64_t count = std::min<std::int64_t>(panel, n - first);
-        for (const Tile& tile : tiles) std::fill_n(tile.slope, count, zero());
-        hear(tiles, shared, moments, n, first, count, 0, first);
-        for (const Tile& tile : tiles) std::copy_n(tile.slope, count, tile.below);
-        hear(tiles, shared, moments, n, first, count, first, n);
-        const Panel own = panel_of(shared, moments, n, first, count);
+    each_panel(tiles, shared, moments, [&](const Panel& own) {
+        for (const Tile& tile : tiles) std::copy_n(tile.slope, own.count, tile.below);
+        hear(tiles, shared, moments, n, own.first, own.count, own.first, n);
         for (std::size_t i = 0; i < tiles.size(); ++i) {
             const Tile& tile = tiles.begin()[i];
             descend(tile, format, effort, own, tile.change);
             errors[i] = errors[i] + error_of(tile, own);
         }
-    }
+    });
 }
 
 inline void store_rows(const Tile& tile, const Format& format, const Rows& job) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <vector>
 
 #include "../simd/aligned_bytes.h"
+#include "../simd/find_target.h"
 #include "moment_rounding.h"
 
 struct Header {
@@ -33,11 +33,7 @@ int main() {
     using namespace moment_rounding;
     Header h;
     while (std::fread(&h, sizeof(h), 1, stdin) == 1) {
-        const Target* target = nullptr;
-        for (const Target* compiled : targets()) {
-            if (std::strcmp(compiled->name, h.target) == 0) target = compiled;
-        }
-        if (target == nullptr) return 4;
+        const Target* const target = &simd::find_target(targets(), h.target);
         const std::int64_t n = h.columns, blocks = n / h.block, groups = n / h.group;
         const std::vector<float> x = read(h.rows * n);
         std::vector<float> values = read(h.rows * n), d = read(h.rows * blocks), dmin = read(h.rows * blocks);
