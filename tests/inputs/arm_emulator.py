@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from oracles.paths import ROOT
+
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 
 # The `pytestmark` of modules whose tests compile and emulate.
@@ -25,6 +27,14 @@ def compile_for_arm(output: Path, sources: Sequence[Path], flags: Sequence[str])
     """Compile a program, or with the flag -c an object; return `output`."""
     subprocess.run([COMPILER, "-std=c++17", "-DSIMD_ARM64", *flags, *map(str, sources), "-o", str(output)], check=True)
     return output
+
+
+def compile_with_kernels(folder: str, program: Path, scratch: Path) -> Path:
+    """Compile a program with the kernels of a folder of ggml_ops, of NEON and portable ones; return what was made."""
+    kernels = ROOT / "ggml_ops" / folder
+    names = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "problem.cpp", "../simd/cpu.cpp"]
+    sources = [program, *(kernels / name for name in names if (kernels / name).exists())]
+    return compile_for_arm(scratch / program.stem, sources, ["-O3", "-ffp-contract=off", "-static", f"-I{kernels}"])
 
 
 def emulate(program: Path, inputs: bytes, cpu: str = "") -> bytes:

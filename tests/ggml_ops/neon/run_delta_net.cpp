@@ -1,12 +1,11 @@
 // Runs the gated delta rule or the convolution on the inputs from stdin, for emulated processors.
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
 
 #include "delta_net.h"
+#include "stdin_arrays.h"
+
+using namespace stdin_arrays;
 
 struct Header {
     char target[16];
@@ -16,16 +15,6 @@ struct Header {
     std::int64_t gates;
     std::int64_t snapshots;
 };
-
-static std::vector<float> read(std::int64_t count) {
-    std::vector<float> values(static_cast<std::size_t>(count));
-    if (std::fread(values.data(), sizeof(float), values.size(), stdin) != values.size()) std::exit(3);
-    return values;
-}
-
-static void write(const std::vector<float>& values) {
-    std::fwrite(values.data(), sizeof(float), values.size(), stdout);
-}
 
 static void convolve(const delta_net::Target& target, const Header& h) {
     const std::vector<float> x = read(h.tokens * h.size);
@@ -80,12 +69,8 @@ static void recur(const delta_net::Target& chosen, const Header& h) {
 
 int main() {
     Header h;
-    while (std::fread(&h, sizeof(h), 1, stdin) == 1) {
-        const delta_net::Target* target = nullptr;
-        for (const delta_net::Target* compiled : delta_net::targets()) {
-            if (std::strcmp(compiled->name, h.target) == 0) target = compiled;
-        }
-        if (target == nullptr) return 4;
-        h.kernel_size > 0 ? convolve(*target, h) : recur(*target, h);
+    while (read_header(h)) {
+        const delta_net::Target& target = simd::find_target(delta_net::targets(), h.target);
+        h.kernel_size > 0 ? convolve(target, h) : recur(target, h);
     }
 }

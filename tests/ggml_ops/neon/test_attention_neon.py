@@ -11,15 +11,11 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
-from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
-from oracles.paths import ROOT
+from inputs.arm_emulator import NEEDED, compile_with_kernels, emulate
 from qwen35_gguf.ggml_ops import reference
 
 Array = np.ndarray[Any, Any]
 
-KERNELS = ROOT / "ggml_ops" / "attention"
-FLAGS = ["-O3", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
-SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "problem.cpp", "../simd/cpu.cpp"]
 TYPES = ["F32", "F16", "BF16", "Q8_0", "Q4_0"]  # in the order of attention::Type
 TOLERANCE = 2e-5
 
@@ -28,8 +24,8 @@ pytestmark = NEEDED
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sources = [Path(__file__).with_name("run_attention.cpp"), *(KERNELS / name for name in SOURCES)]
-    return compile_for_arm(tmp_path_factory.mktemp("neon") / "run_attention", sources, FLAGS)
+    source = Path(__file__).with_name("run_attention.cpp")
+    return compile_with_kernels("attention", source, tmp_path_factory.mktemp("neon"))
 
 
 @pytest.mark.parametrize("target", ["neon", "portable"])

@@ -9,15 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
-from oracles.paths import ROOT
+from inputs.arm_emulator import NEEDED, compile_with_kernels, emulate
 from qwen35_gguf.ggml_ops import reference
 
 Array = np.ndarray[Any, Any]
 
-KERNELS = ROOT / "ggml_ops" / "delta_net"
-FLAGS = ["-O3", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
-SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
 TOLERANCE = 1e-5
 
 pytestmark = NEEDED
@@ -25,8 +21,8 @@ pytestmark = NEEDED
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sources = [Path(__file__).with_name("run_delta_net.cpp"), *(KERNELS / name for name in SOURCES)]
-    return compile_for_arm(tmp_path_factory.mktemp("neon") / "run_delta_net", sources, FLAGS)
+    source = Path(__file__).with_name("run_delta_net.cpp")
+    return compile_with_kernels("delta_net", source, tmp_path_factory.mktemp("neon"))
 
 
 def run(

@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
-from oracles.paths import ROOT
+from inputs.arm_emulator import NEEDED, compile_with_kernels, emulate
 from qwen35_gguf import quant
 from qwen35_gguf.ggml_ops import reference
 
 Array = np.ndarray[Any, Any]
 
-KERNELS = ROOT / "ggml_ops" / "float_matmul"
-FLAGS = ["-O3", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
-SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
 FORMATS = ["F32", "F16", "BF16"]
 TOLERANCE = 3e-6  # of the norms, multiplied
 
@@ -27,8 +23,8 @@ pytestmark = NEEDED
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sources = [Path(__file__).with_name("run_float_matmul.cpp"), *(KERNELS / name for name in SOURCES)]
-    return compile_for_arm(tmp_path_factory.mktemp("neon") / "run_float_matmul", sources, FLAGS)
+    source = Path(__file__).with_name("run_float_matmul.cpp")
+    return compile_with_kernels("float_matmul", source, tmp_path_factory.mktemp("neon"))
 
 
 @pytest.mark.parametrize("target", ["neon", "portable"])

@@ -13,23 +13,18 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
+from inputs.arm_emulator import NEEDED, compile_with_kernels, emulate
 from inputs.hard_weights import COLUMNS, IMPORTANCE, SHAPES, make
 from oracles.ggml import ggml_accepts, ggml_quantize
-from oracles.paths import ROOT
 from qwen35_gguf.ggml_ops import _native
-
-KERNELS = ROOT / "ggml_ops" / "kquants"
-FLAGS = ["-O2", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
-SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
 
 pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sources = [Path(__file__).with_name("quantize_rows.cpp"), *(KERNELS / name for name in SOURCES)]
-    return compile_for_arm(tmp_path_factory.mktemp("neon") / "quantize_rows", sources, FLAGS)
+    source = Path(__file__).with_name("quantize_rows.cpp")
+    return compile_with_kernels("kquants", source, tmp_path_factory.mktemp("neon"))
 
 
 def case(target: str, format_: str, x: np.ndarray, importance: np.ndarray | None, source: int) -> bytes:

@@ -10,16 +10,12 @@ import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 
-from inputs.arm_emulator import NEEDED, compile_for_arm, emulate
-from oracles.paths import ROOT
+from inputs.arm_emulator import NEEDED, compile_with_kernels, emulate
 from qwen35_gguf.ggml_ops import _native, target
 from qwen35_gguf.quant import kernels
 from qwen35_gguf.quant.rounding.fields import LAYOUTS, unpack
 from qwen35_gguf.quant.rounding.round_rows import Effort, prepare
 
-KERNELS = ROOT / "ggml_ops" / "moment_rounding"
-FLAGS = ["-O3", "-ffp-contract=off", "-static", f"-I{KERNELS}"]
-SOURCES = ["target_neon.cpp", "target_portable.cpp", "dispatch.cpp", "../simd/cpu.cpp"]
 FLOOR = 1e-6
 
 pytestmark = NEEDED
@@ -27,8 +23,8 @@ pytestmark = NEEDED
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sources = [Path(__file__).with_name("run_moment_rounding.cpp"), *(KERNELS / name for name in SOURCES)]
-    return compile_for_arm(tmp_path_factory.mktemp("neon") / "run_moment_rounding", sources, FLAGS)
+    source = Path(__file__).with_name("run_moment_rounding.cpp")
+    return compile_with_kernels("moment_rounding", source, tmp_path_factory.mktemp("neon"))
 
 
 def lower(factor: np.ndarray) -> np.ndarray:
