@@ -69,7 +69,7 @@ def build(kind: str, *, native: bool) -> Path:
     sources.append((Path(__file__).with_name("random_kernels.cpp"), []))
     for path, own in sources:
         made = folder / f"{path.parent.name}-{path.stem}.o"
-        runs = _runs_here(own)
+        runs = runs_here(own)
         (objects if runs else idle).append(made)
         if not made.exists() or made.stat().st_mtime < _newest():
             how = [*flags, *(checked if runs else unchecked), *own]
@@ -80,7 +80,7 @@ def build(kind: str, *, native: bool) -> Path:
     return program
 
 
-def _runs_here(flags: Sequence[str]) -> bool:
+def runs_here(flags: Sequence[str]) -> bool:
     """Tell whether this processor has a target; one that it does not have is linked, and never called."""
     wanted = {NAMES.get(flag, flag.removeprefix("-m")) for flag in flags}
     lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
