@@ -374,11 +374,8 @@ inline void chunkwise(const Head& head, std::int64_t tokens) {
                 [&](F* t, std::int64_t row) { run_chunks<1, false>(head, t, chunks, count, first, row); });
         }
     }
-    // Store the state where the next token, if there is one, reads it.
-    const std::int64_t age = head.tokens - tokens;
-    float* to = head.new_state + (age < head.snapshots ? age * head.snapshot_step : 0);
-    for_tiles([&](F* tile, std::int64_t row) { lanes_to_rows<row_vectors>(tile, n, to + row * n); },
-              [&](F* tile, std::int64_t row) { lanes_to_rows<1>(tile, n, to + row * n); });
+    for_tiles([&](F* tile, std::int64_t row) { lanes_to_rows<row_vectors>(tile, n, head.new_state + row * n); },
+              [&](F* tile, std::int64_t row) { lanes_to_rows<1>(tile, n, head.new_state + row * n); });
 }
 
 }  // namespace

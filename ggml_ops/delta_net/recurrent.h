@@ -62,9 +62,32 @@ inline Token prepare(const Head& head, std::int64_t t, float* scratch) {
     return token;
 }
 
-// One token for `lanes` rows from `first`: reads the rows in `from`, writes them to `to`.
-inline void step_rows(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from,
-                      float* to) {
+// Where a token finds rows of the state, and where it leaves them.
+struct Rows {
+    const float* from;
+    float* to;    // may be `from`
+    float* copy;  // null: none
+    // Whether the copy goes around the caches. Nobody reads it during this call, and a store to a line that is in no
+    // cache would read it from memory first.
+    bool around;
+
+    Rows after(std::int64_t floats) const {
+        return {from + floats, to + floats, copy != nullptr ? copy + floats : nullptr, around};
+    }
+};
+
+inline void leave(const Rows& rows, std::int64_t at, F value) {
+    store(rows.to + at, value);
+    if (rows.around) {
+        store_to_memory(rows.copy + at, value);
+    } else if (rows.copy != nullptr) {
+        store(rows.copy + at, value);
+    }
+}
+
+// One token for `lanes` rows from `first`.
+inline void step_rows(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const Rows& rows) {
+    const float* const from = rows.from;
     constexpr int group = lanes < 4 ? lanes : 4;  // rows that share the loads of k and q
     const std::int64_t n = head.size;
     F with_k[lanes], with_q[lanes];
@@ -99,7 +122,7 @@ inline void step_rows(const Head& head, const Token& token, std::int64_t t, std:
             const F decay = token.decay != nullptr ? load(token.decay + i) : factor;
             for (int r = 0; r < group; ++r) {
                 const std::int64_t at = (row + r) * n + i;
-                store(to + at, fma(set(each[row + r]), k, load(from + at) * decay));
+                leave(rows, at, fma(set(each[row + r]), k, load(from + at) * decay));
             }
         }
     }
@@ -108,8 +131,7 @@ inline void step_rows(const Head& head, const Token& token, std::int64_t t, std:
 // The same for rows of Vectors vectors and one decay: two rows at a time stay in registers between the dot products and
 // the update. The factors are multiplied beforehand, so that d is one multiply-add away from the dot products.
 template <int Vectors>
-void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from,
-                            float* to) {
+void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t, std::int64_t first, Rows rows) {
     constexpr std::int64_t n = Vectors * lanes;
     const float* v = head.v + t * head.v_step + first;
     float* out = head.out + t * head.out_step + first;
@@ -117,7 +139,7 @@ void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t
     const float d_dot = token.beta * token.factor;
     const float out_dot = head.scale * token.factor;
     const float out_d = head.scale * token.kq;
-    for (int row = 0; row < lanes; row += 2, from += 2 * n, to += 2 * n) {
+    for (int row = 0; row < lanes; row += 2, rows = rows.after(2 * n)) {
         F s[2][Vectors];
         F even[4] = {zero(), zero(), zero(), zero()};
         F odd[4] = {zero(), zero(), zero(), zero()};
@@ -126,8 +148,8 @@ void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t
             const F q = load(token.q + i * lanes);
             F(&part)[4] = i % 2 == 0 ? even : odd;
             for (int r = 0; r < 2; ++r) {
-                prefetch_to_change(from + (r + rows_ahead) * n + i * lanes);
-                s[r][i] = load(from + r * n + i * lanes);
+                prefetch_to_change(rows.from + (r + rows_ahead) * n + i * lanes);
+                s[r][i] = load(rows.from + r * n + i * lanes);
                 part[2 * r] = fma(s[r][i], k, part[2 * r]);
                 part[2 * r + 1] = fma(s[r][i], q, part[2 * r + 1]);
             }
@@ -139,33 +161,30 @@ void step_rows_in_registers(const Head& head, const Token& token, std::int64_t t
             const float d = token.beta * v[row + r] - d_dot * dots[2 * r];
             out[row + r] = out_dot * dots[2 * r + 1] + out_d * d;
             for (int i = 0; i < Vectors; ++i) {
-                store(to + r * n + i * lanes, fma(set(d), load(token.k + i * lanes), s[r][i] * factor));
+                leave(rows, r * n + i * lanes, fma(set(d), load(token.k + i * lanes), s[r][i] * factor));
             }
         }
     }
 }
 
-inline void step(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const float* from,
-                 float* to) {
+inline void step(const Head& head, const Token& token, std::int64_t t, std::int64_t first, const Rows& rows) {
     // Only AVX-512 has enough registers.
     if constexpr (lanes == 16) {
         if (token.decay == nullptr && head.size == 8 * lanes) {
-            return step_rows_in_registers<8>(head, token, t, first, from, to);
+            return step_rows_in_registers<8>(head, token, t, first, rows);
         }
         if (token.decay == nullptr && head.size == 4 * lanes) {
-            return step_rows_in_registers<4>(head, token, t, first, from, to);
+            return step_rows_in_registers<4>(head, token, t, first, rows);
         }
     }
-    step_rows(head, token, t, first, from, to);
+    step_rows(head, token, t, first, rows);
 }
 
-// Tokens from `begin` on. Token t leaves its state in the snapshot of its age, or in the newest one if it is too old
-// for one of its own. A later token reads it there, so that keeping snapshots costs no copy.
+// Tokens from `begin` on. Each changes the newest state in place, some rows of which stay in the L1 cache for all
+// tokens of a group, and leaves a copy in the snapshot of its age, if there is one.
 inline void recurrent(const Head& head, std::int64_t begin) {
-    const auto snapshot = [&](std::int64_t t) {
-        const std::int64_t age = head.tokens - 1 - t;
-        return head.new_state + (age < head.snapshots ? age * head.snapshot_step : 0);
-    };
+    const auto is_aligned = [](const float* p) { return reinterpret_cast<std::uintptr_t>(p) % sizeof(F) == 0; };
+    const bool around = is_aligned(head.new_state) && is_aligned(head.new_state + head.snapshot_step);
     for (std::int64_t first = begin; first < head.tokens; first += tokens_per_group) {
         const std::int64_t end = std::min<std::int64_t>(head.tokens, first + tokens_per_group);
         Token tokens[tokens_per_group];
@@ -174,11 +193,16 @@ inline void recurrent(const Head& head, std::int64_t begin) {
         }
         for (std::int64_t row = head.first_row; row < head.first_row + head.rows; row += lanes) {
             for (std::int64_t t = first; t < end; ++t) {
-                const float* from = t == 0 ? head.state : snapshot(t - 1);
-                step(head, tokens[t - first], t, row, from + row * head.size, snapshot(t) + row * head.size);
+                const std::int64_t age = head.tokens - 1 - t;
+                float* const newest = head.new_state + row * head.size;
+                const bool copied = age > 0 && age < head.snapshots;
+                step(head, tokens[t - first], t, row,
+                     {t == 0 ? head.state + row * head.size : newest, newest,
+                      copied ? newest + age * head.snapshot_step : nullptr, copied && around});
             }
         }
     }
+    if (around && head.snapshots > 1) finish_stores_to_memory();
 }
 
 }  // namespace

@@ -34,6 +34,8 @@ inline I load(const std::int8_t* p) {
 }
 inline void store(float* p, F a) { _mm256_storeu_ps(p, a.v); }
 inline void store(std::int32_t* p, I a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
+inline void store_to_memory(float* p, F a) { _mm256_stream_ps(p, a.v); }
+inline void finish_stores_to_memory() { _mm_sfence(); }
 
 inline F operator+(F a, F b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F operator-(F a, F b) { return {_mm256_sub_ps(a.v, b.v)}; }

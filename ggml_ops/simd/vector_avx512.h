@@ -34,6 +34,8 @@ inline I load(const std::int8_t* p) {
 }
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
 inline void store(std::int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
+inline void store_to_memory(float* p, F a) { _mm512_stream_ps(p, a.v); }
+inline void finish_stores_to_memory() { _mm_sfence(); }
 
 inline F operator+(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F operator-(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }

@@ -40,6 +40,8 @@ inline I load(const std::int8_t* p) {
 }
 inline void store(float* p, F a) { vst1q_f32(p, a.v); }
 inline void store(std::int32_t* p, I a) { vst1q_s32(p, a.v); }
+inline void store_to_memory(float* p, F a) { store(p, a); }
+inline void finish_stores_to_memory() {}
 
 inline F operator+(F a, F b) { return {vaddq_f32(a.v, b.v)}; }
 inline F operator-(F a, F b) { return {vsubq_f32(a.v, b.v)}; }

@@ -31,6 +31,8 @@ inline F load(const Float16* p) { return {fp16_to_float(p->bits)}; }
 inline I load(const std::int8_t* p) { return {*p}; }
 inline void store(float* p, F a) { *p = a.v; }
 inline void store(std::int32_t* p, I a) { *p = a.v; }
+inline void store_to_memory(float* p, F a) { store(p, a); }
+inline void finish_stores_to_memory() {}
 
 inline F operator+(F a, F b) { return {a.v + b.v}; }
 inline F operator-(F a, F b) { return {a.v - b.v}; }
