@@ -30,6 +30,7 @@ from qwen35_gguf.convert.tokenizer.vocabulary import Vocabulary, read_vocabulary
 from qwen35_gguf.errors import QuantizationError
 from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import KeyValue
+from qwen35_gguf.json_file import printable
 from qwen35_gguf.quant import imatrix as matrices
 from qwen35_gguf.quant import presets, recipe_file, tensor_types
 from qwen35_gguf.quant.rounding.moments import Method
@@ -248,7 +249,7 @@ def check_names(quant: str, recipe: str | Path | None = None, mmproj_type: str =
     _find_types(quant, recipe)
     if mmproj_type.upper() not in metadata.VISION_TYPES:
         raise QuantizationError(
-            f"--mmproj-type {mmproj_type}: unknown; choose one of {', '.join(metadata.VISION_TYPES)}"
+            f"--mmproj-type {printable(mmproj_type)}: unknown; choose one of {', '.join(metadata.VISION_TYPES)}"
         )
 
 

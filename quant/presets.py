@@ -24,6 +24,7 @@ from gguf import LlamaFileType
 
 from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.errors import QuantizationError
+from qwen35_gguf.json_file import printable
 
 Imatrix = Literal["optional", "expected", "required"]
 
@@ -341,5 +342,5 @@ def find_preset(name: str) -> Preset:
     upper = name.upper()
     preset = PRESETS_BY_NAME.get(ALIASES.get(upper, upper))
     if preset is None:
-        raise QuantizationError(f"{name}: unknown quantization; choose one of {', '.join(PRESETS_BY_NAME)}")
+        raise QuantizationError(f"{printable(name)}: unknown quantization; choose one of {', '.join(PRESETS_BY_NAME)}")
     return preset

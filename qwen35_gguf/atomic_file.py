@@ -98,8 +98,11 @@ def _open_locked(part: Path, mode: int, *, wait: bool) -> IO[bytes]:
 
     Not "wb", which empties the file of the process that holds the lock, nor "ab", which cannot seek.
     """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     while True:
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), mode), "r+b")
+        if part.is_symlink():  # what it leads to would be emptied
+            raise OutputError(f"{part}: is a link, where a temporary file is written; remove it")
+        file = os.fdopen(os.open(part, flags, mode), "r+b")
         if fcntl is None:
             return file
         try:

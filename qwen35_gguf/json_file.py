@@ -207,6 +207,8 @@ def read_json(
     if not path.is_file():
         if optional:
             return JsonObject({}, str(path), error=error, advice=advice)
+        if path.exists():
+            raise error(f"{path}: is not a file; {advice}")
         raise error(f"{path.parent}: no {path.name}; give the directory of a Hugging Face checkpoint")
     return parse_json(read_text(path, error, advice), str(path), error, advice)
 

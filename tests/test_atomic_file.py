@@ -134,14 +134,27 @@ def test_processes_that_wait_write_one_after_the_other(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("size", [10, 1 << 20])
-def test_a_full_disk_is_one_line(tmp_path: Path, size: int) -> None:
-    (tmp_path / "a.part").symlink_to("/dev/full")
+def test_a_full_disk_is_one_line(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = os.fdopen(os.open("/dev/full", os.O_RDWR), "r+b", buffering=0)
+    monkeypatch.setattr(atomic_file, "_open_locked", lambda *_, **__: full)
     with (
         pytest.raises(OutputError, match="a: disk full; make room"),
         atomic_file.atomic_file(tmp_path / "a") as file,
     ):
         file.write(b"x" * size)
     assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+@pytest.mark.parametrize("target", ["outside", "nowhere", "a.part", "/dev/null"])
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path: Path, target: str) -> None:
+    """In a folder that others may write to, it would let them choose what is emptied."""
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "a.part").symlink_to(target)
+    with pytest.raises(OutputError, match=r"a\.part: is a link, where a temporary file is written; remove it"):
+        atomic_file.write_text(tmp_path / "a", "x")
+    assert (tmp_path / "outside").read_text() == "mine"
+    assert names(tmp_path) == ["a.part", "outside"]
 
 
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:

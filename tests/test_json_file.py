@@ -59,7 +59,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_a_folder_or_an_error_of_another_class(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(CheckpointError, match=r"no a\.json"):
+    with pytest.raises(CheckpointError, match=r"a\.json: is not a file"):
         json_file.read_json(tmp_path / "a.json")
     with pytest.raises(CostsError, match="cannot be read"):
         json_file.read_text(tmp_path / "none", CostsError)

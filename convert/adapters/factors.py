@@ -90,6 +90,8 @@ def gguf_factors(
     if not made:
         raise AdapterError(f"{adapter.folder}: changes nothing; save the adapter again, with its weights gathered")
     alpha = _common_alpha([scaled for _, scaled in made])
+    if not np.isfinite(alpha):
+        raise AdapterError(f"{adapter.config.where}: lora_alpha is more than a GGUF LoRA can hold; {INSTEAD}")
     return alpha, [_arranged(one, scaled / alpha) for one, scaled in made]
 
 
@@ -185,9 +187,14 @@ def _stacked(updates: Sequence[LowRank], shape: Shape, rows: range, scale: float
 
 
 def _common_alpha(wanted: Sequence[float]) -> float:
-    """Return the alpha of the file: that of most tensors, whose factors then are those of the adapter to the bit."""
+    """Return the alpha of the file: that of most tensors, whose factors then are those of the adapter to the bit.
+
+    It is stored in 32 bits; llama.cpp takes 0 for none, and would apply the factors as they are.
+    """
     alpha = Counter(wanted).most_common(1)[0][0]
-    return alpha or 1.0
+    with np.errstate(over="ignore", under="ignore"):
+        stored = float(np.float32(alpha))
+    return alpha if stored and np.isfinite(stored) else stored or 1.0
 
 
 def _arranged(factors: Factors, scale: float) -> Factors:

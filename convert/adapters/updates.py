@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from qwen35_gguf.errors import AdapterError
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CHUNK_ELEMENTS = 1 << 20  # 4 MiB of float32
@@ -99,6 +101,10 @@ def merge(base: Array, updates: Sequence[Update]) -> Array:
 
     The updates are made in order, and each is rounded, as in PEFT. DoRA's norms are those of the base and its own
     update, whatever else was merged.
+
+    Raises:
+        AdapterError: an update makes numbers of finite ones that are not.
+
     """
     partial: list[Partial] = []
     for update in updates:
@@ -112,12 +118,18 @@ def merge(base: Array, updates: Sequence[Update]) -> Array:
     matrices = base if stacked else base.reshape(1, base.shape[0], -1)
     result = np.empty(matrices.shape, base.dtype)
     for number, matrix in enumerate(matrices):
-        parts = [part for update in partial if (part := _Part.of(update, number, matrix)) is not None]
-        for start, stop in _chunks(matrix):
-            rows = old = matrix[start:stop].astype(np.float32)
-            for part in parts:
-                rows = part.apply(rows, old, start, stop).astype(base.dtype).astype(np.float32)
-            result[number, start:stop] = rows.astype(base.dtype)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            parts = [part for update in partial if (part := _Part.of(update, number, matrix)) is not None]
+            for start, stop in _chunks(matrix):
+                rows = old = matrix[start:stop].astype(np.float32)
+                for part in parts:
+                    rows = part.apply(rows, old, start, stop).astype(base.dtype).astype(np.float32)
+                if not np.isfinite(rows).all() and np.isfinite(old).all():
+                    raise AdapterError(
+                        f"{parts[0].update.key}: makes weights that are not finite; the training diverged, or its "
+                        "alpha is too large"
+                    )
+                result[number, start:stop] = rows.astype(base.dtype)
     merged: Array = result.reshape(base.shape)
     return merged
 

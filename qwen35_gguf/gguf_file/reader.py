@@ -56,6 +56,8 @@ def read_header(path: Path) -> GgufHeader:
     if header_change.pending(path):
         raise GgufError(f"{path}: a change of its metadata was interrupted; `qwen35 metadata {path.name}` finishes it")
     try:
+        if path.is_fifo() or path.is_char_device():  # would be waited for, or have no end
+            raise GgufError(f"{path}: is not a file; name a GGUF file made by `qwen35 convert`")
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 raise GgufError(f"{path}: is not a GGUF file; name one made by `qwen35 convert`")

@@ -77,7 +77,7 @@ def write(
         raise ChecksumError(f"{folder}: has no files to list; name the folder with the GGUF files")
     names = [path.relative_to(folder).as_posix() for path in files]
     for name in names:
-        if "\n" in name or "\r" in name or "\\" in name:
+        if "\n" in name or "\r" in name or "\\" in name or not _is_utf8(name):
             raise ChecksumError(f"{folder}: the name {name!r} cannot be listed in {LIST}; rename the file")
     found = dict(known or {})
     unknown = [(name, path) for name, path in zip(names, files, strict=True) if name not in found]
@@ -128,6 +128,11 @@ def read_list(folder: Path) -> dict[str, str]:
     return expected
 
 
+def _is_utf8(name: str) -> bool:
+    """Whether a name is text; one of other bytes has half a pair of surrogates for each of them."""
+    return name.encode("utf-8", "replace").decode() == name
+
+
 def _is_file(path: Path) -> bool:
     """Whether a file is there; names that no file can have are those of none."""
     try:
@@ -159,17 +164,24 @@ def digest(path: Path, advance: Advance = lambda _: None) -> str:
     """Return a file's SHA-256 as hexadecimal digits.
 
     Raises:
-        ChecksumError: it cannot be read.
+        ChecksumError: it is not a file, cannot be read, or grows or shrinks meanwhile.
 
     """
     total = hashlib.sha256()
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device has no end
+        raise ChecksumError(f"{path}: is not a file; remove it")
     try:
         with path.open("rb") as file:
-            while piece := file.read(PIECE):
+            left = size = os.fstat(file.fileno()).st_size
+            while left >= 0 and (piece := file.read(PIECE)):
                 total.update(piece)
                 advance(len(piece))
+                left -= len(piece)
     except OSError as error:
         raise ChecksumError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if left:
+        change = "grew" if left < 0 else "was truncated"
+        raise ChecksumError(f"{path}: {change} while it was read, from {size:,} bytes; wait until it is written")
     return total.hexdigest()
 
 

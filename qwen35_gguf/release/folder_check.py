@@ -64,6 +64,8 @@ def check(folder: Path, plan: ReleasePlan, state: State, *, force: bool = False)
     for path in _visible(folder):
         if whole_name(path) not in names and path.name not in OTHERS:
             raise PackageError(f"{folder}: has {path.name}, {NOT_THERE}")
+        if not path.is_file():
+            raise PackageError(f"{folder}: has {path.name}, which is not a file; remove it")
         if not force and _is_foreign(path, plan, state):
             raise PackageError(f"{folder}: has {path.name}, which this command did not make; {ADVICE}")
     for name, digest in list(state.files.items()):
@@ -88,7 +90,10 @@ def _is_foreign(path: Path, plan: ReleasePlan, state: State) -> bool:
         return True
     if path.name == record.RECIPE:
         return path.name not in state.written and not record.is_record(path)
-    return path.name not in OTHERS and path.name not in state.files and whole_name(path) not in state.begun
+    if path.name in OTHERS or path.name in state.files:
+        return False
+    whole = whole_name(path)  # a shard of a file that is complete without it is of another release
+    return whole not in state.begun or whole in state.files
 
 
 def _check_card(card: Path, state: State) -> None:
@@ -110,10 +115,12 @@ def read_card(card: Path) -> str:
     """Read a model card, "" if there is none.
 
     Raises:
-        PackageError: it is not text.
+        PackageError: it is not text, or not a file.
 
     """
     try:
+        if card.exists() and not card.is_file():  # a pipe would be waited for
+            raise PackageError(f"{card}: is not a file; move it to another folder")
         return card.read_text(encoding="utf-8") if card.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise PackageError(f"{card}: cannot be read as text ({error}); move it to another folder") from None

@@ -154,7 +154,7 @@ def incomplete(folder: Path, names: Sequence[str], state: State, say: Callable[[
     if len(missing) < len(names):
         say(f"{len(names) - len(missing)} of {len(names)} files are complete already")
     for name in missing:
-        for remains in parts_of(folder, name):
+        for remains in {*parts_of(folder, name), folder / name}:
             with disk_errors(remains):
                 remains.unlink(missing_ok=True)
     return missing

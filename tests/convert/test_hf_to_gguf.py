@@ -233,8 +233,8 @@ def test_a_full_disk_leaves_nothing(checkpoint: Factory, tmp_path: Path, monkeyp
 
 @pytest.mark.unit
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_really_full_device_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "x.gguf.part").symlink_to("/dev/full")
+def test_a_really_full_device_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic_file, "_open_locked", lambda *_, **__: os.fdopen(os.open("/dev/full", os.O_RDWR), "r+b"))
     info = TensorInfo("a", (32,), hf_to_gguf.GGMLQuantizationType.F32)
     with (
         pytest.raises(OutputError, match="disk full"),

@@ -79,6 +79,8 @@ def check_lora(header: GgufHeader) -> None:
         name, suffix = tensor.name[: -len(LORA_A)], tensor.name[-len(LORA_A) :]
         if suffix not in (LORA_A, LORA_B):
             raise AdapterError(f"{path}: {tensor.name} is not a factor of a LoRA (lora_a, lora_b); remove it")
+        if 0 in tensor.shape:
+            raise AdapterError(f"{path}: {tensor.name} is empty, {list(tensor.shape)}; the file is incomplete")
         if tensor.type not in TYPES:
             raise AdapterError(f"{path}: {tensor.name} is {tensor.type.name}; must be F32, F16, BF16 or Q8_0")
         other = name + (LORA_B if suffix == LORA_A else LORA_A)

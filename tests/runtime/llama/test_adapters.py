@@ -79,19 +79,22 @@ def write_lora(
     tensors: dict[str, tuple[int, ...]],
     kind: GGMLQuantizationType = GGMLQuantizationType.F32,
     stored: Sequence[np.ndarray] | None = None,
+    alpha: float | None = 8.0,
     **changes: Any,
 ) -> Path:
     """Write a GGUF LoRA by hand, with zeros unless its bytes are given; None leaves an entry out."""
     known = {"general.architecture": "qwen35", "general.type": "adapter", "adapter.type": "lora"}
     entries = [KeyValue.of(k, v, GGUFValueType.STRING) for k, v in (known | changes).items() if v is not None]
-    entries.append(KeyValue.of("adapter.lora.alpha", 8.0, GGUFValueType.FLOAT32))
+    if alpha is not None:
+        entries.append(KeyValue.of("adapter.lora.alpha", alpha, GGUFValueType.FLOAT32))
     stored = [np.zeros(shape, np.float32) for shape in tensors.values()] if stored is None else stored
     data = [(TensorInfo(n, s, kind), rows) for (n, s), rows in zip(tensors.items(), stored, strict=True)]
     write_gguf(path, entries, data)
     return path
 
 
-O_PROJ = {"blk.3.attn_output.weight.lora_a": (4, 256), "blk.3.attn_output.weight.lora_b": (256, 4)}
+A, B = "blk.3.attn_output.weight.lora_a", "blk.3.attn_output.weight.lora_b"
+O_PROJ = {A: (4, 256), B: (256, 4)}
 # Name: tensors, entries, what the message contains.
 FAULTS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
     "no adapter": (O_PROJ, {"general.type": "model"}, "is not an adapter"),
@@ -107,6 +110,16 @@ FAULTS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
     "ranks": (O_PROJ | {"blk.3.attn_output.weight.lora_a": (8, 256)}, {}, "for another model"),
     "a norm": ({"blk.3.attn_norm.weight.lora_a": (4, 256), "blk.3.attn_norm.weight.lora_b": (1, 4)}, {}, "attn_norm"),
     "nothing": ({}, {}, "has no tensors"),
+    "transposed": ({A: (256, 4), B: (4, 256)}, {}, "for another model"),
+    "exchanged": ({A: (256, 4), B: (256, 4)}, {}, "for another model"),
+    "in a row": ({A: (1024,), B: (1024,)}, {}, "for another model"),
+    "A in a row": (O_PROJ | {A: (256,)}, {}, "for another model"),
+    "in three": ({A: (2, 4, 256), B: (2, 256, 4)}, {}, "for another model"),
+    "in three of one": ({A: (1, 4, 256), B: (1, 256, 4)}, {}, "for another model"),
+    "in four": ({A: (1, 1, 4, 256), B: (1, 1, 256, 4)}, {}, "for another model"),
+    "rank 0": ({A: (0, 256), B: (256, 0)}, {}, "lora_a is empty, [0, 256]"),
+    "B alone": ({B: (256, 4)}, {}, "lora_b has no blk.3.attn_output.weight.lora_a"),
+    "a name of a suffix": ({".lora_a": (4, 256), ".lora_b": (256, 4)}, {}, "is not in"),
 }
 
 
@@ -118,6 +131,41 @@ def test_refused_by_name(files: list[Path], tmp_path: Path, fault: str) -> None:
         Qwen35(files[0], adapters=[lora])
     assert wanted in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("type_", ["F64", "I8", "I32", "Q4_0", "Q4_K", "IQ4_NL", "MXFP4"])
+def test_factors_of_other_types_are_refused(files: list[Path], tmp_path: Path, type_: str) -> None:
+    kind, shapes = GGMLQuantizationType[type_], {A: (256, 256), B: (256, 256)}
+    stored = [np.zeros(TensorInfo(name, shape, kind).nbytes, np.uint8) for name, shape in shapes.items()]
+    lora = write_lora(tmp_path / "lora.gguf", shapes, kind, stored)
+    with pytest.raises(AdapterError, match=f"lora_a is {type_}; must be F32, F16, BF16 or Q8_0"):
+        Qwen35(files[0], adapters=[lora])
+
+
+@pytest.mark.parametrize("alpha", [np.nan, np.inf, -np.inf])
+def test_an_alpha_that_is_not_finite_is_refused(files: list[Path], tmp_path: Path, alpha: float) -> None:
+    with pytest.raises(AdapterError, match=r"adapter\.lora\.alpha is .*; must be a number"):
+        Qwen35(files[0], adapters=[write_lora(tmp_path / "lora.gguf", O_PROJ, alpha=alpha)])
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 0.0), (4, None), (5, -8.0), (600, 8.0), (4, 3e38)])
+def test_ranks_and_alphas_of_zeros_change_nothing(
+    files: list[Path], tmp_path: Path, rank: int, alpha: float | None
+) -> None:
+    """Also a rank that is larger than the matrix, and an alpha of 0, which llama.cpp takes for none."""
+    lora = write_lora(tmp_path / "lora.gguf", {A: (rank, 256), B: (256, rank)}, alpha=alpha)
+    assert generate(files[0], [lora]) == generate(files[0])
+
+
+@pytest.mark.parametrize(("value", "alpha", "scale"), [(1.0, 3e38, 1.0), (1e30, 8.0, 1.0), (1e36, 8.0, 1000.0)])
+def test_updates_that_become_infinite_are_an_error(
+    files: list[Path], tmp_path: Path, value: float, alpha: float, scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    stored = [(value * rng.normal(size=shape)).astype(np.float32) for shape in O_PROJ.values()]
+    lora = write_lora(tmp_path / "lora.gguf", O_PROJ, stored=stored, alpha=alpha)
+    with pytest.raises(ModelError, match="computes numbers that are not finite"):
+        generate(files[0], [(lora, scale)])
 
 
 @pytest.mark.parametrize(("type_", "number"), [("F32", np.nan), ("F16", np.inf), ("BF16", -np.inf), ("Q8_0", np.nan)])
