@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -28,7 +29,7 @@ HEAD = re.compile(r"(?:^|[-._])(no-?mtp|mtp)(?=[-._]|$)", re.IGNORECASE)
 ENCODER, IMATRIX, HEAD_ALONE = "mmproj", "imatrix", "mtp-"
 
 Head = Literal["named", "unknown", "without"]
-MOST_LISTED = 40  # names in a message
+MOST_LISTED, MOST_CHARACTERS = 40, 1000  # names in a message, and of them
 PREFERRED: tuple[Head, ...] = ("named", "unknown", "without")  # of files of one quant
 
 
@@ -172,6 +173,8 @@ def candidates(quants: Iterable[Quant]) -> list[Quant]:
 
 def listed(quants: Iterable[Quant]) -> str:
     """Name quants for a message, as many as can be read."""
-    names = list(dict.fromkeys(one.label for one in quants if not one.missing))
-    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(printable(name) for name in names[:MOST_LISTED]) + more or "none, all are incomplete"
+    names = [printable(name) for name in dict.fromkeys(one.label for one in quants if not one.missing)]
+    ends = accumulate(len(name) for name in names[:MOST_LISTED])
+    shown = names[: sum(end <= MOST_CHARACTERS for end in ends)]
+    more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more or "none, all are incomplete"

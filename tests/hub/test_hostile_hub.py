@@ -143,6 +143,13 @@ def test_messages_name_some_of_many_models() -> None:
     assert len(str(refused.value)) < 1000
 
 
+def test_messages_name_fewer_models_of_long_names() -> None:
+    quants = model_files({f"{'long' * 40}{number}.gguf": 1 for number in range(30)}).quants
+    with pytest.raises(HubError, match=r"\.\.\. and 20 more$") as refused:
+        find_quant(HubName(REPO, "Q4_K_M"), quants)
+    assert len(str(refused.value)) < 1500
+
+
 def test_files_of_one_name_in_two_folders(hostile: type[_Hostile], long_header: Path, tmp_path: Path) -> None:
     data = long_header.read_bytes()
     hostile.content = lambda start, stop: _part(data + b"\0", start, stop)
