@@ -14,6 +14,7 @@ import click
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.first_contact.choose_model import choose_model
 from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, TEMPLATE_OPTION, tokens
+from qwen35_gguf.commands.rules_file import read_rules
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, CHECKPOINT_TYPES, KV_TYPES
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth
@@ -224,9 +225,7 @@ def read_schema(path: Path) -> dict[str, Any]:
 
     """
     try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise GrammarError(f"{path}: {error.strerror or error}; name a file with a JSON schema") from None
+        schema = json.loads(read_rules(path, "a JSON schema"))
     except (ValueError, RecursionError) as error:
         raise GrammarError(f"{path}: is not JSON ({error})") from None
     if not isinstance(schema, dict):

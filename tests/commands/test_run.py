@@ -84,7 +84,7 @@ def test_json_that_a_schema_allows(files: list[Path], tmp_path: Path) -> None:
         ("{", "schema.json: is not JSON"),
         ("3", "schema.json: is not a JSON schema; give an object"),
         ('{"type": "nonsense"}', "JSON schema: type at # is 'nonsense'"),
-        (None, "schema.json: No such file"),
+        (None, "schema.json: cannot be read (No such file"),
     ],
 )
 def test_a_bad_schema_is_one_line(files: list[Path], tmp_path: Path, content: str | None, words: str) -> None:

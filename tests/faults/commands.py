@@ -93,7 +93,7 @@ class Zygote:
         if with_signal is not None:
             os.kill(child, with_signal)  # one that has ended is still there until it is waited for
         end = time.monotonic() + patience
-        while not _ended(child):
+        while not has_ended(child):
             if time.monotonic() > end:
                 os.kill(child, signal.SIGKILL)
                 raise AssertionError(f"did not end: {self.error()}")
@@ -123,7 +123,8 @@ class Zygote:
         return self._process.stdout.readline()
 
 
-def _ended(child: int) -> bool:
+def has_ended(child: int) -> bool:
+    """Whether a process is a zombie."""
     return Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2].startswith("Z")
 
 

@@ -16,9 +16,9 @@ from qwen35_gguf.commands.first_contact.choose_model import ask_prompt, is_termi
 from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_media
 from qwen35_gguf.commands.options import PATH, load, model_options, note_without_effect, read_schema
+from qwen35_gguf.commands.rules_file import read_rules
 from qwen35_gguf.commands.terminal import PromptProgress, show
 from qwen35_gguf.commands.verb import Verb
-from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.chat.openai_types import Timings
 from qwen35_gguf.runtime.model import Qwen35
 from qwen35_gguf.runtime.options import GenerateOptions, LoadOptions
@@ -74,7 +74,7 @@ def command(
     wanted = replace(
         generation,
         stop=stop,
-        grammar=None if grammar is None else _read_grammar(grammar),
+        grammar=None if grammar is None else read_rules(grammar, "a GBNF grammar"),
         response_format=None if schema is None else read_schema(schema),
     )
     text = sys.stdin.read() if prompt == "-" else ask_prompt() if prompt is None else prompt
@@ -100,13 +100,6 @@ def content(text: str, images: tuple[str, ...], videos: tuple[str, ...]) -> str 
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": image}} for image in images]
     parts += [{"type": "video_url", "video_url": {"url": video}} for video in videos]
     return [*parts, {"type": "text", "text": text}]
-
-
-def _read_grammar(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise GrammarError(f"{path}: cannot be read ({error}); name a file with a GBNF grammar") from None
 
 
 def _continue(model: Qwen35, prompt: str, options: GenerateOptions) -> tuple[dict[str, Any], Timings | None]:

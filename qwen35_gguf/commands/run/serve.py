@@ -21,6 +21,7 @@ from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.errors import MissingDependencyError
 from qwen35_gguf.runtime.engine.forest.state_store import make_folder
 from qwen35_gguf.runtime.engine.scheduler import MAX_GAP, MAX_PARALLEL
+from qwen35_gguf.runtime.llama.adapters.lora_file import check_adapter
 from qwen35_gguf.runtime.llama.install import STOCK_NOTE, installed_runtime
 from qwen35_gguf.runtime.media.image import MediaLimits
 from qwen35_gguf.runtime.model_files import read_model
@@ -138,7 +139,9 @@ def command(
     found_with = {one.path: one for one in local}
     found = model_files([one.path for one in local])
     for path in found.values():
-        read_model(path)
+        header = read_model(path)
+        for adapter, _ in loading.adapters:
+            check_adapter(adapter, header)
     models = Models(
         {name: found_with.get(path, replace(options, path=path)) for name, path in found.items()},
         aliases=dict(_alias(alias, next(iter(found))) for alias in aliases),

@@ -35,7 +35,10 @@ def read_logits(data: bytes) -> None:
     header = logits_file.read_header(path)
     with path.open("rb") as file:
         for number in range(min(4, len(header.tokens))):
-            logits_file.read_rows(file, header, number, range(logits_file.scored(header.chunk)))
+            rows = logits_file.read_rows(file, header, number, range(logits_file.scored(header.chunk)))
+            with np.errstate(all="ignore"):
+                logits_file.encode(rows)
+    assert logits_file.is_logits(path)
 
 
 def logits_seeds() -> list[bytes]:
@@ -62,6 +65,9 @@ def read_states(data: bytes) -> None:
         if found is not None:
             assert found.items == state.items
             store.path(found.items)
+            store.save(found)
+        store.forget(state)
+    assert store.covers([1]) == 0 or store.states
 
 
 def state_seeds() -> list[bytes]:

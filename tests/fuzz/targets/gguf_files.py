@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from gguf import GGMLQuantizationType, GGUFValueType
 
 from fuzz.target import Target, as_file, scratch
 from qwen35_gguf.architecture.text_model import Architecture
+from qwen35_gguf.errors import VisionError
 from qwen35_gguf.gguf_file import shards
 from qwen35_gguf.gguf_file.header import GgufHeader, TensorInfo, contiguous, encode_header
 from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
@@ -27,6 +29,7 @@ Type = GGMLQuantizationType
 UINT32, FLOAT32 = GGUFValueType.UINT32, GGUFValueType.FLOAT32
 SHARD = 300  # bytes, so that each of the two tensors has its own
 DATA = 8 << 20  # bytes of the hole in which the tensors of a model are
+TEMPLATE = "tokenizer.chat_template"
 HEADERS = sorted(Path(__file__).parents[1].glob("corpus/header-of-*.gguf"))
 
 
@@ -177,7 +180,15 @@ def check_model(data: bytes) -> None:
         file.truncate(len(data) + DATA)
     header = read_header(path)
     check_file.lint(check_file.read_subject(path), values=len(data) % 4 == 0, jobs=1)
+    encoder = path.with_name("mmproj-of-fuzz.gguf")
+    encoder.unlink(missing_ok=True)
+    encoder.hardlink_to(path)
+    for width in (1024, 256):
+        with contextlib.suppress(VisionError):
+            model_files.find_mmproj(path, width)
     whole = model_files.read_model(path)
+    model_files.require_tensor(whole, "output_norm.weight")
+    model_files.model_identity(path)
     Architecture.from_gguf(whole.metadata, whole.shapes)
     for key in ("general.name", "qwen35.context_length"):
         metadata_edit.new_entry(header, key, "7")
@@ -185,7 +196,29 @@ def check_model(data: bytes) -> None:
 
 def model_seeds() -> list[bytes]:
     """The headers of a small model and its vision encoder, and an adapter."""
-    return [*(header.read_bytes() for header in HEADERS), *adapter_seeds()]
+    beginnings = [path.read_bytes() for path in HEADERS]
+    headers = [read_beginning(Path("x"), data, len(data) + DATA) for data in beginnings]
+    text = next(header for header in headers if header is not None and header.architecture != "clip")
+    changed = [
+        [KeyValue.of(TEMPLATE, source, STRING)]
+        for source in (
+            "",
+            "{% if %}",
+            "{{ messages[0].content }}{{ tools }}",
+            "{{ raise_exception('no') }}",
+            "{{ 1 / 0 }}",
+        )
+    ]
+    names = KeyValue.of("tokenizer.chat_templates", ["tool_use", "rag", "x"], ARRAY, STRING)
+    for source in ("{{ messages }}{{ tools }}", "{% for %}"):
+        changed.append([names, *(KeyValue.of(f"{TEMPLATE}.{one}", source, STRING) for one in ("tool_use", "rag"))])
+    changed.append([KeyValue.of("general.architecture", "llama", STRING)])
+    seeds = []
+    for entries in changed:
+        keys = {entry.key for entry in entries}
+        kept = [entry for entry in text.entries if entry.key not in keys]
+        seeds.append(encode_header([*kept, *entries], text.tensors, text.alignment))
+    return [*beginnings, *adapter_seeds(), *seeds]
 
 
 READER = ("qwen35_gguf.gguf_file.reader", "qwen35_gguf.gguf_file.header", "qwen35_gguf.gguf_file.keyvalue")

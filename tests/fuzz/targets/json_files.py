@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -15,7 +18,10 @@ from fuzz.target import Target, as_file, as_text, scratch
 from oracles.paths import ROOT
 from qwen35_gguf.convert.adapters import adapter_config
 from qwen35_gguf.convert.plan_files import ConversionOptions, plan_conversion
+from qwen35_gguf.convert.source_tensors import weight_files
+from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.errors import PackageError
+from qwen35_gguf.inner_path import is_inside
 from qwen35_gguf.json_file import parse_json
 from qwen35_gguf.quant.search import costs, solve
 from qwen35_gguf.release import record, state
@@ -102,6 +108,45 @@ def checkpoint_seeds() -> list[bytes]:
     return seeds
 
 
+FOLDERS: tuple[tuple[str, ...], ...] = (
+    ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
+    ("model-00001-of-00002.safetensors", "model-00001-of-00003.safetensors"),
+    ("model-00002-of-00002.safetensors",), ("adapter_model.safetensors",), ("pytorch_model.bin",), (),
+    ("model.fp16.safetensors", "consolidated.safetensors"), ("optimizer.safetensors",), ("weights.safetensors",),
+    ("model.safetensors",), ("a.safetensors",),
+)  # fmt: skip
+
+
+def find_weights(data: bytes) -> None:
+    """Find the weights of a checkpoint: a line of names of files, a line of transformers_weights, an index."""
+    names, _, rest = data.partition(MARK)
+    named, _, index = rest.partition(MARK)
+    folder = scratch() / "weights"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in names.split(b" ")[:8]:
+        with contextlib.suppress(OSError, ValueError):
+            (folder / os.fsdecode(name.replace(b"/", b"_"))).touch()
+    if index:
+        (folder / weight_files.INDEX).write_bytes(index)
+    config = {"transformers_weights": as_text(named)} if named else {}
+    found = weight_files.find_weight_files(folder, config, Parts(mtp=len(data) % 2 == 0))
+    assert all(path.parent == folder and path.is_file() for path in found.paths)
+    held = set(list(found.weight_map)[1:] if len(data) % 3 == 0 else found.weight_map)
+    weight_files.check_index(folder, found.weight_map, held, ALL)
+
+
+def weight_seeds() -> list[bytes]:
+    """Folders of each kind, without and with an index, and what config.json names."""
+    seeds = [" ".join(names).encode() + b"\n\n" for names in FOLDERS]
+    for file in ("a.safetensors", "b.bin", "../a", "absent.safetensors", "model.safetensors"):
+        index = json.dumps({"weight_map": {"model.norm.weight": file, "mtp.norm.weight": file}}).encode()
+        for names in (b"a.safetensors", b"model.safetensors", b"b.bin"):
+            seeds += [names + b"\n\n" + index, names + b"\n" + file.encode() + b"\n" + index]
+        seeds.append(b"a.safetensors\n" + weight_files.INDEX.encode() + b"\n" + index)
+    return [*seeds, b"model.safetensors\n\n{", b"model.safetensors\n\n{}"]
+
+
 def read_any(data: bytes) -> None:
     """Parse an object, and read an entry of each kind of name."""
     found = parse_json(data, "x.json")
@@ -137,10 +182,14 @@ def read_release(data: bytes) -> None:
     (folder / state.STATE).write_bytes(data)
     record.is_record(folder / record.RECIPE)
     try:
-        record.read_record(folder)
+        found = record.read_record(folder)
+        for given in ("", str(folder / "absent.moments")):
+            with contextlib.suppress(PackageError):
+                found.with_moments(given)
     except PackageError:
-        found = state.begin(folder, {"a": 1}, extends=True)
-        state.save(folder, found)
+        progress = state.begin(folder, {"a": 1}, extends=True)
+        state.incomplete(folder, [name for name in progress.linted if is_inside(name, nested=False)], progress, len)
+        state.save(folder, progress)
 
 
 def release_seeds() -> list[bytes]:
@@ -148,7 +197,11 @@ def release_seeds() -> list[bytes]:
     options = {"model": "m", "quants": ["Q4_K_M"], "mmproj_types": ["Q8_0"], "adapter_scales": [1.0]}
     figures = {"a.gguf": {"mean": 0.1, "low": 0.0, "high": 0.2, "same_top": 0.9, "tokens": 5}}
     kept = {"inputs": {"a": 1}, "weights": "w", "files": {"a.gguf": "00"}, "figures": figures, "linted": ["a.gguf"]}
-    return [json.dumps(one).encode() for one in ({"tool": "qwen35-gguf 0", "options": options}, kept)]
+    rounded = options | {"rounding": "full", "imatrix": "i.gguf", "heads": True, "max_shard_size": 5}
+    shards = {f"a-0000{number}-of-00002.gguf": "00" for number in (1, 2)}
+    states = [kept, kept | {"inputs": {"a": 2}}, kept | {"files": shards, "linted": [*shards, "b.gguf"]}, {"later": 1}]
+    records = [{"tool": "qwen35-gguf 0", "options": one} for one in (options, rounded, {"later": 1})]
+    return [json.dumps(one).encode() for one in (*records, {"files": []}, *states)]
 
 
 def read_profile(data: bytes) -> None:
@@ -208,6 +261,9 @@ def _targets() -> Sequence[Target]:
         Target("checkpoint", read_checkpoint, checkpoint_seeds, CHECKPOINT, KEYS, needs=("jinja2",)),
         Target("adapter-config", read_adapter, adapter_seeds, ("qwen35_gguf.convert.adapters.adapter_config",)),
         Target("release", read_release, release_seeds, ("qwen35_gguf.release.record", "qwen35_gguf.release.state")),
+        Target(
+            "weight-files", find_weights, weight_seeds, CHECKPOINT[-1:], ("-of-0000", ".safetensors", "../", ".bin")
+        ),
         Target("profile", read_profile, profile_seeds, ("qwen35_gguf.runtime.tuning.profiles",)),
         Target("costs", read_costs, costs_seeds, ("qwen35_gguf.quant.search.costs", "qwen35_gguf.quant.search.solve")),
     )

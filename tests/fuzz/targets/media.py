@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
+import http.client
 import io
 from collections.abc import Sequence
+from typing import Any
+from unittest import mock
 
 from fuzz.target import Target, as_text
+from qwen35_gguf.runtime.media import fetch
 from qwen35_gguf.runtime.media.image import MediaLimits, load_image
 
 LIMITS = MediaLimits(max_bytes=1 << 16, local_files=False, max_pixels=1 << 16, timeout=0.001)
@@ -45,13 +50,49 @@ def read_source(data: bytes) -> None:
     text = as_text(data)
     if text[:5].lower() == "http:" or text[:6].lower() == "https:":
         text = text.replace("//", "//127.0.0.1:9/", 1)  # which no test may reach: it is refused before
-    load_image(text, LIMITS)
+    if data.startswith(b"HTTP/"):
+        read_answer(data)
+    else:
+        load_image(text, LIMITS)
+
+
+class Answers:
+    """In place of what opens connections: the answer is there."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        """What `http.client` reads of a socket."""
+        return io.BytesIO(self.data)
+
+    def open(self, _request: Any, **_: Any) -> http.client.HTTPResponse:
+        """What `urllib` answers."""
+        response = http.client.HTTPResponse(self)  # type: ignore[arg-type]
+        response.begin()
+        return response
+
+
+def read_answer(data: bytes) -> None:
+    """Read the answer of a server; the name of its status is also read as an address."""
+    with contextlib.suppress(ValueError):
+        fetch.is_public(as_text(data.split(b"\r\n")[0][13:]))
+    with mock.patch.object(fetch, "_opener", return_value=Answers(data)):
+        assert len(fetch.fetch("https://example.org/x", max_bytes=1000, timeout=60)) <= 1000
 
 
 def source_seeds() -> list[bytes]:
     """One of each kind."""
     whole = b"data:image/png;base64," + base64.b64encode(image_seeds()[0])
-    return [whole, b"data:,a%20b", b"https://[::1]/x.png", b"file:///etc/passwd", b"../x.png", b"ftp://x"]
+    answers = [
+        f"HTTP/1.1 200 {name}\r\n{fields}\r\n\r\n{body}".encode()
+        for name, fields, body in (
+            ("OK", "Content-Length: 5", "hello"), ("::ffff:10.0.0.1", "Content-Length: 9", "short"),
+            ("64:ff9b::1", "Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"), ("10.0.0.1", "A: b", "x" * 2000),
+            ("2002:7f00:1::", "Content-Length: 99999", "x"),
+        )
+    ]  # fmt: skip
+    return [*answers, whole, b"data:,a%20b", b"https://[::1]/x.png", b"file:///etc/passwd", b"../x.png", b"ftp://x"]
 
 
 def read_video(data: bytes) -> None:

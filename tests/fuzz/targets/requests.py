@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 from fuzz.target import Target
 from qwen35_gguf.architecture.tags import TAGS
@@ -123,7 +124,7 @@ def _body(data: bytes) -> Mapping[str, Any]:
     """Read a body as it comes over a connection, in two pieces."""
     from starlette.requests import Request
 
-    from qwen35_gguf.server.json_body import read_object
+    from qwen35_gguf.server import json_body
     from qwen35_gguf.server.settings import ServerSettings
 
     pieces = iter(((data[: len(data) // 2], True), (data[len(data) // 2 :], False)))
@@ -133,7 +134,9 @@ def _body(data: bytes) -> Mapping[str, Any]:
         return {"type": "http.request", "body": piece, "more_body": more}
 
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
-    return asyncio.run(read_object(request, ServerSettings()))
+    large = json_body.LARGE if len(data) % 4 else 64  # of each fourth length as a large body: in a thread
+    with mock.patch.object(json_body, "LARGE", large):
+        return asyncio.run(json_body.read_object(request, ServerSettings()))
 
 
 def body_seeds() -> list[bytes]:

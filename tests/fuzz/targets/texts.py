@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shutil
 
 from fuzz.target import Target, as_file, as_text, scratch
 from qwen35_gguf import units
@@ -38,19 +41,29 @@ def recipe_seeds() -> list[bytes]:
 
 
 def read_checksums(data: bytes) -> None:
-    """Verify a folder by its list."""
+    """Verify a folder by its list, with a file that has the first name; then list it anew, and verify that."""
     folder = scratch() / "sums"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     (folder / "a").write_bytes(b"")
+    name = data.partition(b"\n")[0][66:]
+    with contextlib.suppress(OSError, ValueError):
+        (folder / os.fsdecode(name.replace(b"/", b"_"))).touch()
     (folder / checksums.LIST).write_bytes(data)
-    for verdict in checksums.verify(folder, jobs=1):
-        assert verdict.name
+    try:
+        for verdict in checksums.verify(folder, jobs=1):
+            assert verdict.name
+    finally:
+        checksums.write(folder, force=True, jobs=1)
+        assert not any(verdict.problem for verdict in checksums.verify(folder, jobs=1))
 
 
 def checksum_seeds() -> list[bytes]:
     """Both separators, and a file outside."""
     digest = b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    return [digest + b"  a\n" + digest + b" *b/c\r\n", digest + b"  ../a\n", digest + b"  /etc/passwd\n"]
+    odd = [digest + b"  " + name + b"\n" for name in (b"../a", b"/etc/passwd", b"\xff", b"b\\c", b"b\rc", b".b", b"")]
+    twice = digest + b"  a\n" + b"0" * 64 + b"  a\n"
+    return [digest + b"  a\n" + digest + b" *b/c\r\n", *odd, twice, b"0" * 64 + b"  a\n", b"a\n", b"\n", b""]
 
 
 def read_corpus(data: bytes) -> None:
@@ -100,8 +113,10 @@ def read_card(data: bytes) -> None:
 def read_names(data: bytes) -> None:
     """Read what users type: names on the Hub, names of files there, addresses, sizes, durations, lengths."""
     text = as_text(data)
-    found = names.parse_name(text)
+    found = names.parse_name(text.partition("\n")[0])
     listed = model_files.model_files({line: len(line) for line in text.split("\n")})
+    for one in model_files.candidates(listed.quants):
+        str(one)
     if found is not None:
         model_files.find_quant(found, listed.quants)
     for read in (rpc.parse_endpoint, units.parse_size, units.parse_duration, units.parse_length):
@@ -114,9 +129,10 @@ def read_names(data: bytes) -> None:
 def name_seeds() -> list[bytes]:
     """One of each."""
     files_there = "a-Q4_K_M.gguf\na-Q8_0-00001-of-00002.gguf\na-Q8_0-00002-of-00002.gguf\nmmproj-a-BF16.gguf"
-    return [
-        text.encode() for text in ("Qwen/Qwen3.5-4B:Q4_K_M", files_there, "host-1.x:50052", "1.5GiB", "5min", "32k")
-    ]
+    asked = [f"a/b@v1:{quant}\n{files_there}\nb-Q8_0.gguf\nc-nomtp-BF16.gguf" for quant in ("q8_0", "Q4_K_M", "a", "x")]
+    missing = "a/b:Q8_0\na-Q8_0-00001-of-00002.gguf\nmtp-a-F16.gguf\nimatrix.gguf\nx/a-Q4_0.gguf\ny/a-Q4_0.gguf"
+    typed = ("Qwen/Qwen3.5-4B:Q4_K_M", files_there, "host-1.x:50052", "1.5GiB", "5min", "32k", "1M", "2 kB", "1 h")
+    return [text.encode() for text in (*typed, *asked, missing, "a/b:Q4_0", "a/b:Q4_0\nx/a-Q4_0.gguf\ny/a-Q4_0.gguf")]
 
 
 # A link without an address, `[x]()`, leads to the page itself.
