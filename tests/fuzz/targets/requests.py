@@ -125,7 +125,7 @@ def _body(data: bytes) -> Mapping[str, Any]:
     from starlette.requests import Request
 
     from qwen35_gguf.server import json_body
-    from qwen35_gguf.server.settings import ServerSettings
+    from qwen35_gguf.server.settings import RequestLimits, ServerSettings
 
     pieces = iter(((data[: len(data) // 2], True), (data[len(data) // 2 :], False)))
 
@@ -134,14 +134,26 @@ def _body(data: bytes) -> Mapping[str, Any]:
         return {"type": "http.request", "body": piece, "more_body": more}
 
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
-    large = json_body.LARGE if len(data) % 4 else 64  # of each fourth length as a large body: in a thread
-    with mock.patch.object(json_body, "LARGE", large):
+    if len(data) % 4:
         return asyncio.run(json_body.read_object(request, ServerSettings()))
+    # Of each fourth length as a large body: in a thread, within limits that it may exceed.
+    limits = RequestLimits(body_values=40, body_containers=20, body_escapes=20, text_bytes=64)
+    with mock.patch.object(json_body, "LARGE", 64):
+        return asyncio.run(json_body.read_object(request, ServerSettings(limits=limits, log_requests=True)))
 
 
 def body_seeds() -> list[bytes]:
-    """A full request of each API."""
-    return [bytes([number]) + json.dumps(body).encode() for number, body in enumerate(BODIES.values())]
+    """A full request of each API, and what is not an object of texts, or too much."""
+    odd = (b"[1]", b'{"a": "\\ud800"}', b'{"a": [{"\\ud83d": 1}]}', b'{"a": 1e999}', b'{"a": NaN}', b"1", b"\xff", b"")
+    many = (
+        b'{"a": [' + b"1," * 60 + b"1]}",
+        b"[" * 60,
+        b'{"a": "' + b"\\n" * 60 + b'"}',
+        b'{"a": "' + b"b" * 200 + b'"}',
+    )
+    padded = [one + b" " * (-len(one) % 4) for one in many]  # of a length that is large
+    requests = [bytes([number]) + json.dumps(body).encode() for number, body in enumerate(BODIES.values())]
+    return [*requests, *(b"\0" + one for one in (*odd, *padded))]
 
 
 def parse_answer(data: bytes) -> None:
