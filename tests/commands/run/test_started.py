@@ -120,9 +120,12 @@ def test_a_server_answers_or_is_refused(
         check_refusal(code, begins.error())
         return
     assert code == 0, begins.error()
-    if answer.status == 503:  # as little memory as was given, or nobody at that port
-        wanted = {"--memory": "bytes are available", "--rpc": "cannot be reached"}
+    if answer.status == 503:  # little memory, nobody at that port, a model that is still being loaded
+        wanted = {"--memory": "bytes are available", "--rpc": "cannot be reached", "--queue": "requests wait for"}
         assert wanted[option] in answer.json["error"]["message"]
+        return
+    if option in ("--ctx", "--gpu-layers") and answer.status == 500:  # more than this machine has
+        assert "cannot be loaded; the server's log has the reason" in answer.json["error"]["message"]
         return
     assert answer.status == 200, answer.body
     assert answer.json["choices"]
