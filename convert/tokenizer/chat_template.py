@@ -67,7 +67,8 @@ def _places(files: TokenizerFiles) -> Iterator[Found]:
     jinja = files.directory / "chat_template.jinja"
     folder = files.directory / "additional_chat_templates"
     found = {DEFAULT: read_text(jinja)} if jinja.is_file() else {}
-    found |= {file.name.removesuffix(".jinja"): read_text(file) for file in sorted(folder.glob("*.jinja"))}
+    others = [file for file in sorted(folder.glob("*.jinja")) if file.is_file() or not file.exists()]  # no pipes
+    found |= {file.name.removesuffix(".jinja"): read_text(file) for file in others}
     yield Found(jinja.name if jinja.is_file() else folder.name, found)
     yield Found("tokenizer_config.json", _of_settings(files.settings))
     legacy = read_json(files.directory / "chat_template.json", optional=True)

@@ -86,8 +86,7 @@ async def _unload_idle(models: Models) -> None:
 
 async def _preload(models: Models) -> None:
     try:
-        async with models.use(None):
-            pass
+        await models.load()
     except (Qwen35Error, ApiError) as error:  # each request gets it again
         log.error("%s", error)
 

@@ -151,6 +151,19 @@ class Models:
             raise ApiError(404, f"model: {name[:80]!r} does not exist; use {known}", "model_not_found", "model")
         return found
 
+    async def load(self) -> None:
+        """Load the first model, if it is not loaded; no request waits for that.
+
+        Raises:
+            ApiError, Qwen35Error: it cannot be loaded.
+
+        """
+        first = self.default
+        async with self._loading:
+            if first.model is None:
+                await self._load(first)
+                first.last_use = time.monotonic()
+
     @contextlib.asynccontextmanager
     async def use(self, name: object) -> AsyncIterator[TakenModel]:
         """Keep a model loaded for a block.

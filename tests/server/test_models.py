@@ -143,6 +143,22 @@ def test_who_waits_beyond_the_queue_for_a_model_is_refused(options: LoadOptions,
     asyncio.run(main())
 
 
+def test_what_is_loaded_at_the_start_is_no_request_that_waits(options: LoadOptions) -> None:
+    async def main() -> None:
+        models = Models({"one": options}, queue=1, ttl=60)
+        loading = asyncio.ensure_future(models.load())
+        await asyncio.sleep(0)
+        assert models.starting
+        async with models.use("one") as taken:  # the one request that may wait
+            assert taken.name == "one"
+        await loading
+        await models.unload_idle()
+        assert models.default.state == "loaded"
+        await models.aclose()
+
+    asyncio.run(main())
+
+
 def test_files_are_found_in_folders(tmp_path: Path) -> None:
     names = ("a.gguf", "mmproj-a.gguf", "b-00001-of-00002.gguf", "b-00002-of-00002.gguf", "c.txt")
     for name in names:

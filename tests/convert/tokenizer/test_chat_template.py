@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,4 +117,27 @@ def test_a_block_for_training_is_no_fault(trained: Callable[..., Path]) -> None:
 def test_a_malformed_entry_is_one_line(trained: Callable[..., Path], template: Any) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: chat_template") as caught:
         made(trained, settings(template), {})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes")
+def test_pipes_and_folders_in_place_of_templates_are_not_read(trained: Callable[..., Path]) -> None:
+    folder = trained()
+    os.mkfifo(folder / "chat_template.jinja")
+    others = folder / "additional_chat_templates"
+    others.mkdir()
+    os.mkfifo(others / "tool_use.jinja")
+    (others / "folder.jinja").mkdir()
+    (others / "rag.jinja").write_text("R")
+    keys = [entry.key for entry in read_vocabulary(folder, 8192).entries]
+    assert "tokenizer.chat_template.rag" in keys
+    assert "tokenizer.chat_template.tool_use" not in keys
+
+
+@pytest.mark.parametrize("data", ["R".encode("utf-16"), b"\x80\x81"])
+def test_a_template_that_is_not_utf_8_is_one_line(trained: Callable[..., Path], data: bytes) -> None:
+    folder = trained()
+    (folder / "chat_template.jinja").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: is not UTF-8") as caught:
+        read_vocabulary(folder, 8192)
     assert "\n" not in str(caught.value)
