@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from qwen35_gguf.errors import MediaError
 
 CHUNK_BYTES = 1 << 16
+REASON = 200  # characters of it in a message: exceptions repeat a URL, servers say anything
 MAX_REDIRECTS = 5
 USER_AGENT = "qwen35-gguf"
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -138,7 +139,7 @@ def scheme_of(url: str) -> str:
     try:
         return urlsplit(url).scheme.lower()
     except ValueError as error:
-        raise MediaError(f"{shorten(url)}: is not a URL ({error}); check it") from None
+        raise MediaError(f"{shorten(url)}: is not a URL ({shorten(str(error))}); check it") from None
 
 
 def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = False, https_only: bool = False) -> bytes:
@@ -166,11 +167,12 @@ def fetch(url: str, *, max_bytes: int, timeout: float, allow_private: bool = Fal
         raise MediaError(f"{shorten(url)}: {error}") from None
     except urllib.error.HTTPError as error:
         error.close()
-        raise MediaError(f"{shorten(url)}: the server answered {error.code} {error.reason}; check the URL") from None
+        answer = f"{error.code} {shorten(str(error.reason), REASON)}"
+        raise MediaError(f"{shorten(url)}: the server answered {answer}; check the URL") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= end:
             raise MediaError(_too_slow(url, timeout)) from None
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        reason = shorten(str(error.reason if isinstance(error, urllib.error.URLError) else error), REASON)
         raise MediaError(f"{shorten(url)}: cannot be downloaded ({reason}); check the URL and the network") from None
 
 

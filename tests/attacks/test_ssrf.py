@@ -288,6 +288,31 @@ def listener() -> Iterator[socket.socket]:
         yield made
 
 
+@pytest.mark.parametrize("host", ["", "example.com"])
+def test_a_long_url_with_control_characters_is_a_short_line(host: str) -> None:
+    with pytest.raises(MediaError) as refused:
+        fetch(f"http://{host}/" + "\0\x1b[2J" * 2000, max_bytes=1, timeout=1)
+    assert len(str(refused.value)) < 400
+    assert str(refused.value).isprintable()
+
+
+def test_what_a_server_says_is_a_short_line() -> None:
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 404 \x1b[2J" + b"x" * 30_000 + b"\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        with pytest.raises(MediaError, match=r"the server answered 404 \?\[2Jx+…; check") as refused:
+            fetch(url, max_bytes=1, timeout=10, allow_private=True)
+        thread.join()
+    assert len(str(refused.value)) < 400
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "0.0.0.0", "2130706433"])
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 def test_no_api_of_the_server_asks_other_machines(
