@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 LONGEST_NAME = 255  # bytes of a file's or a folder's, which is what file systems hold
 
@@ -30,3 +30,11 @@ def can_be_stored(name: str) -> bool:
         and name.isprintable()  # neither line ends nor halves of surrogate pairs
         and all(len(part.encode()) <= LONGEST_NAME for part in PurePosixPath(name).parts)
     )
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a file is there; of a name that no file can have, none is."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from qwen35_gguf.convert.source_tensors.names import canonical_name
 from qwen35_gguf.convert.source_tensors.parts import Parts
 from qwen35_gguf.errors import CheckpointError
-from qwen35_gguf.inner_path import is_inside
+from qwen35_gguf.inner_path import is_file, is_inside
 from qwen35_gguf.json_file import OBJECT, TEXT, JsonObject, map_of, printable, read_json
 
 SINGLE = "model.safetensors"
@@ -78,7 +78,7 @@ def check_index(directory: Path, weight_map: Mapping[str, str], held: set[str], 
 def _named(directory: Path, name: str, parts: Parts) -> WeightFiles:
     """Take what config.json names: a file, or an index."""
     _check_inside(directory / "config.json", "transformers_weights", name)
-    if not (directory / name).is_file():
+    if not is_file(directory / name):
         raise CheckpointError(
             f"{directory / 'config.json'}: transformers_weights is {printable(name)}, which is absent; "
             "download it, or remove the entry"
@@ -119,7 +119,7 @@ def _indexed(directory: Path, name: str, parts: Parts) -> WeightFiles:
                 f"{directory / name}: names {printable(shard)}, which is pickled and not read; save the model again "
                 "with safetensors"
             )
-        if not (directory / shard).is_file():
+        if not is_file(directory / shard):
             raise CheckpointError(
                 f"{directory}: shard {printable(shard)} is named in the index but absent; download it again"
             )
@@ -128,8 +128,9 @@ def _indexed(directory: Path, name: str, parts: Parts) -> WeightFiles:
 
 def _check_inside(path: Path, key: str, name: str) -> None:
     if not is_inside(name, nested=False):
+        shown = printable(name) or "''"
         raise CheckpointError(
-            f"{path}: {key} names {name!r}, which points outside the directory; do not trust this checkpoint"
+            f"{path}: {key} names {shown}, which points outside the directory; do not trust this checkpoint"
         )
 
 

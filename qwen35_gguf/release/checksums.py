@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qwen35_gguf.atomic_file import disk_errors, pending_file
 from qwen35_gguf.errors import ChecksumError, OutputError
-from qwen35_gguf.inner_path import is_inside
+from qwen35_gguf.inner_path import is_file, is_inside
 from qwen35_gguf.json_file import printable
 
 LIST = "SHA256SUMS"
@@ -133,14 +133,6 @@ def _is_utf8(name: str) -> bool:
     return name.encode("utf-8", "replace").decode() == name
 
 
-def _is_file(path: Path) -> bool:
-    """Whether a file is there; names that no file can have are those of none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def verify(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) -> list[Verdict]:
     """Verify the folder's files against its SHA256SUMS, in the list's order.
 
@@ -149,7 +141,7 @@ def verify(folder: Path, *, jobs: int = 0, advance: Advance = lambda _: None) ->
 
     """
     expected = read_list(folder)
-    there = [name for name in expected if _is_file(folder / name)]
+    there = [name for name in expected if is_file(folder / name)]
     found = dict(zip(there, digests([folder / name for name in there], jobs, advance), strict=True))
     verdicts = []
     for name, digest in expected.items():

@@ -157,6 +157,10 @@ def test_without_an_index_and_a_whole_file(both: Path, files: list[str], expecte
         ({"a": "C:model.safetensors"}, "points outside the directory"),
         ({"a": ".."}, "points outside the directory"),
         ({"a": ""}, "points outside the directory"),
+        ({"a": "../" * 3000}, r"names (\.\./)+\.+, which points outside"),
+        ({"norm.weight": "a" * 300}, r"shard a+\.\.\. is named in the index but absent"),
+        ({"norm.weight": "a\0b"}, "is named in the index but absent"),
+        ({"norm.weight": "\ud800"}, "surrogates not allowed"),
         ({"a": 5}, r"weight_map\.a is 5; must be a text"),
         ({"a": None}, r"weight_map\.a is null; must be a text"),
         ([], r"weight_map is \[\]; must be an object"),
@@ -169,3 +173,4 @@ def test_a_damaged_index_is_one_line(both: Path, entries: object, message: str) 
     with pytest.raises(CheckpointError, match=message) as error:
         names(both)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
