@@ -27,9 +27,11 @@ import yaml
 from gguf import GGMLQuantizationType
 
 from qwen35_gguf.errors import RecipeError
+from qwen35_gguf.json_file import printable
 from qwen35_gguf.quant import presets, tensor_types
 
 Type = GGMLQuantizationType
+MOST_NAMED = 5  # unknown entries in a message
 
 VERSION = 1
 MTP = "mtp"
@@ -154,7 +156,9 @@ def parse(text: str, where: str) -> Recipe:
         raise RecipeError(f"{where}: is not a recipe; it must begin with `recipe: {VERSION}`")
     unknown = set(data) - {"recipe", "name", "base", "rules", "about"}
     if unknown:
-        raise RecipeError(f"{where}: has unknown entries: {', '.join(map(str, sorted(unknown, key=str)))}")
+        entries = sorted(printable(str(entry)) for entry in unknown)
+        more = f" and {len(entries) - MOST_NAMED:,} more" if len(entries) > MOST_NAMED else ""
+        raise RecipeError(f"{where}: has unknown entries: {', '.join(entries[:MOST_NAMED])}{more}")
     rules = data.get("rules") or []
     if not isinstance(rules, list):
         raise RecipeError(f"{where}: rules is not a list")
@@ -162,7 +166,8 @@ def parse(text: str, where: str) -> Recipe:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise RecipeError(f"{where}: needs a name of letters, digits, dots, - and _")
     if not isinstance(base, str) or base.upper() not in {*presets.PRESETS_BY_NAME, *presets.ALIASES}:
-        raise RecipeError(f"{where}: base is {base!r}, and must be one of {', '.join(presets.PRESETS_BY_NAME)}")
+        names = ", ".join(presets.PRESETS_BY_NAME)
+        raise RecipeError(f"{where}: base is {printable(repr(base))}, and must be one of {names}")
     made = tuple(_rule(rule, f"{where}: rule {number}") for number, rule in enumerate(rules, 1))
     return Recipe(name, presets.find_preset(base), made, hashlib.sha256(text.encode()).hexdigest())
 
@@ -175,7 +180,7 @@ def _rule(rule: Any, where: str) -> RecipeRule:
         raise RecipeError(f"{where}: tensors is not a name or a list of names")
     type_ = Type.__members__.get(str(rule["type"]).upper())
     if type_ not in presets.FORMATS:
-        raise RecipeError(f"{where}: {rule['type']!r} is not a type of weights, such as Q4_K")
+        raise RecipeError(f"{where}: {printable(repr(rule['type']))} is not a type of weights, such as Q4_K")
     return RecipeRule(tuple(kinds), _layers(rule["layers"], where) if "layers" in rule else None, type_)
 
 
@@ -188,7 +193,7 @@ def _layers(value: Any, where: str) -> frozenset[int]:
         elif span and int(span[2] or span[1]) >= int(span[1]):
             found.update(range(int(span[1]), int(span[2] or span[1]) + 1))
         else:
-            raise RecipeError(f"{where}: {part!r} is not a layer, a range of layers, or {MTP}")
+            raise RecipeError(f"{where}: {printable(repr(part))} is not a layer, a range of layers, or {MTP}")
     if not found:
         raise RecipeError(f"{where}: layers is empty")
     return frozenset(found)

@@ -147,3 +147,20 @@ def test_the_built_in_recipes_are_valid() -> None:
         stock = tensor_types.tensor_type(recipe.base, "blk.0.ssm_out.weight", (1024, 1024), model, imatrix=True)
         sizes = gguf.GGML_QUANT_SIZES
         assert sizes[protected][1] / sizes[protected][0] > sizes[stock][1] / sizes[stock][0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "base: " + "x" * 9000,
+        "".join(f"entry-{number}: 1\n" for number in range(3000)),
+        "x" * 900 + ": 1",
+        "rules: [{tensors: a, type: " + "x" * 9000 + "}]",
+        "rules: [{tensors: a, type: Q4_K, layers: [" + "x" * 9000 + "]}]",
+    ],
+)
+def test_messages_are_short(line: str) -> None:
+    base = "" if line.startswith("base") else "base: Q4_K_M\n"
+    with pytest.raises(RecipeError) as refused:
+        recipe_file.parse(f"recipe: 1\nname: a\n{base}{line}\n", "a.yaml")
+    assert len(str(refused.value)) < 1000
