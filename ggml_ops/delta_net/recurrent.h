@@ -202,7 +202,7 @@ inline void recurrent(const Head& head, std::int64_t begin) {
             }
         }
     }
-    if (around && head.snapshots > 1) finish_stores_to_memory();
+    if (around && std::min(head.snapshots, head.tokens) > 1) finish_stores_to_memory();
 }
 
 }  // namespace

@@ -162,7 +162,6 @@ class Models:
         async with self._loading:
             if first.model is None:
                 await self._load(first)
-                first.last_use = time.monotonic()
 
     @contextlib.asynccontextmanager
     async def use(self, name: object) -> AsyncIterator[TakenModel]:
@@ -216,7 +215,7 @@ class Models:
             except BaseException:
                 await model.aclose()
                 raise
-            served.model, served.state = model, "loaded"
+            served.model, served.state, served.last_use = model, "loaded", time.monotonic()
             self._ever_loaded = True
             log.info("%s: loaded", served.name)
         except Qwen35Error as error:
