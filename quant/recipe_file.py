@@ -27,7 +27,7 @@ import yaml
 from gguf import GGMLQuantizationType
 
 from qwen35_gguf.errors import RecipeError
-from qwen35_gguf.json_file import printable
+from qwen35_gguf.json_file import printable, some_of
 from qwen35_gguf.quant import presets, tensor_types
 
 Type = GGMLQuantizationType
@@ -156,9 +156,8 @@ def parse(text: str, where: str) -> Recipe:
         raise RecipeError(f"{where}: is not a recipe; it must begin with `recipe: {VERSION}`")
     unknown = set(data) - {"recipe", "name", "base", "rules", "about"}
     if unknown:
-        entries = sorted(printable(str(entry)) for entry in unknown)
-        more = f" and {len(entries) - MOST_NAMED:,} more" if len(entries) > MOST_NAMED else ""
-        raise RecipeError(f"{where}: has unknown entries: {', '.join(entries[:MOST_NAMED])}{more}")
+        entries = some_of(sorted(printable(str(entry)) for entry in unknown), MOST_NAMED)
+        raise RecipeError(f"{where}: has unknown entries: {entries}")
     rules = data.get("rules") or []
     if not isinstance(rules, list):
         raise RecipeError(f"{where}: rules is not a list")

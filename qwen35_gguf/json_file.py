@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -263,6 +263,12 @@ def printable(name: str) -> str:
     """Return a name of a file as messages show it: on one line, in up to 100 characters."""
     name = name if name.isprintable() else ascii(name)
     return name if len(name) <= 100 else f"{name[:97]}..."
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """Name up to `most` for a message, and tell how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _join(path: str, key: str) -> str:

@@ -194,7 +194,9 @@ def _common_alpha(wanted: Sequence[float]) -> float:
     alpha = Counter(wanted).most_common(1)[0][0]
     with np.errstate(over="ignore", under="ignore"):
         stored = float(np.float32(alpha))
-    return alpha if stored and np.isfinite(stored) else stored or 1.0
+    if stored == 0.0:
+        return 1.0
+    return alpha if np.isfinite(stored) else stored
 
 
 def _arranged(factors: Factors, scale: float) -> Factors:

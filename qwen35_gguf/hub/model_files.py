@@ -18,7 +18,7 @@ from typing import Literal
 from qwen35_gguf.errors import HubError
 from qwen35_gguf.gguf_file.shards import SHARD_NAME
 from qwen35_gguf.hub.names import SUFFIX, HubName
-from qwen35_gguf.json_file import printable
+from qwen35_gguf.json_file import printable, some_of
 from qwen35_gguf.units import format_size
 
 QUANT = re.compile(
@@ -175,6 +175,4 @@ def listed(quants: Iterable[Quant]) -> str:
     """Name quants for a message, as many as can be read."""
     names = [printable(name) for name in dict.fromkeys(one.label for one in quants if not one.missing)]
     ends = accumulate(len(name) for name in names[:MOST_LISTED])
-    shown = names[: sum(end <= MOST_CHARACTERS for end in ends)]
-    more = f" and {len(names) - len(shown):,} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more or "none, all are incomplete"
+    return some_of(names, sum(end <= MOST_CHARACTERS for end in ends)) or "none, all are incomplete"
