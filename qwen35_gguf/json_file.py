@@ -265,10 +265,10 @@ def printable(name: str) -> str:
     return name if len(name) <= 100 else f"{name[:97]}..."
 
 
-def some_of(names: Sequence[str], most: int) -> str:
+def some_of(names: Sequence[object], most: int) -> str:
     """Name up to `most` for a message, and tell how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(str, names[:most])) + more
 
 
 def _join(path: str, key: str) -> str:

@@ -13,6 +13,7 @@ from qwen35_gguf.architecture import Architecture
 from qwen35_gguf.convert.tensor_map import expected_shapes
 from qwen35_gguf.errors import ModelError
 from qwen35_gguf.gguf_file.header import contiguous
+from qwen35_gguf.json_file import some_of
 from qwen35_gguf.release.lint.diagnostic import Diagnostic, Subject
 
 Shape = tuple[int, ...]
@@ -65,9 +66,9 @@ def block_count(subject: Subject) -> Iterator[Diagnostic]:
     missing, extra = sorted(expected - there), sorted(there - expected)
     what = f"is {count}"
     if missing:
-        what += f", but blocks {_names(missing)} have no tensors"
+        what += f", but blocks {some_of(missing, SHOWN)} have no tensors"
     if extra:
-        what += f"{', and' if missing else ', but'} there are tensors of blocks {_names(extra)}"
+        what += f"{', and' if missing else ', but'} there are tensors of blocks {some_of(extra, SHOWN)}"
     advice = AGAIN
     if not extra and missing == list(range(min(missing), count)):
         advice = f"set it to {min(missing)} with `qwen35 metadata`; unset nextn_predict_layers if these are MTP blocks"
@@ -92,11 +93,11 @@ def nextn(subject: Subject) -> Iterator[Diagnostic]:
         )  # fmt: skip
     elif not count:
         yield Diagnostic(
-            "error", "nextn", key, f"is missing, but blocks {_names(sorted(there))} are of an MTP head",
+            "error", "nextn", key, f"is missing, but blocks {some_of(sorted(there), SHOWN)} are of an MTP head",
             f"set it to {len(there)} with `qwen35 metadata`",
         )  # fmt: skip
     elif there != expected:
-        what = f"is {count}, but the MTP head is in blocks {_names(sorted(there))} of {blocks}"
+        what = f"is {count}, but the MTP head is in blocks {some_of(sorted(there), SHOWN)} of {blocks}"
         yield Diagnostic("error", "nextn", key, what, AGAIN)
 
 
@@ -110,7 +111,7 @@ def shapes(subject: Subject) -> Iterator[Diagnostic]:
     expected = text_shapes(subject, model)
     missing = [name for name in expected if name not in subject.tensors and not OPTIONAL.fullmatch(name)]
     if missing:
-        yield Diagnostic("error", "tensors", missing[0], f"missing: {_names(missing)}", AGAIN)
+        yield Diagnostic("error", "tensors", missing[0], f"missing: {some_of(missing, SHOWN)}", AGAIN)
     unknown = [
         name
         for name in subject.tensors
@@ -119,7 +120,7 @@ def shapes(subject: Subject) -> Iterator[Diagnostic]:
         and not ((block := BLOCK.fullmatch(name)) and int(block[1]) >= model.blocks)  # `block_count` reports these
     ]
     if unknown:
-        what = f"unknown to llama.cpp, which refuses the file: {_names(unknown)}"
+        what = f"unknown to llama.cpp, which refuses the file: {some_of(unknown, SHOWN)}"
         yield Diagnostic("error", "tensors", unknown[0], what, AGAIN)
     for name, shape in expected.items():
         found = subject.shape(name)
@@ -165,8 +166,3 @@ def _bare(shape: Shape) -> Shape:
     while shape and shape[0] == 1:
         shape = shape[1:]
     return shape
-
-
-def _names(items: list[int] | list[str]) -> str:
-    shown = ", ".join(map(str, items[:SHOWN]))
-    return f"{shown} and {len(items) - SHOWN} more" if len(items) > SHOWN else shown
