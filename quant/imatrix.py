@@ -22,6 +22,7 @@ from qwen35_gguf.gguf_file.header import TensorInfo
 from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.gguf_file.writer import write_gguf
+from qwen35_gguf.json_file import printable
 
 Float = npt.NDArray[np.float32]
 
@@ -142,7 +143,7 @@ def read(path: str | Path) -> Imatrix:
     for name, entry in found.entries.items():
         for values in (entry.sums, entry.counts):
             if not np.isfinite(values).all() or (values < 0).any():
-                raise ImatrixError(f"{path}: {name} has negative or non-finite sums; make it again")
+                raise ImatrixError(f"{path}: {printable(name)} has negative or non-finite sums; make it again")
     found.path, found.sha256 = path, hashlib.sha256(data).hexdigest()
     return found
 
@@ -155,7 +156,7 @@ def _read_gguf(path: Path) -> Imatrix:
     tensors: dict[str, npt.NDArray[np.float64]] = {}
     for tensor in header.tensors:
         if tensor.type != GGMLQuantizationType.F32:
-            raise ValueError(f"{tensor.name} is {tensor.type.name}, not F32")
+            raise ValueError(f"{printable(tensor.name)} is {tensor.type.name}, not F32")
         tensors[tensor.name] = tensor_data(header, tensor, mapped).view("<f4").reshape(tensor.shape).astype(np.float64)
     found = Imatrix(
         datasets=[str(name) for name in header.value(DATASETS, [])],
@@ -165,7 +166,10 @@ def _read_gguf(path: Path) -> Imatrix:
     )
     for name, sums in tensors.items():
         if name.endswith(SUMS):
-            counts = tensors[name.removesuffix(SUMS) + COUNTS].reshape(-1)
+            counted = tensors.get(name.removesuffix(SUMS) + COUNTS)
+            if counted is None:
+                raise ValueError(f"{printable(name)} has no counts")
+            counts = counted.reshape(-1)
             found.entries[name.removesuffix(SUMS)] = Entry(sums.reshape(len(counts), -1), counts)
     if not found.entries:
         raise ValueError("it has no entries")
@@ -196,7 +200,7 @@ def _read_dat(data: bytes) -> Imatrix:
     for _ in range(count):
         name, calls, values = text(), number(), number()
         if values <= 0 or at + 4 * values > len(data):
-            raise ValueError(f"{name!r} is truncated")
+            raise ValueError(f"{printable(name)} is truncated")
         sums = np.frombuffer(data, "<f4", values, at).astype(np.float64)
         at += 4 * values
         found.entries[name] = Entry(sums[None], np.array([float(max(1, calls))]))

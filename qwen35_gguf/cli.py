@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -10,14 +11,26 @@ from click.shell_completion import CompletionItem
 from qwen35_gguf import __version__
 from qwen35_gguf.address_space import require_imports
 from qwen35_gguf.commands import discover
-from qwen35_gguf.commands.errors import repeated_interrupts, reports_errors
+from qwen35_gguf.commands.errors import USER_ERROR, repeated_interrupts, reports_errors
 from qwen35_gguf.commands.first_contact.welcome import welcome
 from qwen35_gguf.commands.names.foreign_names import command_advice
-from qwen35_gguf.commands.output import replace_what_stdout_cannot_encode
+from qwen35_gguf.commands.output import open_closed_streams, replace_what_stdout_cannot_encode
 
 
 class LazyGroup(click.Group):
     """A group over the folder of commands: `--help` answers without importing numpy or the runtime."""
+
+    def main(self, *args: Any, **keywords: Any) -> Any:
+        """Run the command line; where stderr takes no message, the exit code of an error is left of it."""
+        open_closed_streams()
+        try:
+            return super().main(*args, **keywords)
+        except OSError:
+            try:
+                click.echo(err=True)  # fails again if it was a message that could not be written
+            except OSError:
+                sys.exit(USER_ERROR)
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Return the verbs in the order of `--help`."""

@@ -32,6 +32,7 @@ from qwen35_gguf.gguf_file.keyvalue import ARRAY, STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import map_data, read_header, tensor_data
 from qwen35_gguf.gguf_file.writer import GGUFStream
 from qwen35_gguf.json_file import Kind as JsonKind
+from qwen35_gguf.json_file import printable
 from qwen35_gguf.quant.imatrix import Imatrix
 
 Float = npt.NDArray[np.float32]
@@ -79,7 +80,7 @@ def _split_type(line: str) -> tuple[str, str]:
     """Split an entry of TYPES, a tensor and its type with a space between them."""
     name, _, type_ = line.partition(" ")
     if not (name and type_):
-        raise ValueError(f"{TYPES} has {line!r}, which names no tensor and type")
+        raise ValueError(f"{TYPES} has {printable(line)}, which names no tensor and type")
     return name, type_
 
 
@@ -339,7 +340,7 @@ def read(path: str | Path) -> Moments:
         for tensor in header.tensors:
             wanted = GGMLQuantizationType.BF16 if tensor.name.endswith(SHIFT) else GGMLQuantizationType.F32
             if tensor.type != wanted:
-                raise ValueError(f"{tensor.name} is {tensor.type.name}, not {wanted.name}")
+                raise ValueError(f"{printable(tensor.name)} is {tensor.type.name}, not {wanted.name}")
         names = tuple(name.removesuffix(SUMS) for name in known if name.endswith(SUMS))
         if not names or any(name + suffix not in known for name in names for suffix in (SQUARES, COUNTS)):
             raise ValueError("it has no entries, or counts are missing")

@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,20 @@ def is_quiet(ctx: click.Context | None = None) -> bool:
 def _is(key: str, ctx: click.Context | None) -> bool:
     ctx = ctx or click.get_current_context(silent=True)
     return bool(ctx and ctx.meta.get(key))
+
+
+def open_closed_streams() -> None:
+    """Let a process that was started without stdin, stdout or stderr (`>&-`) have the null device in their place.
+
+    The first file that it opens would get their number otherwise, and what C code prints would be written into it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (until the process ends)
 
 
 def replace_what_stdout_cannot_encode() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import socket
 
@@ -10,6 +11,7 @@ from starlette.applications import Starlette
 
 from qwen35_gguf.errors import ServerError
 from qwen35_gguf.server.connection import PatientProtocol
+from qwen35_gguf.server.open_files import connection_limit
 from qwen35_gguf.server.settings import ServerSettings
 
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
@@ -34,11 +36,18 @@ def listen(settings: ServerSettings) -> socket.socket:
 
 
 def server(app: Starlette, settings: ServerSettings) -> uvicorn.Server:
-    """Make the HTTP server of an application; its `run` takes what `listen` returned."""
+    """Make the HTTP server of an application; its `run` takes what `listen` returned.
+
+    Raises:
+        ServerError: too few files may be open for a server.
+
+    """
+    limit = connection_limit()
     return uvicorn.Server(
         uvicorn.Config(
             app,
-            http=PatientProtocol,
+            http=functools.partial(PatientProtocol, most=limit.connections),  # type: ignore[arg-type]  # called alone
+            backlog=limit.backlog,
             log_config=None,
             access_log=False,
             ws="none",

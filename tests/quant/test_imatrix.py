@@ -108,6 +108,17 @@ def test_sums_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         imatrix.read(tmp_path / "i.gguf")
 
 
+@pytest.mark.parametrize("values", [b"\0\0\x80\xbf", b""], ids=["negative", "truncated"])
+def test_names_of_entries_do_not_fill_a_message(tmp_path: Path, values: bytes) -> None:
+    name = b"\x1b[2J" * 250
+    data = struct.pack("<ii", 1, len(name)) + name + struct.pack("<ii", 1, 1) + values
+    (tmp_path / "i.dat").write_bytes(data)
+    with pytest.raises(ImatrixError) as caught:
+        imatrix.read(tmp_path / "i.dat")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
 def stock_quantize(source: Path, target: Path, quant: str, weights: Imatrix) -> Path:
     """llama-quantize --imatrix: the means, experts one after another."""
     entries = [(name, np.ascontiguousarray(e.means().reshape(-1))) for name, e in weights.entries.items()]

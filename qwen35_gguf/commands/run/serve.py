@@ -153,6 +153,7 @@ def command(
     if runtime and not runtime.patches:
         output.note(STOCK_NOTE)
     with listen(settings) as listener, _log():
+        running = server(create_app(settings, models, preload=len(found) == 1), settings)
         address = address_of(host, listener.getsockname()[1])
         output.echo(f"{address}: {', '.join(found)}")
         given_in = click.get_current_context().get_parameter_source("keys")
@@ -162,9 +163,8 @@ def command(
         if settings.api_keys and given_in is not ParameterSource.ENVIRONMENT:
             output.advise(KEY_NOTE)
         output.emit({"address": address, "models": list(found)}, indent=None)
-        app = create_app(settings, models, preload=len(found) == 1)
         with contextlib.suppress(KeyboardInterrupt):  # the usual end; uvicorn raises it when all is closed
-            server(app, settings).run(sockets=[listener])
+            running.run(sockets=[listener])
 
 
 def _alias(text: str, default: str) -> tuple[str, str]:
