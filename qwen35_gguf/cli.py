@@ -8,8 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from qwen35_gguf import __version__
-from qwen35_gguf.address_space import require_imports
+from qwen35_gguf import __version__, address_space, thread_limit
 from qwen35_gguf.commands import discover
 from qwen35_gguf.commands.errors import USER_ERROR, repeated_interrupts, reports_errors
 from qwen35_gguf.commands.first_contact.welcome import welcome
@@ -38,7 +37,8 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import a subcommand; None if there is none of that name, which click reports."""
-        require_imports()
+        address_space.require_imports()
+        thread_limit.require_imports()
         return discover.load(cmd_name)
 
     def resolve_command(

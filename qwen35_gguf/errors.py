@@ -105,6 +105,10 @@ class MemoryLimitError(Qwen35Error):
     """A model and its context need more memory than is available."""
 
 
+class ThreadLimitError(Qwen35Error):
+    """Fewer threads may be started than are needed."""
+
+
 class GgufError(Qwen35Error):
     """A GGUF file is missing, damaged, truncated, or not the one that is needed."""
 

@@ -18,6 +18,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
+from qwen35_gguf import thread_limit
 from qwen35_gguf.commands.names.option_names import as_typed
 from qwen35_gguf.commands.output import shown
 from qwen35_gguf.errors import Qwen35Error
@@ -89,6 +90,10 @@ def reports_errors(callback: Callable[P, R]) -> Callable[P, R]:
             if (harmless := shown(message, err=True)) == message:  # it may repeat what was typed
                 raise
             raise click.UsageError(harmless, error.ctx) from None
+        except RuntimeError as error:
+            if str(error) != thread_limit.NOT_STARTED:
+                raise
+            raise _CommandError(thread_limit.refusal(1, 0)) from None
         except MemoryError:
             message = "out of memory: an allocation failed; close other programs, or raise the limit (`ulimit -v`)"
             raise _CommandError(message) from None

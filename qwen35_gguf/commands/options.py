@@ -13,8 +13,8 @@ import click
 
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.first_contact.choose_model import choose_model
+from qwen35_gguf.commands.given_texts import read_rules
 from qwen35_gguf.commands.parameter_types import ADAPTER, ENDPOINTS, LAYERS, SIZE, TEMPLATE_OPTION, tokens
-from qwen35_gguf.commands.rules_file import read_rules
 from qwen35_gguf.errors import GrammarError
 from qwen35_gguf.runtime.context_spec import AUTO_KV_TYPE, CHECKPOINT_TYPES, KV_TYPES
 from qwen35_gguf.runtime.engine.drafts.draft_depth import Depth

@@ -15,6 +15,7 @@ from qwen35_gguf.errors import (
     QueueFullError,
     Qwen35Error,
     RpcServerError,
+    ThreadLimitError,
     TimeLimitError,
 )
 
@@ -63,7 +64,7 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(400, message, "context_length_exceeded", "messages")
     if isinstance(error, QueueFullError):
         return ApiError(503, message, "overloaded", retry_after=error.seconds)
-    if isinstance(error, MemoryLimitError | ClosedError | RpcServerError):
+    if isinstance(error, MemoryLimitError | ThreadLimitError | ClosedError | RpcServerError):
         return ApiError(503, message, "unavailable", retry_after=5)
     if isinstance(error, TimeLimitError):
         return ApiError(504, message, "timeout")

@@ -27,11 +27,13 @@ from qwen35_gguf.runtime.llama.library import (
     set_fields,
 )
 from qwen35_gguf.runtime.llama.model import Model, count_tensors
+from qwen35_gguf.thread_limit import require_threads
 
 ByteArray = npt.NDArray[np.uint8]
 
 NO_SLOT = 1  # of llama_decode: no place in the KV cache
 FLASH_AUTO, FLASH_OFF = -1, 0  # of llama_flash_attn_type
+OTHER_THREADS = 4  # beside those that compute: of the engine, images, states, and one that waits
 YARN = 2  # LLAMA_ROPE_SCALING_TYPE_YARN
 
 
@@ -113,6 +115,7 @@ class Context(Closing):
         Raises:
             ModelError: there is not enough memory, or llama.cpp refuses; its reason is given.
             MemoryLimitError: there is a limit of the address space, and it does not fit.
+            ThreadLimitError: its threads cannot be started.
             RpcServerError: an RPC server is gone.
 
         """
@@ -127,6 +130,7 @@ class Context(Closing):
             params.cb_eval, params.cb_eval_user_data = eval_callback.function, None
         what = f"context of {spec.n_ctx} tokens"
         check_room(model.path, spec, what)
+        require_threads(max(spec.n_threads, spec.n_threads_batch or 0) + OTHER_THREADS, what)
         clear_messages()
         pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:

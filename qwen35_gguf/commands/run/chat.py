@@ -12,6 +12,7 @@ import click
 
 from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.first_contact import completion
+from qwen35_gguf.commands.given_texts import read_line
 from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_file
 from qwen35_gguf.commands.options import NO_FILE, PATH, load, loading_names, model_options, note_without_effect
@@ -113,7 +114,7 @@ def _read() -> str | None:
     lines: list[str] = []
     while True:
         try:
-            line = input("> " if not lines else ". ")
+            line = read_line("> " if not lines else ". ")
         except EOFError:
             click.echo(err=True)
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from qwen35_gguf.commands import given, output
 from qwen35_gguf.commands.errors import INTERRUPTED
 from qwen35_gguf.commands.first_contact import completion
 from qwen35_gguf.commands.first_contact.choose_model import ask_prompt, is_terminal
+from qwen35_gguf.commands.given_texts import read_prompt, read_rules
 from qwen35_gguf.commands.hub_argument import at_hand
 from qwen35_gguf.commands.media_sources import check_media
 from qwen35_gguf.commands.options import PATH, load, model_options, note_without_effect, read_schema
-from qwen35_gguf.commands.rules_file import read_rules
 from qwen35_gguf.commands.terminal import PromptProgress, show
 from qwen35_gguf.commands.verb import Verb
 from qwen35_gguf.runtime.chat.openai_types import Timings
@@ -77,7 +76,7 @@ def command(
         grammar=None if grammar is None else read_rules(grammar, "a GBNF grammar"),
         response_format=None if schema is None else read_schema(schema),
     )
-    text = sys.stdin.read() if prompt == "-" else ask_prompt() if prompt is None else prompt
+    text = read_prompt() if prompt == "-" else ask_prompt() if prompt is None else prompt
     with load(loading) as model:
         if raw:
             answer, timings = _continue(model, text, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -11,8 +12,8 @@ from click.testing import CliRunner, Result
 from faults.paths.odd_files import ODD_FILES
 
 from qwen35_gguf.cli import main
-from qwen35_gguf.commands import rules_file
-from qwen35_gguf.commands.rules_file import read_rules
+from qwen35_gguf.commands import given_texts
+from qwen35_gguf.commands.given_texts import read_rules
 from qwen35_gguf.errors import GrammarError
 
 WHOLE = {"--grammar": b'root ::= "a"', "--json-schema": b'{"type": "null"}'}
@@ -27,7 +28,7 @@ CONTENTS: dict[str, tuple[bytes, bytes, bool]] = {
     "Latin 1": (b"\xfc", b"", False),
     "half a character": (b"", b"\xc3", False),
     "a page of Windows": (b"", b"\x1a", False),
-    "too large": (b"\n" * (rules_file.LARGEST + 1), b"", False),
+    "too large": (b"\n" * (given_texts.LARGEST_RULES + 1), b"", False),
 }
 
 
@@ -119,8 +120,24 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
 
 
 def test_a_file_of_the_largest_size(tmp_path: Path) -> None:
-    (tmp_path / "rules").write_bytes(b"a" * rules_file.LARGEST)
-    assert len(read_rules(tmp_path / "rules", "a grammar")) == rules_file.LARGEST
-    (tmp_path / "rules").write_bytes(b"a" * (rules_file.LARGEST + 1))
+    (tmp_path / "rules").write_bytes(b"a" * given_texts.LARGEST_RULES)
+    assert len(read_rules(tmp_path / "rules", "a grammar")) == given_texts.LARGEST_RULES
+    (tmp_path / "rules").write_bytes(b"a" * (given_texts.LARGEST_RULES + 1))
     with pytest.raises(GrammarError, match="is larger than 1 MiB; simplify it"):
         read_rules(tmp_path / "rules", "a grammar")
+
+
+@pytest.mark.parametrize("arguments", [["run", "{}", "-"], ["chat", "{}"]])
+def test_a_text_without_end_is_refused(folder: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(given_texts, "LARGEST_PROMPT", 1000)
+    given = [one.replace("{}", str(folder / "model.gguf")) for one in arguments]
+    done = CliRunner().invoke(main, [*given, "--ctx", "256"], input="a" * 1001)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == "Error: stdin: has a text of more than 1,000 characters; shorten it"
+
+
+def test_lines_of_a_pipe_are_read_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\r\nthree"))
+    assert [given_texts.read_line("") for _ in range(4)] == ["one", "", "two\r", "three"]
+    with pytest.raises(EOFError):
+        given_texts.read_line("")
