@@ -12,7 +12,7 @@ import threading
 from qwen35_gguf.errors import ThreadLimitError
 
 OF_NUMPY = 64  # OpenBLAS makes one for each processor, at most this number
-NOT_STARTED = "can't start new thread"  # CPython's Modules/_threadmodule.c says so in a RuntimeError
+NOT_STARTED = "can't start new thread"  # a RuntimeError of CPython's Modules/_threadmodule.c
 
 
 def require_threads(count: int, what: str) -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults.small_runs import COMMANDS, inputs
+from faults.limits.small_runs import COMMANDS, inputs
 
 from oracles.paths import ROOT
 from qwen35_gguf import address_space
