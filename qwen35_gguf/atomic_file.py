@@ -25,6 +25,8 @@ except ImportError:  # Windows, where nobody can replace a file that is open
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX, LOCK = ".part", ".lock"
+# Of network file systems that have no locks, or whose server of locks does not run.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ def _open_locked(part: Path, mode: int, *, wait: bool) -> IO[bytes]:
             raise OutputError(f"{part}: another process is writing it; wait for it to end") from None
         except FileNotFoundError:
             pass
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                return file
+            file.close()
+            raise
         except BaseException:
             file.close()
             raise

@@ -132,6 +132,22 @@ def test_processes_that_wait_write_one_after_the_other(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows takes no locks")
+@pytest.mark.parametrize("number", atomic_file.WITHOUT_LOCKS)
+def test_a_file_system_without_locks_is_written(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Lustre without `-o flock`, and NFS whose server of locks does not run."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for text in ("one", "two"):
+        atomic_file.write_text(tmp_path / "a", text)
+        with atomic_file.reserved(tmp_path / "b"):
+            assert (tmp_path / "a").read_text() == text
+    assert names(tmp_path) == ["a"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("size", [10, 1 << 20])
 def test_a_full_disk_is_one_line(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
