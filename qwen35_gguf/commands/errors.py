@@ -79,10 +79,14 @@ def reports_errors(callback: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             if error.errno == errno.EPIPE:  # of a reader that is gone, which click knows
                 raise
-            # A path that the system refuses as such: its name is too long, or its links lead back to it. Without one:
-            # stdout, or a limit of this process.
+            # A path that the system refuses as such: its name is too long, or its links lead back to it. A number
+            # without a path: stdout, or a limit of this process.
             named = f"{error.filename}: " if error.filename else ""
-            advice = "the path and permissions" if error.filename else "where the output goes, and `ulimit -a`"
+            advice = (
+                "the path and permissions"
+                if error.filename or error.errno is None
+                else "where the output goes, and `ulimit -a`"
+            )
             message = " ".join(f"{named}{error.strerror or error}; check {advice}".splitlines())
             raise _CommandError(as_typed(message, click.get_current_context(silent=True))) from error
         except click.UsageError as error:

@@ -44,6 +44,20 @@ class Repository:
     revision: str | None = None
 
 
+def check_hub_variables() -> None:
+    """Import the constants of huggingface_hub, which are made of its variables (HF_ENDPOINT, HF_HUB_DOWNLOAD_TIMEOUT).
+
+    Raises:
+        HubError: one of them cannot be what it is.
+
+    """
+    try:
+        from huggingface_hub import constants  # noqa: F401
+    except ValueError as error:
+        problem = f"a variable HF_... of the environment is wrong ({_first_line(error)})"
+        raise HubError(f"{problem}; correct or unset it") from None
+
+
 def read_repository(repo: str, revision: str | None = None) -> Repository:
     """List the files of a repository; where the Hub does not answer, those that are in the cache.
 
@@ -55,6 +69,7 @@ def read_repository(repo: str, revision: str | None = None) -> Repository:
         HubError: there is no such repository, or the Hub does not hand it out, and nothing of it is in the cache.
 
     """
+    check_hub_variables()
     import huggingface_hub
 
     try:
@@ -89,6 +104,7 @@ def _sizes(repo: str, listed: Iterable[Any]) -> dict[str, int]:
 
 def cached_snapshot(repo: str, revision: str | None = None) -> Path | None:
     """Return the folder in the cache of a repository's branch, tag or commit; None if nothing of it is there."""
+    check_hub_variables()
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -126,6 +142,7 @@ def download(repo: str, patterns: Sequence[str], revision: str | None = None, *,
         HubError: there is no such repository, or the Hub does not hand it out, and it is not in the cache.
 
     """
+    check_hub_variables()
     import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

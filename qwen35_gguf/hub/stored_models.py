@@ -13,6 +13,7 @@ from qwen35_gguf.architecture import DENSE, MOE
 from qwen35_gguf.atomic_file import disk_errors
 from qwen35_gguf.errors import GgufError
 from qwen35_gguf.gguf_file.reader import read_header
+from qwen35_gguf.hub.client import check_hub_variables
 from qwen35_gguf.hub.model_files import model_files
 from qwen35_gguf.hub.names import SUFFIX
 
@@ -43,7 +44,8 @@ class StoredModel:
 
 
 def in_cache() -> list[StoredModel]:
-    """List the models of this family in the cache of the Hub, by name."""
+    """List the models of this family in the cache of the Hub, by name; errors as of `check_hub_variables`."""
+    check_hub_variables()
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from qwen35_gguf.errors import PublishError
+from qwen35_gguf.hub.client import check_hub_variables
 from qwen35_gguf.release import checksums
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -55,6 +56,7 @@ def publish(folder: Path, repo: str, *, private: bool = False) -> str:
     if not REPO.fullmatch(repo):
         raise PublishError(f"--repo {repo}: is not a name such as user/Qwen3.5-9B-GGUF")
     checksums.read_list(folder)
+    check_hub_variables()
     import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars
 

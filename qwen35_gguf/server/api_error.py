@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from qwen35_gguf import thread_limit
 from qwen35_gguf.errors import (
     ClosedError,
     ContextError,
@@ -66,6 +67,8 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(503, message, "overloaded", retry_after=error.seconds)
     if isinstance(error, MemoryLimitError | ThreadLimitError | ClosedError | RpcServerError):
         return ApiError(503, message, "unavailable", retry_after=5)
+    if isinstance(error, RuntimeError) and str(error) == thread_limit.NOT_STARTED:
+        return ApiError(503, thread_limit.refusal(1, 0), "unavailable", retry_after=5)
     if isinstance(error, TimeLimitError):
         return ApiError(504, message, "timeout")
     if isinstance(error, ModelError):

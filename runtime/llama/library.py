@@ -25,6 +25,7 @@ from qwen35_gguf.llama_package import BINDINGS, installed_runtime
 from qwen35_gguf.runtime.llama.handle import check_process
 from qwen35_gguf.runtime.llama.openmp import brief_spinning
 
+LIBRARY_PATH = "LLAMA_CPP_LIB_PATH"  # of the bindings
 LOG_ERROR = 4  # of ggml_log_level
 MESSAGES_KEPT = 20
 LOST = re.compile(r"RPC server (\S+) is lost")  # ggml-rpc.cpp, patched; stock ends the process
@@ -114,7 +115,7 @@ def library() -> Any:
     """Import the bindings of the installed llama.cpp and capture its messages.
 
     Raises:
-        MissingDependencyError: none is installed.
+        MissingDependencyError: none is installed, or it cannot be loaded.
 
     """
     global _log_callback
@@ -125,6 +126,9 @@ def library() -> Any:
     except ImportError:
         message = "llama.cpp is needed to run a model; `qwen35 setup` installs it"
         raise MissingDependencyError(message) from None
+    except (FileNotFoundError, RuntimeError) as error:  # of the bindings, which look in LLAMA_CPP_LIB_PATH if it is set
+        advice = f"unset {LIBRARY_PATH}" if LIBRARY_PATH in os.environ else "install it again with `qwen35 setup`"
+        raise MissingDependencyError(f"llama.cpp cannot be loaded ({' '.join(str(error).split())}); {advice}") from None
     if _log_callback is None:
         _log_callback = llama_cpp.llama_log_callback(_log)  # must live as long as the library
     llama_cpp.llama_log_set(_log_callback, None)  # each time, since other code may have set its own

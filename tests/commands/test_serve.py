@@ -90,6 +90,18 @@ def test_ctrl_c_is_the_usual_end(process: subprocess.Popen[str]) -> None:
     assert "Interrupted" not in errors
 
 
+@pytest.mark.parametrize(
+    ("options", "variable"), [(["--api-key", ""], ""), (["--api-key", " , "], ""), ([], " "), ([], " , ")]
+)
+def test_a_key_without_characters_is_not_taken_for_none(
+    folder: Path, options: list[str], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN35_API_KEY", variable)
+    done = CliRunner().invoke(main, ["serve", str(folder / "model.gguf"), "--port", "0", *options])
+    assert done.exit_code == 2
+    assert "--api-key, or QWEN35_API_KEY, is empty; give a key, or leave it out" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the lines are for a POSIX shell")
 @pytest.mark.parametrize(

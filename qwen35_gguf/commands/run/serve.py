@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from qwen35_gguf.runtime.model_files import read_model
 from qwen35_gguf.runtime.options import LoadOptions
 from qwen35_gguf.server.lines_to_copy import KEY_NOTE, LinesToCopy, address_of, key_word
 
+KEYS = "QWEN35_API_KEY"
 NEEDED = "packages are missing to serve; install them with pip install starlette uvicorn markdown-it-py pygments"
 
 
@@ -39,8 +41,8 @@ NEEDED = "packages are missing to serve; install them with pip install starlette
     "--api-key",
     "keys",
     multiple=True,
-    envvar="QWEN35_API_KEY",
-    help="A key that requests must have; may be repeated, or be in the environment as QWEN35_API_KEY.",
+    envvar=KEYS,
+    help=f"A key that requests must have; may be repeated, or be in the environment as {KEYS}.",
 )
 @click.option("--without-key", is_flag=True, help="Listen beyond this machine although there is no key.")
 @click.option("--allow-host", "hosts", multiple=True, help="A name of this machine that clients use; may be repeated.")
@@ -112,7 +114,7 @@ def command(
     settings = ServerSettings(
         host=host,
         port=port,
-        api_keys=tuple(key for given in keys for key in re.split(r"[\s,]+", given) if key),
+        api_keys=_keys(keys),
         without_key=without_key,
         hosts=hosts,
         origins=origins,
@@ -165,6 +167,14 @@ def command(
         output.emit({"address": address, "models": list(found)}, indent=None)
         with contextlib.suppress(KeyboardInterrupt):  # the usual end; uvicorn raises it when all is closed
             running.run(sockets=[listener])
+
+
+def _keys(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Split keys at spaces and commas; where one is given that has nothing, a server without a key is not meant."""
+    found = tuple(key for text in given for key in re.split(r"[\s,]+", text) if key)
+    if not found and (given or os.environ.get(KEYS)):
+        raise click.UsageError(f"--api-key, or {KEYS}, is empty; give a key, or leave it out")
+    return found
 
 
 def _alias(text: str, default: str) -> tuple[str, str]:
