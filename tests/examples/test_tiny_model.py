@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,7 +133,8 @@ def test_training_that_was_interrupted_ends_at_the_same_weights(
     whole = fresh()
     assert train_tiny.train(whole, stages, tokenizer, report=lambda _line: None)
     clock = itertools.count()
-    monkeypatch.setattr(train_tiny.time, "monotonic", lambda: float(next(clock)))
+    # A clock of this module alone: with that of the process, servers of other tests would wait for an hour to come.
+    monkeypatch.setattr(train_tiny, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     state, net, runs = tmp_path / "state.pt", fresh(), 1
     options = {"state": state, "resume": True, "seconds": 4.5, "report": lambda _line: None}
     while not train_tiny.train(net, stages, tokenizer, **options):
