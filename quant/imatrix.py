@@ -128,6 +128,8 @@ def read(path: str | Path) -> Imatrix:
 
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a device has no end
+        raise ImatrixError(f"{path}: is not a file; name one made by `qwen35 imatrix`")
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -26,11 +26,13 @@ from typing import Any
 import yaml
 from gguf import GGMLQuantizationType
 
+from qwen35_gguf import bounded_file
 from qwen35_gguf.errors import RecipeError
 from qwen35_gguf.json_file import printable, some_of
 from qwen35_gguf.quant import presets, tensor_types
 
 Type = GGMLQuantizationType
+LARGEST = 1 << 20  # bytes
 MOST_NAMED = 5  # unknown entries in a message
 
 VERSION = 1
@@ -132,7 +134,7 @@ def find(name: str, quant: str) -> Recipe:
         return parse(folder.joinpath(f"{base}.yaml").read_text(encoding="utf-8"), f"{name}/{base}")
     path = Path(name)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = bounded_file.read_bytes(path, LARGEST).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise RecipeError(f"{path}: {reason}; give a file made by `qwen35 recipe`, or {', '.join(BUILT_IN)}") from None

@@ -62,6 +62,28 @@ def test_a_place_without_llama_cpp(model: Path, tmp_path: Path, content: bytes |
     assert line.endswith("; unset LLAMA_CPP_LIB_PATH")
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no /dev/zero")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert", TINY, "--recipe", "/dev/zero", "-o", "{}"),
+        ("convert", TINY, "--imatrix", "/dev/zero", "-o", "{}"),
+        ("convert", TINY, "--moments", "/dev/zero", "--rounding", "block", "-o", "{}"),
+        ("metadata", "{model}", "set", "general.name", "/dev/zero", "--file"),
+        ("plan", "/dev/zero", "--ctx", "1k"),
+        ("run", "{model}", "Hi", "--lora", "/dev/zero"),
+        ("run", "{model}", "Hi", "--grammar", "/dev/zero"),
+    ],
+    ids=lambda a: f"{a[0]} {a[2]}",
+)
+def test_a_device_without_end_in_place_of_a_file(model: Path, tmp_path: Path, arguments: tuple[object, ...]) -> None:
+    given = [str(one).format(tmp_path, model=model) for one in arguments]
+    done = called({}, *given)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("Error: /dev/zero: ")
+    assert "out of memory" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "variables",
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from qwen35_gguf import bounded_file
 from qwen35_gguf.commands import output
 from qwen35_gguf.commands.metadata_text import plain, shorten
 from qwen35_gguf.commands.verb import VerbGroup
@@ -16,6 +17,8 @@ from qwen35_gguf.gguf_file import header_change
 from qwen35_gguf.gguf_file.keyvalue import STRING, KeyValue
 from qwen35_gguf.gguf_file.reader import read_header
 from qwen35_gguf.release import metadata_edit
+
+LARGEST = 1 << 26  # bytes of a value
 
 out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="Change a copy instead of the file.")
 force_option = click.option(
@@ -67,7 +70,7 @@ def set_value(
     if from_file:
         try:
             # No newline translation: the value is the exact content of the file.
-            value = Path(value).read_bytes().decode("utf-8")
+            value = bounded_file.read_bytes(Path(value), LARGEST).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise MetadataError(f"{value}: cannot be read as text ({error})") from None
     layout = read_header(file)

@@ -13,6 +13,7 @@ from typing import Any
 from qwen35_gguf.errors import MessageError, TextError, ToolError
 from qwen35_gguf.runtime.chat.template import check_messages
 
+LARGEST = 1 << 30  # bytes, expanded: a device has no end, and 10 MB of zeros expand to 10 GB
 LINES = (".jsonl", ".ndjson")
 ONE_EACH = "one JSON object in each line, with a text or messages"
 # Files that are not text, or whose text is in fields that are not known: what they are, and what to do.
@@ -83,12 +84,15 @@ def join(passages: list[str]) -> str:
 
 def _bytes(path: Path, *, compressed: bool) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if compressed else content
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            content = file.read(LARGEST + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise TextError(f"{path}: cannot be expanded ({error}); compress it again with gzip") from None
     except OSError as error:
         raise TextError(f"{path}: {error.strerror or error}; name a text file") from None
+    if len(content) > LARGEST:
+        raise TextError(f"{path}: has more than {LARGEST >> 20:,} MiB of text; name a part of it")
+    return content
 
 
 def _decode(path: Path, content: bytes) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen35_gguf.errors import TextError
-from qwen35_gguf.evaluation.texts import tokenized
+from qwen35_gguf.evaluation.texts import files, tokenized
 from qwen35_gguf.evaluation.texts.files import Chat, read_passages, read_text
 from qwen35_gguf.evaluation.texts.tokenized import splitter
 
@@ -153,3 +153,14 @@ def test_chats_are_rendered_by_the_template_of_the_model(tmp_path: Path) -> None
     with pytest.raises(TextError, match=r"line 1: chat template: refuses the messages \(No\.\)"):
         splitter([path], "")(refusing)
     assert tokenized._renderer(refusing) is None
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_a_text_without_end_is_not_read(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LARGEST", 1 << 20)
+    within, beyond = b"a" * (1 << 20), b"a" * ((1 << 20) + 1)
+    path = written(tmp_path / name, gzip.compress(within) if name.endswith(".gz") else within)
+    assert len(read_text(path)) == 1 << 20
+    written(path, gzip.compress(beyond) if name.endswith(".gz") else beyond)
+    with pytest.raises(TextError, match="has more than 1 MiB of text; name a part of it"):
+        read_text(path)
