@@ -25,6 +25,7 @@ except ImportError:  # Windows, where nobody can replace a file that is open
     fcntl = None  # type: ignore[assignment]
 
 SUFFIX, LOCK = ".part", ".lock"
+PIECE = 1 << 20  # bytes that are copied at a time
 # Of network file systems that have no locks, or whose server of locks does not run.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -53,11 +54,11 @@ class PendingFile:
             os.fsync(self.file.fileno())
 
     def publish(self) -> None:
-        """Rename to the final name."""
+        """Rename to the final name; a device or pipe of that name gets the bytes, and stays what it is."""
         with disk_errors(self.path):
             if fcntl is None:
                 self.file.close()  # Windows does not rename an open file
-            self.part.replace(self.path)
+            move(self.part, self.path)
 
 
 @contextlib.contextmanager
@@ -74,6 +75,17 @@ def pending_file(path: Path, *, force: bool = False, wait: bool = False, mode: i
         OutputError: the file exists and `force` is not set, cannot be written, or is being written by another process.
 
     """
+    if takes_bytes(path):
+        with disk_errors(path):
+            number, name = tempfile.mkstemp()
+        try:
+            with os.fdopen(number, "r+b") as temporary:
+                yield PendingFile(path, Path(name), temporary)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        return
+    if path.is_block_device() or path.is_socket():
+        raise OutputError(f"{path}: is a disk or a socket; choose another name")
     check_absent(path, force=force)
     part = path.with_name(path.name + SUFFIX)
     with disk_errors(path):
@@ -184,7 +196,7 @@ def atomic_file(path: Path, *, force: bool = True, wait: bool = False, mode: int
         OutputError: the file exists and `force` is not set, cannot be written, or is being written by another process.
 
     """
-    if path.is_char_device() or path.is_fifo():
+    if takes_bytes(path):
         with disk_errors(path), path.open("wb") as file:
             yield file
         return
@@ -201,6 +213,26 @@ def write_text(path: Path, text: str, *, force: bool = True) -> None:
         file.write(text.encode("utf-8"))
 
 
+def takes_bytes(path: Path) -> bool:
+    """Tell whether a path is a device or a pipe, as /dev/stdout, which is written to and never replaced."""
+    return path.is_char_device() or path.is_fifo()
+
+
+def move(part: Path, path: Path) -> None:
+    """Give a whole file its name; a device or pipe of that name gets its bytes, and stays what it is.
+
+    Raises:
+        OSError: of the file system.
+
+    """
+    if takes_bytes(path):
+        with part.open("rb") as file, path.open("wb") as device:
+            shutil.copyfileobj(file, device, PIECE)
+        part.unlink()
+    else:
+        part.replace(path)
+
+
 def check_output(path: Path, *, inputs: Iterable[Path | None] = (), force: bool = False) -> None:
     """Refuse a file before the work that it is written with.
 
@@ -213,7 +245,7 @@ def check_output(path: Path, *, inputs: Iterable[Path | None] = (), force: bool 
         OutputError: it exists, is an input or a folder, or its folder cannot be written to.
 
     """
-    if path.is_char_device() or path.is_fifo():
+    if takes_bytes(path):
         return
     for one in inputs:
         if one is not None and one.exists() and path.exists() and one.samefile(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -189,3 +190,41 @@ def test_permissions_and_devices(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
     atomic_file.write_text(Path("/dev/null"), "x")
     assert not Path("/dev/null.part").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes in folders")
+@pytest.mark.parametrize("way", ["atomic", "pending", "move"])
+def test_a_pipe_gets_the_bytes_and_stays(tmp_path: Path, way: str) -> None:
+    pipe, link, got = tmp_path / "pipe", tmp_path / "link", []
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)  # as /dev/stdout is one
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    if way == "atomic":
+        with atomic_file.atomic_file(link) as file:
+            file.write(b"abc")
+    elif way == "move":
+        (tmp_path / "part").write_bytes(b"abc")
+        atomic_file.move(tmp_path / "part", link)
+    else:
+        with atomic_file.pending_file(link) as pending:
+            pending.file.write(b"xbc")
+            pending.file.seek(0)
+            pending.file.write(b"a")
+            pending.finish()
+            pending.publish()
+    reader.join()
+    assert got == [b"abc"]
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert names(tmp_path) == ["link", "pipe"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sockets in folders")
+def test_a_socket_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # addresses have up to 108 bytes
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+        with pytest.raises(OutputError, match="is a disk or a socket"):
+            atomic_file.write_text(tmp_path / "socket", "x")
+    assert (tmp_path / "socket").is_socket()

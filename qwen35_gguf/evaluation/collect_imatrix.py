@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qwen35_gguf.atomic_file import disk_errors
+from qwen35_gguf.atomic_file import disk_errors, move
 from qwen35_gguf.errors import ImatrixError, ModelError
 from qwen35_gguf.evaluation.texts.tokenized import Split
 from qwen35_gguf.gguf_file.header import GgufHeader
@@ -197,7 +197,7 @@ def collect(
                 raise
     matrices.write(sums.found, part)
     with disk_errors(out):
-        part.replace(out)  # not written anew: until now it is what another run resumes from
+        move(part, out)  # not written anew: until now it is what another run resumes from
     return sums.found
 
 
