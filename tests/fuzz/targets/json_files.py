@@ -21,7 +21,7 @@ from qwen35_gguf.convert.plan_files import ConversionOptions, plan_conversion
 from qwen35_gguf.convert.source_tensors import weight_files
 from qwen35_gguf.convert.source_tensors.parts import ALL, Parts
 from qwen35_gguf.errors import PackageError
-from qwen35_gguf.inner_path import is_inside
+from qwen35_gguf.inner_path import can_be_stored, is_inside
 from qwen35_gguf.json_file import parse_json
 from qwen35_gguf.quant.search import costs, solve
 from qwen35_gguf.release import record, state
@@ -188,7 +188,8 @@ def read_release(data: bytes) -> None:
                 found.with_moments(given)
     except PackageError:
         progress = state.begin(folder, {"a": 1}, extends=True)
-        state.incomplete(folder, [name for name in progress.linted if is_inside(name, nested=False)], progress, len)
+        names = [name for name in progress.linted if is_inside(name, nested=False) and can_be_stored(name)]
+        state.incomplete(folder, names, progress, len)  # a plan's names, which are made by the package
         state.save(folder, progress)
 
 
