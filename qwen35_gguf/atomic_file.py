@@ -214,8 +214,14 @@ def write_text(path: Path, text: str, *, force: bool = True) -> None:
 
 
 def takes_bytes(path: Path) -> bool:
-    """Tell whether a path is a device or a pipe, as /dev/stdout, which is written to and never replaced."""
-    return path.is_char_device() or path.is_fifo()
+    """Tell whether a path is a device or a pipe, as /dev/stdout, which is written to and never replaced.
+
+    Raises:
+        OutputError: the path is too long, or may not be looked at.
+
+    """
+    with disk_errors(path):
+        return path.is_char_device() or path.is_fifo()
 
 
 def move(part: Path, path: Path) -> None:
@@ -223,6 +229,7 @@ def move(part: Path, path: Path) -> None:
 
     Raises:
         OSError: of the file system.
+        OutputError: as of `takes_bytes`.
 
     """
     if takes_bytes(path):

@@ -220,6 +220,13 @@ def test_a_pipe_gets_the_bytes_and_stays(tmp_path: Path, way: str) -> None:
     assert names(tmp_path) == ["link", "pipe"]
 
 
+def test_a_name_that_is_too_long_is_an_output_error(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    for begin in (atomic_file.atomic_file, atomic_file.pending_file):
+        with pytest.raises(OutputError, match="cannot be written"), begin(path):
+            pytest.fail("began")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no sockets in folders")
 def test_a_socket_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # addresses have up to 108 bytes
