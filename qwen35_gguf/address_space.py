@@ -6,15 +6,14 @@ is therefore asked for before the work, and the work refused.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from qwen35_gguf.errors import MemoryLimitError
+from qwen35_gguf.thread_limit import threads_of_numpy
 from qwen35_gguf.units import format_size
 
 STACK = 8 << 20  # of a thread, where there is no limit
-THREADS_OF_NUMPY = 64  # OpenBLAS makes one for each processor, at most this number
 IMPORTS = 224 << 20  # numpy, libggml, libllama and what they need
 NODE_BYTES = 24_000  # for each node of the largest graph that llama.cpp expects: copies of 60 inputs, and tables
 # What must be left after each step of a load: for Python, the graph of a call, and the work memory of matmuls.
@@ -74,7 +73,7 @@ def require(needed: int, what: str, threads: int = 0) -> None:
 def require_imports() -> None:
     """Refuse a limit below what it takes to import numpy and llama.cpp; errors as of `require`."""
     if limit() is not None:
-        require(IMPORTS, "qwen35", min(os.cpu_count() or 1, THREADS_OF_NUMPY))
+        require(IMPORTS, "qwen35", threads_of_numpy())
 
 
 def _stack() -> int:

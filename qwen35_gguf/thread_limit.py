@@ -7,6 +7,7 @@ the work, and the work refused.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 from qwen35_gguf.errors import ThreadLimitError
@@ -39,7 +40,13 @@ def require_threads(count: int, what: str) -> None:
 
 def require_imports() -> None:
     """Refuse a limit below what it takes to import numpy; errors as of `require_threads`."""
-    require_threads(min(os.cpu_count() or 1, OF_NUMPY), "qwen35")
+    if "numpy" not in sys.modules:  # a command is looked up twice; then OpenBLAS has its threads
+        require_threads(threads_of_numpy(), "qwen35")
+
+
+def threads_of_numpy() -> int:
+    """Return how many threads OpenBLAS has."""
+    return min(os.cpu_count() or 1, OF_NUMPY)
 
 
 def refusal(needed: int, possible: int) -> str:

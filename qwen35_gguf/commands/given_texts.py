@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
+from qwen35_gguf import bounded_file
 from qwen35_gguf.errors import GrammarError, MessageError
 
 LARGEST_RULES = 1 << 20  # bytes; compiled rules may have a million bytes of automata
@@ -23,12 +25,11 @@ def read_rules(path: Path, what: str) -> str:
 
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_RULES + 1)
+        data = bounded_file.read_bytes(path, LARGEST_RULES)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise GrammarError(f"{path}: is larger than {LARGEST_RULES >> 20} MiB; simplify it") from None
         raise GrammarError(f"{path}: cannot be read ({error.strerror or error}); name a file with {what}") from None
-    if len(data) > LARGEST_RULES:
-        raise GrammarError(f"{path}: is larger than {LARGEST_RULES >> 20} MiB; simplify it")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

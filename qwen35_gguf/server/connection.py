@@ -7,13 +7,16 @@ own (`json_body`).
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from qwen35_gguf.server.api_error import ApiError, openai_error
+
 HEAD_SECONDS = 30.0  # from the connection, or the first byte of a later request, to the end of the headers
-_BODY = b'{"error":{"message":"too many connections; try again later","type":"server_error","code":"overloaded"}}'
+_BODY = json.dumps(openai_error(ApiError(503, "too many connections; try again later", "overloaded"))).encode()
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)

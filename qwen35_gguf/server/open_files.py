@@ -40,11 +40,12 @@ def connection_limit() -> ConnectionLimit:
         ServerError: too few files may be open.
 
     """
-    free = _allowed() - _open() - RESERVED
+    allowed, used = _allowed(), _open() + RESERVED
+    free = allowed - used
     if free < 2 * LEAST:
         raise ServerError(
-            f"{_allowed()} files may be open at a time, which is too few for a server; "
-            f"raise the limit (`ulimit -n {_open() + RESERVED + 1024}`)"
+            f"{allowed} files may be open at a time, which is too few for a server; "
+            f"raise the limit (`ulimit -n {used + 1024}`)"
         )
     backlog = min(128, free // 8)
     return ConnectionLimit(min(MOST, free - 4 * backlog), backlog)
